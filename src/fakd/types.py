@@ -1,0 +1,84 @@
+"""The two contracts everything else meets: what a segmenter answers and what a loss may see.
+
+Axes: ``batch``, ``classes``, ``channels`` (of a feature), ``height x width`` (an image),
+``rows x cols`` (a feature map). Labels are class ids; ``IGNORE`` marks pixels without a class.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fakd.covariance import CovarianceKind, LogitStatistics
+
+IGNORE = 255
+
+
+class Prediction(NamedTuple):
+    """What a segmenter saw and said, before any upsampling."""
+
+    logits: Float[Tensor, "batch classes rows cols"]
+    features: Float[Tensor, "batch channels rows cols"] | None = None
+    """The final classifier's input, dropout included; None where only the logits are known."""
+    auxiliary: Float[Tensor, "batch classes aux_rows aux_cols"] | None = None
+    """Logits of the auxiliary head; None where there is none or outside training."""
+
+
+class Segmenter(nn.Module, ABC):
+    """A network that classifies pixels: images in [0, 1] in, `Prediction` out.
+
+    Every segmenter normalises its input for itself, so a teacher and a student that were trained
+    with different statistics see the same images.
+    """
+
+    classes: int
+    config: dict[str, Any] | None = None
+    """How to build this architecture again: ``{"class_path": ..., "init_args": {...}}``, JSON."""
+    origin: dict[str, Any] | None = None
+    """How this very network came to be, its starting weights included; same form as `config`."""
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
+        """Classify every position of the network's output grid."""
+
+    @property
+    @abstractmethod
+    def classifier(self) -> nn.Conv2d | None:
+        """The final linear layer, from features to logits; None if only logits are known."""
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """Everything a distillation loss may look at, all on the student's output grid."""
+
+    student: Prediction
+    teacher: Prediction
+    labels: Int[Tensor, "batch rows cols"]
+    """Class ids, nearest-resized; `IGNORE` where a pixel has none."""
+    statistics: LogitStatistics | None = None
+    """How the student's logits vary under feature augmentation; None if the loss asked for none."""
+    progress: float = 0.0
+    """Share of the training steps done, 0 to 1."""
+
+
+class DistillationLoss(nn.Module, ABC):
+    """A scalar that falls as the student nears the teacher; unweighted, mean over the batch."""
+
+    default_weight: ClassVar[float] = 1.0
+    """The factor beside the task loss when a recipe names none."""
+
+    covariance: CovarianceKind | None = None
+    """Which class statistics of the student must be tracked for this loss; None for none."""
+
+    momentum: float | None = None
+    """Exponential window of those statistics; None keeps everything ever seen."""
+
+    @abstractmethod
+    def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        """Compute the loss in float32."""
+
+    def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+        """Quantities worth a curve beside the loss, by name; computed only when logged."""
+        return {}

@@ -1,0 +1,29 @@
+import errno
+
+import pytest
+
+from fakd.errors import InputError
+from fakd.files import write_atomically
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_rubbish(tmp_path):
+    path = tmp_path / "weights"
+    write_atomically(path, lambda file: file.write_text("old"))
+
+    def fill(file):
+        file.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match=r"No space left on device; the previous one is intact"):
+        write_atomically(path, fill)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_that_are_not_the_disks_pass_through(tmp_path):
+    def fail(file):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        write_atomically(tmp_path / "a", fail)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,70 @@
+import math
+
+import torch
+
+from fakd.metrics import Scores, confusion_matrix
+
+
+def loop_scores(prediction, labels, classes):
+    """Count pixel by pixel, as anyone would on paper."""
+    hit, truth, said = [0] * classes, [0] * classes, [0] * classes
+    for p, y in zip(prediction.flatten().tolist(), labels.flatten().tolist(), strict=True):
+        if y == 255:
+            continue
+        truth[y] += 1
+        said[p] += 1
+        hit[y] += p == y
+    union = [t + s - h for t, s, h in zip(truth, said, hit, strict=True)]
+    iou = [h / u for h, u in zip(hit, union, strict=True) if u]
+    accuracy = [h / t for h, t in zip(hit, truth, strict=True) if t]
+    return sum(iou) / len(iou), sum(accuracy) / len(accuracy), sum(hit) / sum(truth)
+
+
+def random_masks(seed, classes=7, absent=3):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (3, 9, 11), generator=generator)
+    prediction = torch.randint(0, classes, (3, 9, 11), generator=generator)
+    labels[labels == absent] = 255
+    return prediction, labels.to(torch.uint8)
+
+
+def test_scores_equal_a_loop_over_pixels():
+    for seed in range(5):
+        prediction, labels = random_masks(seed)
+        scores = Scores.from_matrix(confusion_matrix(prediction, labels, 7))
+        expected = loop_scores(prediction, labels, 7)
+        actual = (scores.miou, scores.macc, scores.pixel_accuracy)
+        torch.testing.assert_close(torch.tensor(actual), torch.tensor(expected))
+
+
+def test_a_class_absent_from_both_is_not_counted():
+    labels = torch.tensor([0, 0, 1, 1])
+    scores = Scores.from_matrix(confusion_matrix(labels, labels, 3))
+    assert scores.miou == 1.0
+    assert math.isnan(float(scores.iou[2]))
+
+
+def test_a_class_only_predicted_counts_as_zero_iou_but_not_in_macc():
+    labels, prediction = torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1])
+    scores = Scores.from_matrix(confusion_matrix(prediction, labels, 2))
+    assert scores.miou == 0.75 / 2
+    assert scores.macc == 0.75
+
+
+def test_ignored_pixels_leave_prediction_and_truth():
+    labels, prediction = torch.tensor([0, 255, 1, 255]), torch.tensor([0, 1, 1, 0])
+    assert confusion_matrix(prediction, labels, 2).tolist() == [[1, 0], [0, 1]]
+
+
+def test_matrices_of_parts_add_up():
+    prediction, labels = random_masks(0)
+    parts = sum(confusion_matrix(p, y, 7) for p, y in zip(prediction, labels, strict=True))
+    assert torch.equal(parts, confusion_matrix(prediction, labels, 7))
+
+
+def test_json_is_in_percent_and_has_no_nan():
+    labels = torch.tensor([0, 0, 1, 1])
+    scores = Scores.from_matrix(confusion_matrix(labels, labels, 3))
+    result = scores.as_dict(("a", "b", "c"))
+    assert result["miou"] == 100.0
+    assert result["classes"]["c"] == {"iou": None, "accuracy": None, "pixels": 0}
