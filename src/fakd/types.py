@@ -34,6 +34,9 @@ class Segmenter(nn.Module, ABC):
     """
 
     classes: int
+    class_names: tuple[str, ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    """Names and colours that the weights came with; None if they came without."""
     config: dict[str, Any] | None = None
     """How to build this architecture again: ``{"class_path": ..., "init_args": {...}}``, JSON."""
     origin: dict[str, Any] | None = None

@@ -1,0 +1,173 @@
+"""Feature augmentation without samples: its strength over training, its size, its bounds."""
+
+import math
+from typing import get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fakd.covariance import CovarianceKind, LogitStatistics
+from fakd.moments import look_up
+from fakd.types import LossInputs
+
+
+def half_cosine(progress: float) -> float:
+    r"""Rise from 0 to 1 while ``progress`` does: :math:`(1 - \cos(\pi p)) / 2`.
+
+    Slow at the start, where the statistics of the features are still poor, and at the end.
+
+    >>> half_cosine(0.0), half_cosine(1.0)
+    (0.0, 1.0)
+    """
+    return (1 - math.cos(math.pi * progress)) / 2
+
+
+def check_settings(
+    temperature: float, strength: float, covariance: CovarianceKind, momentum: float | None
+) -> None:
+    """Refuse settings that no loss can work with.
+
+    Raises:
+        ValueError: names the setting, its value and what would work.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"expected temperature above 0, got {temperature}; 1 leaves logits alone")
+    if not 0 <= strength < math.inf:
+        raise ValueError(
+            f"expected strength of at least 0, got {strength}; "
+            "0 is the loss without augmentation, 1 the paper's best"
+        )
+    if covariance not in get_args(CovarianceKind):
+        raise ValueError(
+            f"expected covariance to be one of {get_args(CovarianceKind)}, got {covariance!r}"
+        )
+    if momentum is not None and not 0 < momentum < 1:
+        raise ValueError(
+            f"expected momentum between 0 and 1, both excluded, got {momentum}; "
+            "None remembers all pixels equally"
+        )
+
+
+def statistics_of(inputs: LossInputs) -> LogitStatistics:
+    """Get the statistics that an augmented loss cannot do without."""
+    if inputs.statistics is None:
+        raise ValueError(
+            "a loss with strength above 0 expects inputs.statistics, got None; "
+            "pass LogitStatistics(covariance, classifier weight, labels), or set strength to 0"
+        )
+    return inputs.statistics
+
+
+def augmentation_measures(
+    inputs: LossInputs, temperature: float, strength: float, spare_own_class: bool
+) -> dict[str, Float[Tensor, ""]]:
+    r"""Say how strong the augmentation is now: :math:`\lambda` and the size of its term.
+
+    ``augmentation`` is the mean of :math:`\lambda v_{ic} / (2 T^2)` over classes and labelled
+    pixels, to be read beside the loss: near 0, the method does nothing. Empty without strength.
+    """
+    if strength == 0:
+        return {}
+    statistics, current = statistics_of(inputs), strength * half_cosine(inputs.progress)
+    with torch.no_grad():
+        term = statistics.variance(spare_own_class).mean(1) * (current / (2 * temperature**2))
+        labelled = statistics.rows < statistics.covariance.classes
+        mean = torch.where(labelled, term, 0.0).sum() / labelled.sum().clamp(min=1)
+        return {"lambda": torch.full_like(mean, current), "augmentation": mean}
+
+
+def difference_bound(
+    logits: Float[Tensor, "batch classes rows cols"],
+    target: Float[Tensor, "batch classes rows cols"],
+    covariance: Float[Tensor, "labels classes classes"],
+    class_rows: Int[Tensor, "batch rows cols"],
+) -> Float[Tensor, "batch rows cols"]:
+    r"""Bound the mean cross-entropy of noisy logits by the variances of their differences.
+
+    For :math:`\tilde z_i \sim N(z_i, G_{y_i})`, Jensen for :math:`\log \sum_k
+    e^{\tilde z_k - \tilde z_c}`, for each class c of the target:
+
+    .. math:: E[-\sum_c q_c \log \mathrm{softmax}(\tilde z)_c] \le \sum_c q_c \log \sum_k
+        \exp(z_k - z_c + \tfrac12 D_{kc}), \quad D_{kc} = G_{kk} + G_{cc} - 2 G_{kc}
+
+    The form of ISDA (Wang et al., 2019, arXiv 1909.12220) with soft labels. Costs ``pixels *
+    classes^2`` exponentials, but memory for ``pixels * classes`` only: one class at a time, and
+    again in the backward pass. Grouping the pixels by class into products of matrices would be
+    cheaper, but underflows where logits lie far apart.
+
+    Args:
+        logits: Means of the noisy logits, already divided by the temperature.
+        target: Probabilities of the teacher.
+        covariance: Of the logits, of each class.
+        class_rows: The row of ``covariance`` for each pixel; past the end for no noise.
+    """
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    total = torch.zeros_like(target[:, 0])
+    for c in range(logits.shape[1]):
+        spread = variance + variance[:, c : c + 1] - 2 * covariance[:, :, c]
+        partition = checkpoint(
+            _partition_against,
+            logits,
+            spread,
+            class_rows,
+            c,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        total = total + target[:, c] * partition
+    return total
+
+
+def _partition_against(logits: Tensor, spread: Tensor, class_rows: Tensor, c: int) -> Tensor:
+    return (logits - logits[:, c : c + 1] + look_up(spread / 2, class_rows)).logsumexp(1)
+
+
+def tilted_bound(
+    logits: Float[Tensor, "batch classes rows cols"],
+    target: Float[Tensor, "batch classes rows cols"],
+    covariance: Float[Tensor, "labels classes classes"],
+    class_rows: Int[Tensor, "batch rows cols"],
+    steps: int = 2,
+) -> Float[Tensor, "batch rows cols"]:
+    r"""Bound the mean cross-entropy of noisy logits, tighter than the marginal form.
+
+    The softmax does not change when one vector is taken from all rows of the classifier. With
+    :math:`u = \sum_k a_k w_k`, Jensen for what is left gives, for any a that adds up to 1,
+
+    .. math:: E \log \sum_k e^{\tilde z_k} \le \log \sum_k \exp(z_k + \tfrac12 G_{kk} - (G a)_k)
+        + \tfrac12 a^\top G a
+
+    and :math:`a = 0` is the marginal form. The best a is the softmax of the exponents, a fixed
+    point sought from :math:`\mathrm{softmax}(z)`. It can overshoot where the noise is large, so
+    each pixel keeps the best a it has met, 0 included. The gradient takes a as given.
+
+    Args:
+        logits: Means of the noisy logits, already divided by the temperature.
+        target: Probabilities of the teacher.
+        covariance: Of the logits, of each class.
+        class_rows: The row of ``covariance`` for each pixel; past the end for no noise.
+        steps: How often the fixed-point equation is applied.
+    """
+    raised = logits + look_up(covariance.diagonal(dim1=1, dim2=2) / 2, class_rows)
+    with torch.no_grad():
+        best, least = torch.zeros_like(raised), raised.logsumexp(1)
+        tilt = logits.softmax(1)
+        for _ in range(steps + 1):
+            shift = _covariance_times(covariance, tilt, class_rows)
+            bound = (raised - shift).logsumexp(1) + (tilt * shift).sum(1) / 2
+            best = torch.where((bound < least)[:, None], tilt, best)
+            least = torch.minimum(bound, least)
+            tilt = (raised - shift).softmax(1)
+    shift = _covariance_times(covariance, best, class_rows)
+    partition = (raised - shift).logsumexp(1) + (best * shift).sum(1) / 2
+    return partition - (target * logits).sum(1)
+
+
+def _covariance_times(covariance: Tensor, tilt: Tensor, class_rows: Tensor) -> Tensor:
+    """Compute G a at each pixel, one class at a time: memory for ``pixels * classes`` only."""
+    product = torch.zeros_like(tilt)
+    for c in range(tilt.shape[1]):
+        product = product + look_up(covariance[:, :, c], class_rows) * tilt[:, c : c + 1]
+    return product

@@ -1,0 +1,154 @@
+"""Pixel-wise distillation (PD), and its augmented form: match which class each pixel shows."""
+
+from collections.abc import Callable
+from typing import ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fakd.covariance import CovarianceKind
+from fakd.losses.augmentation import (
+    augmentation_measures,
+    check_settings,
+    difference_bound,
+    half_cosine,
+    statistics_of,
+    tilted_bound,
+)
+from fakd.types import DistillationLoss, LossInputs
+
+PixelBound = Literal["marginal", "difference", "tilted"]
+
+
+def pixel_kl(
+    student_logits: Float[Tensor, "batch classes rows cols"],
+    teacher_logits: Float[Tensor, "batch classes rows cols"],
+    temperature: float = 1.0,
+    logit_variance: Float[Tensor, "batch classes rows cols"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Match which class each pixel shows.
+
+    .. math:: \frac{T^2}{N} \sum_i \Big[ \sum_c q_{ic} (\log q_{ic} - z_{ic} / T) + \log \sum_c
+        \exp(z_{ic} / T + \frac{\lambda v_{ic}}{2 T^2}) \Big], \quad q_i = \mathrm{softmax}_c(t_i/T)
+
+    Without variance this is the Kullback-Leibler divergence of the two softmaxes over classes
+    (Eq. 1 of FAKD, arXiv 2208.14143; Hinton et al., 2015); with it, an upper bound of its mean
+    over infinitely many feature augmentations (Eq. 8). Every pixel counts, labelled or not. The
+    teacher gets no gradient.
+
+    Args:
+        student_logits: Scores of the student.
+        teacher_logits: Scores of the teacher at the same positions.
+        temperature: Divides both; the result is scaled back by its square.
+        logit_variance: Variance of each student logit under augmentation, lambda included.
+
+    >>> pixel_kl(torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1))
+    tensor(0.1308)
+    """
+    with torch.autocast(student_logits.device.type, enabled=False):
+        student = _precise(student_logits) / temperature
+        target = F.log_softmax(_precise(teacher_logits).detach() / temperature, dim=1)
+        if logit_variance is None:
+            prediction = F.log_softmax(student, dim=1)
+        else:
+            raised = _precise(logit_variance) / (2 * temperature**2)
+            prediction = F.log_softmax(student + raised, dim=1) - raised
+        return temperature**2 * (target.exp() * (target - prediction)).sum(1).mean()
+
+
+def joint_pixel_kl(
+    student_logits: Float[Tensor, "batch classes rows cols"],
+    teacher_logits: Float[Tensor, "batch classes rows cols"],
+    temperature: float,
+    covariance: Float[Tensor, "labels classes classes"],
+    class_rows: Int[Tensor, "batch rows cols"],
+    bound: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> Float[Tensor, ""]:
+    """Match which class each augmented pixel shows, by a bound that knows how logits covary.
+
+    The same mean over augmentations as `pixel_kl` with a variance, bounded in another way.
+
+    Args:
+        student_logits: Scores of the student.
+        teacher_logits: Scores of the teacher at the same positions.
+        temperature: Divides both; the result is scaled back by its square.
+        covariance: Of all student logits under augmentation, for each class, lambda included.
+        class_rows: The row of ``covariance`` for each pixel; past the end for no augmentation.
+        bound: `difference_bound` or `tilted_bound`.
+    """
+    with torch.autocast(student_logits.device.type, enabled=False):
+        student = F.log_softmax(_precise(student_logits) / temperature, dim=1)
+        target = F.log_softmax(_precise(teacher_logits).detach() / temperature, dim=1)
+        scaled = _precise(covariance) / temperature**2
+        cross_entropy = bound(student, target.exp(), scaled, class_rows)
+        return temperature**2 * ((target.exp() * target).sum(1) + cross_entropy).mean()
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class PixelKL(DistillationLoss):
+    """Pixel-wise distillation: at each pixel, the student learns how the teacher ranks the classes.
+
+    With a strength above 0 it is FAKD: the student must agree with the teacher for every meaning
+    that a pixel's feature could take on within its class. See `pixel_kl`.
+
+    Args:
+        temperature: Softens teacher and student: above 1, unlikely classes count more.
+        strength: How far features are augmented at the end of training, rising from 0 on a half
+            cosine. 0 is plain distillation (PD); the paper's best is 1.
+        covariance: What is known about a class: the variance of each feature channel (diagonal),
+            how all channels vary together (full), or the variance of the logits themselves
+            (logits).
+        bound: How the mean over all augmentations is bounded: each logit by itself (marginal), by
+            differences to the target class (difference, ISDA's form, asks for a margin), or
+            tighter and dearer (tilted). The last two need diagonal or full covariance and a 1x1
+            classifier.
+        spare_own_class: Leave the logit of a pixel's own class unaugmented.
+        momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
+            follows features that drift; by default all pixels seen count the same.
+    """
+
+    default_weight: ClassVar[float] = 1.0
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        strength: float = 0.0,
+        covariance: CovarianceKind = "diagonal",
+        bound: PixelBound = "marginal",
+        spare_own_class: bool = False,
+        momentum: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_settings(temperature, strength, covariance, momentum)
+        if bound not in get_args(PixelBound):
+            raise ValueError(f"expected bound to be one of {get_args(PixelBound)}, got {bound!r}")
+        if covariance == "logits" and bound != "marginal":
+            raise ValueError(
+                f"bound {bound!r} needs to know how logits covary, got covariance 'logits', which "
+                "knows each one's variance only; choose 'diagonal' or 'full', or bound 'marginal'"
+            )
+        self.temperature, self.strength, self.bound = temperature, strength, bound
+        self.covariance = covariance if strength > 0 else None
+        self.spare_own_class, self.momentum = spare_own_class, momentum
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        """Compute PD or, with a strength, the chosen bound of its mean over augmentations."""
+        logits = inputs.student.logits, inputs.teacher.logits
+        if self.strength == 0:
+            return pixel_kl(*logits, self.temperature)
+        statistics, strength = statistics_of(inputs), self.strength * half_cosine(inputs.progress)
+        if self.bound == "marginal":
+            variance = strength * statistics.variance(self.spare_own_class)
+            return pixel_kl(*logits, self.temperature, variance)
+        covariance = strength * statistics.covariances(self.spare_own_class)
+        bound = difference_bound if self.bound == "difference" else tilted_bound
+        return joint_pixel_kl(*logits, self.temperature, covariance, statistics.rows, bound)
+
+    def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+        """Report the augmentation's strength and the mean size of its term."""
+        return augmentation_measures(inputs, self.temperature, self.strength, self.spare_own_class)

@@ -1,0 +1,34 @@
+"""What every test shares: one thread, a tiny data set, tiny networks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fakd.data import SegmentationData, scenes
+from fakd.models import pspnet
+from fakd.types import Segmenter
+
+torch.set_num_threads(1)
+CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> SegmentationData:
+    """A dozen built-in scenes of 32 x 48 pixels."""
+    return scenes(train=8, val=4, size=(32, 48))
+
+
+@pytest.fixture
+def tiny_network(tiny_data: SegmentationData) -> Segmenter:
+    """An untrained network of a few ten thousand weights."""
+    torch.manual_seed(0)
+    return pspnet("mobilenetv3_small_050", tiny_data.classes, channels=16)
+
+
+@pytest.fixture
+def camvid() -> Path:
+    """The folder of CamVid, where it is present."""
+    if not CAMVID.is_dir():
+        pytest.skip("CamVid is not here")
+    return CAMVID

@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+
+from fakd.losses import PixelKL, difference_bound, joint_pixel_kl, pixel_kl, tilted_bound
+from references import loop_difference_bound, loop_pixel_kl
+
+
+def drawn(shape=(2, 3, 3, 4), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, *shape, generator=generator, dtype=torch.float64) * 2
+    variance = torch.rand(shape, generator=generator, dtype=torch.float64) * 3
+    return student, teacher, variance
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_equals_loops(temperature):
+    student, teacher, variance = drawn()
+    plain = pixel_kl(student, teacher, temperature)
+    expected = loop_pixel_kl(student, teacher, temperature, torch.zeros_like(variance))
+    assert plain.item() == pytest.approx(expected, abs=1e-10)
+    augmented = pixel_kl(student, teacher, temperature, variance)
+    expected = loop_pixel_kl(student, teacher, temperature, variance)
+    assert augmented.item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_reproduces_values_worked_out_by_hand():
+    # The teacher gives odds of 3 to 1, the student none: log 2 - H(1/4) = 0.75 log 3 - log 2.
+    teacher = torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1)
+    student = torch.zeros(1, 2, 1, 1)
+    expected = 0.75 * math.log(3) - math.log(2)
+    assert pixel_kl(student, teacher).item() == pytest.approx(expected)
+    # A variance of 2 log 3 turns the student's two terms into 3 and 1: log 2 becomes log 4.
+    variance = torch.tensor([2 * math.log(3), 0.0]).view(1, 2, 1, 1)
+    expected += math.log(2)
+    assert pixel_kl(student, teacher, 1.0, variance).item() == pytest.approx(expected)
+    # Temperature 2 halves the teacher's logits, so the odds are sqrt(3) to 1.
+    q = math.sqrt(3) / (1 + math.sqrt(3))
+    expected = 4 * (math.log(2) + q * math.log(q) + (1 - q) * math.log(1 - q))
+    assert pixel_kl(student, teacher, 2.0).item() == pytest.approx(expected)
+
+
+def test_is_zero_at_equality_and_blind_to_offsets():
+    student, teacher, variance = drawn()
+    assert pixel_kl(student, student).item() == pytest.approx(0, abs=1e-15)
+    offset = torch.randn(2, 1, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(
+        pixel_kl(student + offset, teacher, 2.0, variance),
+        pixel_kl(student, teacher - offset, 2.0, variance),
+    )
+
+
+def test_without_variance_it_is_the_plain_loss_to_the_last_bit():
+    student, teacher, variance = (tensor.float() for tensor in drawn())
+    zero = torch.zeros_like(variance)
+    assert pixel_kl(student, teacher, 3.0, zero).equal(pixel_kl(student, teacher, 3.0))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_difference_bound_equals_loops(temperature):
+    student, teacher, _ = drawn()
+    root = torch.randn(2, 3, 3, dtype=torch.float64)
+    covariance = root @ root.mT
+    labels = torch.randint(2, (2, 3, 4))
+    labels[0, 0] = 255
+    rows = labels.masked_fill(labels == 255, 2)
+    target = (teacher / temperature).softmax(1)
+    bound = difference_bound(student, target, covariance, rows)
+    expected = loop_difference_bound(student, target, covariance, labels)
+    torch.testing.assert_close(bound, expected, rtol=0, atol=1e-10)
+    loss = joint_pixel_kl(student, teacher, temperature, covariance, rows, difference_bound)
+    scaled = loop_difference_bound(
+        student / temperature, target, covariance / temperature**2, labels
+    )
+    expected = temperature**2 * ((target * target.log()).sum(1) + scaled).mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("bound", [difference_bound, tilted_bound])
+def test_bounds_without_noise_are_the_plain_loss(bound):
+    student, teacher, _ = drawn()
+    rows = torch.full((2, 3, 4), 2)  # past the end: no pixel has a class
+    covariance = torch.ones(2, 3, 3, dtype=torch.float64)
+    loss = joint_pixel_kl(student, teacher, 2.0, covariance, rows, bound)
+    assert loss.item() == pytest.approx(pixel_kl(student, teacher, 2.0).item(), abs=1e-12)
+    covariance, rows = torch.zeros(2, 3, 3, dtype=torch.float64), torch.zeros(2, 3, 4).long()
+    loss = joint_pixel_kl(student, teacher, 2.0, covariance, rows, bound)
+    assert loss.item() == pytest.approx(pixel_kl(student, teacher, 2.0).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("bound", [difference_bound, tilted_bound])
+def test_bounds_stay_finite_where_logits_lie_far_apart(bound):
+    student = torch.tensor([1e4, -1e4, 0.0]).view(1, 3, 1, 1).requires_grad_()
+    covariance = torch.eye(3)[None].repeat(2, 1, 1) * 10
+    loss = joint_pixel_kl(student, -student, 1.0, covariance, torch.zeros(1, 1, 1).long(), bound)
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4, rel=1e-2)
+    assert student.grad.isfinite().all()
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="expected temperature above 0, got 0"):
+        PixelKL(temperature=0.0)
+    with pytest.raises(ValueError, match="expected strength of at least 0, got -1"):
+        PixelKL(strength=-1.0)
+    with pytest.raises(ValueError, match="expected momentum between 0 and 1"):
+        PixelKL(strength=1.0, momentum=1.0)
+    with pytest.raises(ValueError, match="choose 'diagonal' or 'full'"):
+        PixelKL(strength=1.0, covariance="logits", bound="tilted")
