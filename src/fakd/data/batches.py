@@ -1,0 +1,157 @@
+"""Batches that are a function of seed and step alone, whoever loads them and from where."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fakd.data.dataset import Sample, Split
+from fakd.data.seeds import mixed
+from fakd.data.transforms import Augmentation, augment
+from fakd.errors import InputError
+
+_ORDER, _AUGMENTATION = 1, 2
+
+
+class Batch(NamedTuple):
+    """What a training step sees."""
+
+    images: UInt8[Tensor, "batch 3 height width"]
+    labels: UInt8[Tensor, "batch height width"]
+    """Class ids; `IGNORE` where there is none, everywhere in an unlabelled image."""
+
+
+def training_batches(
+    split: Split,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    pin_memory: bool = False,
+) -> Iterable[Batch]:
+    """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
+
+    Sample ``step * batch_size + slot`` counts through one random order of the split after
+    another. Order and augmentation are drawn from (seed, epoch) and (seed, step, slot), so
+    neither the number of workers or ranks nor a resumption changes a batch.
+
+    Args:
+        split: What to draw from.
+        augmentation: How samples vary.
+        batch_size: Samples per step over all ranks together.
+        seed: Another seed gives another order and other variations.
+        first_step: Where to start, or to resume.
+        last_step: Where to stop, itself left out.
+        workers: Processes that load; 0 loads in this one.
+        rank: Which of the equal parts of each batch to yield.
+        world: Into how many parts each batch is shared out.
+        pin_memory: Copy batches to memory from which a GPU reads without waiting.
+
+    Raises:
+        InputError: the batch cannot be shared out, or a sample cannot be read.
+    """
+    if batch_size < 1 or batch_size % world:
+        raise InputError(
+            f"batch_size must be a positive multiple of the {world} processes, got {batch_size}; "
+            f"choose {max(batch_size // world, 1) * world}"
+        )
+    share = batch_size // world
+    slots = range(rank * share, (rank + 1) * share)
+    steps = _Steps(split, augmentation, batch_size, seed, slots)
+    return _loaded(steps, range(first_step, last_step), workers, pin_memory)
+
+
+def evaluation_samples(
+    split: Split, workers: int = 0, indices: Iterable[int] | None = None
+) -> Iterable[Sample]:
+    """Yield samples unchanged and in order, decoded by worker processes.
+
+    Args:
+        split: What to yield.
+        workers: Processes that decode; 0 decodes in this one.
+        indices: Which samples, for a rank that evaluates a part; all by default.
+    """
+    chosen = range(len(split)) if indices is None else list(indices)
+    return _loaded(_Samples(split), chosen, workers, pin_memory=False)
+
+
+class _Steps(Dataset):
+    """The batch of each step, as items a loader can hand out to any worker."""
+
+    def __init__(
+        self,
+        split: Split,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        slots: range,
+    ) -> None:
+        self._split = split
+        self._augmentation = augmentation
+        self._batch_size = batch_size
+        self._seed = seed
+        self._slots = slots
+        self._orders: dict[int, list[int]] = {}
+
+    def __getitem__(self, step: int) -> Batch | InputError:
+        try:
+            samples = [self._sample(step, slot) for slot in self._slots]
+        except InputError as error:
+            return error
+        images, labels, _ = zip(*samples, strict=True)
+        return Batch(torch.stack(images), torch.stack(labels))
+
+    def _sample(self, step: int, slot: int) -> Sample:
+        epoch, place = divmod(step * self._batch_size + slot, len(self._split))
+        generator = torch.Generator().manual_seed(mixed(self._seed, _AUGMENTATION, step, slot))
+        return augment(self._split[self._order(epoch)[place]], self._augmentation, generator)
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(mixed(self._seed, _ORDER, epoch))
+            order = torch.randperm(len(self._split), generator=generator).tolist()
+            # Steps only move on; a batch of a small split spans several epochs.
+            self._orders = {old: kept for old, kept in self._orders.items() if old >= epoch - 1} | {
+                epoch: order
+            }
+        return self._orders[epoch]
+
+
+class _Samples(Dataset):
+    """The samples of a split as they are."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __getitem__(self, index: int) -> Sample | InputError:
+        try:
+            return self._split[index]
+        except InputError as error:
+            return error
+
+
+def _loaded(items: Dataset, order: Iterable[int], workers: int, pin_memory: bool) -> Iterator:
+    loader = DataLoader(
+        items,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        pin_memory=pin_memory,
+    )
+    for item in loader:
+        # Raised in a worker it would reach the user wrapped in that process's traceback.
+        if isinstance(item, InputError):
+            raise item
+        yield item
+
+
+def _unchanged(item: object) -> object:
+    return item

@@ -1,0 +1,197 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fakd.data import Augmentation, Sample, augment
+from fakd.data.transforms import MEAN_COLOUR, _axis, crop_resized
+from fakd.errors import InputError
+
+STILL = Augmentation(
+    crop=(24, 32), scale=(1.0, 1.0), flip=0.0, photometric=False, largest_class=1.0
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(height, width, seed=0):
+    return torch.randint(0, 256, (3, height, width), generator=generator(seed)).byte()
+
+
+def blocks(height, width, size=16):
+    """Labels in blocks, and an image that says at every pixel which label it has."""
+    rows, columns = torch.arange(height) // size, torch.arange(width) // size
+    labels = ((rows[:, None] * 3 + columns) % 5).byte()
+    return Sample((labels * 50)[None].repeat(3, 1, 1), labels, "blocks")
+
+
+def reference_resize(sample, factor):
+    """Resize everything, as the crop must look as if it had been cut from it."""
+    height, width = sample.labels.shape
+    size = (int(height * factor + 0.5), int(width * factor + 0.5))
+    image = F.interpolate(sample.image[None].double(), size, mode="bilinear", align_corners=False)
+    labels = F.interpolate(sample.labels[None, None].float(), size, mode="nearest")
+    return image[0], labels[0, 0].byte()
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.73, 1.0, 1.31, 2.0])
+@pytest.mark.parametrize("draws", [(0.0, 0.0), (0.37, 0.62), (0.999, 0.999)])
+def test_crop_then_resize_equals_resize_then_crop(factor, draws):
+    sample = Sample(noise(93, 131), noise(93, 131)[0], "")
+    image, labels = reference_resize(sample, factor)
+    rows = _axis(93, image.shape[1], 40, draws[0])
+    columns = _axis(131, image.shape[2], 56, draws[1])
+    window = (
+        slice(rows.start, rows.start + rows.length),
+        slice(columns.start, columns.start + columns.length),
+    )
+    result = crop_resized(sample.image, rows, columns)
+    # Half a level of rounding, and 1e-3 where grid_sample's float32 positions are inexact.
+    assert (result.double() - image[:, window[0], window[1]]).abs().max() < 0.502
+    nearest = sample.labels[rows.nearest()][:, columns.nearest()]
+    assert torch.equal(nearest, labels[window])
+
+
+def test_crops_from_a_large_image_stay_exact():
+    image = noise(200, 6000)
+    rows, columns = _axis(200, 331, 300, 0.5), _axis(6000, 9930, 300, 0.97)
+    resized = F.interpolate(image[None].double(), (331, 9930), mode="bilinear")[0]
+    expected = resized[:, rows.start : rows.start + 300, columns.start : columns.start + 300]
+    assert (crop_resized(image, rows, columns).double() - expected).abs().max() < 0.51
+
+
+def test_image_and_labels_stay_paired():
+    sample = blocks(80, 112)
+    settings = Augmentation(crop=(40, 48), photometric=False)
+    flips = 0
+    for seed in range(40):
+        result = augment(sample, settings, generator(seed))
+        assert result.image.shape == (3, 40, 48)
+        assert result.labels.shape == (40, 48)
+        labelled = result.labels != 255
+        value = result.image[0].float() / 50
+        agree = (value - result.labels.float()).abs() < 0.02
+        # Bilinear edges mix two blocks, over one source pixel on either side.
+        assert (agree & labelled).sum() / labelled.sum() > 0.7
+        unflipped = augment(sample, replace(settings, flip=0.0), generator(seed))
+        flips += int((result.labels != unflipped.labels).any())
+    assert 8 < flips < 32
+
+
+def test_a_shift_of_one_pixel_between_image_and_labels_would_show():
+    sample = blocks(64, 96)
+    result = augment(sample, STILL, generator(3))
+    assert torch.equal(result.image[0], result.labels * 50)
+
+
+def test_flip_mirrors_both():
+    sample = Sample(noise(24, 32), noise(24, 32, 1)[0], "x")
+    flipped = augment(sample, replace(STILL, flip=1.0), generator())
+    assert torch.equal(flipped.image, sample.image.flip(2))
+    assert torch.equal(flipped.labels, sample.labels.flip(1))
+    assert flipped.name == "x"
+
+
+def test_small_images_are_padded_at_the_bottom_and_right():
+    sample = Sample(noise(10, 20), torch.zeros(10, 20, dtype=torch.uint8), "")
+    result = augment(sample, STILL, generator())
+    assert torch.equal(result.image[:, :10, :20], sample.image)
+    assert (result.labels[:10, :20] == 0).all()
+    for part in (result.image[:, 10:], result.image[:, :, 20:]):
+        assert (part == torch.tensor(MEAN_COLOUR)[:, None, None]).all()
+    assert (result.labels[10:] == 255).all()
+    assert (result.labels[:, 20:] == 255).all()
+
+
+def test_unlabelled_images_come_out_ignored():
+    result = augment(Sample(noise(50, 60), None, ""), STILL, generator())
+    assert (result.labels == 255).all()
+    assert result.labels.shape == (24, 32)
+
+
+def test_sizes_follow_the_scale_of_the_image_or_of_the_base():
+    wide = Sample(torch.full((3, 100, 200), 7, dtype=torch.uint8), None, "")
+
+    def filled(**settings):
+        settings = Augmentation(crop=(400, 800), flip=0.0, photometric=False, **settings)
+        shown = augment(wide, settings, generator()).image[0] == 7
+        return int(shown.any(1).sum()), int(shown.any(0).sum())
+
+    assert filled(scale=(2.0, 2.0)) == (200, 400)
+    assert filled(scale=(0.5, 0.5)) == (50, 100)
+    # 100 x 200 fitted into 2048 x 60: the short side decides.
+    assert filled(scale=(1.0, 1.0), base=(2048, 60)) == (60, 120)
+    assert filled(scale=(2.0, 2.0), base=(60, 60)) == (60, 120)
+    heights = [
+        int((augment(wide, Augmentation((400, 800), photometric=False), generator(seed)).image
+             == 7).any(0).any(1).sum())
+        for seed in range(150)
+    ]  # fmt: skip
+    assert 50 <= min(heights) < 57
+    assert 192 < max(heights) <= 200
+    assert abs(np.mean(heights) - 125) < 12
+
+
+def test_crops_in_which_a_class_prevails_are_redrawn_up_to_ten_times():
+    labels = torch.zeros(64, 400, dtype=torch.uint8)
+    labels[:, :40] = 1
+    sample = Sample(labels[None].repeat(3, 1, 1), labels, "")
+    strict = Augmentation((64, 64), (1.0, 1.0), 0.0, False, 0.75)
+    free = Augmentation((64, 64), (1.0, 1.0), 0.0, False, 1.0)
+
+    def rate(settings):
+        draws = [augment(sample, settings, generator(seed)).labels for seed in range(150)]
+        shares = np.array([float((drawn == 1).float().mean()) for drawn in draws])
+        return float(((shares > 0.25) & (shares < 0.75)).mean())
+
+    # 23 of 337 offsets leave either class under three quarters; eleven draws in all.
+    single = 23 / 337
+    assert abs(rate(free) - single) < 0.05
+    assert abs(rate(strict) - (1 - (1 - single) ** 11)) < 0.08
+
+
+def test_ignored_pixels_do_not_count_for_the_largest_class():
+    labels = torch.full((64, 300), 255, dtype=torch.uint8)
+    labels[:, 100:110], labels[:, 110:120] = 0, 1
+    sample = Sample(labels[None].repeat(3, 1, 1), labels, "")
+    settings = Augmentation((64, 100), (1.0, 1.0), 0.0, False, 0.75)
+    found = [
+        augment(sample, settings, generator(seed)).labels.unique().tolist() for seed in range(60)
+    ]
+    assert np.mean([classes == [0, 1, 255] for classes in found]) > 0.95
+
+
+def test_one_generator_decides_everything_and_nothing_else_moves():
+    sample = blocks(80, 112)
+    torch.manual_seed(5)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before = sample.image.clone()
+    first = augment(sample, Augmentation((40, 48)), generator(1))
+    second = augment(sample, Augmentation((40, 48)), generator(1))
+    other = augment(sample, Augmentation((40, 48)), generator(2))
+    assert torch.equal(first.image, second.image)
+    assert torch.equal(first.labels, second.labels)
+    assert not torch.equal(first.image, other.image)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    assert torch.equal(sample.image, before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"crop": (0, 5)}, "crop"),
+        ({"scale": (2.0, 1.0)}, "scale"),
+        ({"scale": (0.0, 1.0)}, "scale"),
+        ({"flip": 1.5}, "flip"),
+        ({"largest_class": -0.1}, "largest_class"),
+        ({"base": (0, 4)}, "base"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, named):
+    with pytest.raises(InputError, match=named):
+        Augmentation(**settings)
