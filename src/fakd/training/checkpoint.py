@@ -1,0 +1,85 @@
+"""Everything a run needs to go on as if it had never stopped, in one file without pickle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fakd.errors import InputError
+from fakd.files import write_atomically
+
+
+def save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Write network, objective state (class statistics), optimiser state and plain values.
+
+    ``state`` must be JSON. Random state is not saved because there is none: every draw of a run
+    derives from seed, step and sample.
+    """
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    # Cloned, because one file may not hold two names of the same memory.
+    tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    metadata = {"state": json.dumps(state)}
+    write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
+
+
+def read_checkpoint_state(path: Path) -> dict[str, Any]:
+    """Read only the plain values of a checkpoint.
+
+    Raises:
+        InputError: the file is truncated or no checkpoint of this program.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {})["state"]))
+    except (SafetensorError, OSError, KeyError) as error:
+        raise InputError(f"{path} is not a readable checkpoint: {error}") from error
+
+
+def load_checkpoint(
+    path: Path, network: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Restore what `save_checkpoint` wrote, strictly.
+
+    Raises:
+        InputError: the file belongs to another network, loss or optimiser; names the first misfit.
+    """
+    read_checkpoint_state(path)
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "objective": {}, "optimizer": {}}
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a dictionary
+            part, _, rest = name.partition(".")
+            parts[part][rest] = file.get_tensor(name)
+    for part, module in (("network", network), ("objective", objective)):
+        try:
+            module.load_state_dict(parts[part])
+        except RuntimeError as error:
+            misfit = " ".join(str(error).split())[:300]
+            raise InputError(f"{path} belongs to another {part}: {misfit}") from error
+    _load_optimizer(optimizer, parts["optimizer"])
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, entry = name.partition(".")
+        like = parameters[int(index)]
+        if tensor.shape == like.shape:  # keep the layout, and with it the rounding
+            tensor = torch.empty_like(like).copy_(tensor)
+        state.setdefault(int(index), {})[entry] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

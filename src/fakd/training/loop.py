@@ -1,0 +1,237 @@
+"""The training loop: step, log, evaluate, save; the same for every objective."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from fakd import models
+from fakd.data import Batch, CachedSplit, SegmentationData, mixed, training_batches
+from fakd.inference import to_unit
+from fakd.metrics import Scores
+from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
+from fakd.training.objective import Objective
+from fakd.training.progress import StepProgress, Stopwatch
+from fakd.training.run import RESULT, Curves, RunFolder
+from fakd.training.schedule import build_optimizer, set_learning_rate
+from fakd.training.settings import Settings
+from fakd.training.validation import refuse_blind_teacher, validate
+from fakd.types import Segmenter
+
+
+@dataclass
+class State:
+    """Plain values of a run that travel in its checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Spent on training, loading included, evaluation and saving left out."""
+    best_miou: float = -math.inf
+    best_step: int = 0
+    teacher_miou: float | None = None
+
+
+class Training:
+    """One run from its first or last saved step to its end.
+
+    The weights after step n are a function of settings, seed and data alone: batches, augmentation
+    and dropout are drawn from (seed, step, sample), so that a run killed at any moment and started
+    again ends in the same weights.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: Segmenter,
+        objective: Objective,
+        data: SegmentationData,
+        settings: Settings,
+        folder: RunFolder | None,
+        console: Console,
+        title: str = "train",
+    ) -> None:
+        self.fabric, self.settings, self.data = fabric, settings, data
+        # Small sets are decoded hundreds of times otherwise.
+        self.train, self.val = CachedSplit(data.train), CachedSplit(data.val)
+        self.folder, self.console, self.title = folder, console, title
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self.network = network.to(fabric.device)
+        if settings.hardware.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.objective = objective.to(fabric.device)
+        self.optimizer = build_optimizer(settings.schedule, network, objective)
+        self.state = State()
+        self.curves: Curves | None = None
+        self.display = StepProgress(console, title, settings.schedule.steps)
+        self.watch, self.lapped = Stopwatch(), 0
+
+    def run(self, teacher: Segmenter | None = None) -> dict[str, Any]:
+        """Train to the last step and return the result that ``result.json`` holds.
+
+        A ``teacher`` given here is evaluated first.
+
+        Raises:
+            InputError: the teacher is no better than naming one class everywhere.
+            FloatingPointError: a loss became infinite or NaN; the last checkpoint is intact.
+        """
+        schedule, intervals = self.settings.schedule, self.settings.intervals
+        self._resume()
+        if teacher is not None and self.state.teacher_miou is None:
+            self._check(teacher)
+        student, optimizer = self.fabric.setup(self.network, self.optimizer)
+        first = self.lapped = self.state.step
+        if self.folder:
+            self.curves = Curves(self.folder.path, first)
+        evaluate_every = intervals.evaluate or max(1, math.ceil(schedule.steps / 10))
+        scores = None
+        self.network.train()
+        self.watch.lap()
+        with self.display:
+            self.display.begin(first)
+            for step, batch in enumerate(self._batches(first), start=first):
+                terms = self._step(step, batch, student, optimizer)
+                done, last = step + 1, step + 1 == schedule.steps
+                if done % intervals.log == 0 or last:
+                    self._log(done, terms)
+                if done % evaluate_every == 0 or last:
+                    with self.watch.paused():
+                        scores = self._evaluate(done)
+                if done % intervals.save == 0 or last:
+                    self._save(done, terms)
+        if self.curves:
+            self.curves.close()
+        return self._finish(scores or self._evaluate(schedule.steps))
+
+    def _batches(self, first: int) -> Any:
+        schedule = self.settings.schedule
+        return training_batches(
+            self.train,
+            self.settings.augmentation,
+            schedule.batch_size,
+            self.settings.seed,
+            first,
+            schedule.steps,
+            workers=self.settings.hardware.workers,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+
+    def _step(self, step: int, batch: Batch, student: Any, optimizer: Any) -> dict[str, Tensor]:
+        schedule, device = self.settings.schedule, self.fabric.device
+        # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
+        torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
+        images = to_unit(batch.images.to(device, non_blocking=True))
+        if self.settings.hardware.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        labels = batch.labels.to(device, non_blocking=True)
+        set_learning_rate(optimizer, schedule.learning_rate_at(step))
+        prediction = student(images)
+        with self.fabric.autocast():
+            terms = self.objective(prediction, images, labels, step / schedule.steps)
+        optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(terms.values())).sum())
+        if schedule.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), schedule.clip)
+        optimizer.step()
+        return terms  # type: ignore[no-any-return]
+
+    def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:
+        schedule = self.settings.schedule
+        values = self._finite({**terms, **self.objective.measures()}, done)
+        speed = self._lap(done)
+        if self.curves:
+            rate = schedule.learning_rate_at(done - 1)
+            self.curves.write(done, {**values, "learning_rate": rate, "images/s": speed})
+        self.display.show(done, {**values, "images/s": speed})
+
+    def _lap(self, done: int) -> float:
+        """Add the time since the last lap to the run's and return its images per second."""
+        seconds = self.watch.lap()
+        images = (done - self.lapped) * self.settings.schedule.batch_size
+        self.state.seconds += seconds
+        self.lapped = done
+        return images / max(seconds, 1e-9)
+
+    def _finite(self, values: Mapping[str, Tensor], done: int) -> dict[str, float]:
+        numbers = {name: value.item() for name, value in values.items()}
+        broken = [name for name, number in numbers.items() if not math.isfinite(number)]
+        if broken:
+            kept = f"; the checkpoint of step {self.state.step} is intact" if self.folder else ""
+            raise FloatingPointError(
+                f"{', '.join(broken)} became infinite or NaN at step {done}{kept}; try a lower "
+                "schedule.learning_rate, a schedule.warmup or a schedule.clip"
+            )
+        return numbers
+
+    def _evaluate(self, done: int) -> Scores:
+        scores = validate(self.fabric, self.network, self.val, self.settings)
+        self.network.train()
+        if self.curves:
+            values = {"mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.pixel_accuracy}
+            self.curves.write(done, {f"val/{name}": 100 * value for name, value in values.items()})
+        if scores.miou > self.state.best_miou:
+            self.state.best_miou, self.state.best_step = scores.miou, done
+            self._save_network("best", done, scores)
+        self.display.say(
+            f"{self.title}: step {done}  val mIoU {100 * scores.miou:.2f}  "
+            f"mAcc {100 * scores.macc:.2f}  aAcc {100 * scores.pixel_accuracy:.2f}"
+        )
+        return scores
+
+    def _check(self, teacher: Segmenter) -> None:
+        scores = validate(self.fabric, teacher, self.val, self.settings)
+        self.state.teacher_miou = scores.miou
+        self.console.print(f"{self.title}: teacher  val mIoU {100 * scores.miou:.2f}")
+        refuse_blind_teacher(scores, self.data.name)
+
+    def _save(self, done: int, terms: Mapping[str, Tensor]) -> None:
+        self._finite(terms, done)
+        self._lap(done)
+        with self.watch.paused():
+            self.state.step = done
+            if self.folder:
+                save_checkpoint(
+                    self.folder.last, self.network, self.objective, self.optimizer, vars(self.state)
+                )
+
+    def _save_network(self, name: str, done: int, scores: Scores) -> None:
+        if self.folder:
+            models.save(
+                self.network,
+                self.folder.path / f"{name}.safetensors",
+                class_names=self.data.class_names,
+                palette=self.data.palette,
+                extra={"step": done, "miou": round(100 * scores.miou, 4)},
+            )
+
+    def _resume(self) -> None:
+        last = self.folder.last if self.folder and self.folder.resumable else None
+        path = self.fabric.broadcast(last)
+        if path is None:
+            return
+        self.state = State(**read_checkpoint_state(path))
+        load_checkpoint(path, self.network, self.objective, self.optimizer)
+        self.console.print(f"{self.title}: continuing at step {self.state.step}")
+
+    def _finish(self, scores: Scores) -> dict[str, Any]:
+        teacher = self.state.teacher_miou
+        result = {
+            "steps": self.state.step,
+            "train_seconds": round(self.state.seconds, 3),
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "best": {"miou": 100 * self.state.best_miou, "step": self.state.best_step},
+            "final": scores.as_dict(self.data.class_names),
+            "teacher_miou": teacher if teacher is None else 100 * teacher,
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint()},
+        }
+        self._save_network("final", self.state.step, scores)
+        if self.folder:
+            self.folder.write_json(RESULT, result)
+        return result

@@ -1,0 +1,193 @@
+"""What a step minimises: the task alone, or the task and a teacher."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Integer
+from torch import Tensor, nn
+
+from fakd.covariance import ClassCovariance, LogitStatistics
+from fakd.errors import InputError
+from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
+
+Terms = dict[str, Tensor]
+Average = Literal["valid", "all"]
+
+
+class Objective(nn.Module, ABC):
+    """Turns a student's answer into the weighted terms whose sum is minimised.
+
+    Whatever it learns or accumulates (class statistics, an alignment layer) is in its state dict
+    and with that in the checkpoint; a teacher is not.
+    """
+
+    @abstractmethod
+    def forward(
+        self,
+        student: Prediction,
+        images: Float[Tensor, "batch 3 height width"],
+        labels: Integer[Tensor, "batch height width"],
+        progress: float,
+    ) -> Terms:
+        """Compute the weighted loss terms of one batch, by name."""
+
+    def measures(self) -> Terms:
+        """Name further quantities of the last batch worth a curve; asked for only when logged."""
+        return {}
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch classes rows cols"],
+    labels: Integer[Tensor, "batch height width"],
+    average: Average = "valid",
+) -> Float[Tensor, ""]:
+    """Pixel cross-entropy of logits brought to the labels' size, bilinearly.
+
+    ``average="valid"`` divides by the labelled pixels, ``"all"`` by all of them as mmsegmentation
+    0.x did, which weakens the task loss against distillation where much is ignored. A batch without
+    a labelled pixel gives 0.
+    """
+    logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
+    pixels = labels.numel() if average == "all" else (labels != IGNORE).sum().clamp(min=1)
+    return total / pixels
+
+
+def task_terms(
+    student: Prediction,
+    labels: Integer[Tensor, "batch height width"],
+    auxiliary_weight: float,
+    average: Average,
+) -> Terms:
+    """Cross-entropy of the main head and, if there is one, of the auxiliary head."""
+    terms = {"task": cross_entropy(student.logits, labels, average)}
+    if student.auxiliary is not None:
+        auxiliary = cross_entropy(student.auxiliary, labels, average)
+        terms["auxiliary"] = auxiliary_weight * auxiliary
+    return terms
+
+
+class Supervised(Objective):
+    """Cross-entropy alone: how teachers and undistilled students are trained."""
+
+    def __init__(self, auxiliary_weight: float = 0.4, average: Average = "valid") -> None:
+        super().__init__()
+        self.auxiliary_weight = auxiliary_weight
+        self.average: Average = average
+
+    def forward(
+        self,
+        student: Prediction,
+        images: Float[Tensor, "batch 3 height width"],
+        labels: Integer[Tensor, "batch height width"],
+        progress: float,
+    ) -> Terms:
+        """Compute the task's terms."""
+        return task_terms(student, labels, self.auxiliary_weight, self.average)
+
+
+class Distillation(Objective):
+    """Cross-entropy plus a distillation loss against a frozen teacher.
+
+    Args:
+        teacher: asked in eval mode and without gradient; no part of the state dict.
+        student: the network being trained, whose classifier the class statistics are seen through.
+        loss: the distillation loss.
+        weight: its factor; the loss's own default if not given.
+        labelled: False takes the class of every pixel from the teacher and drops the cross-entropy.
+
+    Raises:
+        InputError: the teacher knows another number of classes than the student, or the loss needs
+            the student's features and classifier and the student shows only logits.
+    """
+
+    def __init__(
+        self,
+        teacher: Segmenter,
+        student: Segmenter,
+        loss: DistillationLoss,
+        weight: float | None = None,
+        labelled: bool = True,
+        auxiliary_weight: float = 0.4,
+        average: Average = "valid",
+    ) -> None:
+        super().__init__()
+        if teacher.classes != student.classes:
+            raise InputError(
+                f"the teacher knows {teacher.classes} classes, the student {student.classes}; "
+                "distillation needs the same classes in the same order on both sides"
+            )
+        # In a tuple, so that the teacher is neither saved nor switched to training mode.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._classifier = (student.classifier,)
+        self.loss = loss
+        self.weight = loss.default_weight if weight is None else weight
+        self.labelled = labelled
+        self.auxiliary_weight = auxiliary_weight
+        self.average: Average = average
+        self.covariance = _statistics_for(loss, student)
+        self._last: LossInputs | None = None
+
+    def forward(
+        self,
+        student: Prediction,
+        images: Float[Tensor, "batch 3 height width"],
+        labels: Integer[Tensor, "batch height width"],
+        progress: float,
+    ) -> Terms:
+        """Compute the task's terms and the weighted distillation loss."""
+        with torch.no_grad():
+            teacher = self._teacher[0](images)
+        teacher, labels_here = to_student_grid(teacher, labels, student.logits)
+        if not self.labelled:
+            labels_here = teacher.logits.argmax(1)
+        statistics = None
+        if self.covariance is not None:
+            seen = student.logits if self.covariance.kind == "logits" else student.features
+            self.covariance.update(seen, labels_here)  # type: ignore[arg-type]
+            weight = None if self._classifier[0] is None else self._classifier[0].weight
+            statistics = LogitStatistics(self.covariance, weight, labels_here)
+        inputs = LossInputs(student, teacher, labels_here, statistics, progress)
+        self._last = inputs
+        terms = {}
+        if self.labelled:
+            terms = task_terms(student, labels, self.auxiliary_weight, self.average)
+        return {**terms, "distillation": self.weight * self.loss(inputs)}
+
+    @torch.no_grad()
+    def measures(self) -> Terms:
+        """Ask the loss for its measures of the last batch."""
+        return {} if self._last is None else self.loss.measures(self._last)
+
+
+def to_student_grid(
+    teacher: Prediction,
+    labels: Integer[Tensor, "batch height width"],
+    student_logits: Float[Tensor, "batch classes rows cols"],
+) -> tuple[Prediction, Int[Tensor, "batch rows cols"]]:
+    """Bring teacher logits (bilinear) and labels (nearest) to the student's output grid.
+
+    Teacher features keep their own grid. This is the one place where sizes are reconciled.
+    """
+    size = student_logits.shape[-2:]
+    if teacher.logits.shape[-2:] != size:
+        logits = F.interpolate(teacher.logits.float(), size, mode="bilinear", align_corners=False)
+        teacher = teacher._replace(logits=logits)
+    nearest = F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0]
+    return teacher, nearest.to(torch.long)
+
+
+def _statistics_for(loss: DistillationLoss, student: Segmenter) -> ClassCovariance | None:
+    if loss.covariance is None:
+        return None
+    if loss.covariance == "logits":
+        return ClassCovariance(student.classes, student.classes, "logits", loss.momentum)
+    if student.classifier is None:
+        raise InputError(
+            f"{type(loss).__name__} with strength above 0 needs the student's features and final "
+            "classifier, and this student shows only its logits; use covariance='logits'"
+        )
+    channels = student.classifier.in_channels
+    return ClassCovariance(student.classes, channels, loss.covariance, loss.momentum)

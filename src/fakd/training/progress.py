@@ -1,0 +1,104 @@
+"""Timing and showing a long run: a live bar on a terminal, plain lines anywhere else."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Stopwatch:
+    """Counts seconds from its making on, except inside ``paused``."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap and begin a new one."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        return seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent inside out of the lap."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+
+class StepProgress(AbstractContextManager["StepProgress"]):
+    """Progress of a training run.
+
+    Args:
+        console: where to write; its being a terminal decides between a bar and lines.
+        title: what is running.
+        total: the last step.
+        interval: seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, console: Console, title: str, total: int, interval: float = 15.0) -> None:
+        self._console, self._title, self._total, self._first = console, title, total, 0
+        self._interval = interval
+        self._started = time.monotonic()
+        self._last_line = 0.0
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total, text="")
+
+    def __enter__(self) -> "StepProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, step: int) -> None:
+        """Say where a continued run begins, from where its pace is measured."""
+        self._first, self._started = step, time.monotonic()
+        self._bar.update(self._task, completed=step)
+
+    def advance(self, step: int) -> None:
+        """Move to a step, without new values."""
+        self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the newest values beside the bar, or as a line if the last one is old enough."""
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._bar.update(self._task, completed=step, text=text)
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._last_line < self._interval:
+            return
+        self._last_line = now
+        pace = (now - self._started) / max(1, step - self._first)
+        left = time.strftime("%H:%M:%S", time.gmtime(pace * (self._total - step)))
+        self.say(f"{self._title}: step {step}/{self._total}  {text}  left {left}")
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        # A log must keep one event on one line, however narrow its terminal is assumed to be.
+        self._console.print(line, soft_wrap=True)

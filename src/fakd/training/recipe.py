@@ -1,0 +1,45 @@
+"""A recipe: the plain values from which a run can be repeated."""
+
+import inspect
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from fakd.data import SegmentationData
+from fakd.types import DistillationLoss, Segmenter
+
+
+def describe(value: Any) -> Any:
+    """Turn a command's argument into the YAML that would produce it again.
+
+    Settings become mappings; networks, data and losses become ``class_path`` and ``init_args``. An
+    object made by the caller's own code, which no file could make again, becomes its type's name.
+    """
+    if isinstance(value, Segmenter):
+        return value.origin or value.config or _name(value)
+    if isinstance(value, SegmentationData):
+        return value.config or _name(value)
+    if isinstance(value, DistillationLoss):
+        names = inspect.signature(type(value)).parameters
+        arguments = {name: describe(getattr(value, name)) for name in names}
+        # None stands for what a loss without augmentation leaves unset.
+        arguments = {name: given for name, given in arguments.items() if given is not None}
+        return {"class_path": _name(value), "init_args": arguments}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: describe(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    return value
+
+
+def _name(value: object) -> str:
+    """Name a public class by the package that offers it, not the file it stands in."""
+    kind = type(value)
+    module = kind.__module__
+    if module.startswith("fakd."):
+        module = ".".join(module.split(".")[:2])
+    return f"{module}.{kind.__qualname__}"

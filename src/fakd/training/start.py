@@ -1,0 +1,79 @@
+"""Beginning a run: processes and device first, then the folder, the same way on every process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from fakd.errors import InputError
+from fakd.training.run import Existing, RunFolder
+from fakd.training.settings import Hardware
+
+
+def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> Fabric:
+    """Launch the processes and give every one the same random start.
+
+    ``unused_parameters`` tells several devices that some weights get no gradient.
+
+    Raises:
+        InputError: the machine has no such accelerator or not so many devices.
+    """
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    strategy = "auto"
+    if hardware.devices > 1:
+        strategy = "ddp_find_unused_parameters_true" if unused_parameters else "ddp"
+    try:
+        fabric = Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy=strategy,
+            precision=hardware.precision,
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"cannot use hardware.accelerator {hardware.accelerator!r} with hardware.devices "
+            f"{hardware.devices}: {reason}"
+        ) from error
+    torch.manual_seed(seed)
+    return fabric
+
+
+def open_folder(
+    fabric: Fabric, path: Path, recipe: Mapping[str, Any], existing: Existing
+) -> RunFolder | None:
+    """Open the run folder on the first process; the others get None, or the same error."""
+    folder, problem = None, None
+    if fabric.is_global_zero:
+        try:
+            folder = RunFolder(path, recipe, existing)
+        except InputError as error:
+            problem = str(error)
+    problem = fabric.broadcast(problem)
+    if problem is not None:
+        raise InputError(problem)
+    return folder
+
+
+def finished_result(fabric: Fabric, folder: RunFolder | None) -> dict[str, Any] | None:
+    """Tell every process the result of the run that is being reused, if there is one."""
+    return fabric.broadcast(folder.result if folder else None)
+
+
+def console_of(fabric: Fabric) -> Console:
+    """Let one process speak."""
+    return Console(quiet=not fabric.is_global_zero, highlight=False)
+
+
+def pick_device(accelerator: str) -> torch.device:
+    """Choose one device to evaluate or predict on.
+
+    Raises:
+        InputError: the machine has no such accelerator.
+    """
+    return start(Hardware(accelerator=accelerator), seed=0).device

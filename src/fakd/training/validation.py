@@ -1,0 +1,36 @@
+"""Scoring a network on the validation samples, each process taking its share."""
+
+from lightning_fabric import Fabric
+
+from fakd.data import Split, evaluation_samples
+from fakd.errors import InputError
+from fakd.inference import score
+from fakd.metrics import Scores
+from fakd.training.settings import Settings
+from fakd.types import Segmenter
+
+
+def validate(fabric: Fabric, network: Segmenter, split: Split, settings: Settings) -> Scores:
+    """Score a network on a labelled split; every process gets the scores of the whole."""
+    share = range(fabric.global_rank, len(split), fabric.world_size)
+    samples = evaluation_samples(split, settings.hardware.workers, share)
+    pairs = ((sample.image, sample.labels) for sample in samples if sample.labels is not None)
+    with fabric.autocast():
+        matrix = score(network, pairs, settings.inference, fabric.device)
+    return Scores.from_matrix(fabric.all_reduce(matrix, reduce_op="sum"))  # type: ignore[arg-type]
+
+
+def refuse_blind_teacher(scores: Scores, data: str) -> None:
+    """Refuse a teacher that is no better than naming the most frequent class everywhere.
+
+    Raises:
+        InputError: it is not; usually its classes are ordered or its input normalised otherwise.
+    """
+    frequent = float(scores.pixels.max() / scores.pixels.sum())
+    present = int((scores.pixels > 0).sum())
+    if scores.miou <= frequent / present:
+        raise InputError(
+            f"the teacher scores {100 * scores.miou:.2f} mIoU on {data}, no better than naming one "
+            "class everywhere; check its class order and normalisation, or give "
+            "--check_teacher false"
+        )

@@ -1,0 +1,116 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fakd.errors import InputError
+from fakd.losses import ChannelKL, PixelKL, channel_kl
+from fakd.models import LogitsOnly, pspnet
+from fakd.training.objective import Distillation, Supervised, cross_entropy, to_student_grid
+from fakd.types import Prediction
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 32, 48, generator=generator)
+    labels = torch.randint(0, 12, (2, 32, 48), generator=generator)
+    labels[:, :4] = 255
+    return images, labels
+
+
+def test_cross_entropy_divides_by_valid_or_by_all_pixels():
+    logits = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 5, (2, 8, 8), generator=torch.Generator().manual_seed(1))
+    labels[:, :2] = 255
+    large = F.interpolate(logits, (8, 8), mode="bilinear")
+    valid = F.cross_entropy(large, labels, ignore_index=255)
+    torch.testing.assert_close(cross_entropy(logits, labels), valid)
+    torch.testing.assert_close(cross_entropy(logits, labels, "all"), valid * 0.75)
+
+
+def test_a_batch_without_labels_gives_zero_not_nan():
+    labels = torch.full((1, 8, 8), 255)
+    logits = torch.randn(1, 5, 4, 4, requires_grad=True)
+    loss = cross_entropy(logits, labels)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_supervised_adds_the_auxiliary_head(tiny_network, batch):
+    images, labels = batch
+    student = tiny_network(images)
+    terms = Supervised(auxiliary_weight=0.4)(student, images, labels, 0.0)
+    assert list(terms) == ["task", "auxiliary"]
+    torch.testing.assert_close(terms["auxiliary"], 0.4 * cross_entropy(student.auxiliary, labels))
+
+
+def test_distillation_weighs_the_loss_and_trains_only_the_student(tiny_network, batch):
+    images, labels = batch
+    torch.manual_seed(1)
+    teacher = pspnet("mobilenetv3_small_050", 12, channels=24).train()
+    objective = Distillation(teacher, tiny_network, ChannelKL(), weight=3.0)
+    objective.train()
+    student = tiny_network(images)
+    terms = objective(student, images, labels, 0.5)
+    with torch.no_grad():
+        expected = 3 * channel_kl(student.logits, teacher(images).logits)
+    torch.testing.assert_close(terms["distillation"], expected.detach(), check_dtype=False)
+    sum(terms.values()).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not teacher.training
+    assert not [name for name in objective.state_dict() if "teacher" in name]
+
+
+def test_strength_brings_statistics_that_are_saved(tiny_network, batch):
+    images, labels = batch
+    teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
+    objective = Distillation(teacher, tiny_network, ChannelKL(strength=1.0))
+    objective(tiny_network(images), images, labels, 0.5)
+    small = F.interpolate(labels[:, None].float(), (4, 6), mode="nearest").long()
+    counts = torch.bincount(small[small != 255].flatten(), minlength=12)
+    assert torch.equal(objective.covariance.count, counts)
+    assert "covariance.count" in objective.state_dict()
+    measures = objective.measures()
+    assert measures["lambda"] == pytest.approx(0.5)
+    assert measures["augmentation"] > 0
+
+
+def test_without_labels_the_teacher_names_the_classes(tiny_network, batch):
+    images, labels = batch
+    teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
+    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0), labelled=False)
+    terms = objective(tiny_network(images), images, torch.full_like(labels, 255), 1.0)
+    assert list(terms) == ["distillation"]
+    assert objective.covariance.count.sum() == 2 * 4 * 6
+
+
+def test_a_teacher_that_is_only_a_function_and_has_another_grid(tiny_network, batch):
+    images, labels = batch
+    weights = torch.randn(12, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    teacher = LogitsOnly(lambda x: F.conv2d(F.avg_pool2d(x, 4), weights), classes=12)
+    objective = Distillation(teacher, tiny_network, ChannelKL())
+    terms = objective(tiny_network(images), images, labels, 0.0)
+    assert torch.isfinite(terms["distillation"])
+
+
+def test_the_student_grid_takes_bilinear_logits_and_nearest_labels():
+    teacher = Prediction(torch.randn(1, 3, 16, 16))
+    labels = torch.randint(0, 3, (1, 64, 64))
+    moved, small = to_student_grid(teacher, labels, torch.zeros(1, 3, 8, 8))
+    torch.testing.assert_close(
+        moved.logits, F.interpolate(teacher.logits, (8, 8), mode="bilinear", align_corners=False)
+    )
+    assert torch.equal(small, labels[:, ::8, ::8])
+
+
+def test_class_counts_must_agree(tiny_network):
+    teacher = pspnet("mobilenetv3_small_050", 7, channels=16)
+    with pytest.raises(InputError, match="teacher knows 7 classes, the student 12"):
+        Distillation(teacher, tiny_network, ChannelKL())
+
+
+def test_a_student_without_features_can_only_use_its_logits(tiny_network):
+    student = LogitsOnly(lambda x: x, classes=12)
+    with pytest.raises(InputError, match="covariance='logits'"):
+        Distillation(tiny_network, student, ChannelKL(strength=1.0))
