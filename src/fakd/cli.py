@@ -1,0 +1,174 @@
+"""Command name -> function; the function's signature is the flags and the recipe's schema."""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from docstring_parser import parse
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
+
+import fakd
+from fakd import commands
+from fakd.data import SegmentationData
+from fakd.errors import InputError
+from fakd.losses import ChannelKL
+from fakd.shorthand import expand, one_line
+from fakd.training.recipe import describe
+from fakd.types import Segmenter
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": commands.demo,
+    "train": commands.train,
+    "distill": commands.distill,
+    "evaluate": commands.evaluate,
+    "predict": commands.predict,
+}
+# Parameters that name a class or a function and its arguments. A network that is to be trained is
+# built last, when the data have said how many classes there are.
+BUILT = {"data": SegmentationData, "teacher": Segmenter, "network": Segmenter}
+TRAINED = {"train": "network", "distill": "student"}
+
+OVERVIEW = """\
+Distil any semantic-segmentation model into a small, fast one, and know whether it helped.
+
+  fakd demo                                          see it work in minutes, nothing needed
+  fakd train   --network pspnet --network.backbone resnet50 --data FOLDER --run runs/teacher
+  fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
+               --data FOLDER --run runs/student      FAKD by default
+  fakd evaluate --network runs/student --data FOLDER
+  fakd predict --network runs/student --images PHOTOS --out predictions
+
+Every command explains itself with --help; every value is a flag; --print_config prints the whole
+recipe, and --recipe FILE reads one. Every run folder holds the recipe that repeats it.
+Exit codes: 0 done, 1 failed while running, 2 asked for something impossible.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 done, 1 failed, 2 asked for the impossible."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except InputError as error:
+        print(f"fakd: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"fakd: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fakd: stopped; the same command continues at the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(OVERVIEW)
+        return 0
+    if given[0] == "--version":
+        print(f"fakd {fakd.__version__}")
+        return 0
+    name, *rest = given
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
+        raise InputError(f"there is no command {name!r}; {hint}")
+    if _explain_part(name, rest):
+        return 0
+    parser = command_parser(name)
+    flags = inspect.signature(COMMANDS[name]).parameters
+    try:
+        config = parser.parse_args(expand(rest, flags))
+    except ArgumentError as error:
+        raise InputError(one_line(str(error), parser.get_defaults().keys())) from error
+    COMMANDS[name](**_arguments(name, parser, config))
+    return 0
+
+
+def command_parser(name: str) -> ArgumentParser:
+    """Build the parser of one command from its function's signature."""
+    function = COMMANDS[name]
+    description = inspect.getdoc(function) or ""
+    parser = ArgumentParser(
+        prog=f"fakd {name}",
+        description=description.partition("\n\nArgs:")[0],
+        formatter_class=DefaultHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipe", action="config", help="a YAML file with any of these values")
+    names = inspect.signature(function).parameters
+    explained = {each.arg_name: each.description or "" for each in parse(description).params}
+    trained = TRAINED.get(name)
+    built = {key: kind for key, kind in BUILT.items() if key in names and key != trained}
+    for key, kind in built.items():
+        parser.add_subclass_arguments(kind, key, required=True, help=explained[key])
+    if trained:
+        parser.add_subclass_arguments(
+            Segmenter,
+            trained,
+            skip={"classes"},
+            instantiate=False,
+            required=True,
+            help=explained[trained],
+        )
+    skip: set[str | int] = {*built, *([trained] if trained else [])}
+    parser.add_function_arguments(function, as_group=False, skip=skip)
+    if "distillation" in names:
+        parser.set_defaults({"distillation": describe(ChannelKL(strength=1.0))})
+    return parser
+
+
+def _arguments(name: str, parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """Build what the flags name; the network to be trained last, for the classes of the data."""
+    if "seed" in config:
+        torch.manual_seed(config.seed)
+    try:
+        arguments = parser.instantiate(config).as_dict()
+    except ValueError as error:
+        # A class refuses its arguments; jsonargparse may have wrapped the reason.
+        raise InputError(str(error.__cause__ or error)) from error
+    arguments = {key: arguments[key] for key in inspect.signature(COMMANDS[name]).parameters}
+    trained = TRAINED.get(name)
+    if trained:
+        part = config[trained]
+        given = part.init_args.as_dict() if "init_args" in part else {}
+        torch.manual_seed(config.seed)
+        arguments[trained] = build(part.class_path, given, arguments["data"].classes)
+    return arguments
+
+
+def build(class_path: str, init_args: dict[str, Any], classes: int) -> Segmenter:
+    """Call a network's builder, with the class count if it takes one."""
+    module, _, name = class_path.rpartition(".")
+    builder = getattr(import_module(module), name)
+    # Recorded without the class count, which a recipe's reader takes from the data as well.
+    origin = {"class_path": class_path, "init_args": dict(init_args)}
+    if "classes" in inspect.signature(builder).parameters:
+        init_args = {**init_args, "classes": classes}
+    network: Segmenter = builder(**init_args)
+    network.origin = origin
+    return network
+
+
+def _explain_part(name: str, rest: Sequence[str]) -> bool:
+    """Answer ``--student.help pspnet``, which jsonargparse does for classes only."""
+    for flag, value in zip(rest, [*rest[1:], ""], strict=True):
+        key = flag.removeprefix("--").removesuffix(".help")
+        if not flag.endswith(".help") or not value or value.startswith("-"):
+            continue
+        written_out = expand([f"--{key}", value], [key])[0].partition("=")[2]
+        module, _, attribute = written_out.rpartition(".")
+        if not module.startswith("fakd."):
+            continue
+        function = getattr(import_module(module), attribute)
+        description = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
+        parser = ArgumentParser(prog=f"fakd {name} --{key} {value}", description=description)
+        skip: set[str | int] = {"classes"} if key == TRAINED.get(name) else set()
+        parser.add_function_arguments(function, key, as_group=False, skip=skip)
+        parser.print_help()
+        return True
+    return False

@@ -1,0 +1,82 @@
+"""`fakd distill`: train a student with the help of a teacher."""
+
+from pathlib import Path
+from typing import Any
+
+from fakd import models
+from fakd.data import Augmentation, SegmentationData, open_data
+from fakd.inference import Inference
+from fakd.losses import ChannelKL
+from fakd.training.loop import Training
+from fakd.training.objective import Average, Distillation
+from fakd.training.recipe import describe
+from fakd.training.run import Existing
+from fakd.training.schedule import Schedule
+from fakd.training.settings import Hardware, Intervals, Settings
+from fakd.training.start import console_of, finished_result, open_folder, start
+from fakd.types import DistillationLoss, Segmenter
+
+
+def distill(
+    teacher: Segmenter | str | Path,
+    student: Segmenter,
+    data: SegmentationData | str | Path,
+    run: str | Path,
+    distillation: DistillationLoss | None = None,
+    weight: float | None = None,
+    schedule: Schedule = Schedule(),
+    augmentation: Augmentation = Augmentation(),
+    inference: Inference = Inference(),
+    hardware: Hardware = Hardware(),
+    intervals: Intervals = Intervals(),
+    auxiliary_weight: float = 0.4,
+    average: Average = "valid",
+    check_teacher: bool = True,
+    seed: int = 0,
+    existing: Existing = "refuse",
+) -> dict[str, Any]:
+    """Train a student with the help of a teacher.
+
+    The same command continues a run that was stopped, and refuses to touch a finished one. Training
+    images without masks are welcome: the teacher then names the class of every pixel.
+
+    Args:
+        teacher: a finished run or weight file, or any network with its weights.
+        student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
+        data: images: a folder, a .yaml file, or "scenes" for the built-in data.
+        run: folder for the recipe, curves, checkpoints and weights.
+        distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
+        weight: its factor beside the cross-entropy; each loss has its default.
+        schedule: how long and how fast to train.
+        augmentation: how training images are varied.
+        inference: how images are shown to the networks when they are evaluated.
+        hardware: where and how to compute.
+        intervals: how often to log, save and evaluate.
+        auxiliary_weight: factor of the auxiliary head's cross-entropy.
+        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
+        seed: all that is random in the run derives from it.
+        existing: what to do where a finished run already is: refuse, reuse its result if the recipe
+            is the same, or overwrite it.
+
+    Returns:
+        What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
+    """
+    run = Path(run)
+    data = open_data(data)
+    teacher = models.load(teacher) if isinstance(teacher, str | Path) else teacher
+    distillation = ChannelKL(strength=1.0) if distillation is None else distillation
+    recipe = describe(dict(locals()))
+    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed)
+    labelled = data.train.labelled
+    fabric = start(hardware, seed, unused_parameters=not labelled)
+    objective = Distillation(
+        teacher, student, distillation, weight, labelled, auxiliary_weight, average
+    )
+    folder = open_folder(fabric, run, recipe, existing)
+    if (result := finished_result(fabric, folder)) is not None:
+        return result
+    teacher.to(fabric.device)
+    console = console_of(fabric)
+    training = Training(fabric, student, objective, data, settings, folder, console, run.name)
+    return training.run(teacher if check_teacher else None)

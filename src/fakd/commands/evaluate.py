@@ -1,0 +1,80 @@
+"""`fakd evaluate`: score a network on labelled images."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from fakd import models
+from fakd.data import SegmentationData, evaluation_samples, open_data
+from fakd.errors import InputError
+from fakd.files import write_text
+from fakd.inference import Inference, score
+from fakd.metrics import Scores
+from fakd.report.table import class_table
+from fakd.training.progress import StepProgress
+from fakd.training.start import pick_device
+from fakd.types import Segmenter
+
+
+def evaluate(
+    network: Segmenter | str | Path,
+    data: SegmentationData | str | Path,
+    split: Literal["train", "val"] = "val",
+    inference: Inference = Inference(),
+    out: Path | None = None,
+    accelerator: str = "auto",
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Score a network on labelled images: mIoU, mAcc, aAcc and every class.
+
+    All scores come from one confusion matrix over the whole set. Classes that are neither labelled
+    nor predicted are left out of the means.
+
+    Args:
+        network: a finished run, a weight file, or any network.
+        data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
+        split: which part of the data.
+        inference: how images are shown to the network.
+        out: a JSON file to write the scores to; an existing one is replaced.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
+        workers: processes that decode images.
+
+    Returns:
+        The scores in percent, as the JSON file holds them.
+    """
+    network = models.load(network) if isinstance(network, str | Path) else network
+    data = open_data(data)
+    if network.classes != data.classes:
+        raise InputError(
+            f"the network knows {network.classes} classes, {data.name} has {data.classes}; "
+            "evaluate it on data with its own classes"
+        )
+    part = getattr(data, split)
+    if not part.labelled:
+        raise InputError(f"the {split} images of {data.name} have no masks to score against")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"the folder of --out {out} does not exist; create it first")
+    device = pick_device(accelerator)
+    console = Console(highlight=False)
+    with StepProgress(console, "evaluate", len(part)) as display:
+
+        def pairs() -> Any:
+            for done, sample in enumerate(evaluation_samples(part, workers=workers)):
+                yield sample.image, sample.labels
+                display.advance(done + 1)
+
+        matrix = score(network.to(device), pairs(), inference, device)
+    scores = Scores.from_matrix(matrix)
+    result = {"data": data.name, "split": split, "images": len(part)}
+    result |= scores.as_dict(data.class_names)
+    console.print(class_table(scores, data.class_names))
+    console.print(
+        f"mIoU {100 * scores.miou:.2f}   mAcc {100 * scores.macc:.2f}   "
+        f"aAcc {100 * scores.pixel_accuracy:.2f}   ({len(part)} images of {data.name}, {split})"
+    )
+    if out is not None:
+        write_text(out, json.dumps(result, indent=2) + "\n")
+        console.print(f"written to {out}", soft_wrap=True)
+    return result

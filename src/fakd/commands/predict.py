@@ -1,0 +1,70 @@
+"""`fakd predict`: masks and overlays for a file or a folder."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fakd import models
+from fakd.data import default_palette, image_files, read_image
+from fakd.errors import InputError
+from fakd.inference import Inference, predict_classes
+from fakd.report.figures import overlay, save_mask, save_picture
+from fakd.training.progress import StepProgress
+from fakd.training.start import pick_device
+from fakd.types import Segmenter
+
+
+def predict(
+    network: Segmenter | str | Path,
+    images: Path,
+    out: Path,
+    overlays: bool = True,
+    inference: Inference = Inference(),
+    accelerator: str = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Segment an image or a folder of images with a finished run or weight file.
+
+    Every image gives ``out/masks/NAME.png``, a palette PNG whose pixel values are class ids, and
+    ``out/overlays/NAME.jpg``, the image tinted with the classes' colours.
+
+    Args:
+        network: a finished run, a weight file, or any network.
+        images: an image or a folder, searched with its subfolders.
+        out: folder to write to; created if missing.
+        overlays: also write the tinted images.
+        inference: how images are shown to the network.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
+        overwrite: replace masks that are already there.
+
+    Returns:
+        The number of images segmented.
+    """
+    network = models.load(network) if isinstance(network, str | Path) else network
+    palette = network.palette or default_palette(network.classes)
+    files = image_files(images)
+    root = images if images.is_dir() else images.parent
+    masks = [out / "masks" / file.relative_to(root).with_suffix(".png") for file in files]
+    twice = sorted({mask for mask in masks if masks.count(mask) > 1}) if len(files) > 1 else []
+    if twice:
+        raise InputError(f"two images would both become {twice[0]}; rename one of them")
+    present = [mask for mask in masks if mask.exists()]
+    if present and not overwrite:
+        raise InputError(
+            f"{present[0]} exists ({len(present)} of {len(files)} masks do); choose another --out "
+            "or give --overwrite true"
+        )
+    device = pick_device(accelerator)
+    network = network.to(device).eval()
+    console = Console(highlight=False)
+    with StepProgress(console, "predict", len(files)) as display:
+        for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
+            image = read_image(file)
+            classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
+            save_mask(mask, classes, palette)
+            if overlays:
+                tinted = out / "overlays" / file.relative_to(root).with_suffix(".jpg")
+                save_picture(tinted, overlay(image, classes, palette))
+            display.advance(done)
+    console.print(f"{len(files)} images segmented into {out}", soft_wrap=True)
+    return len(files)

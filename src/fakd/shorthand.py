@@ -1,0 +1,91 @@
+"""What people type instead of class paths, and what they meant when they mistyped it."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fakd import data, losses, models
+from fakd.errors import InputError
+
+# Flag -> (package whose public names may be given bare, what opens a path, its parameter).
+_OPENERS = {
+    "data": (data, "fakd.data.folder", "root"),
+    "teacher": (models, "fakd.models.load", "path"),
+    "student": (models, "fakd.models.load", "path"),
+    "network": (models, "fakd.models.load", "path"),
+}
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+
+
+def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
+    """Write out bare names and paths: ``--data PATH`` is a folder, ``--student pspnet`` a builder.
+
+    >>> expand(["--teacher", "runs/teacher"], ["teacher"])
+    ['--teacher=fakd.models.load', '--teacher.path=runs/teacher']
+    """
+    flags = set(flags) & set(_OPENERS)
+    result: list[str] = []
+    pending: str | None = None
+    for argument in arguments:
+        if pending is not None:
+            result += _written_out(pending, argument)
+            pending = None
+            continue
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in flags:
+            result.append(argument)
+        elif equals:
+            result += _written_out(name, value)
+        else:
+            pending = name
+    return result if pending is None else [*result, f"--{pending}"]
+
+
+def _written_out(flag: str, value: str) -> list[str]:
+    package, opener, parameter = _OPENERS[flag]
+    if value in package.__all__ and not Path(value).exists():
+        return [f"--{flag}={package.__name__}.{value}"]
+    if value.lstrip().startswith("{") or (_CLASS_PATH.match(value) and not Path(value).exists()):
+        return [f"--{flag}={value}"]
+    nearest = difflib.get_close_matches(value, package.__all__, 1, 0.7)
+    if nearest and not Path(value).exists():
+        raise InputError(f"--{flag}: there is no {value}; did you mean {nearest[0]}?")
+    return [f"--{flag}={opener}", f"--{flag}.{parameter}={value}"]
+
+
+def one_line(message: str, known: Iterable[str]) -> str:
+    """Reduce a parser's error to a line that names the value at fault and the nearest right one.
+
+    Args:
+        message: the parser's own words, of any length.
+        known: every key that would have been right.
+    """
+    key = re.search(r'Parser key "([^"]+)"', message)
+    unknown = re.search(
+        r"(?:[Uu]nrecognized arguments:|does not accept option|Option) '?(?:--)?([\w.]+)", message
+    )
+    if unknown:
+        wrong = unknown[1]
+        options = list(known)
+        class_path = re.search(r"given class_path '([\w.]+)'", message)
+        if key and class_path:
+            options += [f"{key[1]}.{name}" for name in _parameters(class_path[1])]
+            wrong = f"{key[1]}.{wrong}"
+        nearest = difflib.get_close_matches(wrong, options, 1, 0.5)
+        hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists them"
+        return f"there is no {wrong}{hint}"
+    text = " ".join(message.split())
+    text = re.sub(r'^Parser key "[^"]+": ', "", text)
+    text = re.sub(r"Expected a (?:<class '([\w.]+)'>|typing\.)", r"expected \1", text)
+    return f"{key[1]}: {text}" if key else text
+
+
+def _parameters(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    for package in (data, models):
+        if package.__name__ == module and hasattr(package, name):
+            return list(inspect.signature(getattr(package, name)).parameters)
+    kind = getattr(losses, name, None)
+    return list(inspect.signature(kind).parameters) if kind else []

@@ -1,0 +1,133 @@
+"""Every mistake gets one line that names it, exit code 2, and nothing is written."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fakd import models
+from fakd.cli import main
+
+NETWORK = ["--network=pspnet", "--network.backbone=mobilenetv3_small_050", "--network.channels=8"]
+DATA = ["--data=scenes", "--data.train=4", "--data.val=2", "--data.size=[32,48]"]
+
+
+def refused(capsys, arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("fakd: error: ")
+    assert "\n" not in error
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.fixture
+def weight_file(tmp_path, tiny_network):
+    path = tmp_path / "network.safetensors"
+    models.save(tiny_network, path, class_names=None, palette=None)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "did you mean train"),
+        (["train", *DATA, "--run=x"], "network"),
+        (["train", *NETWORK, *DATA, "--run=x", "--schedule.stps=3"], "did you mean schedule.steps"),
+        (["train", *NETWORK, *DATA, "--run=x", "--network.bakbone=a"], "network.backbone"),
+        (["train", *NETWORK, *DATA, "--run=x", "--schedule.steps=many"], "schedule.steps"),
+        (["train", *NETWORK, *DATA, "--run=x", "--schedule.steps=0"], "schedule.steps"),
+        (["train", *NETWORK, *DATA, "--run=x", "--network.backbone=nonet"], "nonet"),
+        (["train", *NETWORK, "--data=nowhere/at/all", "--run=x"], "nowhere/at/all"),
+        (["train", *NETWORK, *DATA, "--run=x", "--hardware.accelerator=abacus"], "abacus"),
+        (["train", *NETWORK, *DATA, "--run=x", "--recipe=missing.yaml"], "missing.yaml"),
+        (["evaluate", "--network=nowhere", *DATA], "nowhere"),
+        (["predict", "--network=nowhere", "--images=a", "--out=b"], "nowhere"),
+        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+          "--student.backbone=mobilenetv3_small_050"], "gone"),
+        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+          "--distillation.strenght=1"], "distillation.strength"),
+    ],
+)  # fmt: skip
+def test_command_line_mistakes(capsys, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused(capsys, arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("schedule:\n  lerning_rate: 0.1\n")
+    error = refused(capsys, ["train", "--recipe", recipe, *NETWORK, *DATA, "--run", tmp_path / "r"])
+    assert "lerning_rate" in error
+    assert "learning_rate" in error
+
+
+def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
+    path = tmp_path / "seven.safetensors"
+    network = models.pspnet("mobilenetv3_small_050", 7, channels=8)
+    models.save(network, path, class_names=None, palette=None)
+    arguments = ["distill", "--teacher", path, "--student=pspnet", *DATA, "--run", tmp_path / "r",
+                 "--student.backbone=mobilenetv3_small_050", "--student.channels=8"]  # fmt: skip
+    assert "teacher knows 7 classes, the student 12" in refused(capsys, arguments)
+    assert not (tmp_path / "r").exists()
+    assert "7 classes" in refused(capsys, ["evaluate", "--network", path, *DATA])
+
+
+def test_a_blind_teacher_is_refused_before_training(capsys, tmp_path, tiny_network):
+    tiny_network.classifier.weight.data.zero_()
+    tiny_network.classifier.bias.data[3] = 1.0
+    weight_file = tmp_path / "blind.safetensors"
+    models.save(tiny_network, weight_file, class_names=None, palette=None)
+    arguments = ["distill", "--teacher", weight_file, "--student=pspnet", *DATA,
+                 "--student.backbone=mobilenetv3_small_050", "--student.channels=8",
+                 "--schedule.batch_size=2", "--schedule.steps=2", "--run", tmp_path / "r",
+                 "--augmentation.crop=[32,48]"]  # fmt: skip
+    assert "no better than naming one class" in refused(capsys, arguments)
+
+
+def test_a_damaged_or_pickled_checkpoint_is_not_read(capsys, tmp_path, weight_file):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(weight_file.read_bytes()[:1000])
+    assert "damaged" in refused(capsys, ["evaluate", "--network", damaged, *DATA])
+
+    class Bomb:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'exploded')!r}, 'w')",))
+
+    pickled = tmp_path / "pickled.pth"
+    torch.save({"state_dict": {}, "meta": Bomb()}, pickled)
+    refused(capsys, ["evaluate", "--network", pickled, *DATA])
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused_on_resume(capsys, tmp_path):
+    common = [*DATA, "--schedule.steps=2", "--schedule.batch_size=2", "--run", tmp_path / "r",
+              "--augmentation.crop=[32,48]"]  # fmt: skip
+    assert main([str(a) for a in ["train", *NETWORK, *common]]) == 0
+    (tmp_path / "r" / "result.json").unlink()
+    save_file({"network.a": torch.zeros(1)}, tmp_path / "r" / "last.safetensors",
+              {"state": json.dumps({"step": 1})})  # fmt: skip
+    assert "belongs to another network" in refused(capsys, ["train", *NETWORK, *common])
+
+
+def test_no_space_while_saving_keeps_the_last_checkpoint(capsys, tmp_path, monkeypatch):
+    import fakd.training.checkpoint as checkpoint
+
+    common = [*DATA, "--schedule.steps=4", "--schedule.batch_size=2", "--run", tmp_path / "r",
+              "--augmentation.crop=[32,48]", "--intervals.save=1"]  # fmt: skip
+    real, calls = checkpoint.save_file, []
+
+    def fill(tensors, file, metadata):
+        calls.append(file)
+        if len(calls) == 3:
+            file.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, file, metadata=metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", fill)
+    error = refused(capsys, ["train", *NETWORK, *common])
+    assert "No space left on device; the previous one is intact" in error
+    assert checkpoint.read_checkpoint_state(tmp_path / "r" / "last.safetensors")["step"] == 2
+    assert main([str(a) for a in ["train", *NETWORK, *common]]) == 0

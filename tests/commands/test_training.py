@@ -1,0 +1,182 @@
+"""The training commands through the real command line, on made-up data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import fakd
+from fakd.cli import main
+
+SMALL = ["--data.train=8", "--data.val=4", "--data.size=[32,48]", "--augmentation.crop=[32,48]"]
+DATA = ["--data=scenes", *SMALL]
+NETWORK = ["pspnet", "--{0}.backbone=mobilenetv3_small_050", "--{0}.channels=16"]
+
+
+def network(flag, channels=16):
+    return [
+        f"--{flag}=pspnet",
+        f"--{flag}.backbone=mobilenetv3_small_050",
+        f"--{flag}.channels={channels}",
+    ]
+
+
+def train(run, *more, steps=4):
+    return main(
+        ["train", *network("network"), *DATA, f"--run={run}", f"--schedule.steps={steps}",
+         "--schedule.batch_size=2", "--intervals.log=2", "--intervals.save=2", *more]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "teacher"
+    assert train(run, steps=6) == 0
+    return run
+
+
+def distill(teacher, run, *more, steps=4):
+    return main(
+        ["distill", f"--teacher={teacher}", *network("student", 8), *DATA, f"--run={run}",
+         f"--schedule.steps={steps}", "--schedule.batch_size=2", "--check_teacher=false",
+         "--intervals.log=1", *more]
+    )  # fmt: skip
+
+
+def weights(run, name="final"):
+    return load_file(run / f"{name}.safetensors")
+
+
+def test_a_run_holds_what_repeats_and_explains_it(teacher):
+    result = json.loads((teacher / "result.json").read_text())
+    assert result["steps"] == 6
+    assert set(result["final"]["classes"]) == set(fakd.data.scenes(1, 1, (32, 48)).class_names)
+    recipe = yaml.safe_load((teacher / "recipe.yaml").read_text())
+    assert recipe["schedule"]["steps"] == 6
+    assert recipe["network"]["init_args"]["backbone"] == "mobilenetv3_small_050"
+    assert (teacher / "environment.json").is_file()
+    assert list(teacher.glob("events.out.tfevents*"))
+    loaded = fakd.load(teacher)
+    assert not loaded.training
+
+
+def test_the_recipe_of_a_run_gives_the_same_weights(teacher, tmp_path):
+    assert (
+        main(["train", f"--recipe={teacher / 'recipe.yaml'}", f"--run={tmp_path / 'again'}"]) == 0
+    )
+    first, second = weights(teacher), weights(tmp_path / "again")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_distilling_writes_a_student_and_its_curves(teacher, tmp_path):
+    assert distill(teacher, tmp_path / "student") == 0
+    with (tmp_path / "student" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"task", "auxiliary", "distillation", "lambda", "augmentation"} <= rows[0].keys()
+    assert float(rows[0]["lambda"]) < float(rows[2]["lambda"]) < 1
+    assert not [name for name in weights(tmp_path / "student") if "teacher" in name]
+
+
+def test_students_differ_by_method_but_not_by_start(teacher, tmp_path):
+    """One step: the losses differ, the data and the initial weights do not."""
+    rows = {}
+    for name, more in {"cwd": ["--distillation.strength=0"], "fakd": []}.items():
+        assert distill(teacher, tmp_path / name, *more, steps=2) == 0
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            rows[name] = next(csv.DictReader(file))
+    assert rows["cwd"]["task"] == rows["fakd"]["task"]
+    # Strength starts at zero, so the very first loss is CWD's.
+    assert rows["cwd"]["distillation"] == rows["fakd"]["distillation"]
+
+
+def test_the_python_function_is_the_command(teacher, tmp_path):
+    data = fakd.data.scenes(train=8, val=4, size=(32, 48))
+    torch.manual_seed(0)
+    student = fakd.models.pspnet("mobilenetv3_small_050", data.classes, channels=8)
+    result = fakd.distill(
+        teacher=teacher,
+        student=student,
+        data=data,
+        distillation=fakd.losses.ChannelKL(strength=1.0),
+        run=tmp_path / "api",
+        schedule=fakd.Schedule(steps=4, batch_size=2),
+        augmentation=fakd.data.Augmentation(crop=(32, 48)),
+        check_teacher=False,
+    )
+    assert result["steps"] == 4
+    assert distill(teacher, tmp_path / "cli") == 0
+    api, cli = weights(tmp_path / "api"), weights(tmp_path / "cli")
+    assert all(torch.equal(api[name], cli[name]) for name in api)
+
+
+def test_a_finished_run_is_not_overwritten(teacher, tmp_path, capsys):
+    before = (teacher / "best.safetensors").stat().st_mtime_ns
+    assert train(teacher, steps=6) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    assert (teacher / "best.safetensors").stat().st_mtime_ns == before
+
+
+def test_unlabelled_images_are_distilled(teacher, tmp_path):
+    from PIL import Image
+
+    data = fakd.data.scenes(train=4, val=2, size=(32, 48))
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for index, sample in enumerate(getattr(data, split)):
+            picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
+            picture.save(tmp_path / split / "images" / f"{index}.png")
+            mask = tmp_path / split / "masks" / f"{index}.png"
+            Image.fromarray(sample.labels.numpy()).save(mask)
+    for mask in (tmp_path / "train" / "masks").iterdir():
+        mask.unlink()
+    (tmp_path / "train" / "masks").rmdir()
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"classes": list(data.class_names)}))
+    arguments = ["distill", f"--teacher={teacher}", *network("student"), f"--data={tmp_path}"]
+    arguments += [f"--run={tmp_path / 'run'}", "--schedule.steps=2", "--schedule.batch_size=2"]
+    arguments += ["--augmentation.crop=[32,48]", "--check_teacher=false", "--intervals.log=1"]
+    assert main(arguments) == 0
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert "task" not in row
+    assert float(row["distillation"]) > 0
+
+
+def test_a_killed_run_continues_to_bit_identical_weights(teacher, tmp_path):
+    """SIGKILL at whatever moment the run is in, twice, then to the end."""
+    arguments = [
+        "distill", f"--teacher={teacher}", *network("student", 8), *DATA,
+        "--schedule.steps=24", "--schedule.batch_size=2", "--intervals.save=3",
+        "--intervals.log=1", "--intervals.evaluate=8", "--hardware.threads=1",
+        "--check_teacher=false",
+    ]  # fmt: skip
+    assert main([*arguments, f"--run={tmp_path / 'whole'}"]) == 0
+    command = [sys.executable, "-m", "fakd", *arguments, f"--run={tmp_path / 'killed'}"]
+    last = tmp_path / "killed" / "last.safetensors"
+    for kill in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ})
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        deadline = time.monotonic() + 120
+        while (last.stat().st_mtime_ns if last.exists() else 0) == before:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.005)
+        time.sleep(0.02 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed" / "result.json").exists()
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    tables = [
+        (tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "killed")
+    ]
+    assert len(tables[0]) == len(tables[1])

@@ -1,0 +1,141 @@
+"""Evaluating, predicting and the demo through the real command line."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fakd
+from fakd import models
+from fakd.cli import main
+from fakd.commands.demo import verdict
+from fakd.inference import Inference, predict_classes
+from fakd.metrics import Scores, confusion_matrix
+
+DATA = ["--data=scenes", "--data.train=4", "--data.val=3", "--data.size=[32,48]"]
+
+
+@pytest.fixture
+def weights(tmp_path, tiny_network, tiny_data):
+    path = tmp_path / "network.safetensors"
+    names, palette = tiny_data.class_names, tiny_data.palette
+    models.save(tiny_network, path, class_names=names, palette=palette)
+    return path
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def test_evaluate_prints_and_writes_the_scores_of_one_matrix(weights, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    assert main(["evaluate", f"--network={weights}", *DATA, f"--out={out}"]) == 0
+    network, data = fakd.load(weights), fakd.data.scenes(4, 3, (32, 48))
+    matrix = sum(
+        confusion_matrix(
+            predict_classes(network, sample.image[None], Inference())[0], sample.labels, 12
+        )
+        for sample in data.val
+    )
+    written = json.loads(out.read_text())
+    scores = Scores.from_matrix(matrix)
+    assert written["miou"] == pytest.approx(100 * scores.miou, abs=1e-3)
+    iou = [entry["iou"] for entry in written["classes"].values()]
+    expected = [None if value != value else 100 * value for value in scores.iou.tolist()]
+    assert iou == [pytest.approx(value, abs=1e-3) for value in expected]
+    printed = capsys.readouterr().out
+    assert "mIoU" in printed
+    assert all(name in printed for name in data.class_names)
+
+
+def test_predict_writes_masks_and_overlays_and_nothing_twice(weights, tmp_path, tiny_data, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    (photos / "trip").mkdir(parents=True)
+    for name, sample in zip(("a.png", "trip/b.jpg"), tiny_data.val, strict=False):
+        Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(photos / name)
+    arguments = ["predict", f"--network={weights}", f"--images={photos}", f"--out={out}"]
+    assert main(arguments) == 0
+    with Image.open(out / "masks" / "a.png") as mask:
+        assert mask.mode == "P"
+        assert mask.getpalette()[:3] == list(tiny_data.palette[0])
+    said = predict_classes(fakd.load(weights), tiny_data.val[0].image[None], Inference())[0]
+    assert np.array_equal(pixels(out / "masks" / "a.png"), said.numpy())
+    assert (out / "masks" / "trip" / "b.png").is_file()
+    assert pixels(out / "overlays" / "trip" / "b.jpg").shape == (32, 48, 3)
+    assert main(arguments) == 2
+    assert "2 of 2 masks do" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite=true"]) == 0
+
+
+def test_predict_names_a_truncated_image(weights, tmp_path, tiny_data, capsys):
+    photo = tmp_path / "cut.jpg"
+    Image.fromarray(tiny_data.val[0].image.permute(1, 2, 0).numpy()).save(photo)
+    photo.write_bytes(photo.read_bytes()[:400])
+    assert main(["predict", f"--network={weights}", f"--images={photo}", f"--out={tmp_path}"]) == 2
+    assert "cut.jpg" in capsys.readouterr().err
+
+
+def test_the_demo_compares_and_draws_and_continues(tmp_path, capsys, monkeypatch):
+    module = sys.modules["fakd.commands.demo"]
+    monkeypatch.setattr(module, "SCENES", {"train": 6, "val": 3, "size": (32, 48)})
+    monkeypatch.setattr(module, "CROP", (32, 48))
+    monkeypatch.setattr(module, "TEACHER", ("mobilenetv3_small_050", 16))
+    monkeypatch.setattr(module, "PICTURES", 2)
+    arguments = ["demo", f"--run={tmp_path / 'd'}", "--teacher_steps=2", "--student_steps=2"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(
+        word in printed for word in ("teacher", "alone", "cwd", "fakd", "parameters", "mIoU")
+    )
+    assert "FAKD was" in printed
+    for picture in ("examples.png", "curves.png"):
+        assert pixels(tmp_path / "d" / picture).std() > 5
+    before = (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_verdict_says_which_way_and_admits_noise():
+    assert "CWD was better than the student alone (+4.00 mIoU)" in verdict(30.0, 34.0, 34.2)
+    assert "FAKD was worse than the student alone (-3.00 mIoU)" in verdict(30.0, 30.0, 27.0)
+    assert "no different from CWD (+0.20 mIoU" in verdict(30.0, 34.0, 34.2)
+
+
+@pytest.mark.parametrize("command", ["train", "distill", "evaluate", "predict", "demo"])
+def test_help_teaches_every_command(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert "--run" in text or "--network" in text
+    assert "Args:" not in text
+
+
+def test_the_overview_names_every_command(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("demo", "train", "distill", "evaluate", "predict"))
+    assert main(["--version"]) == 0
+    assert fakd.__version__ in capsys.readouterr().out
+
+
+def test_help_for_a_network_lists_its_flags(capsys):
+    assert main(["distill", "--student.help", "pspnet"]) == 0
+    text = capsys.readouterr().out
+    assert "--student.backbone" in text
+    assert "--student.classes" not in text
+
+
+def test_print_config_is_a_recipe(capsys, tmp_path):
+    arguments = ["train", "--network=pspnet", "--network.backbone=resnet18", *DATA, "--run=x"]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--print_config"])
+    text = capsys.readouterr().out
+    assert "learning_rate: 0.01" in text
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        main(["train", f"--recipe={tmp_path / 'r.yaml'}", "--print_config"])
+    assert capsys.readouterr().out == text
