@@ -1,0 +1,113 @@
+"""Write the recipes: one complete YAML file per experiment, inheriting nothing.
+
+Usage: python recipes/write.py        (a test checks that the files are what this script writes)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+Recipe = dict[str, Any]
+
+METHODS: dict[str, Recipe | None] = {
+    "alone": None,
+    "pd": {"class_path": "fakd.losses.PixelKL", "init_args": {}},
+    "pd-fa": {"class_path": "fakd.losses.PixelKL", "init_args": {"strength": 1.0}},
+    "cwd": {"class_path": "fakd.losses.ChannelKL", "init_args": {}},
+    "cwd-fa": {"class_path": "fakd.losses.ChannelKL", "init_args": {"strength": 1.0}},
+    # The variance a logit really has within a class, and no push against the class itself.
+    "cwd-fa-full": {
+        "class_path": "fakd.losses.ChannelKL",
+        "init_args": {"strength": 1.0, "covariance": "full", "spare_own_class": True},
+    },
+}
+TEACHER = ("tf_efficientnet_lite2", 256, "imagenet")
+STUDENTS = {
+    "scratch": ("mobilenetv3_small_050", 64, None),
+    "imagenet": ("tf_efficientnet_lite0", 128, "imagenet"),
+}
+CAMVID = {
+    "class_path": "fakd.data.folder",
+    "init_args": {"root": "data/camvid", "description": "recipes/camvid/dataset.yaml"},
+}
+
+
+def network(backbone: str, channels: int, weights: str | None) -> Recipe:
+    """A PSPNet at output stride 8."""
+    arguments = {"backbone": backbone, "channels": channels, "weights": weights}
+    return {"class_path": "fakd.models.pspnet", "init_args": arguments}
+
+
+def full_size(steps: int) -> Recipe:
+    """Settings for a GPU: crops of 360 x 360 from images at 0.5 to 2 times their size."""
+    return {
+        "schedule": {"steps": steps, "batch_size": 16, "learning_rate": 0.01},
+        "augmentation": {"crop": [360, 360], "scale": [0.5, 2.0]},
+        "inference": {"scale": 1.0},
+        "hardware": {"precision": "bf16-mixed", "workers": 8},
+        "intervals": {"save": 500, "evaluate": steps // 5},
+    }
+
+
+def cpu_size(steps: int) -> Recipe:
+    """Settings for two cores: images at two fifths of their size, crops of 96 x 96."""
+    return {
+        "schedule": {"steps": steps, "batch_size": 8, "learning_rate": 0.01},
+        "augmentation": {"crop": [96, 96], "scale": [0.2, 0.6]},
+        "inference": {"scale": 0.4},
+        "hardware": {"precision": "32-true"},
+        "intervals": {"save": 100, "evaluate": steps // 2},
+    }
+
+
+def camvid(folder: str, settings: Any, steps: dict[str, int]) -> dict[str, Recipe]:
+    """The teacher and both students with every method, as file name -> recipe."""
+    runs = f"runs/{folder}"
+    recipes = {
+        "teacher": {
+            "network": network(*TEACHER),
+            "data": CAMVID,
+            "run": f"{runs}/teacher",
+            **settings(steps["teacher"]),
+        }
+    }
+    for student, parts in STUDENTS.items():
+        for method, loss in METHODS.items():
+            name = f"{student}-{method}"
+            rest = {"data": CAMVID, "run": f"{runs}/{name}", **settings(steps[student])}
+            if loss is None:
+                recipes[name] = {"network": network(*parts), **rest}
+                continue
+            teacher = {"class_path": "fakd.models.load", "init_args": {"path": f"{runs}/teacher"}}
+            recipes[name] = {
+                "teacher": teacher,
+                "student": network(*parts),
+                "distillation": loss,
+                **rest,
+            }
+    return {f"{folder}/{name}.yaml": recipe for name, recipe in recipes.items()}
+
+
+def every_recipe() -> dict[str, Recipe]:
+    """All files this script writes, by path below its folder."""
+    return {
+        **camvid("camvid", full_size, {"teacher": 8000, "scratch": 8000, "imagenet": 4000}),
+        **camvid("camvid-cpu", cpu_size, {"teacher": 700, "scratch": 800, "imagenet": 300}),
+    }
+
+
+def text(recipe: Recipe) -> str:
+    """A recipe as YAML; it runs as `fakd train` or, where it names a teacher, `fakd distill`."""
+    command = "distill" if "teacher" in recipe else "train"
+    plain = yaml.Dumper
+    plain.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
+    body = yaml.dump(recipe, Dumper=plain, sort_keys=False)
+    return f"# fakd {command} --recipe THIS_FILE --data.root FOLDER\n{body}"
+
+
+if __name__ == "__main__":
+    for name, recipe in every_recipe().items():
+        (HERE / name).parent.mkdir(exist_ok=True)
+        (HERE / name).write_text(text(recipe))
