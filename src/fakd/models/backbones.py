@@ -1,0 +1,175 @@
+"""Backbones: the paper's, as timm arguments plus patches, and any other of timm by its name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import nn
+
+from fakd.errors import InputError
+from fakd.models.patches import (
+    dilate_first_blocks_only,
+    fuse_bilinearly,
+    undilate_second_convolutions,
+)
+
+PROBE = 64
+"""Side of the image that measures a backbone's stages."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone in timm's terms."""
+
+    timm_name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    patch: Callable[[nn.Module], None] | None = None
+    weights: str | None = None
+    """Tag of the ImageNet weights at timm's hub; None if there are none for this network."""
+    file: str | None = None
+    """Name of the file with the ImageNet weights the published networks started from."""
+
+    @property
+    def full_name(self) -> str:
+        """Return timm's name of the network and its weights."""
+        return f"{self.timm_name}.{self.weights}" if self.weights else self.timm_name
+
+    def describe(self) -> str:
+        """Say which network this is, for errors."""
+        stem = " with the deep stem" if "stem_type" in self.arguments else ""
+        return f"{self.full_name}{stem}"
+
+
+PAPER = {
+    "resnet101": Architecture(
+        "resnet101c", weights="gluon_in1k", file="resnet101_v1c-e67eebb6.pth"
+    ),
+    "resnet18": Architecture(
+        "resnet18",
+        {"stem_type": "deep", "stem_width": 32},
+        undilate_second_convolutions,
+        file="resnet18_v1c-b5776b93.pth",
+    ),
+    "resnet18b": Architecture("resnet18", patch=undilate_second_convolutions, weights="tv_in1k"),
+    "mobilenetv2": Architecture(
+        "mobilenetv2_100",
+        patch=dilate_first_blocks_only,
+        weights="ra_in1k",
+        file="mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth",
+    ),
+    "hrnet_w48": Architecture(
+        "hrnet_w48",
+        {"feature_location": ""},
+        fuse_bilinearly,
+        weights="ms_in1k",
+        file="hrnetv2_w48-d2186c55.pth",
+    ),
+    "hrnet_w18s": Architecture(
+        "hrnet_w18_small_v2",
+        {"feature_location": ""},
+        fuse_bilinearly,
+        weights="ms_in1k",
+        file="hrnetv2_w18_small-b5a04e21.pth",
+    ),
+}
+"""The paper's backbones. ``resnet101`` and ``resnet18`` have the deep stem of three 3x3
+convolutions (v1c), ``resnet18b`` the classic 7x7 one, which ImageNet weights exist for."""
+
+
+class Backbone(NamedTuple):
+    """A feature extractor and what its stages look like, fine to coarse."""
+
+    module: nn.Module
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    architecture: Architecture
+
+    @property
+    def width(self) -> int:
+        """The head's width that suits it: the paper's 512 above ResNet-101, 128 above ResNet-18."""
+        return 512 if self.channels[-1] >= 1024 else 128
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return what a backbone's name stands for.
+
+    Args:
+        name: one of `PAPER`, else a model name of timm. ``timm/NAME`` always means timm's own, so
+            ``timm/hrnet_w48`` is not the paper's ``hrnet_w48``.
+
+    Raises:
+        InputError: timm has no such model.
+    """
+    if name in PAPER:
+        return PAPER[name]
+    timm_name = name.removeprefix("timm/")
+    if not timm.is_model(timm_name):
+        stem = timm_name.split("_")[0]
+        similar = timm.list_models(f"*{stem}*")[:5]
+        hint = f", or close to yours: {', '.join(similar)}" if similar else ""
+        raise InputError(
+            f"backbone must be one of {', '.join(PAPER)} or a model name of timm, got '{name}'; "
+            f"see timm.list_models(){hint}"
+        )
+    architecture, _, tag = timm_name.partition(".")
+    arguments = {"feature_location": ""} if architecture.startswith("hrnet") else {}
+    patch = fuse_bilinearly if architecture.startswith("hrnet") else None
+    return Architecture(architecture, arguments, patch, weights=tag or "")
+
+
+def build_backbone(name: str, output_stride: int | None) -> Backbone:
+    """Build a backbone without weights and measure its last four stages.
+
+    Args:
+        name: see `find_architecture`.
+        output_stride: stride of the last stage, reached by dilation; None for the network's own.
+
+    Raises:
+        InputError: the network cannot be built, or its last stage has another stride.
+    """
+    architecture = find_architecture(name)
+    arguments = dict(architecture.arguments)
+    if output_stride is not None:
+        arguments["output_stride"] = output_stride
+    try:
+        backbone = create(architecture, arguments)
+    except (TypeError, AssertionError, RuntimeError, NotImplementedError) as error:
+        raise InputError(offer(name, architecture, output_stride)) from error
+    if output_stride is not None and backbone.strides[-1] != output_stride:
+        raise InputError(offer(name, architecture, output_stride))
+    return backbone
+
+
+def create(architecture: Architecture, arguments: dict[str, Any]) -> Backbone:
+    """Let timm build the feature extractor, patch it, and run it once to see its stages."""
+    module: nn.Module = timm.create_model(
+        architecture.timm_name,
+        pretrained=False,
+        features_only=True,
+        out_indices=(-4, -3, -2, -1),
+        **arguments,
+    )
+    if architecture.patch is not None:
+        architecture.patch(module)
+    module.eval()
+    with torch.no_grad():
+        stages = module(torch.zeros(1, 3, PROBE, PROBE))
+    module.train()
+    channels = tuple(stage.shape[1] for stage in stages)
+    strides = tuple(PROBE // stage.shape[2] for stage in stages)
+    return Backbone(module, channels, strides, architecture)
+
+
+def offer(name: str, architecture: Architecture, output_stride: int | None) -> str:
+    """Say what a backbone can do where it cannot do what was asked."""
+    wanted = f"backbone '{name}' must take images of any size"
+    if output_stride is not None:
+        wanted += f" and reach output stride {output_stride}"
+    try:
+        strides = create(architecture, dict(architecture.arguments)).strides
+        came = f"its stages have strides {', '.join(map(str, strides))}"
+    except (TypeError, AssertionError, RuntimeError, NotImplementedError):
+        came = f"it does not run on a {PROBE}x{PROBE} image"
+    return f"{wanted}; {came}; choose a dilatable convolutional one such as resnet50"

