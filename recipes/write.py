@@ -40,10 +40,18 @@ def network(backbone: str, channels: int, weights: str | None) -> Recipe:
     return {"class_path": "fakd.models.pspnet", "init_args": arguments}
 
 
-def full_size(steps: int) -> Recipe:
+def schedule(steps: int, batch_size: int, pretrained: bool) -> Recipe:
+    """From scratch everything learns fast; ImageNet weights learn slower than the new heads."""
+    rates = (
+        {"learning_rate": 0.02, "head_multiplier": 5.0} if pretrained else {"learning_rate": 0.05}
+    )
+    return {"steps": steps, "batch_size": batch_size, **rates, "warmup": 30}
+
+
+def full_size(steps: int, pretrained: bool) -> Recipe:
     """Settings for a GPU: crops of 360 x 360 from images at 0.5 to 2 times their size."""
     return {
-        "schedule": {"steps": steps, "batch_size": 16, "learning_rate": 0.01},
+        "schedule": schedule(steps, 16, pretrained),
         "augmentation": {"crop": [360, 360], "scale": [0.5, 2.0]},
         "inference": {"scale": 1.0},
         "hardware": {"precision": "bf16-mixed", "workers": 8},
@@ -51,10 +59,10 @@ def full_size(steps: int) -> Recipe:
     }
 
 
-def cpu_size(steps: int) -> Recipe:
+def cpu_size(steps: int, pretrained: bool) -> Recipe:
     """Settings for two cores: images at two fifths of their size, crops of 96 x 96."""
     return {
-        "schedule": {"steps": steps, "batch_size": 8, "learning_rate": 0.01},
+        "schedule": schedule(steps, 8, pretrained),
         "augmentation": {"crop": [96, 96], "scale": [0.2, 0.6]},
         "inference": {"scale": 0.4},
         "hardware": {"precision": "32-true"},
@@ -70,13 +78,17 @@ def camvid(folder: str, settings: Any, steps: dict[str, int]) -> dict[str, Recip
             "network": network(*TEACHER),
             "data": CAMVID,
             "run": f"{runs}/teacher",
-            **settings(steps["teacher"]),
+            **settings(steps["teacher"], pretrained=True),
         }
     }
     for student, parts in STUDENTS.items():
         for method, loss in METHODS.items():
             name = f"{student}-{method}"
-            rest = {"data": CAMVID, "run": f"{runs}/{name}", **settings(steps[student])}
+            rest = {
+                "data": CAMVID,
+                "run": f"{runs}/{name}",
+                **settings(steps[student], parts[2] is not None),
+            }
             if loss is None:
                 recipes[name] = {"network": network(*parts), **rest}
                 continue
@@ -94,7 +106,7 @@ def every_recipe() -> dict[str, Recipe]:
     """All files this script writes, by path below its folder."""
     return {
         **camvid("camvid", full_size, {"teacher": 8000, "scratch": 8000, "imagenet": 4000}),
-        **camvid("camvid-cpu", cpu_size, {"teacher": 700, "scratch": 800, "imagenet": 300}),
+        **camvid("camvid-cpu", cpu_size, {"teacher": 600, "scratch": 500, "imagenet": 200}),
     }
 
 

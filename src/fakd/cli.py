@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "distill": commands.distill,
     "evaluate": commands.evaluate,
     "predict": commands.predict,
+    "models": commands.models,
+    "convert": commands.convert,
 }
 # Parameters that name a class or a function and its arguments. A network that is to be trained is
 # built last, when the data have said how many classes there are.
@@ -41,6 +44,8 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
                --data FOLDER --run runs/student      FAKD by default
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
+  fakd models                                        the paper's networks, published checkpoints
+  fakd convert --source mmseg.pth --target teacher.safetensors
 
 Every command explains itself with --help; every value is a flag; --print_config prints the whole
 recipe, and --recipe FILE reads one. Every run folder holds the recipe that repeats it.
@@ -156,9 +161,9 @@ def build(class_path: str, init_args: dict[str, Any], classes: int) -> Segmenter
 
 def _explain_part(name: str, rest: Sequence[str]) -> bool:
     """Answer ``--student.help pspnet``, which jsonargparse does for classes only."""
-    for flag, value in zip(rest, [*rest[1:], ""], strict=True):
+    for flag, value in pairwise(rest):
         key = flag.removeprefix("--").removesuffix(".help")
-        if not flag.endswith(".help") or not value or value.startswith("-"):
+        if not flag.endswith(".help") or value.startswith("-"):
             continue
         written_out = expand([f"--{key}", value], [key])[0].partition("=")[2]
         module, _, attribute = written_out.rpartition(".")

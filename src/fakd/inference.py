@@ -58,15 +58,15 @@ def predict_logits(
             images, scale_factor=inference.scale, mode="bilinear", antialias=inference.scale < 1
         )
     if inference.window is None:
-        logits = _resize(network(images).logits.float(), images.shape[-2:])
+        logits = _resize(network, network(images).logits.float(), images.shape[-2:])
     else:
         stride = inference.stride or max(1, inference.window * 2 // 3)
         logits = _slide(network, images, inference.window, stride)
-    return _resize(logits, size)
+    return _resize(network, logits, size)
 
 
-def _resize(logits: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+def _resize(network: Segmenter, logits: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=network.align_corners)
 
 
 def _slide(network: Segmenter, images: Tensor, window: int, stride: int) -> Tensor:
@@ -77,7 +77,7 @@ def _slide(network: Segmenter, images: Tensor, window: int, stride: int) -> Tens
         for left in _starts(width, window, stride):
             region = (..., slice(top, top + window), slice(left, left + window))
             part = images[region]
-            total[region] += _resize(network(part).logits.float(), part.shape[-2:])
+            total[region] += _resize(network, network(part).logits.float(), part.shape[-2:])
             visits[region] += 1
     return total / visits
 

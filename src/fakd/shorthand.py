@@ -17,15 +17,22 @@ _OPENERS = {
     "network": (models, "fakd.models.load", "path"),
 }
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+_FILES = (".yaml", ".yml", ".safetensors", ".pth")
 
 
 def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
     """Write out bare names and paths: ``--data PATH`` is a folder, ``--student pspnet`` a builder.
 
+    ``--teacher.weights FILE`` without a ``--teacher`` is that file.
+
     >>> expand(["--teacher", "runs/teacher"], ["teacher"])
     ['--teacher=fakd.models.load', '--teacher.path=runs/teacher']
     """
     flags = set(flags) & set(_OPENERS)
+    names = {argument.partition("=")[0] for argument in arguments}
+    if "--teacher" not in names:
+        whole = re.compile(r"^--teacher\.weights(?==|$)")
+        arguments = [whole.sub("--teacher", argument) for argument in arguments]
     result: list[str] = []
     pending: str | None = None
     for argument in arguments:
@@ -47,7 +54,8 @@ def _written_out(flag: str, value: str) -> list[str]:
     package, opener, parameter = _OPENERS[flag]
     if value in package.__all__ and not Path(value).exists():
         return [f"--{flag}={package.__name__}.{value}"]
-    if value.lstrip().startswith("{") or (_CLASS_PATH.match(value) and not Path(value).exists()):
+    is_path = Path(value).exists() or value.endswith(_FILES)
+    if value.lstrip().startswith("{") or (_CLASS_PATH.match(value) and not is_path):
         return [f"--{flag}={value}"]
     nearest = difflib.get_close_matches(value, package.__all__, 1, 0.7)
     if nearest and not Path(value).exists():

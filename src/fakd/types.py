@@ -37,6 +37,8 @@ class Segmenter(nn.Module, ABC):
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
     """Names and colours that the weights came with; None if they came without."""
+    align_corners: bool = False
+    """How its logits are meant to be enlarged to the image."""
     config: dict[str, Any] | None = None
     """How to build this architecture again: ``{"class_path": ..., "init_args": {...}}``, JSON."""
     origin: dict[str, Any] | None = None

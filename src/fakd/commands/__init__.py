@@ -1,9 +1,11 @@
 """The commands: one function per file, whose signature is its flags and its recipe."""
 
+from fakd.commands.convert import convert
 from fakd.commands.demo import demo
 from fakd.commands.distill import distill
 from fakd.commands.evaluate import evaluate
+from fakd.commands.models import models
 from fakd.commands.predict import predict
 from fakd.commands.train import train
 
-__all__ = ["demo", "distill", "evaluate", "predict", "train"]
+__all__ = ["convert", "demo", "distill", "evaluate", "models", "predict", "train"]

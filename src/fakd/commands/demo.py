@@ -42,8 +42,8 @@ def demo(
     """Train a teacher and three small students on built-in street scenes, and compare them.
 
     The students start from the same weights and see the same images in the same order: one alone,
-    one with channel-wise distillation (CWD), one with its feature-augmented form (FAKD). Ends
-    with a table, a picture grid and the curves. Takes minutes on a CPU, and continues if started again.
+    one with channel-wise distillation (CWD), one with its feature-augmented form (FAKD). Ends with
+    a table, a picture grid and the curves. Takes minutes on a CPU; if stopped, it continues.
 
     Args:
         run: folder for the four runs and the pictures.

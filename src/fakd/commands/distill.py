@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from fakd import models
 from fakd.data import Augmentation, SegmentationData, open_data
 from fakd.inference import Inference
@@ -78,5 +80,19 @@ def distill(
         return result
     teacher.to(fabric.device)
     console = console_of(fabric)
+    _compare_class_names(console, teacher, data)
     training = Training(fabric, student, objective, data, settings, folder, console, run.name)
     return training.run(teacher if check_teacher else None)
+
+
+def _compare_class_names(console: Console, teacher: Segmenter, data: SegmentationData) -> None:
+    """Warn of a teacher whose classes are called, and so perhaps ordered, differently."""
+    pairs = zip(teacher.class_names or (), data.class_names, strict=False)
+    differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]
+    if differing:
+        theirs, ours = differing[0]
+        console.print(
+            f"[yellow]warning:[/] {len(differing)} class names of the teacher differ from those of "
+            f"{data.name}, the first is {theirs!r} against {ours!r}; their order must agree",
+            soft_wrap=True,
+        )

@@ -43,5 +43,30 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def network_table(rows: Sequence[Any]) -> Table:
+    """List networks with parameters, FLOPs, feature width and stride (`fakd.models.list`)."""
+    table = Table(box=None, header_style="bold")
+    table.add_column("network")
+    for heading in ("parameters", "GFLOPs", "width", "stride"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        flops = f"{row.flops / 1e9:.2f}"
+        table.add_row(row.name, f"{row.parameters:,}", flops, str(row.channels), str(row.stride))
+    return table
+
+
+def published_table(rows: Sequence[Any]) -> Table:
+    """List published checkpoints with their scores (`fakd.models.PUBLISHED`)."""
+    table = Table(box=None, header_style="bold")
+    table.add_column("file", no_wrap=True)
+    for heading in ("mIoU", "multi-scale", "paper mIoU", "paper mAcc"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        paper = row.paper or (None, None)
+        scores = (row.miou, row.miou_augmented, *paper)
+        table.add_row(row.file, *(_number(score) for score in scores))
+    return table
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.2f}"

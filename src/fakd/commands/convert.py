@@ -1,0 +1,32 @@
+"""`fakd convert`: between mmsegmentation's checkpoints and this package's files."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fakd.errors import InputError
+from fakd.models import export_mmseg, import_mmseg
+
+
+def convert(source: Path, target: Path, overwrite: bool = False) -> None:
+    """Convert a checkpoint of mmsegmentation to .safetensors, or a network of ours to its naming.
+
+    The target's ending says which: .safetensors reads an mmsegmentation .pth file and keeps its
+    class names and palette; .pth writes a state dictionary that mmsegmentation loads.
+
+    Args:
+        source: an mmsegmentation .pth file; or a finished run or .safetensors file of ours.
+        target: the file to write.
+        overwrite: replace the target if it exists.
+    """
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; choose another --target or give --overwrite true")
+    if not target.parent.is_dir():
+        raise InputError(f"the folder of --target {target} does not exist; create it first")
+    if target.suffix == ".safetensors":
+        import_mmseg(source, target)
+    elif target.suffix == ".pth":
+        export_mmseg(source, target)
+    else:
+        raise InputError(f"expected --target to end in .safetensors or .pth, got {target.name}")
+    Console(highlight=False).print(f"{source} converted to {target}", soft_wrap=True)

@@ -1,0 +1,23 @@
+"""`fakd models`: the paper's networks in numbers, and the checkpoints published for them."""
+
+from rich.console import Console
+
+from fakd.models import PUBLISHED
+from fakd.models import list as list_networks
+from fakd.report.table import network_table, published_table
+
+
+def models(classes: int = 150, published: bool = False) -> None:
+    """List the paper's networks: parameters, FLOPs, width and stride; or published checkpoints.
+
+    FLOPs are those of one 512 x 512 image, counted by PyTorch, two per multiply-accumulate, without
+    the auxiliary head; parameters include it. A published checkpoint, once downloaded, is used as
+    it is: --teacher FILE.pth.
+
+    Args:
+        classes: number of classes the networks are counted for; 150 is ADE20K's.
+        published: list mmsegmentation's checkpoints of these networks instead, with their scores.
+    """
+    table = published_table(PUBLISHED) if published else network_table(list_networks(classes))
+    # File names must stay whole to be copied, whatever the terminal's width.
+    Console(highlight=False, width=max(Console().width, 120)).print(table)

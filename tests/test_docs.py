@@ -1,0 +1,52 @@
+"""What README and docs promise can be run, and every link leads somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fakd import cli
+from fakd.shorthand import expand
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def python_blocks():
+    return [(path, code) for path in PAGES for code in blocks(path, "python")]
+
+
+@pytest.mark.parametrize(("path", "code"), python_blocks(), ids=lambda value: str(value)[:24])
+def test_python_in_the_docs_runs(path, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(path), "exec"), {})
+
+
+def commands():
+    for path in PAGES:
+        for block in blocks(path, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = line.partition("#")[0].split()
+                if words[:1] == ["fakd"] and len(words) > 2:
+                    yield " ".join(words[1:])
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_commands_in_the_docs_parse(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name, *rest = command.split()
+    if "--recipe" in rest and not (ROOT / rest[rest.index("--recipe") + 1]).is_file():
+        pytest.skip("names the recipe of a run that the reader makes")
+    parser = cli.command_parser(name)
+    parser.parse_args(expand(rest, cli.inspect.signature(cli.COMMANDS[name]).parameters))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"

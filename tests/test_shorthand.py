@@ -1,0 +1,43 @@
+import pytest
+
+from fakd.errors import InputError
+from fakd.shorthand import expand, one_line
+
+FLAGS = ["data", "teacher", "student", "run"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--student", "pspnet"], ["--student=fakd.models.pspnet"]),
+        (["--data=scenes"], ["--data=fakd.data.scenes"]),
+        (["--data", "a/b"], ["--data=fakd.data.folder", "--data.root=a/b"]),
+        (["--data=my.yaml"], ["--data=fakd.data.folder", "--data.root=my.yaml"]),
+        (["--teacher=x.pth"], ["--teacher=fakd.models.load", "--teacher.path=x.pth"]),
+        (["--teacher", "runs/t"], ["--teacher=fakd.models.load", "--teacher.path=runs/t"]),
+        (
+            ["--teacher.weights", "a/t.pth"],
+            ["--teacher=fakd.models.load", "--teacher.path=a/t.pth"],
+        ),
+        (["--student", "my.package.net"], ["--student=my.package.net"]),
+        (["--run", "scenes", "--data.seed", "3"], ["--run", "scenes", "--data.seed", "3"]),
+    ],
+)
+def test_names_and_paths_are_written_out(given, expected):
+    assert expand(given, FLAGS) == expected
+
+
+def test_an_existing_path_wins_over_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes").mkdir()
+    assert expand(["--data=scenes"], FLAGS) == ["--data=fakd.data.folder", "--data.root=scenes"]
+
+
+def test_a_mistyped_builder_is_named():
+    with pytest.raises(InputError, match="there is no psnet; did you mean pspnet"):
+        expand(["--student=psnet"], FLAGS)
+
+
+def test_an_unknown_flag_gets_the_nearest_known_one():
+    line = one_line("unrecognized arguments: --schedle.steps 5", ["schedule.steps", "run"])
+    assert line == "there is no schedle.steps; did you mean schedule.steps?"
