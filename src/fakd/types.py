@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
     features: Float[Tensor, "batch channels rows cols"] | None = None
     """The final classifier's input, dropout included; None where only the logits are known."""
     auxiliary: Float[Tensor, "batch classes aux_rows aux_cols"] | None = None
-    """Logits of the auxiliary head; None where there is none or outside training."""
+    """Logits of the auxiliary head; None where there is none."""
 
 
 class Segmenter(nn.Module, ABC):

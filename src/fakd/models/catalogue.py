@@ -60,6 +60,7 @@ def describe(builder: Callable[[str, int], EncoderDecoder], backbone: str, class
         network = builder(backbone, classes).eval()
         images = torch.empty(1, 3, SIDE, SIDE)
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    network.auxiliary_head = None
     drop_norms(network)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         features = network(images).features

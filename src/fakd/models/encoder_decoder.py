@@ -20,7 +20,8 @@ class EncoderDecoder(Segmenter):
     Args:
         backbone: images to a list of feature maps, fine to coarse.
         decode_head: those maps to (logits, features).
-        auxiliary_head: a second head on an earlier stage, used in training only.
+        auxiliary_head: a second head on an earlier stage, worth a few per cent of the cost; None
+            removes it from a network that is trained.
         normalize: what happens to images in [0, 1] first.
         config: how to build this network again.
         weights: what its backbone started from, kept as part of its origin.
@@ -55,10 +56,10 @@ class EncoderDecoder(Segmenter):
         return self.decode_head.conv_seg
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
-        """Classify every position of the head's grid; auxiliary logits in training only."""
+        """Classify every position of the head's grid."""
         stages = self.backbone(self.normalize(images))
         logits, features = self.decode_head(stages)
         auxiliary = None
-        if self.training and self.auxiliary_head is not None:
+        if self.auxiliary_head is not None:
             auxiliary, _ = self.auxiliary_head(stages)
         return Prediction(logits, features, auxiliary)
