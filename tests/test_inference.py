@@ -47,7 +47,11 @@ def test_overlapping_windows_are_averaged(images):
 
 
 def test_scale_keeps_the_original_resolution(images):
-    assert predict_logits(Colours(), images, Inference(scale=0.5)).shape == (2, 3, 20, 26)
+    logits = predict_logits(Colours(), images, Inference(scale=0.5))
+    assert logits.shape == (2, 3, 20, 26)
+    small = F.interpolate(images, (10, 13), mode="bilinear")
+    seen = F.interpolate(Colours()(small).logits, (10, 13), mode="bilinear")
+    torch.testing.assert_close(logits, F.interpolate(seen, (20, 26), mode="bilinear"))
 
 
 def test_score_counts_every_labelled_pixel():

@@ -54,9 +54,9 @@ def predict_logits(
     """
     size = images.shape[-2:]
     if inference.scale != 1.0:
-        images = F.interpolate(
-            images, scale_factor=inference.scale, mode="bilinear", antialias=inference.scale < 1
-        )
+        # Not antialiased, as in training: the network knows images as they are sampled there.
+        shown = [max(int(side * inference.scale + 0.5), 1) for side in size]
+        images = F.interpolate(images, shown, mode="bilinear")
     if inference.window is None:
         logits = _resize(network, network(images).logits.float(), images.shape[-2:])
     else:
