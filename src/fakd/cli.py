@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -84,13 +84,19 @@ def _run(given: list[str]) -> int:
     if _explain_part(name, rest):
         return 0
     parser = command_parser(name)
-    flags = inspect.signature(COMMANDS[name]).parameters
+    flags = _parameters(name)
     try:
         config = parser.parse_args(expand(rest, flags))
     except ArgumentError as error:
-        raise InputError(one_line(str(error), parser.get_defaults().keys())) from error
+        others = {key: other for other in COMMANDS for key in _parameters(other)}
+        elsewhere = {key: other for key, other in others.items() if key not in flags}
+        raise InputError(one_line(str(error), parser.get_defaults().keys(), elsewhere)) from error
     COMMANDS[name](**_arguments(name, parser, config))
     return 0
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(COMMANDS[name]).parameters
 
 
 def command_parser(name: str) -> ArgumentParser:
@@ -105,7 +111,7 @@ def command_parser(name: str) -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", action="config", help="a YAML file with any of these values")
-    names = inspect.signature(function).parameters
+    names = _parameters(name)
     explained = {each.arg_name: each.description or "" for each in parse(description).params}
     trained = TRAINED.get(name)
     built = {key: kind for key, kind in BUILT.items() if key in names and key != trained}
@@ -136,7 +142,7 @@ def _arguments(name: str, parser: ArgumentParser, config: Namespace) -> dict[str
     except ValueError as error:
         # A class refuses its arguments; jsonargparse may have wrapped the reason.
         raise InputError(str(error.__cause__ or error)) from error
-    arguments = {key: arguments[key] for key in inspect.signature(COMMANDS[name]).parameters}
+    arguments = {key: arguments[key] for key in _parameters(name)}
     trained = TRAINED.get(name)
     if trained:
         part = config[trained]

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fakd import data, losses, models
@@ -63,12 +63,13 @@ def _written_out(flag: str, value: str) -> list[str]:
     return [f"--{flag}={opener}", f"--{flag}.{parameter}={value}"]
 
 
-def one_line(message: str, known: Iterable[str]) -> str:
+def one_line(message: str, known: Iterable[str], elsewhere: Mapping[str, str] = {}) -> str:
     """Reduce a parser's error to a line that names the value at fault and the nearest right one.
 
     Args:
         message: the parser's own words, of any length.
         known: every key that would have been right.
+        elsewhere: keys that only another command takes, and its name.
     """
     key = re.search(r'Parser key "([^"]+)"', message)
     unknown = re.search(
@@ -81,6 +82,8 @@ def one_line(message: str, known: Iterable[str]) -> str:
         if key and class_path:
             options += [f"{key[1]}.{name}" for name in _parameters(class_path[1])]
             wrong = f"{key[1]}.{wrong}"
+        if (root := wrong.partition(".")[0]) in elsewhere:
+            return f"there is no {root} here; that is for fakd {elsewhere[root]}"
         nearest = difflib.get_close_matches(wrong, options, 1, 0.5)
         hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists them"
         return f"there is no {wrong}{hint}"

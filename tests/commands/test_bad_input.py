@@ -64,6 +64,13 @@ def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
     assert "learning_rate" in error
 
 
+def test_a_recipe_for_another_command_is_recognised(capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("teacher: {class_path: fakd.models.load, init_args: {path: a}}\n")
+    error = refused(capsys, ["train", "--recipe", recipe, *NETWORK, *DATA, "--run", tmp_path / "r"])
+    assert "there is no teacher here; that is for fakd distill" in error
+
+
 def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
     path = tmp_path / "seven.safetensors"
     network = models.pspnet("mobilenetv3_small_050", 7, channels=8)

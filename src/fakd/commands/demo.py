@@ -16,11 +16,11 @@ from fakd.report.figures import colour, save_curves, save_grid
 from fakd.report.table import comparison_table
 from fakd.training.run import CURVES, Existing
 from fakd.training.schedule import Schedule
-from fakd.training.settings import Hardware
+from fakd.training.settings import Intervals
 from fakd.types import DistillationLoss
 
 SCENES: dict[str, Any] = {"train": 400, "val": 100, "size": (96, 128)}
-TEACHER, STUDENT = ("mobilenetv3_large_100", 128), ("mobilenetv3_small_050", 64)
+TEACHER, STUDENT = ("resnet10t", 128), ("mobilenetv3_small_050", 64)
 CROP = (96, 128)
 STUDENTS: dict[str, DistillationLoss | None] = {
     "alone": None,
@@ -35,8 +35,8 @@ NOISE = 1.0
 def demo(
     run: Path = Path("runs/demo"),
     seed: int = 0,
-    teacher_steps: int = 600,
-    student_steps: int = 400,
+    teacher_steps: int = 250,
+    student_steps: int = 250,
     existing: Existing = "reuse",
 ) -> list[dict[str, Any]]:
     """Train a teacher and three small students on built-in street scenes, and compare them.
@@ -59,7 +59,7 @@ def demo(
     common: dict[str, Any] = {
         "data": data,
         "augmentation": Augmentation(crop=CROP),
-        "hardware": Hardware(channels_last=True),
+        "intervals": Intervals(evaluate=125),
         "seed": seed,
         "existing": existing,
     }
@@ -68,14 +68,14 @@ def demo(
     result = train(
         pspnet(TEACHER[0], data.classes, channels=TEACHER[1]),
         run=teacher_folder,
-        schedule=Schedule(teacher_steps),
+        schedule=_schedule(teacher_steps),
         **common,
     )
     rows = [{"name": "teacher", **result}]
     for name, loss in STUDENTS.items():
         torch.manual_seed(seed)
         student = pspnet(STUDENT[0], data.classes, channels=STUDENT[1])
-        options = {"run": run / name, "schedule": Schedule(student_steps), **common}
+        options = {"run": run / name, "schedule": _schedule(student_steps), **common}
         if loss is None:
             result = train(student, **options)
         else:
@@ -88,6 +88,10 @@ def demo(
     _pictures(data, run)
     console.print(f"pictures: {run / 'examples.png'}, {run / 'curves.png'}", soft_wrap=True)
     return rows
+
+
+def _schedule(steps: int) -> Schedule:
+    return Schedule(steps, learning_rate=0.05, warmup=min(20, steps - 1))
 
 
 def verdict(alone: float, cwd: float, fakd: float) -> str:

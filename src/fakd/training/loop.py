@@ -163,7 +163,8 @@ class Training:
         numbers = {name: value.item() for name, value in values.items()}
         broken = [name for name, number in numbers.items() if not math.isfinite(number)]
         if broken:
-            kept = f"; the checkpoint of step {self.state.step} is intact" if self.folder else ""
+            saved = self.folder is not None and self.state.step > 0
+            kept = f"; the checkpoint of step {self.state.step} is intact" if saved else ""
             raise FloatingPointError(
                 f"{', '.join(broken)} became infinite or NaN at step {done}{kept}; try a lower "
                 "schedule.learning_rate, a schedule.warmup or a schedule.clip"
