@@ -61,8 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"fakd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         print(f"fakd: failed: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        remedy = "lower schedule.batch_size or augmentation.crop, or try bf16-mixed"
+        print(f"fakd: failed: {str(error).splitlines()[0]} ({remedy})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("fakd: stopped; the same command continues at the last checkpoint", file=sys.stderr)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from fakd.moments import Moments, class_moments, class_rows, look_up, merge
@@ -69,7 +69,7 @@ class ClassCovariance(nn.Module):
     def update(
         self,
         features: Float[Tensor, "batch channels rows cols"],
-        labels: Int[Tensor, "batch rows cols"],
+        labels: Integer[Tensor, "batch rows cols"],
     ) -> None:
         """Take in one batch; with several processes, every process must call this.
 
@@ -106,7 +106,7 @@ class ClassCovariance(nn.Module):
     def logit_variance(
         self,
         weight: Float[Tensor, "classes channels size size"] | None,
-        labels: Int[Tensor, "batch rows cols"],
+        labels: Integer[Tensor, "batch rows cols"],
         spare_own_class: bool = False,
     ) -> Float[Tensor, "batch classes rows cols"]:
         r"""Variance of each logit when every pixel's feature varies as its class does.

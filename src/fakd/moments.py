@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor
 
 
@@ -19,7 +19,7 @@ class Moments:
 
 
 def class_rows(
-    labels: Int[Tensor, "*shape"], classes: int, ignore_index: int = 255
+    labels: Integer[Tensor, "*shape"], classes: int, ignore_index: int = 255
 ) -> Int[Tensor, "*shape"]:
     """Where each pixel finds its class in a table; ``classes``, one past the end, if ignored."""
     return labels.long().masked_fill(labels == ignore_index, classes)
@@ -34,7 +34,7 @@ def look_up(
 
 def class_moments(
     features: Float[Tensor, "batch channels rows cols"],
-    labels: Int[Tensor, "batch rows cols"],
+    labels: Integer[Tensor, "batch rows cols"],
     classes: int,
     full: bool = False,
     ignore_index: int = 255,

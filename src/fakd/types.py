@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from fakd.covariance import CovarianceKind, LogitStatistics
@@ -60,7 +60,7 @@ class LossInputs:
 
     student: Prediction
     teacher: Prediction
-    labels: Int[Tensor, "batch rows cols"]
+    labels: Integer[Tensor, "batch rows cols"]
     """Class ids, nearest-resized; `IGNORE` where a pixel has none."""
     statistics: LogitStatistics | None = None
     """How the student's logits vary under feature augmentation; None if the loss asked for none."""

@@ -79,7 +79,16 @@ def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
                  "--student.backbone=mobilenetv3_small_050", "--student.channels=8"]  # fmt: skip
     assert "teacher knows 7 classes, the student 12" in refused(capsys, arguments)
     assert not (tmp_path / "r").exists()
-    assert "7 classes" in refused(capsys, ["evaluate", "--network", path, *DATA])
+    assert "knows 7 classes" in refused(capsys, ["evaluate", "--network", path, *DATA])
+
+
+def test_a_loaded_network_must_fit_the_data(capsys, tmp_path):
+    path = tmp_path / "seven.safetensors"
+    network = models.pspnet("mobilenetv3_small_050", 7, channels=8)
+    models.save(network, path, class_names=None, palette=None)
+    arguments = ["train", "--network", path, *DATA, "--run", tmp_path / "r"]
+    assert "network knows 7 classes, scenes has 12" in refused(capsys, arguments)
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_blind_teacher_is_refused_before_training(capsys, tmp_path, tiny_network):

@@ -16,6 +16,7 @@ from fakd.training.run import Existing
 from fakd.training.schedule import Schedule
 from fakd.training.settings import Hardware, Intervals, Settings
 from fakd.training.start import console_of, finished_result, open_folder, start
+from fakd.training.validation import require_same_classes
 from fakd.types import DistillationLoss, Segmenter
 
 
@@ -69,6 +70,7 @@ def distill(
     teacher = models.load(teacher) if isinstance(teacher, str | Path) else teacher
     distillation = ChannelKL(strength=1.0) if distillation is None else distillation
     recipe = describe(dict(locals()))
+    require_same_classes(student, data)
     settings = Settings(schedule, augmentation, inference, hardware, intervals, seed)
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)

@@ -15,6 +15,7 @@ from fakd.metrics import Scores
 from fakd.report.table import class_table
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device
+from fakd.training.validation import require_same_classes
 from fakd.types import Segmenter
 
 
@@ -46,11 +47,7 @@ def evaluate(
     """
     network = models.load(network) if isinstance(network, str | Path) else network
     data = open_data(data)
-    if network.classes != data.classes:
-        raise InputError(
-            f"the network knows {network.classes} classes, {data.name} has {data.classes}; "
-            "evaluate it on data with its own classes"
-        )
+    require_same_classes(network, data)
     part = getattr(data, split)
     if not part.labelled:
         raise InputError(f"the {split} images of {data.name} have no masks to score against")

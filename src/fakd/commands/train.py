@@ -12,6 +12,7 @@ from fakd.training.run import Existing
 from fakd.training.schedule import Schedule
 from fakd.training.settings import Hardware, Intervals, Settings
 from fakd.training.start import console_of, finished_result, open_folder, start
+from fakd.training.validation import require_same_classes
 from fakd.types import Segmenter
 
 
@@ -54,6 +55,7 @@ def train(
     run = Path(run)
     data = open_data(data)
     recipe = describe(dict(locals()))
+    require_same_classes(network, data)
     settings = Settings(schedule, augmentation, inference, hardware, intervals, seed)
     fabric = start(hardware, seed)
     folder = open_folder(fabric, run, recipe, existing)

@@ -2,12 +2,25 @@
 
 from lightning_fabric import Fabric
 
-from fakd.data import Split, evaluation_samples
+from fakd.data import SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
 from fakd.training.settings import Settings
 from fakd.types import Segmenter
+
+
+def require_same_classes(network: Segmenter, data: SegmentationData) -> None:
+    """Refuse a network for data with another number of classes.
+
+    Raises:
+        InputError: names both numbers.
+    """
+    if network.classes != data.classes:
+        raise InputError(
+            f"the network knows {network.classes} classes, {data.name} has {data.classes}; "
+            "choose data with its classes, or build a network for these"
+        )
 
 
 def validate(fabric: Fabric, network: Segmenter, split: Split, settings: Settings) -> Scores:
