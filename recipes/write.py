@@ -13,9 +13,9 @@ Recipe = dict[str, Any]
 
 METHODS: dict[str, Recipe | None] = {
     "alone": None,
-    "pd": {"class_path": "fakd.losses.PixelKL", "init_args": {}},
+    "pd": {"class_path": "fakd.losses.PixelKL", "init_args": {"strength": 0.0}},
     "pd-fa": {"class_path": "fakd.losses.PixelKL", "init_args": {"strength": 1.0}},
-    "cwd": {"class_path": "fakd.losses.ChannelKL", "init_args": {}},
+    "cwd": {"class_path": "fakd.losses.ChannelKL", "init_args": {"strength": 0.0}},
     "cwd-fa": {"class_path": "fakd.losses.ChannelKL", "init_args": {"strength": 1.0}},
     # The variance a logit really has within a class, and no push against the class itself.
     "cwd-fa-full": {

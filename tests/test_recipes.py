@@ -45,6 +45,7 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
         teacher = cli.build(trained.class_path, small, tiny_data.classes)
         named = config.distillation
         loss = getattr(losses, named.class_path.split(".")[-1])(**named.init_args.as_dict())
+        assert loss.strength == (1.0 if "-fa" in path.stem else 0.0)
         objective = Distillation(teacher, network, loss, config.weight)
     images, labels = torch.rand(2, 3, 32, 48), torch.randint(0, tiny_data.classes, (2, 32, 48))
     terms = objective(network(images), images, labels, 0.5)

@@ -16,9 +16,7 @@ import fakd
 from fakd import commands
 from fakd.data import SegmentationData
 from fakd.errors import InputError
-from fakd.losses import ChannelKL
 from fakd.shorthand import expand, one_line
-from fakd.training.recipe import describe
 from fakd.types import Segmenter
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -132,8 +130,6 @@ def command_parser(name: str) -> ArgumentParser:
         )
     skip: set[str | int] = {*built, *([trained] if trained else [])}
     parser.add_function_arguments(function, as_group=False, skip=skip)
-    if "distillation" in names:
-        parser.set_defaults({"distillation": describe(ChannelKL(strength=1.0))})
     return parser
 
 

@@ -16,6 +16,13 @@ _OPENERS = {
     "student": (models, "fakd.models.load", "path"),
     "network": (models, "fakd.models.load", "path"),
 }
+_EXAMPLES = {
+    "data": "FOLDER",
+    "teacher": "runs/teacher",
+    "student": "pspnet",
+    "network": "pspnet",
+    "distillation": "ChannelKL",
+}
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 _FILES = (".yaml", ".yml", ".safetensors", ".pth")
 
@@ -87,7 +94,10 @@ def one_line(message: str, known: Iterable[str], elsewhere: Mapping[str, str] = 
         nearest = difflib.get_close_matches(wrong, options, 1, 0.5)
         hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists them"
         return f"there is no {wrong}{hint}"
+    if key and "is abstract" in message:
+        return f"{key[1]}: name it before its options, such as --{key[1]} {_EXAMPLES[key[1]]}"
     text = " ".join(message.split())
+    text = re.sub(r"Does not validate .* Errors: - (.*?) - .*", r"\1", text)
     text = re.sub(r'^Parser key "[^"]+": ', "", text)
     text = re.sub(r"Expected a (?:<class '([\w.]+)'>|typing\.)", r"expected \1", text)
     return f"{key[1]}: {text}" if key else text

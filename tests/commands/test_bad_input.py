@@ -47,7 +47,11 @@ def weight_file(tmp_path, tiny_network):
         (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
           "--student.backbone=mobilenetv3_small_050"], "gone"),
         (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
-          "--distillation.strenght=1"], "distillation.strength"),
+          "--distillation=ChannelKL", "--distillation.strenght=1"], "distillation.strength"),
+        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+          "--distillation.strength=1"], "name it before its options, such as --distillation Chan"),
+        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+          "--distillation=ChannelKL", "--distillation.strength=much"], "much"),
     ],
 )  # fmt: skip
 def test_command_line_mistakes(capsys, tmp_path, monkeypatch, arguments, expected):

@@ -88,11 +88,13 @@ def test_distilling_writes_a_student_and_its_curves(teacher, tmp_path):
 def test_students_differ_by_method_but_not_by_start(teacher, tmp_path):
     """One step: the losses differ, the data and the initial weights do not."""
     rows = {}
-    for name, more in {"cwd": ["--distillation.strength=0"], "fakd": []}.items():
+    for name, more in {"cwd": ["--distillation=ChannelKL"], "fakd": []}.items():
         assert distill(teacher, tmp_path / name, *more, steps=2) == 0
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
             rows[name] = next(csv.DictReader(file))
     assert rows["cwd"]["task"] == rows["fakd"]["task"]
+    assert "lambda" in rows["fakd"]
+    assert "lambda" not in rows["cwd"]
     # Strength starts at zero, so the very first loss is CWD's.
     assert rows["cwd"]["distillation"] == rows["fakd"]["distillation"]
 
