@@ -28,7 +28,7 @@ STUDENTS: dict[str, DistillationLoss | None] = {
     "fakd": ChannelKL(strength=1.0),
 }
 PICTURES = 5
-# Two trainings of this student that differ in nothing but the seed differ by about this much.
+# Seeds 0, 1 and 2 of the student alone gave 20.8, 19.7 and 20.0 mIoU.
 NOISE = 1.0
 
 
