@@ -1,7 +1,7 @@
 """From images to class maps: whole image or sliding window, at the label's resolution."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,15 @@ class Inference:
         for name, value in (("window", self.window), ("stride", self.stride)):
             if value is not None and value < 1:
                 raise InputError(f"expected inference.{name} of at least 1 pixel, got {value}")
+
+
+def unlike_training(network: Segmenter, inference: Inference) -> str | None:
+    """Say how a network was shown images when it was trained, if that differs from now."""
+    known = network.extra.get("inference")
+    if known is None or known == asdict(inference):
+        return None
+    flags = " ".join(f"--inference.{name} {value}" for name, value in known.items() if value)
+    return f"in its training this network was evaluated with {flags}; scores may differ without"
 
 
 def to_unit(images: UInt8[Tensor, "*any"]) -> Float[Tensor, "*any"]:

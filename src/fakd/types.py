@@ -5,7 +5,9 @@ Axes: ``batch``, ``classes``, ``channels`` (of a feature), ``height x width`` (a
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Float, Integer
@@ -37,6 +39,8 @@ class Segmenter(nn.Module, ABC):
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
     """Names and colours that the weights came with; None if they came without."""
+    extra: Mapping[str, Any] = MappingProxyType({})
+    """What else the file of its weights says: step, score, how it was shown images."""
     align_corners: bool = False
     """How its logits are meant to be enlarged to the image."""
     config: dict[str, Any] | None = None

@@ -68,6 +68,14 @@ def test_a_run_holds_what_repeats_and_explains_it(teacher):
     assert not loaded.training
 
 
+def test_evaluating_otherwise_than_in_training_is_pointed_out(teacher, capsys):
+    arguments = ["evaluate", f"--network={teacher}", *DATA[:1], *SMALL[:3]]
+    assert main(arguments) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert main([*arguments, "--inference.scale=0.5"]) == 0
+    assert "evaluated with --inference.scale 1.0" in capsys.readouterr().out
+
+
 def test_the_recipe_of_a_run_gives_the_same_weights(teacher, tmp_path):
     assert (
         main(["train", f"--recipe={teacher / 'recipe.yaml'}", f"--run={tmp_path / 'again'}"]) == 0

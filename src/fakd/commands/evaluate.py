@@ -10,7 +10,7 @@ from fakd import models
 from fakd.data import SegmentationData, evaluation_samples, open_data
 from fakd.errors import InputError
 from fakd.files import write_text
-from fakd.inference import Inference, score
+from fakd.inference import Inference, score, unlike_training
 from fakd.metrics import Scores
 from fakd.report.table import class_table
 from fakd.training.progress import StepProgress
@@ -55,6 +55,8 @@ def evaluate(
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     device = pick_device(accelerator)
     console = Console(highlight=False)
+    if note := unlike_training(network, inference):
+        console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     with StepProgress(console, "evaluate", len(part)) as display:
 
         def pairs() -> Any:

@@ -7,7 +7,7 @@ from rich.console import Console
 from fakd import models
 from fakd.data import default_palette, image_files, read_image
 from fakd.errors import InputError
-from fakd.inference import Inference, predict_classes
+from fakd.inference import Inference, predict_classes, unlike_training
 from fakd.report.figures import overlay, save_mask, save_picture
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device
@@ -57,6 +57,8 @@ def predict(
     device = pick_device(accelerator)
     network = network.to(device).eval()
     console = Console(highlight=False)
+    if note := unlike_training(network, inference):
+        console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     with StepProgress(console, "predict", len(files)) as display:
         for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
             image = read_image(file)

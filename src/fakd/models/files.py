@@ -122,6 +122,7 @@ def load(path: Path | str, network: Segmenter | None = None) -> Segmenter:
     if hasattr(network, "normalize"):
         network.normalize = normalization(information).to(next(network.parameters()).device)
     network.class_names, network.palette = information.class_names, information.palette
+    network.extra = information.extra
     network.origin = {"class_path": "fakd.models.load", "init_args": {"path": str(path)}}
     return network.eval()
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -209,7 +209,11 @@ class Training:
                 self.folder.path / f"{name}.safetensors",
                 class_names=self.data.class_names,
                 palette=self.data.palette,
-                extra={"step": done, "miou": round(100 * scores.miou, 4)},
+                extra={
+                    "step": done,
+                    "miou": round(100 * scores.miou, 4),
+                    "inference": asdict(self.settings.inference),
+                },
             )
 
     def _resume(self) -> None:
