@@ -93,6 +93,18 @@ def test_distilling_writes_a_student_and_its_curves(teacher, tmp_path):
     assert not [name for name in weights(tmp_path / "student") if "teacher" in name]
 
 
+def test_a_teacher_with_other_class_names_is_pointed_out(teacher, tmp_path, capsys):
+    network_ = fakd.load(teacher)
+    data = fakd.data.scenes(train=8, val=4, size=(32, 48))
+    path = tmp_path / "renamed.safetensors"
+    names = ("street", *data.class_names[1:])
+    fakd.models.save(network_, path, class_names=names, palette=data.palette)
+    assert distill(path, tmp_path / "student", steps=2) == 0
+    printed = capsys.readouterr().out
+    assert "1 class names of the teacher differ" in printed
+    assert "'street' against 'road'" in printed
+
+
 def test_students_differ_by_method_but_not_by_start(teacher, tmp_path):
     """One step: the losses differ, the data and the initial weights do not."""
     rows = {}

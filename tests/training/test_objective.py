@@ -74,6 +74,8 @@ def test_strength_brings_statistics_that_are_saved(tiny_network, batch):
     measures = objective.measures()
     assert measures["lambda"] == pytest.approx(0.5)
     assert measures["augmentation"] > 0
+    objective.release()
+    assert objective.measures() == {}
 
 
 def test_without_labels_the_teacher_names_the_classes(tiny_network, batch):

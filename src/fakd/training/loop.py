@@ -125,6 +125,7 @@ class Training:
 
     def _step(self, step: int, batch: Batch, student: Any, optimizer: Any) -> dict[str, Tensor]:
         schedule, device = self.settings.schedule, self.fabric.device
+        self.objective.release()
         # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
         torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
         images = to_unit(batch.images.to(device, non_blocking=True))

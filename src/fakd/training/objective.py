@@ -37,6 +37,9 @@ class Objective(nn.Module, ABC):
         """Name further quantities of the last batch worth a curve; asked for only when logged."""
         return {}
 
+    def release(self) -> None:
+        """Let go of the last batch, so that its tensors do not take memory in the next step."""
+
 
 def cross_entropy(
     logits: Float[Tensor, "batch classes rows cols"],
@@ -160,6 +163,10 @@ class Distillation(Objective):
     def measures(self) -> Terms:
         """Ask the loss for its measures of the last batch."""
         return {} if self._last is None else self.loss.measures(self._last)
+
+    def release(self) -> None:
+        """Forget the last batch."""
+        self._last = None
 
 
 def to_student_grid(
