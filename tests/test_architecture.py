@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each may import those before it; one row is one level, whose members may import each other.
 LEVELS = [
     {"errors"},
-    {"files", "moments"},
+    {"files", "moments", "processes"},
     {"covariance"},
     {"types"},
     {"losses", "models", "data", "metrics"},

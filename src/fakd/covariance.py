@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from fakd.moments import Moments, class_moments, class_rows, look_up, merge
+from fakd.processes import summed
 
 CovarianceKind = Literal["diagonal", "full", "logits"]
 
@@ -90,7 +90,7 @@ class ClassCovariance(nn.Module):
                 self.classes,
                 full=self.kind == "full",
                 ignore_index=self.ignore_index,
-                add_ranks=_add_ranks,
+                add_ranks=summed,
             )
             seen = self.count
             if self.effective_count is not None and self.momentum is not None:
@@ -202,9 +202,3 @@ class LogitStatistics:
     def covariances(self, spare_own_class: bool = False) -> Float[Tensor, "labels classes classes"]:
         """Joint covariance of the logits by class; see `ClassCovariance.logit_covariance`."""
         return self.covariance.logit_covariance(self.weight, spare_own_class)
-
-
-def _add_ranks(share: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(share)
-    return share

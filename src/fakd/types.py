@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
@@ -84,9 +85,30 @@ class DistillationLoss(nn.Module, ABC):
     momentum: float | None = None
     """Exponential window of those statistics; None keeps everything ever seen."""
 
+    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
+        """Build what depends on the two networks, such as an alignment layer; called once.
+
+        Parameters made here train with the student, unless one of `optimizers` has them.
+
+        Raises:
+            InputError: a network does not show what the loss needs.
+        """
+
     @abstractmethod
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss in float32."""
+
+    def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+        """Compute the parts whose sum the loss is, by the name of their curve."""
+        return {"distillation": self(inputs)}
+
+    def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+        """Train what opposes the student, once it has stepped on ``inputs``; its losses by name."""
+        return {}
+
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """List the optimisers that `after_step` uses, for the checkpoint."""
+        return ()
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Quantities worth a curve beside the loss, by name; computed only when logged."""

@@ -1,6 +1,8 @@
 """Everything a run needs to go on as if it had never stopped, in one file without pickle."""
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ def save_checkpoint(
     path: Path,
     network: nn.Module,
     objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     state: dict[str, Any],
 ) -> None:
     """Write network, objective state (class statistics), optimiser state and plain values.
@@ -27,10 +29,11 @@ def save_checkpoint(
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
-    for index, entries in optimizer.state_dict()["state"].items():
-        for name, value in entries.items():
-            if value is not None:
-                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    for number, optimizer in enumerate(optimizers):
+        for index, entries in optimizer.state_dict()["state"].items():
+            for name, value in entries.items():
+                if value is not None:
+                    tensors[f"optimizer{number}.{index}.{name}"] = torch.as_tensor(value)
     # Cloned, because one file may not hold two names of the same memory.
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     metadata = {"state": json.dumps(state)}
@@ -51,7 +54,10 @@ def read_checkpoint_state(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    path: Path, network: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    network: nn.Module,
+    objective: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
     """Restore what `save_checkpoint` wrote, strictly.
 
@@ -59,7 +65,7 @@ def load_checkpoint(
         InputError: the file belongs to another network, loss or optimiser; names the first misfit.
     """
     read_checkpoint_state(path)
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "objective": {}, "optimizer": {}}
+    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a dictionary
             part, _, rest = name.partition(".")
@@ -70,7 +76,8 @@ def load_checkpoint(
         except RuntimeError as error:
             misfit = " ".join(str(error).split())[:300]
             raise InputError(f"{path} belongs to another {part}: {misfit}") from error
-    _load_optimizer(optimizer, parts["optimizer"])
+    for number, optimizer in enumerate(optimizers):
+        _load_optimizer(optimizer, parts[f"optimizer{number}"])
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from fakd import models
 from fakd.data import Batch, CachedSplit, SegmentationData, mixed, training_batches
 from fakd.inference import to_unit
 from fakd.metrics import Scores
+from fakd.processes import average_gradients
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress, Stopwatch
@@ -60,12 +61,15 @@ class Training:
         self.train, self.val = CachedSplit(data.train), CachedSplit(data.val)
         self.folder, self.console, self.title = folder, console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+            for module in (network, objective):
+                nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         self.network = network.to(fabric.device)
         if settings.hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.objective = objective.to(fabric.device)
-        self.optimizer = build_optimizer(settings.schedule, network, objective)
+        self.beside = objective.learnt_with_student()
+        self.optimizer = build_optimizer(settings.schedule, network, self.beside)
+        self.optimizers = (self.optimizer, *objective.optimizers())
         self.state = State()
         self.curves: Curves | None = None
         self.display = StepProgress(console, title, settings.schedule.steps)
@@ -138,10 +142,11 @@ class Training:
             terms = self.objective(prediction, images, labels, step / schedule.steps)
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(torch.stack(list(terms.values())).sum())
+        average_gradients(self.beside)
         if schedule.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), schedule.clip)
         optimizer.step()
-        return terms  # type: ignore[no-any-return]
+        return {**terms, **self.objective.after_step()}
 
     def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:
         schedule = self.settings.schedule
@@ -199,9 +204,8 @@ class Training:
         with self.watch.paused():
             self.state.step = done
             if self.folder:
-                save_checkpoint(
-                    self.folder.last, self.network, self.objective, self.optimizer, vars(self.state)
-                )
+                parts = self.network, self.objective, self.optimizers
+                save_checkpoint(self.folder.last, *parts, vars(self.state))
 
     def _save_network(self, name: str, done: int, scores: Scores) -> None:
         if self.folder:
@@ -223,7 +227,7 @@ class Training:
         if path is None:
             return
         self.state = State(**read_checkpoint_state(path))
-        load_checkpoint(path, self.network, self.objective, self.optimizer)
+        load_checkpoint(path, self.network, self.objective, self.optimizers)
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
 
     def _finish(self, scores: Scores) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
+from fakd.losses.grid import labels_on_grid_of, on_grid_of
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
 
 Terms = dict[str, Tensor]
@@ -36,6 +37,20 @@ class Objective(nn.Module, ABC):
     def measures(self) -> Terms:
         """Name further quantities of the last batch worth a curve; asked for only when logged."""
         return {}
+
+    def after_step(self) -> Terms:
+        """Train what opposes the student, such as a critic; returns its losses by name."""
+        return {}
+
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """List the optimisers that `after_step` uses."""
+        return ()
+
+    def learnt_with_student(self) -> list[nn.Parameter]:
+        """List the parameters that the student's optimiser trains: all that no other one has."""
+        groups = [group for each in self.optimizers() for group in each.param_groups]
+        apart = {id(parameter) for group in groups for parameter in group["params"]}
+        return [parameter for parameter in self.parameters() if id(parameter) not in apart]
 
     def release(self) -> None:
         """Let go of the last batch, so that its tensors do not take memory in the next step."""
@@ -131,6 +146,7 @@ class Distillation(Objective):
         self.auxiliary_weight = auxiliary_weight
         self.average: Average = average
         self.covariance = _statistics_for(loss, student)
+        loss.prepare(student, teacher)
         self._last: LossInputs | None = None
 
     def forward(
@@ -157,12 +173,21 @@ class Distillation(Objective):
         terms = {}
         if self.labelled:
             terms = task_terms(student, labels, self.auxiliary_weight, self.average)
-        return {**terms, "distillation": self.weight * self.loss(inputs)}
+        parts = self.loss.terms(inputs)
+        return {**terms, **{name: self.weight * value for name, value in parts.items()}}
 
     @torch.no_grad()
     def measures(self) -> Terms:
         """Ask the loss for its measures of the last batch."""
         return {} if self._last is None else self.loss.measures(self._last)
+
+    def after_step(self) -> Terms:
+        """Let the loss train its opponent on the batch that the student has just learnt from."""
+        return {} if self._last is None else self.loss.after_step(self._last)
+
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """List the loss's own optimisers."""
+        return self.loss.optimizers()
 
     def release(self) -> None:
         """Forget the last batch."""
@@ -174,16 +199,13 @@ def to_student_grid(
     labels: Integer[Tensor, "batch height width"],
     student_logits: Float[Tensor, "batch classes rows cols"],
 ) -> tuple[Prediction, Int[Tensor, "batch rows cols"]]:
-    """Bring teacher logits (bilinear) and labels (nearest) to the student's output grid.
-
-    Teacher features keep their own grid. This is the one place where sizes are reconciled.
-    """
-    size = student_logits.shape[-2:]
-    if teacher.logits.shape[-2:] != size:
-        logits = F.interpolate(teacher.logits.float(), size, mode="bilinear", align_corners=False)
-        teacher = teacher._replace(logits=logits)
-    nearest = F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0]
-    return teacher, nearest.to(torch.long)
+    """Bring teacher logits and features (bilinear) and labels (nearest) to the student's grid."""
+    features = teacher.features
+    teacher = Prediction(
+        logits=on_grid_of(student_logits, teacher.logits),
+        features=None if features is None else on_grid_of(student_logits, features),
+    )
+    return teacher, labels_on_grid_of(student_logits, labels)
 
 
 def _statistics_for(loss: DistillationLoss, student: Segmenter) -> ClassCovariance | None:

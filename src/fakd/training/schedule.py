@@ -1,5 +1,6 @@
 """How long and how fast to train: settings, the learning rate of a step, the optimiser."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -64,9 +65,9 @@ class Schedule:
 
 
 def build_optimizer(
-    schedule: Schedule, network: nn.Module, extra: nn.Module | None = None
+    schedule: Schedule, network: nn.Module, beside: Iterable[nn.Parameter] = ()
 ) -> torch.optim.SGD:
-    """Set up SGD over the network and whatever trains beside it, such as an alignment layer.
+    """Set up SGD over the network and what trains beside it, such as an alignment layer.
 
     Everything outside ``network.backbone`` learns ``head_multiplier`` times faster. A network
     without a backbone has one rate.
@@ -74,7 +75,7 @@ def build_optimizer(
     backbone = getattr(network, "backbone", None)
     slow = list(backbone.parameters()) if isinstance(backbone, nn.Module) else []
     known = {id(parameter) for parameter in slow}
-    every = [*network.parameters(), *(extra.parameters() if extra is not None else ())]
+    every = [*network.parameters(), *beside]
     fast = [parameter for parameter in every if id(parameter) not in known]
     groups = [
         {"params": [p for p in slow if p.requires_grad], "multiplier": 1.0},

@@ -1,0 +1,37 @@
+"""One policy for maps of different size: everything comes to the student's grid."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Integer
+from torch import Tensor
+
+
+def on_grid_of(
+    reference: Float[Tensor, "batch _channels rows cols"],
+    maps: Float[Tensor, "batch channels _rows _cols"],
+) -> Float[Tensor, "batch channels rows cols"]:
+    """Bring logits or features to the grid of ``reference``, bilinearly and in at least float32.
+
+    Pixel centres correspond (``align_corners=False``). Maps that already fit are returned as they
+    are. Used for whatever the teacher shows on another grid than the student, in training and in
+    every public function of two maps.
+    """
+    if maps.shape[-2:] == reference.shape[-2:]:
+        return maps
+    return F.interpolate(precise(maps), reference.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def labels_on_grid_of(
+    reference: Float[Tensor, "batch _channels rows cols"],
+    labels: Integer[Tensor, "batch _rows _cols"],
+) -> Int[Tensor, "batch rows cols"]:
+    """Bring labels to the grid of ``reference``: row i takes row floor(i * height / rows)."""
+    size = reference.shape[-2:]
+    if labels.shape[-2:] == size:
+        return labels.long()
+    return F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0].long()
+
+
+def precise(maps: Tensor) -> Tensor:
+    """Convert to float32 unless it is float64."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))

@@ -1,0 +1,50 @@
+"""What the processes of one run tell each other; with a single process, nothing."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def count() -> int:
+    """Count the processes of this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def summed(share: Tensor) -> Tensor:
+    """Add up every process's share, in place."""
+    if count() > 1:
+        dist.all_reduce(share)
+    return share
+
+
+def gathered(share: Tensor) -> Tensor:
+    """Join every process's share, all of one shape, along the first axis; without gradient."""
+    if count() == 1:
+        return share
+    parts = [torch.empty_like(share) for _ in range(count())]
+    dist.all_gather(parts, share.contiguous())
+    return torch.cat(parts)
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace gradients by their mean over all processes, for what no wrapper takes care of."""
+    if count() == 1:
+        return
+    for parameter in parameters:
+        # Every process must take part, also one whose batch left a parameter out.
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad.div_(count())
+
+
+def shared_generator() -> torch.Generator | None:
+    """Give all processes the first one's random draws; None, the default, for a single process."""
+    if count() == 1:
+        return None
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    state = torch.get_rng_state().to(device)
+    dist.broadcast(state, src=0)
+    return torch.Generator().set_state(state.cpu())
