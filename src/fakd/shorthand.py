@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
     >>> expand(["--teacher", "runs/teacher"], ["teacher"])
     ['--teacher=fakd.models.load', '--teacher.path=runs/teacher']
     """
-    flags = set(flags) & set(_OPENERS)
+    flags = set(flags) & {*_OPENERS, "distillation"}
     names = {argument.partition("=")[0] for argument in arguments}
     if "--teacher" not in names:
         whole = re.compile(r"^--teacher\.weights(?==|$)")
@@ -58,6 +59,8 @@ def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
 
 
 def _written_out(flag: str, value: str) -> list[str]:
+    if flag == "distillation":
+        return [f"--{flag}={_distillation(value)}"]
     package, opener, parameter = _OPENERS[flag]
     if value in package.__all__ and not Path(value).exists():
         return [f"--{flag}={package.__name__}.{value}"]
@@ -68,6 +71,18 @@ def _written_out(flag: str, value: str) -> list[str]:
     if nearest and not Path(value).exists():
         raise InputError(f"--{flag}: there is no {value}; did you mean {nearest[0]}?")
     return [f"--{flag}={opener}", f"--{flag}.{parameter}={value}"]
+
+
+def _distillation(value: str) -> str:
+    """Write a preset out, so that the recipe of a run shows every number."""
+    if value in losses.PRESETS:
+        return json.dumps(losses.PRESETS[value])
+    known = [*losses.PRESETS, *losses.__all__]
+    if value.replace("-", "").isalnum() and value not in losses.__all__:
+        nearest = difflib.get_close_matches(value, known, 1, 0.6)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"presets: {', '.join(losses.PRESETS)}"
+        raise InputError(f"--distillation: there is no {value}; {hint}")
+    return value
 
 
 def one_line(message: str, known: Iterable[str], elsewhere: Mapping[str, str] = {}) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fakd.losses import PixelKL, difference_bound, joint_pixel_kl, pixel_kl, tilted_bound
+from fakd.types import LossInputs, Prediction
 from references import loop_difference_bound, loop_pixel_kl
 
 
@@ -108,3 +109,29 @@ def test_impossible_settings_are_refused():
         PixelKL(strength=1.0, momentum=1.0)
     with pytest.raises(ValueError, match="choose 'diagonal' or 'full'"):
         PixelKL(strength=1.0, covariance="logits", bound="tilted")
+
+
+@pytest.mark.parametrize("name", ["pixel_mean", "element_mean", "sum_over_hw", "batch_mean"])
+@pytest.mark.parametrize("t_squared", [True, False])
+def test_reductions_of_other_code_bases(name, t_squared):
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = torch.randn(2, 3, 5, 4, 6, generator=generator, dtype=torch.float64)
+    total = 0.0
+    for n in range(3):
+        for row in range(4):
+            for col in range(6):
+                q = torch.softmax(teacher[n, :, row, col] / 2, 0)
+                p = torch.softmax(student[n, :, row, col] / 2, 0)
+                total += float((q * (q / p).log()).sum())
+    divisor = {
+        "pixel_mean": 3 * 4 * 6,
+        "element_mean": 3 * 4 * 6 * 5,
+        "sum_over_hw": 4 * 6,
+        "batch_mean": 3,
+    }
+    expected = total / divisor[name] * (4 if t_squared else 1)
+    found = pixel_kl(student, teacher, 2.0, reduction=name, t_squared=t_squared)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    loss = PixelKL(2.0, reduction=name, t_squared=t_squared)
+    inputs = LossInputs(Prediction(student), Prediction(teacher), torch.zeros(3, 4, 6).long())
+    assert float(loss(inputs)) == pytest.approx(expected, rel=1e-12)

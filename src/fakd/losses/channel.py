@@ -14,6 +14,7 @@ from fakd.losses.augmentation import (
     half_cosine,
     statistics_of,
 )
+from fakd.losses.grid import precise
 from fakd.types import DistillationLoss, LossInputs
 
 
@@ -54,7 +55,7 @@ def channel_kl(
 
 
 def _maps(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2)
+    return precise(logits).flatten(2)
 
 
 class ChannelKL(DistillationLoss):

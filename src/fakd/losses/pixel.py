@@ -17,9 +17,11 @@ from fakd.losses.augmentation import (
     statistics_of,
     tilted_bound,
 )
+from fakd.losses.grid import precise
 from fakd.types import DistillationLoss, LossInputs
 
 PixelBound = Literal["marginal", "difference", "tilted"]
+PixelReduction = Literal["pixel_mean", "element_mean", "sum_over_hw", "batch_mean"]
 
 
 def pixel_kl(
@@ -27,6 +29,8 @@ def pixel_kl(
     teacher_logits: Float[Tensor, "batch classes rows cols"],
     temperature: float = 1.0,
     logit_variance: Float[Tensor, "batch classes rows cols"] | None = None,
+    reduction: PixelReduction = "pixel_mean",
+    t_squared: bool = True,
 ) -> Float[Tensor, ""]:
     r"""Match which class each pixel shows.
 
@@ -43,19 +47,25 @@ def pixel_kl(
         teacher_logits: Scores of the teacher at the same positions.
         temperature: Divides both; the result is scaled back by its square.
         logit_variance: Variance of each student logit under augmentation, lambda included.
+        reduction: What the sum over images and pixels is divided by: images times pixels
+            (pixel_mean), that times classes (element_mean, IFVD), pixels of one image
+            (sum_over_hw, SKDS), or images (batch_mean, MMRazor).
+        t_squared: Scale the result back by the temperature's square; False leaves it, as IFVD does.
 
     >>> pixel_kl(torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1))
     tensor(0.1308)
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        student = _precise(student_logits) / temperature
-        target = F.log_softmax(_precise(teacher_logits).detach() / temperature, dim=1)
+        student = precise(student_logits) / temperature
+        target = F.log_softmax(precise(teacher_logits).detach() / temperature, dim=1)
         if logit_variance is None:
             prediction = F.log_softmax(student, dim=1)
         else:
-            raised = _precise(logit_variance) / (2 * temperature**2)
+            raised = precise(logit_variance) / (2 * temperature**2)
             prediction = F.log_softmax(student + raised, dim=1) - raised
-        return temperature**2 * (target.exp() * (target - prediction)).sum(1).mean()
+        divergence = (target.exp() * (target - prediction)).sum(1)
+        classes = student.shape[1]
+        return _reduced(divergence, classes, reduction) * (temperature**2 if t_squared else 1.0)
 
 
 def joint_pixel_kl(
@@ -65,6 +75,8 @@ def joint_pixel_kl(
     covariance: Float[Tensor, "labels classes classes"],
     class_rows: Int[Tensor, "batch rows cols"],
     bound: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    reduction: PixelReduction = "pixel_mean",
+    t_squared: bool = True,
 ) -> Float[Tensor, ""]:
     """Match which class each augmented pixel shows, by a bound that knows how logits covary.
 
@@ -77,17 +89,30 @@ def joint_pixel_kl(
         covariance: Of all student logits under augmentation, for each class, lambda included.
         class_rows: The row of ``covariance`` for each pixel; past the end for no augmentation.
         bound: `difference_bound` or `tilted_bound`.
+        reduction: As in `pixel_kl`.
+        t_squared: As in `pixel_kl`.
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        student = F.log_softmax(_precise(student_logits) / temperature, dim=1)
-        target = F.log_softmax(_precise(teacher_logits).detach() / temperature, dim=1)
-        scaled = _precise(covariance) / temperature**2
+        student = F.log_softmax(precise(student_logits) / temperature, dim=1)
+        target = F.log_softmax(precise(teacher_logits).detach() / temperature, dim=1)
+        scaled = precise(covariance) / temperature**2
         cross_entropy = bound(student, target.exp(), scaled, class_rows)
-        return temperature**2 * ((target.exp() * target).sum(1) + cross_entropy).mean()
+        divergence = (target.exp() * target).sum(1) + cross_entropy
+        classes = student.shape[1]
+        return _reduced(divergence, classes, reduction) * (temperature**2 if t_squared else 1.0)
 
 
-def _precise(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _reduced(
+    divergence: Float[Tensor, "batch rows cols"], classes: int, reduction: PixelReduction
+) -> Float[Tensor, ""]:
+    images, rows, cols = divergence.shape
+    factors = {
+        "pixel_mean": 1.0,
+        "element_mean": 1.0 / classes,
+        "sum_over_hw": float(images),
+        "batch_mean": float(rows * cols),
+    }
+    return divergence.mean() * factors[reduction]
 
 
 class PixelKL(DistillationLoss):
@@ -110,6 +135,11 @@ class PixelKL(DistillationLoss):
         spare_own_class: Leave the logit of a pixel's own class unaugmented.
         momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
             follows features that drift; by default all pixels seen count the same.
+        reduction: What the sum over images and pixels is divided by: images times pixels
+            (pixel_mean), that times classes (element_mean, as IFVD does), pixels of one image
+            (sum_over_hw, SKDS), or images (batch_mean, MMRazor). The same weight means
+            something a hundred times larger or smaller from one to the other.
+        t_squared: Scale the loss back by the temperature's square.
     """
 
     default_weight: ClassVar[float] = 1.0
@@ -122,9 +152,15 @@ class PixelKL(DistillationLoss):
         bound: PixelBound = "marginal",
         spare_own_class: bool = False,
         momentum: float | None = None,
+        reduction: PixelReduction = "pixel_mean",
+        t_squared: bool = True,
     ) -> None:
         super().__init__()
         check_settings(temperature, strength, covariance, momentum)
+        if reduction not in get_args(PixelReduction):
+            raise ValueError(
+                f"expected reduction to be one of {get_args(PixelReduction)}, got {reduction!r}"
+            )
         if bound not in get_args(PixelBound):
             raise ValueError(f"expected bound to be one of {get_args(PixelBound)}, got {bound!r}")
         if covariance == "logits" and bound != "marginal":
@@ -135,19 +171,22 @@ class PixelKL(DistillationLoss):
         self.temperature, self.strength, self.bound = temperature, strength, bound
         self.covariance = covariance if strength > 0 else None
         self.spare_own_class, self.momentum = spare_own_class, momentum
+        self.reduction, self.t_squared = reduction, t_squared
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute PD or, with a strength, the chosen bound of its mean over augmentations."""
         logits = inputs.student.logits, inputs.teacher.logits
+        scale = self.reduction, self.t_squared
         if self.strength == 0:
-            return pixel_kl(*logits, self.temperature)
+            return pixel_kl(*logits, self.temperature, None, *scale)
         statistics, strength = statistics_of(inputs), self.strength * half_cosine(inputs.progress)
         if self.bound == "marginal":
             variance = strength * statistics.variance(self.spare_own_class)
-            return pixel_kl(*logits, self.temperature, variance)
+            return pixel_kl(*logits, self.temperature, variance, *scale)
         covariance = strength * statistics.covariances(self.spare_own_class)
         bound = difference_bound if self.bound == "difference" else tilted_bound
-        return joint_pixel_kl(*logits, self.temperature, covariance, statistics.rows, bound)
+        rows = statistics.rows
+        return joint_pixel_kl(*logits, self.temperature, covariance, rows, bound, *scale)
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Report the augmentation's strength and the mean size of its term."""

@@ -5,6 +5,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fakd.data import SegmentationData
 from fakd.types import DistillationLoss, Segmenter
 
@@ -27,7 +29,7 @@ def describe(value: Any) -> Any:
         return {"class_path": _name(value), "init_args": arguments}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: describe(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
+    if isinstance(value, dict | nn.ModuleDict):
         return {key: describe(item) for key, item in value.items()}
     if isinstance(value, Path):
         return str(value)

@@ -1,0 +1,118 @@
+"""Published settings of each method by name, written out as a recipe would write them."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from fakd.types import DistillationLoss
+
+Spec = dict[str, Any]
+
+
+def _loss(name: str, **arguments: Any) -> Spec:
+    return {"class_path": f"fakd.losses.{name}", "init_args": arguments}
+
+
+def _sum(**parts: tuple[float, Spec]) -> Spec:
+    """Write a weighted sum; each part is its weight and itself."""
+    return _loss(
+        "WeightedSum",
+        losses={name: spec for name, (_, spec) in parts.items()},
+        weights={name: weight for name, (weight, _) in parts.items()},
+    )
+
+
+def _cirkd(memory_weight: float) -> Spec:
+    return _sum(
+        pixel=(1.0, _PD),
+        cross_image=(1.0, _loss("CrossImageSimilarity", temperature=0.1)),
+        memory=(memory_weight, _loss("MemoryContrast", temperature=0.1)),
+    )
+
+
+_PD = _loss("PixelKL", temperature=1.0, strength=0.0)
+_CE_PIXELS = _loss("PixelKL", temperature=1.0, strength=0.0, reduction="sum_over_hw")
+_PD_PER_CLASS = _loss(
+    "PixelKL", temperature=1.0, strength=0.0, reduction="element_mean", t_squared=False
+)
+_HINGE = _loss("Adversarial", loss="hinge")
+_WGAN = _loss("Adversarial", loss="wgan-gp", schedule="poly")
+_WGAN_SGD = _loss(
+    "Adversarial", loss="wgan-gp", optimizer="sgd", weight_decay=5e-4, schedule="poly"
+)
+
+PRESETS: Mapping[str, Spec] = {
+    "pd": _sum(pixel=(1.0, _PD)),
+    "pd-fa": _sum(pixel=(1.0, _loss("PixelKL", temperature=1.0, strength=1.0))),
+    "cwd": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
+    "cwd-fa": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=1.0))),
+    # The CWD authors' configurations for mmsegmentation and for Cityscapes, and CIRKD's harness.
+    "cwd-mmseg-ade20k": _sum(channel=(10.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
+    "cwd-mmseg-cityscapes": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
+    "cwd-td": _sum(channel=(3.0, _loss("ChannelKL", temperature=4.0, strength=0.0))),
+    "cwd-td-all": _sum(
+        channel=(3.0, _loss("ChannelKL", temperature=4.0, strength=0.0)),
+        pixel=(10.0, _PD_PER_CLASS),
+        holistic=(0.001, _WGAN),
+    ),
+    "cwd-cirkd": _sum(
+        pixel=(1.0, _PD),
+        features=(
+            50.0,
+            _loss("FeatureChannelKL", temperature=4.0, alignment="conv", divisor="student"),
+        ),
+        channel=(3.0, _loss("ChannelKL", temperature=4.0, strength=0.0)),
+        holistic=(0.001, _HINGE),
+    ),
+    "skds-official": _sum(
+        pixel=(10.0, _CE_PIXELS),
+        pair=(0.5, _loss("PairwiseSimilarity", scale=0.5, detach_norm=True)),
+        holistic=(0.1, _WGAN_SGD),
+    ),
+    "skds-cirkd": _sum(
+        pixel=(1.0, _PD),
+        pair=(10.0, _loss("PairwiseSimilarity", kernel=[2, 2])),
+        holistic=(0.001, _HINGE),
+    ),
+    "ifvd-official": _sum(
+        pixel=(10.0, _PD_PER_CLASS),
+        intra_class=(200.0, _loss("IntraClassVariation")),
+        holistic=(0.001, _WGAN),
+    ),
+    "ifvd-cirkd": _sum(
+        pixel=(1.0, _PD),
+        intra_class=(20.0, _loss("IntraClassVariation")),
+        holistic=(0.001, _HINGE),
+    ),
+    "cirkd": _cirkd(0.1),
+    "cirkd-voc": _cirkd(0.01),
+    "features-l2": _sum(features=(1.0, _loss("FeatureDistance", kind="l2"))),
+    "features-cosine": _sum(features=(1.0, _loss("FeatureDistance", kind="cosine"))),
+    "dist": _sum(relations=(1.0, _loss("Relational"))),
+}
+"""Name -> what ``distillation:`` holds in a recipe; docs/methods.md says where each comes from."""
+
+
+def preset(name: str) -> DistillationLoss:
+    """Build the loss, or weighted sum of losses, of a published setting.
+
+    Raises:
+        ValueError: there is no such preset; lists those there are.
+
+    >>> preset("ifvd-cirkd").weights
+    {'pixel': 1.0, 'intra_class': 20.0, 'holistic': 0.001}
+    """
+    if name not in PRESETS:
+        raise ValueError(f"expected one of {', '.join(PRESETS)}, got {name!r}")
+    loss: DistillationLoss = _built(PRESETS[name])
+    return loss
+
+
+def _built(spec: Any) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    if "class_path" not in spec:
+        return {key: _built(value) for key, value in spec.items()}
+    module, _, name = spec["class_path"].rpartition(".")
+    arguments = {key: _built(value) for key, value in spec["init_args"].items()}
+    return getattr(import_module(module), name)(**arguments)
