@@ -27,11 +27,22 @@ class MadeUpFolder:
         self.image(f"{split}/images/{name}.png", size=mask.shape[:2])
         self.mask(f"{split}/masks/{name}.png", mask)
 
+    def list(self, name: str, *names: str) -> Path:
+        return self.describe("".join(f"{line}\n" for line in names), name)
+
     def _save(self, name: str, pixels: np.ndarray) -> Path:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
         return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """Keeps the lists of test folders out of the user's cache."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FAKD_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

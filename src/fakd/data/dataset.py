@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jaxtyping import UInt8
@@ -48,6 +48,9 @@ class SegmentationData:
         train: Samples to train on.
         val: Samples to evaluate on, labelled.
         config: How to open the set again: ``{"class_path": ..., "init_args": {...}}``, JSON.
+        remarks: What the user should know and nothing stops at, such as missing images.
+        protocol: Published settings of evaluation, as `fakd.inference.Inference` names them.
+        augmentation: Published settings of training, as `fakd.data.Augmentation` names them.
     """
 
     # No dataclass: the command line takes those for groups of flags, not for things to build.
@@ -59,6 +62,9 @@ class SegmentationData:
         train: Split,
         val: Split,
         config: dict[str, Any] | None = None,
+        remarks: tuple[str, ...] = (),
+        protocol: Mapping[str, Any] | None = None,
+        augmentation: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.class_names = class_names
@@ -66,6 +72,9 @@ class SegmentationData:
         self.train = train
         self.val = val
         self.config = config
+        self.remarks = remarks
+        self.protocol = protocol
+        self.augmentation = augmentation
 
     @property
     def classes(self) -> int:

@@ -1,18 +1,27 @@
-"""The dataset.yaml of a folder: which classes there are and how masks encode them."""
+"""The dataset.yaml of a folder: its classes, how masks encode them and where files lie."""
 
-import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fakd.data.dataset import Colour
+from fakd.data.encoding import ENCODING_KEYS, Encoding, mask_id, read_encoding
+from fakd.data.fields import as_list, as_text, check_keys, load_yaml
+from fakd.data.layout import Part, read_layout
 from fakd.data.palette import default_palette
 from fakd.errors import InputError
 from fakd.types import IGNORE
 
-_KEYS = ("name", "root", "classes", "palette", "ignore", "ids", "masks", "ignore_colors")
+_SETTINGS = {
+    "protocol": {"base": 2, "window": 1, "stride": 1},
+    "augmentation": {"base": 2},
+}
+"""What may be published about a set, by how many numbers it takes."""
+_KEYS = (
+    *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
+    *("train", "val", *_SETTINGS),
+)
 
 
 @dataclass(frozen=True)
@@ -22,15 +31,22 @@ class Description:
     path: Path
     name: str | None
     root: Path | None
+    source: str | None
+    """Where the files come from, for messages that miss some."""
     class_names: tuple[str, ...]
     palette: tuple[Colour, ...]
     has_palette: bool
     """Whether the colours come from the file, so that RGB masks can be read with them."""
-    ids: dict[int, int]
-    """Mask id to class, `IGNORE` for ids that mean none; what is missing is a mistake."""
+    encoding: Encoding
     masks: str | None
     """``ids``, ``colors``, or None to tell by the mask."""
     ignored_colours: tuple[Colour, ...]
+    train: tuple[Part, ...]
+    val: tuple[Part, ...]
+    protocol: Mapping[str, Any] | None
+    """Published settings of evaluation, named as `fakd.inference.Inference` names them."""
+    augmentation: Mapping[str, Any] | None
+    """Published settings of training, named as `fakd.data.Augmentation` names them."""
 
 
 def read_description(path: Path) -> Description:
@@ -39,61 +55,59 @@ def read_description(path: Path) -> Description:
     Raises:
         InputError: a key or value is not what it should be; the message names both.
     """
-    content = _load(path)
-    _check_keys(content, _KEYS, path)
-    names, coloured = _classes(content.get("classes"), path)
-    palette = _palette(content.get("palette"), coloured, names, path)
+    content = load_yaml(path)
+    check_keys(content, _KEYS, path)
+    names, coloured, class_ids = _classes(content.get("classes"), path)
     masks = content.get("masks")
     if masks not in (None, "ids", "colors"):
         raise InputError(f"{path}: masks must be 'ids' or 'colors', got {masks!r}")
+    palette = _palette(content.get("palette"), coloured, names, path)
     if masks == "colors" and palette is None:
         raise InputError(f"{path}: 'masks: colors' needs the colour of each class; add palette:")
-    for key in ("name", "root"):
-        if not isinstance(content.get(key, ""), str):
-            raise InputError(f"{path}: {key} must be text, got {content[key]!r}; put it in quotes")
-    root = content.get("root")
+    # Published palettes give some classes one colour, which only masks of colours cannot bear.
+    if masks != "ids" and palette is not None and (twice := _repeated(palette)):
+        raise InputError(
+            f"{path}: two classes have the colour {list(twice)}; change one, or write masks: ids "
+            "if masks hold class ids"
+        )
+    if class_ids and "ids" in content:
+        raise InputError(f"{path}: ids stand in both classes and ids; keep one of them")
+    root = as_text(content, "root", path)
     return Description(
         path=path,
-        name=content.get("name"),
+        name=as_text(content, "name", path),
         root=None if root is None else path.parent / Path(root).expanduser(),
+        source=as_text(content, "source", path),
         class_names=names,
         palette=palette or default_palette(len(names)),
         has_palette=palette is not None,
-        ids=_ids(content, names, path),
+        encoding=read_encoding(content, names, path, class_ids),
         masks=masks,
         ignored_colours=tuple(
             _colour(value, "ignore_colors", path)
-            for value in _list(content.get("ignore_colors", []), "ignore_colors", path)
+            for value in as_list(content.get("ignore_colors", []), "ignore_colors", path)
         ),
+        train=read_layout(content, "train", names, path),
+        val=read_layout(content, "val", names, path),
+        protocol=_settings(content, "protocol", path),
+        augmentation=_settings(content, "augmentation", path),
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML: {reason}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold 'classes: [...]', got {type(content).__name__}")
-    return content
-
-
-def _check_keys(content: dict[str, Any], known: tuple[str, ...], path: Path) -> None:
-    for key in content:
-        if key in known:
-            continue
-        close = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
-        raise InputError(f"{path}: unknown key {key!r}; {hint}")
-
-
-def _list(value: object, key: str, path: Path) -> list[Any]:
-    if not isinstance(value, list):
-        raise InputError(f"{path}: {key} must be a list, got {value!r}; write {key}: [...]")
-    return value
+def _settings(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any] | None:
+    values = content.get(key)
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: {key} must hold settings, got {values!r}")
+    check_keys(values, tuple(_SETTINGS[key]), path)
+    for name, value in values.items():
+        length = _SETTINGS[key][name]
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) != length or not all(type(n) is int and n > 0 for n in numbers):
+            wanted = "a number" if length == 1 else "two numbers"
+            raise InputError(f"{path}: {key}: {name} must be {wanted} of pixels, got {value!r}")
+    return values
 
 
 def _colour(value: object, key: str, path: Path) -> Colour:
@@ -103,16 +117,19 @@ def _colour(value: object, key: str, path: Path) -> Colour:
     raise InputError(f"{path}: a colour in {key} must be [r, g, b] of 0 to 255, got {value!r}")
 
 
-def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour]]:
+def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour], tuple[int, ...]]:
     if value is None:
         raise InputError(f"{path} lacks classes; add, for example, 'classes: [road, car]'")
     names: list[str] = []
     colours: list[Colour] = []
-    for entry in _list(value, "classes", path):
+    ids: list[int] = []
+    for entry in as_list(value, "classes", path):
         if isinstance(entry, dict):
-            _check_keys(entry, ("name", "color"), path)
+            check_keys(entry, ("name", "color", "id"), path)
             if "color" in entry:
                 colours.append(_colour(entry["color"], "classes", path))
+            if "id" in entry:
+                ids.append(mask_id(entry["id"], "id", path))
             entry = entry.get("name")
         # YAML reads an unquoted no, yes, on, off or 1 as something other than text.
         if not isinstance(entry, str) or not entry:
@@ -122,11 +139,14 @@ def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour]]:
         raise InputError(f"{path}: expected 1 to {IGNORE - 1} classes, got {len(names)}")
     if repeated := {name for name in names if names.count(name) > 1}:
         raise InputError(f"{path}: classes name {sorted(repeated)[0]!r} twice; rename one")
-    if colours and len(colours) != len(names):
-        raise InputError(
-            f"{path}: {len(colours)} of {len(names)} classes have a color; give all or none"
-        )
-    return tuple(names), colours
+    for key, given in (("a color", colours), ("an id", ids)):
+        if given and len(given) != len(names):
+            raise InputError(
+                f"{path}: {len(given)} of {len(names)} classes have {key}; give all or none"
+            )
+    if len(set(ids)) < len(ids):
+        raise InputError(f"{path}: two classes have the same id; change one")
+    return tuple(names), colours, tuple(ids)
 
 
 def _palette(
@@ -137,44 +157,14 @@ def _palette(
     elif coloured:
         raise InputError(f"{path}: colours stand in both classes and palette; keep one of them")
     else:
-        palette = [_colour(entry, "palette", path) for entry in _list(value, "palette", path)]
+        palette = [_colour(entry, "palette", path) for entry in as_list(value, "palette", path)]
         if len(palette) != len(names):
             raise InputError(
                 f"{path}: palette has {len(palette)} colours for {len(names)} classes; "
                 "give one per class, in order"
             )
-    if repeated := [colour for colour in palette if palette.count(colour) > 1]:
-        raise InputError(f"{path}: two classes have the colour {list(repeated[0])}; change one")
     return tuple(palette) or None
 
 
-def _ids(content: dict[str, Any], names: tuple[str, ...], path: Path) -> dict[int, int]:
-    ids = {IGNORE: IGNORE}
-    listed = content.get("ids")
-    if listed is None:
-        ids |= {number: number for number in range(len(names))}
-    elif not isinstance(listed, dict):
-        raise InputError(f"{path}: ids must map mask ids to classes, got {listed!r}")
-    else:
-        ids |= {_id(raw, "ids", path): _class(to, names, path) for raw, to in listed.items()}
-    for raw in _list(content.get("ignore", []), "ignore", path):
-        if listed is not None and raw in listed:
-            raise InputError(f"{path}: id {raw} stands in both ids and ignore; keep one of them")
-        ids[_id(raw, "ignore", path)] = IGNORE
-    return ids
-
-
-def _id(value: object, key: str, path: Path) -> int:
-    if type(value) is not int or not 0 <= value < 2**16:
-        raise InputError(f"{path}: {key} must name mask ids of 0 to 65535, got {value!r}")
-    return value
-
-
-def _class(value: object, names: tuple[str, ...], path: Path) -> int:
-    if value in names:
-        return names.index(str(value))
-    if type(value) is int and 0 <= value < len(names):
-        return value
-    close = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "add the class, or list the id under ignore"
-    raise InputError(f"{path}: ids map to {value!r}, which is no class; {hint}")
+def _repeated(palette: tuple[Colour, ...]) -> Colour | None:
+    return next((colour for colour in palette if palette.count(colour) > 1), None)

@@ -1,79 +1,30 @@
 """A folder of images and masks, described by its dataset.yaml."""
 
-import os
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fakd.data.dataset import Sample, SegmentationData, Split
-from fakd.data.decode import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image, read_mask
+from fakd.data.dataset import SegmentationData
+from fakd.data.decode import IMAGE_SUFFIXES, MASK_SUFFIXES, read_mask
 from fakd.data.description import Description, read_description
-from fakd.data.masks import MaskReader
+from fakd.data.layout import Part, Pattern
+from fakd.data.matching import Matcher
+from fakd.data.pairs import PairedSplit
+from fakd.data.scan import files_below
 from fakd.errors import InputError
 from fakd.types import IGNORE
-
-
-class FolderSplit(Split):
-    """The images under ``images`` of a folder with their masks, by name, under ``masks``."""
-
-    def __init__(self, folder: Path, description: Description, *, needs_masks: bool) -> None:
-        self.labelled = needs_masks or (folder / "masks").is_dir()
-        self._folder = folder
-        self._images = _files(folder / "images", IMAGE_SUFFIXES)
-        self._masks = self._matching_masks() if self.labelled else {}
-        self._names = sorted(self._images)
-        self._read_mask = MaskReader(description)
-        self._ids = description.ids
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, index: int) -> Sample:
-        name = self._names[index]
-        path = self._images[name]
-        image = read_image(path)
-        if not self.labelled:
-            return Sample(image, None, name)
-        labels = self._read_mask(self._masks[name])
-        if labels.shape != image.shape[1:]:
-            mask_size = "x".join(str(side) for side in reversed(labels.shape))
-            image_size = "x".join(str(side) for side in reversed(image.shape[1:]))
-            raise InputError(
-                f"{self._masks[name]} is {mask_size} but its image {path} is {image_size} "
-                "(width x height); export the mask at the size of the image"
-            )
-        return Sample(image, labels, name)
-
-    def identity(self) -> Iterable[str]:
-        """Yield each file's name, size and time of change, and how mask ids map to classes."""
-        yield str(sorted(self._ids.items()))
-        for name in self._names:
-            for path in (self._images[name], self._masks.get(name)):
-                if path is not None:
-                    state = path.stat()
-                    relative = path.relative_to(self._folder).as_posix()
-                    yield f"{relative} {state.st_size} {state.st_mtime_ns}"
-
-    def _matching_masks(self) -> dict[str, Path]:
-        masks = _files(self._folder / "masks", MASK_SUFFIXES)
-        missing = sorted(self._images.keys() - masks.keys())
-        if missing:
-            more = f" (and {len(missing) - 1} more images have none)" if missing[1:] else ""
-            raise InputError(
-                f"no mask {self._folder / 'masks' / missing[0]}.png for image "
-                f"{self._images[missing[0]]}{more}; masks match images by name, so add, rename or "
-                "link it, or remove the image"
-            )
-        return masks
 
 
 def folder(root: str | Path, description: str | Path | None = None) -> SegmentationData:
     """Open a data set of files: ``{train,val}/{images,masks}/*``, masks named as their images.
 
     Images may lie in subfolders. Training images without a ``masks`` folder are unlabelled. The
-    description, a YAML file, names the classes and says how masks encode them; ``root`` may be
-    that file itself.
+    description, a YAML file, names the classes, says how masks encode them and, for any other
+    layout, where files lie; ``root`` may be that file itself.
 
     Args:
         root: The folder, or a description that stands in it or names it with ``root:``.
@@ -90,20 +41,67 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
     else:
         _check_folder(base)
         described = _description(base, description)
-    return SegmentationData(
-        name=described.name or base.resolve().name,
-        class_names=described.class_names,
-        palette=described.palette,
-        train=FolderSplit(base / "train", described, needs_masks=False),
-        val=FolderSplit(base / "val", described, needs_masks=True),
-        config={
+    given = None if description is None else str(description)
+    return described_data(
+        base,
+        described,
+        {
             "class_path": "fakd.data.folder",
-            "init_args": {
-                "root": str(root),
-                "description": None if description is None else str(description),
-            },
+            "init_args": {"root": str(root), "description": given},
         },
     )
+
+
+def described_data(root: Path, described: Description, config: dict[str, Any]) -> SegmentationData:
+    """Find the files of a data set below a folder.
+
+    Raises:
+        InputError: a file or folder is missing.
+    """
+    # One listing serves every part and both splits.
+    listed = cache(files_below)
+    train, remarks = _split(root, described, "train", described.train, listed)
+    val, more_remarks = _split(root, described, "val", described.val, listed)
+    return SegmentationData(
+        name=described.name or root.resolve().name,
+        class_names=described.class_names,
+        palette=described.palette,
+        train=train,
+        val=val,
+        config=config,
+        remarks=(*remarks, *more_remarks),
+        protocol=described.protocol,
+        augmentation=described.augmentation,
+    )
+
+
+def _split(
+    root: Path,
+    described: Description,
+    split: str,
+    parts: tuple[Part, ...],
+    listed: Callable[[Path], list[str]],
+) -> tuple[PairedSplit, list[str]]:
+    pairs, remarks = [], []
+    for part in parts:
+        matcher = Matcher(root, described, split, part, listed)
+        found = matcher.pairs()
+        if remark := matcher.remark(pair.name for pair in found):
+            remarks.append(remark)
+        pairs += found
+    pairs.sort(key=lambda pair: (pair.name, pair.image))
+    for first, second in pairwise(pairs):
+        if first.image == second.image:
+            raise InputError(
+                f"{first.image} stands in two parts of {split} in {described.path}; take it out "
+                "of one, for example with except:"
+            )
+    if len({pair.mask is None for pair in pairs}) > 1:
+        raise InputError(
+            f"{described.path}: some parts of {split} have masks and some have none; describe "
+            "them as two data sets"
+        )
+    return PairedSplit(root, pairs), remarks
 
 
 def image_files(path: Path) -> list[Path]:
@@ -115,7 +113,7 @@ def image_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     _check_folder(path)
-    return [file for _, file in sorted(_files(path, IMAGE_SUFFIXES).items())]
+    return _files(path, IMAGE_SUFFIXES)
 
 
 def _check_folder(path: Path) -> None:
@@ -142,9 +140,8 @@ def _suggestion(root: Path, looked_at: int = 8) -> str:
     colours: set[tuple[int, ...]] = set()
     for split in ("train", "val"):
         try:
-            masks = _files(root / split / "masks", MASK_SUFFIXES)
-            for name in sorted(masks)[:looked_at]:
-                pixels = read_mask(masks[name])
+            for mask in _files(root / split / "masks", MASK_SUFFIXES)[:looked_at]:
+                pixels = read_mask(mask)
                 if pixels.ndim == 2:
                     ids.update(np.unique(pixels).tolist())
                 else:
@@ -163,24 +160,8 @@ def _suggestion(root: Path, looked_at: int = 8) -> str:
     return f"classes: [{', '.join(entries)}]"
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Find files below a folder by their relative path without suffix, hidden ones left out."""
-    if not folder.is_dir():
-        raise InputError(
-            f"expected a folder {folder}; lay the data out as train/images, train/masks, "
-            "val/images, val/masks"
-        )
-    found: dict[str, Path] = {}
-    # pathlib's rglob follows no links to folders before Python 3.13.
-    for directory, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(directory, name)
-            if name.startswith(".") or path.suffix.lower() not in suffixes:
-                continue
-            key = path.relative_to(folder).with_suffix("").as_posix()
-            if key in found:
-                raise InputError(f"{found[key]} and {path} have the same name; keep one of them")
-            found[key] = path
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    found = Pattern("{name}.*").names(files_below(folder), suffixes)
     if not found:
         raise InputError(f"{folder} holds no file ending in {', '.join(suffixes)}; add some")
-    return found
+    return [folder / found[name] for name in sorted(found)]

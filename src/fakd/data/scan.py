@@ -1,0 +1,147 @@
+"""Listing a folder and its subfolders, remembered between runs while nothing in them changes."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fakd.errors import InputError
+from fakd.files import write_text
+
+_FORMAT = 1
+_WORTH_KEEPING = 1000
+"""Files below which listing is as quick as checking what was remembered."""
+_SETTLED = 2.0
+"""Seconds after which a change must have given a folder another time; FAT counts in twos."""
+_PATIENCE = 1.0
+"""Seconds of silence."""
+
+
+def files_below(folder: Path) -> list[str]:
+    """List the files below a folder by relative path with slashes, hidden ones left out.
+
+    Links are followed, those into a folder around them excepted. The list of a big folder is kept
+    in the user's cache and holds as long as no folder in it has another time of change.
+
+    Raises:
+        InputError: a folder may not be read.
+    """
+    memory = _memory(folder)
+    if memory is not None and (remembered := _recall(memory, folder)) is not None:
+        return remembered
+    began = time.time()
+    directories, files = _walked(folder)
+    newest = max(mtime for _, mtime, _ in directories) / 1e9
+    if memory is not None and len(files) >= _WORTH_KEEPING and began - newest > _SETTLED:
+        _remember(memory, folder, directories, files)
+    return files
+
+
+def cache_folder() -> Path | None:
+    """Find where lists are kept: ``FAKD_CACHE`` (``off`` for nowhere), or the user's cache."""
+    given = os.environ.get("FAKD_CACHE")
+    if given:
+        return None if given == "off" else Path(given).expanduser()
+    with suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fakd"
+    # A user without a home has no cache.
+    return None
+
+
+_Directory = tuple[str, int, int]
+"""Relative path, time of change in nanoseconds, inode."""
+
+
+def _walked(folder: Path) -> tuple[list[_Directory], list[str]]:
+    directories: list[_Directory] = []
+    files: list[str] = []
+    with ExitStack() as shown:
+        began, silent = time.monotonic(), True
+        for path, is_directory, state in _entries(str(folder), "", frozenset()):
+            if is_directory:
+                directories.append((path, state.st_mtime_ns, state.st_ino))
+            else:
+                files.append(path)
+            if silent and time.monotonic() - began > _PATIENCE:
+                silent = False
+                _show(shown, folder)
+    files.sort()
+    return directories, files
+
+
+def _show(shown: ExitStack, folder: Path) -> None:
+    console = Console(stderr=True, highlight=False)
+    text = f"listing the files of {folder}"
+    if console.is_terminal:
+        shown.enter_context(console.status(text))
+    else:
+        console.print(f"{text} ...", markup=False, soft_wrap=True)
+
+
+def _entries(
+    folder: str, relative: str, around: frozenset[tuple[int, int]]
+) -> Iterator[tuple[str, bool, Any]]:
+    try:
+        # Asked before listing: a file added meanwhile then gives the folder another time.
+        state = os.stat(folder)
+        identity = (state.st_dev, state.st_ino)
+        if identity in around:
+            return
+        yield relative, True, state
+        with os.scandir(folder) as entries:
+            inner = []
+            for entry in entries:
+                path = f"{relative}/{entry.name}" if relative else entry.name
+                if entry.is_dir():
+                    inner.append((entry.path, path))
+                elif not entry.name.startswith("."):
+                    yield path, False, None
+    except OSError as error:
+        raise InputError(f"cannot list {folder}: {error.strerror}; change its rights") from error
+    for place, path in sorted(inner):
+        yield from _entries(place, path, around | {identity})
+
+
+def _memory(folder: Path) -> Path | None:
+    cache = cache_folder()
+    if cache is None:
+        return None
+    key = hashlib.sha256(os.path.abspath(folder).encode("utf-8", "surrogateescape")).hexdigest()
+    return cache / "scans" / f"{key[:32]}.json"
+
+
+def _recall(memory: Path, folder: Path) -> list[str] | None:
+    """Read a list that still holds; None for one that is outdated, damaged or not there."""
+    try:
+        content = json.loads(memory.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT or content["folder"] != os.path.abspath(folder):
+            return None
+        for path, mtime, inode in content["directories"]:
+            state = os.stat(folder / path)
+            if (state.st_mtime_ns, state.st_ino) != (mtime, inode):
+                return None
+        files = content["files"]
+        if not all(isinstance(file, str) for file in files):
+            return None
+        return list(files)
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+
+
+def _remember(memory: Path, folder: Path, directories: list[_Directory], files: list[str]) -> None:
+    content = {
+        "format": _FORMAT,
+        "folder": os.path.abspath(folder),
+        "directories": directories,
+        "files": files,
+    }
+    # Without a place to write, the next run lists again.
+    with suppress(OSError, InputError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_text(memory, json.dumps(content))
