@@ -1,9 +1,21 @@
+import weakref
+from dataclasses import asdict
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fakd.errors import InputError
-from fakd.inference import Inference, predict_logits, score
+from fakd.inference import (
+    Inference,
+    _starts,
+    predict_classes,
+    predict_logits,
+    score,
+    to_unit,
+    unlike_training,
+)
+from fakd.metrics import Scores, confusion_matrix
 from fakd.types import Prediction, Segmenter
 
 
@@ -14,6 +26,19 @@ class Colours(Segmenter):
 
     def forward(self, images):
         return Prediction(F.avg_pool2d(images, 2, ceil_mode=True))
+
+    @property
+    def classifier(self):
+        return None
+
+
+class Lopsided(Segmenter):
+    """Looks to one side only, so that a mirror image tells it something else."""
+
+    classes = 3
+
+    def forward(self, images):
+        return Prediction(3 * images.roll(2, -1))
 
     @property
     def classifier(self):
@@ -54,6 +79,140 @@ def test_scale_keeps_the_original_resolution(images):
     torch.testing.assert_close(logits, F.interpolate(seen, (20, 26), mode="bilinear"))
 
 
+def test_a_base_is_what_the_image_is_fitted_into():
+    ade = Inference(base=(2048, 512))
+    # Sizes of mmcv's rescaling: the smaller ratio of the two sides, halves rounded up.
+    assert ade.size((512, 683)) == (512, 683)
+    assert ade.size((683, 512)) == (683, 512)
+    assert ade.size((256, 256)) == (512, 512)
+    assert ade.size((1500, 2250)) == (512, 768)
+    assert ade.size((300, 2000)) == (307, 2048)
+    assert ade.size((2000, 300)) == (2048, 307)
+    assert Inference(base=(520, 520)).size((375, 500)) == (390, 520)
+    assert ade.size((512, 683), 1.75) == (896, 1195)
+    assert Inference(scale=0.5, base=(2048, 512)).size((512, 683), 0.5) == (128, 171)
+    assert Inference(scale=0.5).size((21, 33)) == (11, 17)
+
+
+def test_the_network_sees_the_fitted_size(images):
+    seen = []
+
+    class Watched(Segmenter):
+        classes = 3
+
+        def forward(self, images):
+            seen.append(tuple(images.shape[-2:]))
+            return Prediction(images)
+
+        @property
+        def classifier(self):
+            return None
+
+    settings = Inference(base=(60, 40), scales=(0.5, 1.0), flip=True)
+    assert predict_logits(Watched(), images, settings).shape == images.shape
+    # 20 x 26: the larger factor that keeps within 60 and 40 is 2; half of it, 1.
+    assert seen == [(20, 26)] * 2 + [(40, 52)] * 2
+
+
+def test_views_are_averaged_as_probabilities(images):
+    """A slow reference: each size and its mirror by itself, softmax, mean."""
+    network, expected = Lopsided(), 0
+    for factor in (0.5, 1.0, 1.75):
+        for mirrored in (False, True):
+            shown = images.flip(-1) if mirrored else images
+            logits = predict_logits(network, shown, Inference(scale=factor))
+            probabilities = logits.softmax(1)
+            expected = expected + (probabilities.flip(-1) if mirrored else probabilities) / 6
+    settings = Inference(scales=(0.5, 1.0, 1.75), flip=True)
+    actual = predict_logits(network, images, settings)
+    torch.testing.assert_close(actual.exp(), expected)
+    byte = (images * 255).byte()
+    said = predict_classes(network, byte, settings)
+    assert torch.equal(said, predict_logits(network, to_unit(byte), settings).argmax(1))
+
+
+def test_confident_views_do_not_underflow(images):
+    class Certain(Segmenter):
+        classes = 3
+
+        def forward(self, images):
+            return Prediction(500 * images)
+
+        @property
+        def classifier(self):
+            return None
+
+    assert predict_logits(Certain(), images, Inference(flip=True)).isfinite().all()
+
+
+def test_a_mirror_image_tells_an_equivariant_network_nothing(images):
+    plain = predict_logits(Colours(), images, Inference())
+    averaged = predict_logits(Colours(), images, Inference(flip=True))
+    torch.testing.assert_close(averaged, plain.log_softmax(1))
+    lopsided = predict_logits(Lopsided(), images, Inference()).log_softmax(1)
+    assert (predict_logits(Lopsided(), images, Inference(flip=True)) - lopsided).abs().max() > 0.01
+
+
+def test_one_further_scale_is_a_plain_scale(images):
+    for factor in (1.0, 0.6):
+        one = predict_logits(Lopsided(), images, Inference(scales=(factor,)))
+        assert torch.equal(one, predict_logits(Lopsided(), images, Inference(scale=factor)))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"scale": 0.7}, {"window": 13, "stride": 9}])
+def test_classes_named_some_at_a_time_are_those_of_all(monkeypatch, align_corners, settings):
+    class Many(Segmenter):
+        classes = 11
+
+        def forward(self, images):
+            rows, cols = images.shape[-2] // 3, images.shape[-1] // 3
+            generator = torch.Generator().manual_seed(rows * cols)
+            return Prediction(torch.randn(len(images), 11, rows, cols, generator=generator))
+
+        @property
+        def classifier(self):
+            return None
+
+    network, inference = Many(), Inference(**settings)
+    network.align_corners = align_corners
+    image = torch.zeros(2, 3, 20, 26, dtype=torch.uint8)
+    expected = predict_logits(network, to_unit(image), inference).argmax(1)
+    for at_once in (1, 2 * 20 * 26 * 3, 2**23):
+        monkeypatch.setattr("fakd.inference._AT_ONCE", at_once)
+        assert torch.equal(predict_classes(network, image, inference), expected)
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "stride", "expected"),
+    [
+        (2048, 769, 513, [0, 513, 1026, 1279]),
+        (1024, 769, 513, [0, 255]),
+        (520, 480, 320, [0, 40]),
+        (390, 480, 320, [0]),
+        (480, 480, 320, [0]),
+        (800, 480, 320, [0, 320]),
+        (801, 480, 320, [0, 320, 321]),
+    ],
+)
+def test_windows_begin_where_mmsegmentation_has_them(side, window, stride, expected):
+    assert _starts(side, window, stride) == expected
+
+
+def test_a_note_tells_in_which_flags_training_differed():
+    network = Colours()
+    assert unlike_training(network, Inference()) is None
+    # As a file of weights has it: written before there were mirrors, and with lists for tuples.
+    network.extra = {"inference": {"scale": 0.5, "window": None, "stride": None}}
+    assert unlike_training(network, Inference(scale=0.5)) is None
+    assert "evaluated with --inference.scale 0.5;" in unlike_training(network, Inference())
+    network.extra = {"inference": {**asdict(Inference(flip=True)), "base": [64, 32]}}
+    assert unlike_training(network, Inference(base=(64, 32), flip=True)) is None
+    note = unlike_training(network, Inference(window=9))
+    flags = "--inference.window null --inference.base [64,32] --inference.flip true;"
+    assert flags in note
+
+
 def test_score_counts_every_labelled_pixel():
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     image[1] = 255
@@ -65,7 +224,41 @@ def test_score_counts_every_labelled_pixel():
     assert network.training
 
 
-@pytest.mark.parametrize("wrong", [{"scale": 0.0}, {"stride": 4}, {"window": 0}])
+def test_scores_of_a_stream_are_those_of_all_pixels_at_once():
+    generator = torch.Generator().manual_seed(2)
+    images = [torch.randint(0, 256, (3, 8 + i, 12), generator=generator).byte() for i in range(5)]
+    labels = [torch.randint(0, 3, image.shape[1:], generator=generator).byte() for image in images]
+    labels[1][:4] = 255
+    alive = []
+
+    def stream():
+        for image, truth in zip(images, labels, strict=True):
+            copy = image.clone()
+            alive.append(weakref.ref(copy))
+            # Only the sample before may still be held, by the loop that asks for this one.
+            assert sum(reference() is not None for reference in alive) <= 2
+            yield copy, truth
+            del copy
+
+    matrix = score(Colours(), stream(), Inference(), torch.device("cpu"))
+    said = [predict_classes(Colours(), image[None], Inference())[0] for image in images]
+    pixels = [torch.cat([part.flatten() for part in parts]) for parts in (said, labels)]
+    assert torch.equal(matrix, confusion_matrix(*pixels, 3))
+    assert Scores.from_matrix(matrix).miou == Scores.from_matrix(confusion_matrix(*pixels, 3)).miou
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": 0.0},
+        {"stride": 4},
+        {"window": 0},
+        {"window": 4, "stride": 5},
+        {"base": (0, 4)},
+        {"scales": ()},
+        {"scales": (1.0, -1.0)},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError, match="inference"):
         Inference(**wrong)

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from fakd.metrics import Scores, confusion_matrix
@@ -60,6 +61,29 @@ def test_matrices_of_parts_add_up():
     prediction, labels = random_masks(0)
     parts = sum(confusion_matrix(p, y, 7) for p, y in zip(prediction, labels, strict=True))
     assert torch.equal(parts, confusion_matrix(prediction, labels, 7))
+
+
+@pytest.mark.parametrize("classes", [1, 7, 150, 255])
+def test_every_kind_of_integer_counts_the_same(classes):
+    generator = torch.Generator().manual_seed(classes)
+    labels = torch.randint(0, classes, (64, 65), generator=generator)
+    prediction = torch.randint(0, classes, (64, 65), generator=generator)
+    labels[:9] = 255
+    expected = torch.zeros(classes, classes, dtype=torch.long)
+    for truth, said in zip(labels[9:].flatten(), prediction[9:].flatten(), strict=True):
+        expected[truth, said] += 1
+    for kind in (torch.uint8, torch.int32, torch.int64):
+        for other in (torch.uint8, torch.int64):
+            matrix = confusion_matrix(prediction.to(kind), labels.to(other), classes)
+            assert matrix.dtype == torch.int64
+            assert torch.equal(matrix, expected)
+
+
+@pytest.mark.parametrize("label", [3, 254, 256, 900])
+def test_labels_of_no_class_are_refused_rather_than_left_out(label):
+    labels = torch.tensor([0, 255, 1, label])
+    with pytest.raises(ValueError, match=f"from 0 to 2 or 255 for none, got {label}"):
+        confusion_matrix(torch.zeros(4, dtype=torch.long), labels, 3)
 
 
 def test_json_is_in_percent_and_has_no_nan():

@@ -1,16 +1,22 @@
-"""From images to class maps: whole image or sliding window, at the label's resolution."""
+"""From images to class maps: whole, in windows, mirrored or at several sizes; full resolution."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from fakd.data.transforms import fitted_size
 from fakd.errors import InputError
 from fakd.metrics import confusion_matrix
 from fakd.types import Segmenter
+
+_AT_ONCE = 2**23
+"""Values of enlarged logits that are held at a time when only the likeliest class is asked for."""
 
 
 @dataclass(frozen=True)
@@ -21,30 +27,75 @@ class Inference:
         scale: resize the image by this factor first; the result has the original size again.
         window: side of square windows that slide over the (resized) image; none sees it whole.
         stride: distance between windows; two thirds of the window if not given.
+        base: long and short side that the image is fitted into, before scaling, its proportions
+            kept; none keeps its own size.
+        flip: average the class probabilities of the image and its mirror image.
+        scales: average the class probabilities over these further factors on the size.
     """
 
     scale: float = 1.0
     window: int | None = None
     stride: int | None = None
+    base: tuple[int, int] | None = None
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         """Refuse values that no image could be shown with."""
-        if self.scale <= 0:
+        if not 0 < self.scale < math.inf:
             raise InputError(f"expected inference.scale above 0, got {self.scale}")
+        if not self.scales or not all(0 < factor < math.inf for factor in self.scales):
+            raise InputError(f"expected inference.scales to be factors above 0, got {self.scales}")
         if self.window is None and self.stride is not None:
             raise InputError("inference.stride needs inference.window; give both or neither")
         for name, value in (("window", self.window), ("stride", self.stride)):
             if value is not None and value < 1:
                 raise InputError(f"expected inference.{name} of at least 1 pixel, got {value}")
+        if self.window is not None and (self.stride or 0) > self.window:
+            raise InputError(
+                f"expected inference.stride of at most the window's {self.window} pixels, got "
+                f"{self.stride}; no window would see what lies between"
+            )
+        if self.base is not None and min(self.base) < 1:
+            raise InputError(f"expected inference.base to be two sides, got {self.base}")
+
+    @property
+    def averages(self) -> bool:
+        """Whether several views of an image are averaged."""
+        return self.flip or len(self.scales) > 1
+
+    def size(self, image: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
+        """Tell at which height and width an image is shown, times one of the `scales`."""
+        if self.base is not None:
+            return fitted_size(image, self.base, self.scale * factor)
+        height, width = (max(int(side * self.scale * factor + 0.5), 1) for side in image)
+        return height, width
 
 
 def unlike_training(network: Segmenter, inference: Inference) -> str | None:
     """Say how a network was shown images when it was trained, if that differs from now."""
     known = network.extra.get("inference")
-    if known is None or known == asdict(inference):
+    if known is None:
         return None
-    flags = " ".join(f"--inference.{name} {value}" for name, value in known.items() if value)
-    return f"in its training this network was evaluated with {flags}; scores may differ without"
+    flags = []
+    for field in fields(Inference):
+        then, now = known.get(field.name, field.default), getattr(inference, field.name)
+        # JSON has made lists of tuples.
+        then = tuple(then) if isinstance(then, list) else then
+        if then != now:
+            flags.append(f"--inference.{field.name} {_as_flag(then)}")
+    if not flags:
+        return None
+    return (
+        f"in its training this network was evaluated with {' '.join(flags)}; "
+        "scores may differ without"
+    )
+
+
+def _as_flag(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
+    return "null" if value is None else str(value).lower()
 
 
 def to_unit(images: UInt8[Tensor, "*any"]) -> Float[Tensor, "*any"]:
@@ -59,22 +110,44 @@ def predict_logits(
     """Compute logits at the images' own resolution, in float32.
 
     As in mmsegmentation: resize, forward, bilinear to the network's input size (averaged over
-    windows where they overlap), bilinear to the original size.
+    windows where they overlap), bilinear to the original size. With `flip` or several `scales`
+    the result is the logarithm of the class probabilities' mean.
     """
     size = images.shape[-2:]
-    if inference.scale != 1.0:
+    if not inference.averages:
+        logits, shown_size = _forward(network, images, inference, inference.scales[0])
+        return _enlarged(network, logits, shown_size, size)
+    views = list(product(inference.scales, (False, True) if inference.flip else (False,)))
+    total = images.new_full((len(images), network.classes, *size), -math.inf)
+    for factor, mirrored in views:
+        shown = images.flip(-1) if mirrored else images
+        logits = _enlarged(network, *_forward(network, shown, inference, factor), size)
+        view = F.log_softmax(logits.flip(-1) if mirrored else logits, dim=1)
+        torch.logaddexp(total, view, out=total)
+    return total.sub_(math.log(len(views)))
+
+
+def _forward(
+    network: Segmenter, images: Tensor, inference: Inference, factor: float
+) -> tuple[Tensor, torch.Size]:
+    """Resize the images and run the network: its logits, and the size that it was shown."""
+    size = inference.size((images.shape[-2], images.shape[-1]), factor)
+    if size != images.shape[-2:]:
         # Not antialiased, as in training: the network knows images as they are sampled there.
-        shown = [max(int(side * inference.scale + 0.5), 1) for side in size]
-        images = F.interpolate(images, shown, mode="bilinear")
+        images = F.interpolate(images, size, mode="bilinear")
     if inference.window is None:
-        logits = _resize(network, network(images).logits.float(), images.shape[-2:])
-    else:
-        stride = inference.stride or max(1, inference.window * 2 // 3)
-        logits = _slide(network, images, inference.window, stride)
-    return _resize(network, logits, size)
+        return network(images).logits.float(), images.shape[-2:]
+    stride = inference.stride or max(1, inference.window * 2 // 3)
+    return _slide(network, images, inference.window, stride), images.shape[-2:]
+
+
+def _enlarged(network: Segmenter, logits: Tensor, shown: torch.Size, size: torch.Size) -> Tensor:
+    return _resize(network, _resize(network, logits, shown), size)
 
 
 def _resize(network: Segmenter, logits: Tensor, size: torch.Size) -> Tensor:
+    if logits.shape[-2:] == size:
+        return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=network.align_corners)
 
 
@@ -88,7 +161,7 @@ def _slide(network: Segmenter, images: Tensor, window: int, stride: int) -> Tens
             part = images[region]
             total[region] += _resize(network, network(part).logits.float(), part.shape[-2:])
             visits[region] += 1
-    return total / visits
+    return total.div_(visits)
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
@@ -97,11 +170,28 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     return [max(min(i * stride, side - window), 0) for i in range(count)]
 
 
+@torch.no_grad()
 def predict_classes(
     network: Segmenter, images: UInt8[Tensor, "batch 3 height width"], inference: Inference
 ) -> Int[Tensor, "batch height width"]:
-    """Name the likeliest class of every pixel."""
-    return predict_logits(network, to_unit(images), inference).argmax(1)
+    """Name the likeliest class of every pixel.
+
+    Logits of one view are enlarged some classes at a time, which bounds memory for large images
+    with many classes; a value may be rounded otherwise than among all classes, in its last bit.
+    """
+    if inference.averages:
+        # `max` names the same classes as `argmax`, which takes two to three times as long.
+        return predict_logits(network, to_unit(images), inference).max(1).indices
+    logits, shown = _forward(network, to_unit(images), inference, inference.scales[0])
+    step = max(1, _AT_ONCE // max(images[:, 0].numel(), len(images) * shown.numel()))
+    best = torch.full_like(images[:, 0], -math.inf, dtype=torch.float32)
+    likeliest = torch.zeros_like(best, dtype=torch.long)
+    for first in range(0, logits.shape[1], step):
+        part = logits[:, first : first + step]
+        value, index = _enlarged(network, part, shown, images.shape[-2:]).max(1)
+        likeliest = torch.where(value > best, index + first, likeliest)
+        best = torch.maximum(best, value)
+    return likeliest
 
 
 def score(

@@ -17,12 +17,16 @@ def confusion_matrix(
     Matrices of several images add up to the matrix of the set, and those of several processes to
     the matrix of all of them.
     """
-    labels = labels.flatten().long()
-    index = labels * classes + prediction.flatten().long()
-    # Ignored pixels fall into one extra bin: a boolean mask would wait for the device.
-    index = torch.where(labels == IGNORE, classes * classes, index)
-    counts = torch.bincount(index, minlength=classes * classes + 1)
-    return counts[:-1].view(classes, classes)
+    # Ignored pixels fill a row of their own; masking them out first costs more than all the rest.
+    index = torch.add(prediction.flatten().int(), labels.flatten().int(), alpha=classes)
+    counts = torch.bincount(index, minlength=(IGNORE + 1) * classes)
+    known = counts[: classes * classes]
+    if int(counts.sum() - counts[IGNORE * classes :][:classes].sum() - known.sum()):
+        raise ValueError(
+            f"expected labels from 0 to {classes - 1} or {IGNORE} for none, got "
+            f"{int(labels[labels != IGNORE].max())}; leave pixels of other classes out as {IGNORE}"
+        )
+    return known.view(classes, classes)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,14 +26,15 @@ class Numbered(Split):
     labelled = True
 
     def __init__(self, length, noisy=False, broken=None):
-        self.length, self.noisy, self.broken, self.read = length, noisy, broken, []
+        self.length, self.noisy, self.read = length, noisy, []
+        self.broken = broken if isinstance(broken, set) else {broken}
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index):
         self.read.append(index)
-        if index == self.broken:
+        if index in self.broken:
             raise InputError(f"image {index} is broken; mend it")
         if self.noisy:
             generator = torch.Generator().manual_seed(index)
@@ -53,9 +55,10 @@ def batches(split=None, first=0, last=4, **options):
 
 def equal(first, second):
     return len(first) == len(second) and all(
-        torch.equal(a, b)
+        torch.equal(one.images, two.images)
+        and torch.equal(one.labels, two.labels)
+        and one.skipped == two.skipped
         for one, two in zip(first, second, strict=True)
-        for a, b in zip(one, two, strict=True)
     )
 
 
@@ -139,10 +142,73 @@ def test_batches_must_be_shared_out_evenly():
 def test_errors_reach_the_caller_as_they_were(workers):
     with pytest.raises(InputError) as caught:
         list(training_batches(Numbered(4, broken=2), PLAIN, 2, 0, 0, 4, workers=workers))
-    assert str(caught.value) == "image 2 is broken; mend it"
+    expected = "image 2 is broken; mend it, or leave it out with --broken skip"
+    assert str(caught.value) == expected
     with pytest.raises(InputError) as caught:
         list(evaluation_samples(Numbered(4, broken=2), workers=workers))
     assert str(caught.value) == "image 2 is broken; mend it"
+
+
+def test_the_next_of_the_same_order_takes_the_place_of_a_broken_sample():
+    def drawn(broken):
+        found = training_batches(Numbered(10, broken=broken), PLAIN, 5, 0, 0, 2, broken="skip")
+        return [(batch.images[:, 0, 0, 0].tolist(), batch.skipped) for batch in found]
+
+    # The order of this seed is 8 6 1 9 3, 7 5 0 2 4.
+    whole = [([8, 6, 1, 9, 3], ()), ([7, 5, 0, 2, 4], ())]
+    assert drawn(set()) == whole
+    said = [f"image {index} is broken; mend it" for index in range(10)]
+    assert drawn({6}) == [([8, 1, 1, 9, 3], (said[6],)), whole[1]]
+    # A run of broken ones is passed over, and the last of an order is followed by its first.
+    assert drawn({1, 9, 4}) == [
+        ([8, 6, 3, 3, 3], (said[1], said[9], said[9])),
+        ([7, 5, 0, 2, 8], (said[4],)),
+    ]
+
+
+def test_skipping_does_not_depend_on_workers_resumption_or_ranks():
+    split = Numbered(7, noisy=True, broken={2, 5})
+    whole = batches(split, broken="skip")
+    assert sum(len(batch.skipped) for batch in whole) > 2
+    assert equal(whole, batches(split, broken="skip", workers=2))
+    assert equal(whole[2:], batches(split, broken="skip", first=2))
+    assert equal(whole, batches(CachedSplit(split), broken="skip"))
+    ranks = [batches(split, broken="skip", rank=rank, world=2) for rank in range(2)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert parts[0].skipped + parts[1].skipped == batch.skipped
+
+
+def test_samples_that_can_be_read_are_augmented_as_if_none_were_broken():
+    whole, skipping = batches(), batches(Numbered(7, noisy=True, broken=3), broken="skip")
+    changed = [
+        not torch.equal(one, two)
+        for first, second in zip(whole, skipping, strict=True)
+        for one, two in zip(first.images, second.images, strict=True)
+    ]
+    assert sum(changed) == sum(len(batch.skipped) for batch in skipping) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_but_broken_samples_ends_with_an_error(workers):
+    split = Numbered(3, broken={0, 1, 2})
+    expected = r"none of 3 can be read; image \d is broken; mend it"
+    with pytest.raises(InputError, match=expected):
+        batches(split, broken="skip", workers=workers)
+
+
+def test_files_that_break_while_training_are_named_once_each(made_up):
+    for name in "cdefgh":
+        made_up.image(f"train/images/{name}.jpg", size=(60, 80))
+        made_up.mask(f"train/masks/{name}.png", np.zeros((60, 80), dtype=np.uint8))
+    path = made_up.root / "train/images/d.jpg"
+    path.write_bytes(path.read_bytes()[:-400])
+    split = folder(made_up.root).train
+    found = batches(split, last=2, batch_size=len(split), broken="skip")
+    assert [len(batch.skipped) for batch in found] == [1, 1]
+    assert str(path) in found[0].skipped[0]
+    with pytest.raises(InputError, match=r"d\.jpg.*leave it out with --broken skip"):
+        batches(split, last=2, batch_size=len(split))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,7 +1,7 @@
 """Batches that are a function of seed and step alone, whoever loads them and from where."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import UInt8
@@ -22,6 +22,8 @@ class Batch(NamedTuple):
     images: UInt8[Tensor, "batch 3 height width"]
     labels: UInt8[Tensor, "batch height width"]
     """Class ids; `IGNORE` where there is none, everywhere in an unlabelled image."""
+    skipped: tuple[str, ...] = ()
+    """Why samples that belong here were left out and others took their places."""
 
 
 def training_batches(
@@ -35,12 +37,14 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     pin_memory: bool = False,
+    broken: Literal["stop", "skip"] = "stop",
 ) -> Iterable[Batch]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
 
     Sample ``step * batch_size + slot`` counts through one random order of the split after
     another. Order and augmentation are drawn from (seed, epoch) and (seed, step, slot), so
-    neither the number of workers or ranks nor a resumption changes a batch.
+    neither the number of workers or ranks nor a resumption changes a batch. In the place of a
+    skipped sample comes the next one of the same order that can be read.
 
     Args:
         split: What to draw from.
@@ -53,9 +57,12 @@ def training_batches(
         rank: Which of the equal parts of each batch to yield.
         world: Into how many parts each batch is shared out.
         pin_memory: Copy batches to memory from which a GPU reads without waiting.
+        broken: What to do about a sample that cannot be read: stop, or skip it and say so in
+            `Batch.skipped`.
 
     Raises:
-        InputError: the batch cannot be shared out, or a sample cannot be read.
+        InputError: the batch cannot be shared out, or a sample cannot be read; when skipping, only
+            if none can.
     """
     if batch_size < 1 or batch_size % world:
         raise InputError(
@@ -64,7 +71,7 @@ def training_batches(
         )
     share = batch_size // world
     slots = range(rank * share, (rank + 1) * share)
-    steps = _Steps(split, augmentation, batch_size, seed, slots)
+    steps = _Steps(split, augmentation, batch_size, seed, slots, broken)
     return _loaded(steps, range(first_step, last_step), workers, pin_memory)
 
 
@@ -92,26 +99,43 @@ class _Steps(Dataset):
         batch_size: int,
         seed: int,
         slots: range,
+        broken: Literal["stop", "skip"],
     ) -> None:
         self._split = split
         self._augmentation = augmentation
         self._batch_size = batch_size
         self._seed = seed
         self._slots = slots
+        self._broken = broken
         self._orders: dict[int, list[int]] = {}
 
     def __getitem__(self, step: int) -> Batch | InputError:
+        skipped: list[str] = []
         try:
-            samples = [self._sample(step, slot) for slot in self._slots]
+            samples = [self._sample(step, slot, skipped) for slot in self._slots]
         except InputError as error:
             return error
         images, labels, _ = zip(*samples, strict=True)
-        return Batch(torch.stack(images), torch.stack(labels))
+        return Batch(torch.stack(images), torch.stack(labels), tuple(skipped))
 
-    def _sample(self, step: int, slot: int) -> Sample:
+    def _sample(self, step: int, slot: int, skipped: list[str]) -> Sample:
         epoch, place = divmod(step * self._batch_size + slot, len(self._split))
         generator = torch.Generator().manual_seed(mixed(self._seed, _AUGMENTATION, step, slot))
-        return augment(self._split[self._order(epoch)[place]], self._augmentation, generator)
+        return augment(self._readable(epoch, place, skipped), self._augmentation, generator)
+
+    def _readable(self, epoch: int, place: int, skipped: list[str]) -> Sample:
+        """Load the sample at a place of an epoch's order, or the next one that is not broken."""
+        order = self._order(epoch)
+        for further in range(len(order)):
+            try:
+                return self._split[order[(place + further) % len(order)]]
+            except InputError as error:
+                if self._broken == "stop":
+                    raise InputError(f"{error}, or leave it out with --broken skip") from error
+                skipped.append(str(error))
+        raise InputError(
+            f"expected samples to train on, but none of {len(order)} can be read; {skipped[-1]}"
+        )
 
     def _order(self, epoch: int) -> list[int]:
         if epoch not in self._orders:

@@ -22,7 +22,7 @@ def read_image(path: Path) -> UInt8[Tensor, "3 height width"]:
         InputError: the file cannot be decoded to its last row.
     """
     pixels = _decoded(path, upright=True)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def read_mask(
@@ -55,7 +55,8 @@ def _decoded(path: Path, rgb: bool = False, upright: bool = False) -> np.ndarray
             with Image.open(path) as image:
                 image.load()
                 if upright:
-                    return _rgb(ImageOps.exif_transpose(image))
+                    ImageOps.exif_transpose(image, in_place=True)
+                    return _rgb(image)
                 return _rgb(image) if rgb else np.array(image)
     except FileNotFoundError as error:
         raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
@@ -74,4 +75,4 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         # Pillow would cut 16-bit grey levels off at 255 where their upper byte is meant.
         grey = (np.array(image) >> 8).astype(np.uint8)
         return np.stack([grey] * 3, axis=-1)
-    return np.array(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
