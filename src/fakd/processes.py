@@ -23,8 +23,9 @@ def gathered(share: Tensor) -> Tensor:
     """Join every process's share, all of one shape, along the first axis; without gradient."""
     if count() == 1:
         return share
+    share = share.contiguous()
     parts = [torch.empty_like(share) for _ in range(count())]
-    dist.all_gather(parts, share.contiguous())
+    dist.all_gather(parts, share)
     return torch.cat(parts)
 
 
@@ -41,10 +42,10 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def shared_generator() -> torch.Generator | None:
-    """Give all processes the first one's random draws; None, the default, for a single process."""
+    """Give all processes the first one's random draws; None, the default, on the first itself."""
     if count() == 1:
         return None
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     state = torch.get_rng_state().to(device)
     dist.broadcast(state, src=0)
-    return torch.Generator().set_state(state.cpu())
+    return None if dist.get_rank() == 0 else torch.Generator().set_state(state.cpu())

@@ -14,13 +14,13 @@ from fakd.losses.augmentation import (
     half_cosine,
     statistics_of,
 )
-from fakd.losses.grid import precise
+from fakd.losses.grid import on_grid_of, precise
 from fakd.types import DistillationLoss, LossInputs
 
 
 def channel_kl(
     student_logits: Float[Tensor, "batch classes rows cols"],
-    teacher_logits: Float[Tensor, "batch classes rows cols"],
+    teacher_logits: Float[Tensor, "batch classes _rows _cols"],
     temperature: float = 1.0,
     logit_variance: Float[Tensor, "batch classes rows cols"] | None = None,
 ) -> Float[Tensor, ""]:
@@ -36,7 +36,7 @@ def channel_kl(
 
     Args:
         student_logits: Scores of the student.
-        teacher_logits: Scores of the teacher at the same positions.
+        teacher_logits: Scores of the teacher, brought to the student's grid if on another.
         temperature: Divides both; the result is scaled back by its square.
         logit_variance: Variance of each student logit under augmentation, lambda included.
 
@@ -45,7 +45,8 @@ def channel_kl(
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         student = _maps(student_logits) / temperature
-        target = F.log_softmax(_maps(teacher_logits).detach() / temperature, dim=2)
+        teacher = on_grid_of(student_logits, teacher_logits.detach())
+        target = F.log_softmax(_maps(teacher) / temperature, dim=2)
         if logit_variance is None:
             prediction = F.log_softmax(student, dim=2)
         else:

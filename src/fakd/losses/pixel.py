@@ -17,7 +17,7 @@ from fakd.losses.augmentation import (
     statistics_of,
     tilted_bound,
 )
-from fakd.losses.grid import precise
+from fakd.losses.grid import on_grid_of, precise
 from fakd.types import DistillationLoss, LossInputs
 
 PixelBound = Literal["marginal", "difference", "tilted"]
@@ -26,7 +26,7 @@ PixelReduction = Literal["pixel_mean", "element_mean", "sum_over_hw", "batch_mea
 
 def pixel_kl(
     student_logits: Float[Tensor, "batch classes rows cols"],
-    teacher_logits: Float[Tensor, "batch classes rows cols"],
+    teacher_logits: Float[Tensor, "batch classes _rows _cols"],
     temperature: float = 1.0,
     logit_variance: Float[Tensor, "batch classes rows cols"] | None = None,
     reduction: PixelReduction = "pixel_mean",
@@ -44,7 +44,7 @@ def pixel_kl(
 
     Args:
         student_logits: Scores of the student.
-        teacher_logits: Scores of the teacher at the same positions.
+        teacher_logits: Scores of the teacher, brought to the student's grid if on another.
         temperature: Divides both; the result is scaled back by its square.
         logit_variance: Variance of each student logit under augmentation, lambda included.
         reduction: What the sum over images and pixels is divided by: images times pixels
@@ -57,7 +57,8 @@ def pixel_kl(
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         student = precise(student_logits) / temperature
-        target = F.log_softmax(precise(teacher_logits).detach() / temperature, dim=1)
+        teacher = precise(on_grid_of(student_logits, teacher_logits.detach()))
+        target = F.log_softmax(teacher / temperature, dim=1)
         if logit_variance is None:
             prediction = F.log_softmax(student, dim=1)
         else:
@@ -70,7 +71,7 @@ def pixel_kl(
 
 def joint_pixel_kl(
     student_logits: Float[Tensor, "batch classes rows cols"],
-    teacher_logits: Float[Tensor, "batch classes rows cols"],
+    teacher_logits: Float[Tensor, "batch classes _rows _cols"],
     temperature: float,
     covariance: Float[Tensor, "labels classes classes"],
     class_rows: Int[Tensor, "batch rows cols"],
@@ -84,7 +85,7 @@ def joint_pixel_kl(
 
     Args:
         student_logits: Scores of the student.
-        teacher_logits: Scores of the teacher at the same positions.
+        teacher_logits: Scores of the teacher, brought to the student's grid if on another.
         temperature: Divides both; the result is scaled back by its square.
         covariance: Of all student logits under augmentation, for each class, lambda included.
         class_rows: The row of ``covariance`` for each pixel; past the end for no augmentation.
@@ -94,7 +95,8 @@ def joint_pixel_kl(
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         student = F.log_softmax(precise(student_logits) / temperature, dim=1)
-        target = F.log_softmax(precise(teacher_logits).detach() / temperature, dim=1)
+        teacher = precise(on_grid_of(student_logits, teacher_logits.detach()))
+        target = F.log_softmax(teacher / temperature, dim=1)
         scaled = precise(covariance) / temperature**2
         cross_entropy = bound(student, target.exp(), scaled, class_rows)
         divergence = (target.exp() * target).sum(1) + cross_entropy

@@ -104,15 +104,16 @@ def preset(name: str) -> DistillationLoss:
     """
     if name not in PRESETS:
         raise ValueError(f"expected one of {', '.join(PRESETS)}, got {name!r}")
-    loss: DistillationLoss = _built(PRESETS[name])
+    loss: DistillationLoss = build(PRESETS[name])
     return loss
 
 
-def _built(spec: Any) -> Any:
+def build(spec: Any) -> Any:
+    """Build what ``class_path`` and ``init_args`` describe, inside out."""
     if not isinstance(spec, dict):
         return spec
     if "class_path" not in spec:
-        return {key: _built(value) for key, value in spec.items()}
+        return {key: build(value) for key, value in spec.items()}
     module, _, name = spec["class_path"].rpartition(".")
-    arguments = {key: _built(value) for key, value in spec["init_args"].items()}
+    arguments = {key: build(value) for key, value in spec["init_args"].items()}
     return getattr(import_module(module), name)(**arguments)

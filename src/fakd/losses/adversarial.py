@@ -1,0 +1,230 @@
+"""Holistic distillation (SKDS): the student learns to pass for the teacher before a critic."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
+
+from fakd.losses.critic import SMALLEST, Critic
+from fakd.losses.grid import on_grid_of, precise
+from fakd.processes import average_gradients
+from fakd.types import DistillationLoss, LossInputs, Segmenter
+
+AdversarialKind = Literal["hinge", "wgan-gp"]
+CriticOptimizer = Literal["adam", "sgd"]
+CriticSchedule = Literal["constant", "poly"]
+
+
+def critic_hinge(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    r"""Ask a critic for scores above 1 for the teacher's maps and below -1 for the student's.
+
+    .. math:: \mathrm{mean} \max(0, 1 - D(t)) + \mathrm{mean} \max(0, 1 + D(s))
+
+    Args:
+        real: Scores of the teacher's maps.
+        fake: Scores of the student's.
+
+    >>> critic_hinge(torch.tensor([[0.5]]), torch.tensor([[-2.0]]))
+    tensor(0.5000)
+    """
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def critic_wasserstein(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    r"""Ask a critic to score the teacher's maps as far above the student's as it can.
+
+    .. math:: \mathrm{mean} D(s) - \mathrm{mean} D(t)
+
+    Of use together with a `gradient_penalty` (Gulrajani et al., 2017, arXiv 1704.00028).
+
+    Args:
+        real: Scores of the teacher's maps.
+        fake: Scores of the student's.
+
+    >>> critic_wasserstein(torch.tensor([[0.5]]), torch.tensor([[-2.0]]))
+    tensor(-2.5000)
+    """
+    return fake.mean() - real.mean()
+
+
+def student_adversarial(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    r"""Ask the student for maps that a critic scores high: :math:`-\mathrm{mean} D(s)`.
+
+    Args:
+        fake: Scores of the student's maps.
+
+    >>> student_adversarial(torch.tensor([[-2.0]]))
+    tensor(2.)
+    """
+    return -fake.mean()
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor],
+    real: Float[Tensor, "batch classes _rows _cols"],
+    fake: Float[Tensor, "batch classes rows cols"],
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    r"""Ask a critic for a slope of 1 somewhere between the teacher's map and the student's.
+
+    .. math:: \frac{1}{N} \sum_n (\|\nabla_{x_n} \textstyle\sum D(x)\| - 1)^2, \quad
+        x_n = \alpha_n t_n + (1 - \alpha_n) s_n, \quad \alpha_n \sim U(0, 1)
+
+    The penalty of WGAN-GP (Gulrajani et al., 2017, arXiv 1704.00028), one random weight for each
+    image, the norm over all classes and positions. Only the critic's weights get a gradient;
+    ``real`` comes to the grid of ``fake``.
+
+    Args:
+        critic: Scores maps of logits.
+        real: Logits of the teacher.
+        fake: Logits of the student for the same images.
+        generator: Draws the random weights.
+
+    >>> gradient_penalty(lambda maps: 3 * maps, torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
+    tensor(4.)
+    """
+    real, fake = on_grid_of(fake, real.detach()), fake.detach()
+    device = fake.device if generator is None else generator.device
+    alpha = torch.rand(len(fake), 1, 1, 1, generator=generator, device=device, dtype=fake.dtype)
+    alpha = alpha.to(fake.device)
+    mixed = (alpha * real + (1 - alpha) * fake).requires_grad_()
+    (slopes,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
+    steepness: Tensor = torch.linalg.vector_norm(slopes.flatten(1), dim=1)
+    return (steepness - 1).square().mean()
+
+
+class Adversarial(DistillationLoss):
+    """SKDS's holistic part: a critic learns to tell the two networks' logits apart, as in a GAN.
+
+    The student learns to give logits that the critic takes for the teacher's, and the critic takes
+    a step of its own after each of the student's. Needs no labels; adds a network of about 3
+    million weights, of use in training only. Maps with fewer than 64 rows or columns are enlarged
+    for it. The weight beside the task is 0.001 by default; SKDS's authors use 0.1.
+
+    Args:
+        loss: What the critic minimises: its scores must keep a margin (hinge), or differ as much
+            as its slope allows (wgan-gp), which costs it another forward and backward pass.
+        critic_weight: Factor of the critic's whole loss, the penalty included. It makes next to no
+            difference to adam.
+        gradient_penalty: Factor of the penalty on slopes other than 1, used by wgan-gp only.
+        optimizer: Trains the critic: adam with ``betas``, or sgd with ``sgd_momentum``.
+        learning_rate: Of the critic.
+        betas: Share of the past in adam's running means of the gradient and of its square.
+        sgd_momentum: Share of the past in sgd's steps.
+        weight_decay: How strongly the critic's weights are pulled to 0; SKDS's authors have 0.0005
+            with sgd.
+        schedule: The critic's learning rate over training: constant, or falling to 0 as the
+            student's does, with an exponent of 0.9 (poly).
+    """
+
+    default_weight: ClassVar[float] = 0.001
+
+    def __init__(
+        self,
+        loss: AdversarialKind = "hinge",
+        critic_weight: float = 0.1,
+        gradient_penalty: float = 10.0,
+        optimizer: CriticOptimizer = "adam",
+        learning_rate: float = 4e-4,
+        betas: Sequence[float] = (0.9, 0.99),
+        sgd_momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        schedule: CriticSchedule = "constant",
+    ) -> None:
+        super().__init__()
+        _check_choice("loss", loss, get_args(AdversarialKind))
+        _check_choice("optimizer", optimizer, get_args(CriticOptimizer))
+        _check_choice("schedule", schedule, get_args(CriticSchedule))
+        for name, value in (("critic_weight", critic_weight), ("learning_rate", learning_rate)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"expected {name} above 0, got {value}")
+        for name, value in (("gradient_penalty", gradient_penalty), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"expected {name} of at least 0, got {value}")
+        if len(betas) != 2 or not all(0 <= share < 1 for share in (*betas, sgd_momentum)):
+            raise ValueError(
+                "expected two betas and an sgd_momentum, all from 0 to below 1, "
+                f"got {betas} and {sgd_momentum}; (0.9, 0.99) and 0.9 are usual"
+            )
+        self.loss, self.critic_weight, self.gradient_penalty = loss, critic_weight, gradient_penalty
+        self.optimizer, self.learning_rate = optimizer, learning_rate
+        self.betas, self.sgd_momentum = tuple(betas), sgd_momentum
+        self.weight_decay, self.schedule = weight_decay, schedule
+        self.critic: Critic | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
+        """Build the critic and its optimiser."""
+        self.critic = Critic(student.classes)
+        self._optimizer = self._build_optimizer(self.critic)
+
+    def _build_optimizer(self, critic: Critic) -> torch.optim.Optimizer:
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(critic.parameters(), rate, self.sgd_momentum, weight_decay=decay)
+        first, second = self.betas
+        return torch.optim.Adam(critic.parameters(), rate, (first, second), weight_decay=decay)
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        """Compute how far the student's logits are from a high score; the critic learns nothing."""
+        critic, _ = self._prepared()
+        logits = inputs.student.logits
+        with torch.autocast(logits.device.type, enabled=False):
+            weights = {name: weight.detach() for name, weight in critic.named_parameters()}
+            return student_adversarial(functional_call(critic, weights, _shown(critic, logits)))
+
+    @torch.enable_grad()
+    def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+        """Let the critic take a step on both networks' logits; returns its weighted loss."""
+        critic, optimizer = self._prepared()
+        fake = inputs.student.logits.detach()
+        real = on_grid_of(fake, inputs.teacher.logits.detach())
+        with torch.autocast(fake.device.type, enabled=False):
+            fake, real = _shown(critic, fake), _shown(critic, real)
+            scores = critic(fake)
+            if self.loss == "hinge":
+                value = critic_hinge(critic(real), scores)
+            else:
+                value = critic_wasserstein(critic(real), scores)
+                value = value + self.gradient_penalty * gradient_penalty(critic, real, fake)
+            value = self.critic_weight * value
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+        average_gradients(critic.parameters())
+        left = 1 - inputs.progress if self.schedule == "poly" else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate * left**0.9
+        optimizer.step()
+        optimizer.zero_grad()
+        return {"critic": value.detach()}
+
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Name the critic's optimiser, once it is built."""
+        return () if self._optimizer is None else (self._optimizer,)
+
+    def _prepared(self) -> tuple[Critic, torch.optim.Optimizer]:
+        if self.critic is None or self._optimizer is None:
+            raise ValueError(
+                "expected a prepared loss, got one without a critic; "
+                "call prepare(student, teacher) first, as Distillation does"
+            )
+        return self.critic, self._optimizer
+
+
+def _shown(critic: Critic, logits: Tensor) -> Tensor:
+    """Bring logits to the critic's precision and the least size that it can score."""
+    logits = precise(logits).to(critic.norm.weight.dtype)
+    size = [max(SMALLEST, length) for length in logits.shape[2:]]
+    if size == list(logits.shape[2:]):
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"expected {name} to be one of {choices}, got {value!r}")

@@ -1,0 +1,115 @@
+"""A trained layer between the student's features and a loss that compares them by channel."""
+
+from typing import Literal, cast, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fakd.errors import InputError
+from fakd.losses.features import Features, feature_channels, features_of
+from fakd.losses.grid import precise
+from fakd.types import LossInputs, Segmenter
+
+AlignmentKind = Literal["conv", "conv-bias", "conv-bn-relu", "none"]
+
+
+class Alignment(nn.Module):
+    """Brings the student's features to the teacher's number of channels, whichever they have.
+
+    A 1x1 convolution: without bias as in CIRKD (conv), with bias as in the CWD authors' code for
+    mmsegmentation (conv-bias), or without bias and followed by batch norm and ReLU as in their code
+    for Cityscapes (conv-bn-relu). The last one has a leaky ReLU before the ReLU there, which
+    changes nothing. Runs in at least float32, outside autocast.
+
+    Args:
+        student_channels: Channels of the student's features.
+        teacher_channels: Channels of the teacher's features.
+        kind: Which layers; none leaves the features as they are.
+
+    Raises:
+        InputError: the kind is none, and the channels differ.
+    """
+
+    def __init__(
+        self, student_channels: int, teacher_channels: int, kind: AlignmentKind = "conv"
+    ) -> None:
+        super().__init__()
+        check_alignment(kind)
+        self.layers = nn.Sequential()
+        if kind == "none":
+            if student_channels != teacher_channels:
+                raise InputError(
+                    "alignment 'none' expects as many channels in the student's features as in "
+                    f"the teacher's, got {student_channels} and {teacher_channels}; "
+                    "choose alignment 'conv'"
+                )
+            return
+        self.layers.append(
+            nn.Conv2d(student_channels, teacher_channels, 1, bias=kind == "conv-bias")
+        )
+        if kind == "conv-bn-relu":
+            self.layers.extend([nn.BatchNorm2d(teacher_channels), nn.ReLU()])
+
+    def forward(
+        self, features: Float[Tensor, "batch student_channels rows cols"]
+    ) -> Float[Tensor, "batch teacher_channels rows cols"]:
+        """Map each pixel's features."""
+        with torch.autocast(features.device.type, enabled=False):
+            return cast(Tensor, self.layers(precise(features)))
+
+
+def check_alignment(kind: AlignmentKind) -> None:
+    """Refuse an alignment that does not exist.
+
+    Raises:
+        ValueError: names those that do.
+    """
+    if kind not in get_args(AlignmentKind):
+        raise ValueError(f"expected alignment to be one of {get_args(AlignmentKind)}, got {kind!r}")
+
+
+def check_channels(
+    student: Float[Tensor, "batch _channels _rows _cols"],
+    teacher: Float[Tensor, "batch _channels _rows _cols"],
+) -> None:
+    """Refuse to compare features channel by channel whose channels do not correspond.
+
+    Raises:
+        ValueError: names both numbers of channels, and the alignment.
+    """
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f"expected student features of the teacher's {teacher.shape[1]} channels, got "
+            f"{student.shape[1]}; pass Alignment({student.shape[1]}, {teacher.shape[1]})(features)"
+        )
+
+
+def alignment_between(
+    student: Segmenter, teacher: Segmenter, kind: AlignmentKind, loss: str
+) -> Alignment:
+    """Build the alignment that the features of two networks need.
+
+    Raises:
+        InputError: a network shows only its logits, or the kind is none and the channels differ.
+    """
+    channels = (
+        feature_channels(student, "student", loss),
+        feature_channels(teacher, "teacher", loss),
+    )
+    return Alignment(*channels, kind)
+
+
+def aligned_features(inputs: LossInputs, align: Alignment | None) -> tuple[Features, Features]:
+    """Get the student's features as the alignment maps them, and the teacher's.
+
+    Raises:
+        ValueError: one of them shows only logits, or the alignment has not been built.
+    """
+    if align is None:
+        raise ValueError(
+            "expected a loss with an alignment to be prepared, got one that was not; "
+            "call loss.prepare(student, teacher) first"
+        )
+    student, teacher = features_of(inputs)
+    return align(student), teacher

@@ -1,0 +1,108 @@
+"""Cross-image distillation (CIRKD, mini-batch part): match how alike the pixels of a batch are."""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fakd.losses.blocks import similarity_kl, unit
+from fakd.losses.features import feature_channels, features_of
+from fakd.losses.grid import on_grid_of, precise
+from fakd.types import DistillationLoss, LossInputs, Segmenter
+
+
+def cross_image_similarity(
+    student_features: Float[Tensor, "batch _student_channels rows cols"],
+    teacher_features: Float[Tensor, "batch _teacher_channels _rows _cols"],
+    temperature: float = 0.1,
+    block: int | None = None,
+) -> Float[Tensor, ""]:
+    r"""Match how similar each pixel is to all pixels of each image of the batch, its own included.
+
+    .. math:: \frac{1}{B^2 P} \sum_{i,j} \sum_u \mathrm{KL}\big(
+        \mathrm{softmax}_v(t_{iu} \cdot t_{jv} / \tau) \,\|\,
+        \mathrm{softmax}_v(s_{iu} \cdot s_{jv} / \tau)\big)
+
+    Features are of unit length; the softmax runs over the P pixels v of image j. Both pixels of a
+    similarity learn from it. The mini-batch part of CIRKD (Yang et al., 2022, arXiv 2204.06986),
+    without its scale by a squared temperature. Only similarities are compared, so student and
+    teacher may differ in channels. Every pixel counts, labelled or not. The teacher gets no
+    gradient; its features come to the student's grid.
+
+    The work grows with the square of ``batch * P``, the memory only with ``block * batch * P``.
+
+    Args:
+        student_features: Of the student.
+        teacher_features: Of the teacher, for the same images.
+        temperature: Divides the similarities: below 1, the most similar pixels count more.
+        block: How many pixels are compared with the batch at once; by default what fits a few
+            hundred MiB. Does not change the result.
+
+    >>> apart, alike = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 1, 1, 2)
+    >>> cross_image_similarity(alike, apart, temperature=1.0)
+    tensor(0.1109)
+    """
+    with torch.autocast(student_features.device.type, enabled=False):
+        student = _rows(student_features)
+        teacher = _rows(on_grid_of(student_features, teacher_features.detach()))
+        teacher = teacher.to(student.dtype)
+        return similarity_kl(
+            student.flatten(0, 1),
+            teacher.flatten(0, 1),
+            student,
+            teacher,
+            temperature,
+            block=block,
+        )
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Bring features to [batch pixels channels], each pixel of unit length."""
+    return unit(precise(features)).flatten(2).mT.contiguous()
+
+
+class CrossImageSimilarity(DistillationLoss):
+    """CIRKD within a batch: the student learns which pixels, of whichever image, look alike.
+
+    Needs no labels and nothing that is trained. Its work grows with the square of the number of
+    pixels in the batch. See `cross_image_similarity`.
+
+    Args:
+        temperature: Divides the similarities, which lie between -1 and 1: the smaller, the more
+            the nearest pixels count.
+        pool: Average squares of this many features a side first; 2 makes the loss 16 times
+            cheaper. By default every feature counts.
+    """
+
+    default_weight: ClassVar[float] = 1.0
+
+    def __init__(self, temperature: float = 0.1, pool: int | None = None) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(
+                f"expected temperature above 0, got {temperature}; CIRKD's authors use 0.1"
+            )
+        if pool is not None and pool < 1:
+            raise ValueError(f"expected pool of at least 1, got {pool}; None leaves all features")
+        self.temperature, self.pool = temperature, pool
+
+    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
+        """Check that both networks show their features."""
+        feature_channels(student, "student", "CrossImageSimilarity")
+        feature_channels(teacher, "teacher", "CrossImageSimilarity")
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        """Compute the loss on pooled features."""
+        student, teacher = features_of(inputs)
+        if self.pool is not None:
+            teacher = on_grid_of(student, teacher)
+            student, teacher = _pooled(student, self.pool), _pooled(teacher, self.pool)
+        return cross_image_similarity(student, teacher, self.temperature)
+
+
+def _pooled(features: Tensor, size: int) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return F.avg_pool2d(precise(features), size, ceil_mode=True)

@@ -1,0 +1,115 @@
+"""Pair-wise distillation (SKDS): match how alike the regions of an image are."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fakd.losses.blocks import unit
+from fakd.losses.features import feature_channels, features_of
+from fakd.losses.grid import on_grid_of, precise
+from fakd.types import DistillationLoss, LossInputs, Segmenter
+
+
+def pairwise_similarity(
+    student_features: Float[Tensor, "batch _student_channels rows cols"],
+    teacher_features: Float[Tensor, "batch _teacher_channels _rows _cols"],
+    kernel: Sequence[int] = (2, 2),
+    detach_norm: bool = False,
+) -> Float[Tensor, ""]:
+    r"""Match how similar each region of an image is to each other region of it.
+
+    .. math:: \frac{1}{N M^2} \sum_{n,m,m'} \Big( \frac{t_{nm} \cdot t_{nm'}}{\|t_{nm}\|
+        \|t_{nm'}\|} - \frac{s_{nm} \cdot s_{nm'}}{\|s_{nm}\| \|s_{nm'}\|} \Big)^2
+
+    The M regions are blocks of the feature map, each max-pooled to one vector; at the bottom and
+    right edges they may be smaller. The pair-wise part of SKDS (Liu et al., 2019, arXiv
+    1903.04197), whose paper describes average pooling and whose public code takes the maximum.
+    Only similarities are compared, so student and teacher may differ in channels. Every pixel
+    counts, labelled or not. The teacher gets no gradient; its features come to the student's grid.
+
+    Memory for two maps of ``batch * M^2``.
+
+    Args:
+        student_features: Of the student.
+        teacher_features: Of the teacher, for the same images.
+        kernel: Rows and columns of a block.
+        detach_norm: Take the length of a vector as given in the gradient, as the authors' code
+            does, so that the student also learns by making its vectors longer or shorter.
+
+    >>> apart, alike = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 1, 1, 2)
+    >>> pairwise_similarity(alike, apart, kernel=(1, 1))
+    tensor(0.5000)
+    """
+    with torch.autocast(student_features.device.type, enabled=False):
+        student = _similarities(student_features, kernel, detach_norm)
+        teacher = on_grid_of(student_features, teacher_features.detach())
+        teacher = _similarities(teacher, kernel, detach_norm)
+        return F.mse_loss(student, teacher.to(student.dtype))
+
+
+def _similarities(
+    features: Float[Tensor, "batch channels rows cols"], kernel: Sequence[int], detach_norm: bool
+) -> Float[Tensor, "batch regions regions"]:
+    regions = F.max_pool2d(precise(features), tuple(kernel), ceil_mode=True).flatten(2)
+    if detach_norm:
+        norm = torch.linalg.vector_norm(regions.detach(), dim=1, keepdim=True)
+        regions = regions / (norm + 1e-8)
+    else:
+        regions = unit(regions)
+    return regions.mT @ regions
+
+
+class PairwiseSimilarity(DistillationLoss):
+    """SKDS's pair-wise part: the student learns which regions of an image look alike.
+
+    Needs no labels and nothing that is trained. See `pairwise_similarity`.
+
+    Args:
+        kernel: Rows and columns of the blocks of features that count as one region. Its memory
+            grows with the square of the number of regions: with 2 x 2 blocks on a 64 x 64 map,
+            1024 regions and 4 MiB for each image and network. Not used with a scale.
+        scale: Size of a block as a share of the map's instead, such as 0.5 for two or, where it
+            does not divide evenly, three blocks along each side, as SKDS's authors have it.
+        detach_norm: Leave the length of the feature vectors out of the gradient, as SKDS's authors
+            do. The loss itself is the same.
+    """
+
+    default_weight: ClassVar[float] = 10.0
+
+    def __init__(
+        self,
+        kernel: Sequence[int] = (2, 2),
+        scale: float | None = None,
+        detach_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(kernel) != 2 or min(kernel) < 1:
+            raise ValueError(
+                f"expected kernel to be two numbers of at least 1, got {kernel}; "
+                "(2, 2) is what CIRKD's authors use"
+            )
+        if scale is not None and not 0 < scale <= 1:
+            raise ValueError(
+                f"expected scale above 0 and at most 1, got {scale}; 0.5 is what SKDS's authors "
+                "use, None leaves the size of a block to kernel"
+            )
+        self.kernel, self.scale, self.detach_norm = tuple(kernel), scale, detach_norm
+
+    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
+        """Check that both networks show their features."""
+        feature_channels(student, "student", "PairwiseSimilarity")
+        feature_channels(teacher, "teacher", "PairwiseSimilarity")
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        """Compute the loss with blocks of the given size, or share of the map."""
+        student, teacher = features_of(inputs)
+        kernel = self.kernel
+        if self.scale is not None:
+            # The teacher's map has the student's size by the time they are compared.
+            kernel = tuple(max(1, math.floor(self.scale * size)) for size in student.shape[2:])
+        return pairwise_similarity(student, teacher, kernel, self.detach_norm)

@@ -1,0 +1,152 @@
+"""Every published setting in a real training step: what it owes the trainer."""
+
+import pytest
+import torch
+
+from fakd.losses import PRESETS, MemoryContrast, WeightedSum, preset
+from fakd.models import fcn_hrnet, pspnet
+from fakd.training.checkpoint import load_checkpoint, save_checkpoint
+from fakd.training.objective import Distillation
+from fakd.training.recipe import describe
+from fakd.training.schedule import Schedule, build_optimizer
+
+CLASSES = 4
+every_preset = pytest.mark.parametrize("name", sorted(PRESETS))
+
+
+def networks():
+    torch.manual_seed(0)
+    # Strides 8 and 4, 16 and 24 channels: neither grids nor widths agree.
+    student = pspnet("mobilenetv3_small_050", CLASSES, channels=16)
+    teacher = fcn_hrnet("hrnet_w18_small", CLASSES)
+    return student, teacher
+
+
+def method(name):
+    loss = preset(name)
+    for part in loss.losses.values() if isinstance(loss, WeightedSum) else [loss]:
+        if isinstance(part, MemoryContrast):
+            part.pixel_slots, part.region_slots = 32, 8
+    return loss
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(2, 3, 32, 48, generator=generator)
+    labels = torch.randint(CLASSES, (2, 2, 3), generator=generator)
+    labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    labels[0, :5] = 255
+    return images, labels
+
+
+class Sitting:
+    """A run as the trainer conducts it, from the same start or from a checkpoint."""
+
+    def __init__(self, name, checkpoint=None):
+        self.student, self.teacher = networks()
+        self.objective = Distillation(self.teacher, self.student, method(name))
+        schedule = Schedule(steps=4)
+        beside = self.objective.learnt_with_student()
+        self.optimizer = build_optimizer(schedule, self.student, beside)
+        self.parts = self.student, self.objective, (self.optimizer, *self.objective.optimizers())
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, *self.parts)
+
+    def step(self, number):
+        torch.manual_seed(number)
+        images, labels = batch(number)
+        terms = self.objective(self.student(images), images, labels, number / 4)
+        self.optimizer.zero_grad()
+        sum(terms.values()).backward()
+        self.optimizer.step()
+        opposed = self.objective.after_step()
+        return {**terms, **opposed}
+
+    def tensors(self):
+        return {**self.student.state_dict(), **self.objective.state_dict()}
+
+
+@every_preset
+def test_a_step_is_finite_and_reaches_the_student_only(name):
+    sitting = Sitting(name)
+    before = {key: value.clone() for key, value in sitting.teacher.state_dict().items()}
+    terms = sitting.step(0)
+    assert set(PRESETS[name]["init_args"]["losses"]) < set(terms)
+    assert all(torch.isfinite(term) for term in terms.values())
+    assert sitting.student.classifier.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in sitting.teacher.parameters())
+    after = sitting.teacher.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    trained = [*sitting.objective.learnt_with_student()]
+    assert all(parameter.grad is not None for parameter in trained)
+
+
+@every_preset
+def test_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path):
+    whole = Sitting(name)
+    for number in range(4):
+        whole.step(number)
+    first = Sitting(name)
+    for number in range(2):
+        first.step(number)
+    save_checkpoint(tmp_path / "last.safetensors", *first.parts, {"step": 2})
+    second = Sitting(name, tmp_path / "last.safetensors")
+    for number in range(2, 4):
+        second.step(number)
+    expected, found = whole.tensors(), second.tensors()
+    assert expected.keys() == found.keys()
+    different = [key for key in expected if not torch.equal(expected[key], found[key])]
+    assert not different
+
+
+@every_preset
+def test_a_batch_without_a_label_is_survived(name):
+    sitting = Sitting(name)
+    images, _ = batch()
+    labels = torch.full((2, 32, 48), 255)
+    terms = sitting.objective(sitting.student(images), images, labels, 0.5)
+    sum(terms.values()).backward()
+    terms |= sitting.objective.after_step()
+    assert all(torch.isfinite(term) for term in terms.values())
+    gradients = [p.grad for p in sitting.student.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@every_preset
+def test_half_precision_networks_give_nearly_the_same_loss(name):
+    images, labels = batch()
+    sitting = Sitting(name)
+    with torch.no_grad():
+        student, teacher = sitting.student(images), sitting.teacher(images)
+    values = []
+    for dtype in (torch.float32, torch.bfloat16):
+        sitting = Sitting(name)
+        sitting.objective._teacher = (lambda _, dtype=dtype: _cast(teacher, dtype),)
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            values.append(sitting.objective(_cast(student, dtype), images, labels, 0.5))
+    for key, exact in values[0].items():
+        assert values[1][key].dtype == torch.float32
+        torch.testing.assert_close(values[1][key], exact, rtol=0.05, atol=0.02)
+
+
+def _cast(prediction, dtype):
+    return type(prediction)(*(None if part is None else part.to(dtype) for part in prediction))
+
+
+@every_preset
+def test_the_loss_describes_itself_as_a_recipe(name):
+    written = describe(preset(name))
+    assert written["class_path"] == "fakd.losses.WeightedSum"
+    for part, spec in PRESETS[name]["init_args"]["losses"].items():
+        found = written["init_args"]["losses"][part]
+        assert found["class_path"] == spec["class_path"]
+        given = {key: value for key, value in spec["init_args"].items() if value is not None}
+        # A strength of 0 needs no covariance, so none is written.
+        given = {key: value for key, value in given.items() if key != "covariance"}
+        assert given.items() <= found["init_args"].items()
+
+
+def test_presets_are_listed_when_one_is_mistyped():
+    with pytest.raises(ValueError, match="ifvd-official"):
+        preset("ifvd")
