@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from paper import paper
+
+from fakd.losses import preset
+from fakd.training.recipe import describe
 
 HERE = Path(__file__).parent
 Recipe = dict[str, Any]
@@ -22,6 +26,11 @@ METHODS: dict[str, Recipe | None] = {
         "class_path": "fakd.losses.ChannelKL",
         "init_args": {"strength": 1.0, "covariance": "full", "spare_own_class": True},
     },
+    "skds": describe(preset("skds-cirkd")),
+    "ifvd": describe(preset("ifvd-cirkd")),
+    "cirkd": describe(preset("cirkd")),
+    "features": describe(preset("features-l2")),
+    "dist": describe(preset("dist")),
 }
 TEACHER = ("tf_efficientnet_lite2", 256, "imagenet")
 STUDENTS = {
@@ -102,24 +111,26 @@ def camvid(folder: str, settings: Any, steps: dict[str, int]) -> dict[str, Recip
     return {f"{folder}/{name}.yaml": recipe for name, recipe in recipes.items()}
 
 
-def every_recipe() -> dict[str, Recipe]:
-    """All files this script writes, by path below its folder."""
-    return {
+def every_file() -> dict[str, str]:
+    """The text of all files this script writes, by path below its folder."""
+    own = {
         **camvid("camvid", full_size, {"teacher": 8000, "scratch": 8000, "imagenet": 4000}),
         **camvid("camvid-cpu", cpu_size, {"teacher": 600, "scratch": 500, "imagenet": 200}),
     }
+    files = {name: text(recipe, "--data.root FOLDER") for name, recipe in own.items()}
+    return files | {name: comment + text(recipe) for name, (comment, recipe) in paper().items()}
 
 
-def text(recipe: Recipe) -> str:
+def text(recipe: Recipe, flags: str = "") -> str:
     """A recipe as YAML; it runs as `fakd train` or, where it names a teacher, `fakd distill`."""
     command = "distill" if "teacher" in recipe else "train"
     plain = yaml.Dumper
     plain.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
     body = yaml.dump(recipe, Dumper=plain, sort_keys=False)
-    return f"# fakd {command} --recipe THIS_FILE --data.root FOLDER\n{body}"
+    return f"# fakd {command} --recipe THIS_FILE {flags}".rstrip() + f"\n{body}"
 
 
 if __name__ == "__main__":
-    for name, recipe in every_recipe().items():
-        (HERE / name).parent.mkdir(exist_ok=True)
-        (HERE / name).write_text(text(recipe))
+    for name, content in every_file().items():
+        (HERE / name).parent.mkdir(parents=True, exist_ok=True)
+        (HERE / name).write_text(content)

@@ -1,6 +1,6 @@
 """Print finished runs as a Markdown table.
 
-Usage: python recipes/tabulate.py runs/camvid-cpu/teacher runs/camvid-cpu/scratch-*
+Usage: python recipes/scores.py runs/camvid-cpu/teacher runs/camvid-cpu/scratch-*
 """
 
 import csv
