@@ -9,6 +9,7 @@ from fakd import models
 from fakd.data import Augmentation, SegmentationData, open_data
 from fakd.inference import Inference
 from fakd.losses import ChannelKL
+from fakd.training.announcement import announce
 from fakd.training.loop import Training
 from fakd.training.objective import Average, Distillation
 from fakd.training.recipe import describe
@@ -82,6 +83,7 @@ def distill(
         return result
     teacher.to(fabric.device)
     console = console_of(fabric)
+    announce(console, data, inference)
     _compare_class_names(console, teacher, data)
     training = Training(fabric, student, objective, data, settings, folder, console, run.name)
     return training.run(teacher if check_teacher else None)

@@ -13,6 +13,7 @@ from fakd.files import write_text
 from fakd.inference import Inference, score, unlike_training
 from fakd.metrics import Scores
 from fakd.report.table import class_table
+from fakd.training.announcement import announce
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device
 from fakd.training.validation import require_same_classes
@@ -55,6 +56,7 @@ def evaluate(
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     device = pick_device(accelerator)
     console = Console(highlight=False)
+    announce(console, data, inference)
     if note := unlike_training(network, inference):
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     with StepProgress(console, "evaluate", len(part)) as display:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fakd.data import Augmentation, SegmentationData, open_data
 from fakd.inference import Inference
+from fakd.training.announcement import announce
 from fakd.training.loop import Training
 from fakd.training.objective import Average, Supervised
 from fakd.training.recipe import describe
@@ -63,4 +64,5 @@ def train(
         return result
     objective = Supervised(auxiliary_weight, average)
     console = console_of(fabric)
+    announce(console, data, inference)
     return Training(fabric, network, objective, data, settings, folder, console, run.name).run()
