@@ -1,7 +1,7 @@
 """From images to class maps: whole, in windows, mirrored or at several sizes; full resolution."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from itertools import product
 
@@ -199,13 +199,25 @@ def score(
     samples: Iterable[tuple[UInt8[Tensor, "3 height width"], UInt8[Tensor, "height width"]]],
     inference: Inference,
     device: torch.device,
+    each: Callable[[Int[Tensor, "classes classes"]], None] | None = None,
 ) -> Int[Tensor, "classes classes"]:
-    """Evaluate image by image into one confusion matrix; memory does not grow with the set."""
+    """Evaluate image by image into one confusion matrix; memory does not grow with the set.
+
+    Args:
+        network: What to evaluate; left in the mode it was in.
+        samples: Images and their labels.
+        inference: How images are shown to it.
+        device: Where it is.
+        each: Called with the confusion matrix of every image.
+    """
     was_training = network.training
     network.eval()
     matrix = torch.zeros(network.classes, network.classes, dtype=torch.long, device=device)
     for image, labels in samples:
         prediction = predict_classes(network, image[None].to(device), inference)
-        matrix += confusion_matrix(prediction[0], labels.to(device), network.classes)
+        found = confusion_matrix(prediction[0], labels.to(device), network.classes)
+        matrix += found
+        if each is not None:
+            each(found)
     network.train(was_training)
     return matrix

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import fakd
@@ -146,22 +148,74 @@ def test_a_finished_run_is_not_overwritten(teacher, tmp_path, capsys):
     assert (teacher / "best.safetensors").stat().st_mtime_ns == before
 
 
-def test_unlabelled_images_are_distilled(teacher, tmp_path):
-    from PIL import Image
-
+def files_of_scenes(root):
+    """Four training and two validation scenes as files."""
     data = fakd.data.scenes(train=4, val=2, size=(32, 48))
     for split in ("train", "val"):
         for kind in ("images", "masks"):
-            (tmp_path / split / kind).mkdir(parents=True)
+            (root / split / kind).mkdir(parents=True)
         for index, sample in enumerate(getattr(data, split)):
             picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
-            picture.save(tmp_path / split / "images" / f"{index}.png")
-            mask = tmp_path / split / "masks" / f"{index}.png"
+            picture.save(root / split / "images" / f"{index}.png")
+            mask = root / split / "masks" / f"{index}.png"
             Image.fromarray(sample.labels.numpy()).save(mask)
+    (root / "dataset.yaml").write_text(yaml.safe_dump({"classes": list(data.class_names)}))
+
+
+def test_a_broken_image_stops_the_run_or_is_left_out_and_counted(tmp_path, capsys):
+    files_of_scenes(tmp_path)
+    image = tmp_path / "train" / "images" / "2.png"
+    image.write_bytes(image.read_bytes()[:200])
+    arguments = ["train", *network("network"), f"--data={tmp_path}", f"--run={tmp_path / 'run'}"]
+    arguments += ["--schedule.steps=6", "--schedule.batch_size=2", "--augmentation.crop=[32,48]"]
+    arguments += ["--intervals.save=1"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert str(image) in error
+    assert "--broken skip" in error
+    # The same command with that option goes on where it stopped.
+    assert main([*arguments, "--broken=skip"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count(f"left out: cannot decode {image}") == 1
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    # Six steps of two samples are three rounds over four images.
+    assert 2 <= result["skipped_samples"] <= 3
+
+
+def test_what_each_validation_image_counts_adds_up_to_the_score(teacher):
+    result = json.loads((teacher / "result.json").read_text())
+    counts = np.load(teacher / "images.npz")
+    assert counts["hit"].shape == (4, len(result["final"]["classes"]))
+    hit, truth, said = (counts[name].sum(0) for name in ("hit", "truth", "said"))
+    for index, scores in enumerate(result["final"]["classes"].values()):
+        assert scores["pixels"] == truth[index]
+        union = truth[index] + said[index] - hit[index]
+        iou = 100 * hit[index] / union if union else None
+        assert scores["iou"] == (None if iou is None else pytest.approx(iou, abs=1e-4))
+    assert result["peak_memory_bytes"] > 10**8
+
+
+def test_a_preset_is_written_out_and_each_of_its_terms_logged(teacher, tmp_path):
+    assert distill(teacher, tmp_path / "run", "--distillation=ifvd-cirkd", steps=2) == 0
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    parts = recipe["distillation"]["init_args"]["losses"]
+    assert parts["intra_class"]["class_path"] == "fakd.losses.IntraClassVariation"
+    assert recipe["distillation"]["init_args"]["weights"]["intra_class"] == 20.0
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert {"pixel", "intra_class", "holistic", "holistic/critic"} <= row.keys()
+
+
+def test_a_mistyped_preset_is_named(teacher, tmp_path, capsys):
+    assert distill(teacher, tmp_path / "run", "--distillation=cirdk") == 2
+    assert "did you mean cirkd?" in capsys.readouterr().err
+
+
+def test_unlabelled_images_are_distilled(teacher, tmp_path):
+    files_of_scenes(tmp_path)
     for mask in (tmp_path / "train" / "masks").iterdir():
         mask.unlink()
     (tmp_path / "train" / "masks").rmdir()
-    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"classes": list(data.class_names)}))
     arguments = ["distill", f"--teacher={teacher}", *network("student"), f"--data={tmp_path}"]
     arguments += [f"--run={tmp_path / 'run'}", "--schedule.steps=2", "--schedule.batch_size=2"]
     arguments += ["--augmentation.crop=[32,48]", "--check_teacher=false", "--intervals.log=1"]

@@ -15,7 +15,7 @@ from fakd.training.objective import Average, Distillation
 from fakd.training.recipe import describe
 from fakd.training.run import Existing
 from fakd.training.schedule import Schedule
-from fakd.training.settings import Hardware, Intervals, Settings
+from fakd.training.settings import Broken, Hardware, Intervals, Settings
 from fakd.training.start import console_of, finished_result, open_folder, start
 from fakd.training.validation import require_same_classes
 from fakd.types import DistillationLoss, Segmenter
@@ -36,6 +36,7 @@ def distill(
     auxiliary_weight: float = 0.4,
     average: Average = "valid",
     check_teacher: bool = True,
+    broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
 ) -> dict[str, Any]:
@@ -59,6 +60,8 @@ def distill(
         auxiliary_weight: factor of the auxiliary head's cross-entropy.
         average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
         check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
+        broken: what to do about a training image or mask that cannot be read: stop, or skip it,
+            say so, and count it in the result.
         seed: all that is random in the run derives from it.
         existing: what to do where a finished run already is: refuse, reuse its result if the recipe
             is the same, or overwrite it.
@@ -72,7 +75,7 @@ def distill(
     distillation = ChannelKL(strength=1.0) if distillation is None else distillation
     recipe = describe(dict(locals()))
     require_same_classes(student, data)
-    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed)
+    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
     objective = Distillation(

@@ -11,7 +11,7 @@ from fakd.training.objective import Average, Supervised
 from fakd.training.recipe import describe
 from fakd.training.run import Existing
 from fakd.training.schedule import Schedule
-from fakd.training.settings import Hardware, Intervals, Settings
+from fakd.training.settings import Broken, Hardware, Intervals, Settings
 from fakd.training.start import console_of, finished_result, open_folder, start
 from fakd.training.validation import require_same_classes
 from fakd.types import Segmenter
@@ -28,6 +28,7 @@ def train(
     intervals: Intervals = Intervals(),
     auxiliary_weight: float = 0.4,
     average: Average = "valid",
+    broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
 ) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def train(
         intervals: how often to log, save and evaluate.
         auxiliary_weight: factor of the auxiliary head's cross-entropy.
         average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        broken: what to do about a training image or mask that cannot be read: stop, or skip it,
+            say so, and count it in the result.
         seed: all that is random in the run derives from it.
         existing: what to do where a finished run already is: refuse, reuse its result if the recipe
             is the same, or overwrite it.
@@ -57,7 +60,7 @@ def train(
     data = open_data(data)
     recipe = describe(dict(locals()))
     require_same_classes(network, data)
-    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed)
+    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
     fabric = start(hardware, seed)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,23 +18,13 @@ from fakd.processes import average_gradients
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress, Stopwatch
+from fakd.training.result import result_of
 from fakd.training.run import RESULT, Curves, RunFolder
 from fakd.training.schedule import build_optimizer, set_learning_rate
 from fakd.training.settings import Settings
-from fakd.training.validation import refuse_blind_teacher, validate
+from fakd.training.state import SkippedSamples, State
+from fakd.training.validation import refuse_blind_teacher, validate, validate_images
 from fakd.types import Segmenter
-
-
-@dataclass
-class State:
-    """Plain values of a run that travel in its checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Spent on training, loading included, evaluation and saving left out."""
-    best_miou: float = -math.inf
-    best_step: int = 0
-    teacher_miou: float | None = None
 
 
 class Training:
@@ -74,6 +64,7 @@ class Training:
         self.curves: Curves | None = None
         self.display = StepProgress(console, title, settings.schedule.steps)
         self.watch, self.lapped = Stopwatch(), 0
+        self.skipped = SkippedSamples()
 
     def run(self, teacher: Segmenter | None = None) -> dict[str, Any]:
         """Train to the last step and return the result that ``result.json`` holds.
@@ -99,6 +90,7 @@ class Training:
         with self.display:
             self.display.begin(first)
             for step, batch in enumerate(self._batches(first), start=first):
+                self.skipped.note(batch.skipped, self.display)
                 terms = self._step(step, batch, student, optimizer)
                 done, last = step + 1, step + 1 == schedule.steps
                 if done % intervals.log == 0 or last:
@@ -125,6 +117,7 @@ class Training:
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
             pin_memory=self.fabric.device.type == "cuda",
+            broken=self.settings.broken,
         )
 
     def _step(self, step: int, batch: Batch, student: Any, optimizer: Any) -> dict[str, Tensor]:
@@ -178,8 +171,10 @@ class Training:
         return numbers
 
     def _evaluate(self, done: int) -> Scores:
-        scores = validate(self.fabric, self.network, self.val, self.settings)
+        scores, counts = validate_images(self.fabric, self.network, self.val, self.settings)
         self.network.train()
+        if self.folder and done == self.settings.schedule.steps:
+            self.folder.write_images(counts.cpu().numpy())
         if self.curves:
             values = {"mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.pixel_accuracy}
             self.curves.write(done, {f"val/{name}": 100 * value for name, value in values.items()})
@@ -203,6 +198,7 @@ class Training:
         self._lap(done)
         with self.watch.paused():
             self.state.step = done
+            self.state.skipped += self.skipped.taken(self.fabric)
             if self.folder:
                 parts = self.network, self.objective, self.optimizers
                 save_checkpoint(self.folder.last, *parts, vars(self.state))
@@ -231,16 +227,8 @@ class Training:
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
 
     def _finish(self, scores: Scores) -> dict[str, Any]:
-        teacher = self.state.teacher_miou
-        result = {
-            "steps": self.state.step,
-            "train_seconds": round(self.state.seconds, 3),
-            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
-            "best": {"miou": 100 * self.state.best_miou, "step": self.state.best_step},
-            "final": scores.as_dict(self.data.class_names),
-            "teacher_miou": teacher if teacher is None else 100 * teacher,
-            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint()},
-        }
+        state = vars(self.state)
+        result = result_of(self.network, self.data, scores, state, self.fabric.device)
         self._save_network("final", self.state.step, scores)
         if self.folder:
             self.folder.write_json(RESULT, result)

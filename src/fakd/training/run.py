@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from fakd.errors import InputError
@@ -19,9 +20,9 @@ from fakd.files import write_atomically, write_text
 
 RECIPE, RESULT, CURVES = "recipe.yaml", "result.json", "metrics.csv"
 LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
-ENVIRONMENT = "environment.json"
+ENVIRONMENT, IMAGES = "environment.json", "images.npz"
 # What may change between two sittings of the same run without changing what it computes.
-FREE = ("hardware", "intervals", "existing", "run")
+FREE = ("hardware", "intervals", "existing", "run", "broken")
 Existing = Literal["refuse", "reuse", "overwrite"]
 
 
@@ -68,6 +69,22 @@ class RunFolder:
         """Write one JSON file of the run, whole or not at all."""
         write_text(self.path / name, json.dumps(content, indent=2) + "\n")
 
+    def write_images(self, counts: np.ndarray) -> None:
+        """Write what the network got right on each validation image, for comparisons.
+
+        Args:
+            counts: Pixels right, labelled and predicted, ``[3, images, classes]``.
+        """
+        names = np.arange(counts.shape[1]).astype(str)
+        arrays = dict(zip(("hit", "truth", "said"), counts, strict=True))
+
+        def write(path: Path) -> None:
+            # Through a file object, as NumPy would add its suffix to a name.
+            with path.open("wb") as file:
+                np.savez_compressed(file, names=names, **arrays)
+
+        write_atomically(self.path / IMAGES, write)
+
     def _inspect(self, existing: Existing) -> None:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
@@ -92,7 +109,7 @@ class RunFolder:
             self.result = json.loads((self.path / RESULT).read_text())
 
     def _clear(self) -> None:
-        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT)
+        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
         for file in self.path.iterdir():
             if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
                 file.unlink()

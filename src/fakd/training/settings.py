@@ -8,6 +8,9 @@ from fakd.errors import InputError
 from fakd.inference import Inference
 from fakd.training.schedule import Schedule
 
+Broken = Literal["stop", "skip"]
+"""What to do about a training image that cannot be read."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -70,3 +73,4 @@ class Settings:
     hardware: Hardware = field(default_factory=Hardware)
     intervals: Intervals = field(default_factory=Intervals)
     seed: int = 0
+    broken: Broken = "stop"

@@ -1,6 +1,9 @@
 """Scoring a network on the validation samples, each process taking its share."""
 
+import torch
+from jaxtyping import Int
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from fakd.data import SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
@@ -25,12 +28,30 @@ def require_same_classes(network: Segmenter, data: SegmentationData) -> None:
 
 def validate(fabric: Fabric, network: Segmenter, split: Split, settings: Settings) -> Scores:
     """Score a network on a labelled split; every process gets the scores of the whole."""
+    return validate_images(fabric, network, split, settings)[0]
+
+
+def validate_images(
+    fabric: Fabric, network: Segmenter, split: Split, settings: Settings
+) -> tuple[Scores, Int[Tensor, "3 images classes"]]:
+    """Score a network, and count each image's pixels by class: right, labelled, predicted.
+
+    Sums over images give the scores; resampled images give their uncertainty.
+    """
     share = range(fabric.global_rank, len(split), fabric.world_size)
     samples = evaluation_samples(split, settings.hardware.workers, share)
     pairs = ((sample.image, sample.labels) for sample in samples if sample.labels is not None)
+    places = iter(share)
+    counts = torch.zeros(3, len(split), network.classes, dtype=torch.long, device=fabric.device)
+
+    def count(matrix: Tensor) -> None:
+        found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+        counts[:, next(places)] = torch.stack(found)
+
     with fabric.autocast():
-        matrix = score(network, pairs, settings.inference, fabric.device)
-    return Scores.from_matrix(fabric.all_reduce(matrix, reduce_op="sum"))  # type: ignore[arg-type]
+        matrix = score(network, pairs, settings.inference, fabric.device, count)
+    matrix, counts = (fabric.all_reduce(each, reduce_op="sum") for each in (matrix, counts))  # type: ignore[misc]
+    return Scores.from_matrix(matrix), counts
 
 
 def refuse_blind_teacher(scores: Scores, data: str) -> None:
