@@ -22,6 +22,7 @@ LEVELS = [
     {"inference"},
     {"report"},
     {"training"},
+    {"engines"},
     {"commands"},
     {"shorthand"},
     {"cli", "__main__", "__init__"},

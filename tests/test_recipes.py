@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from write import every_file
 
 from fakd import cli
 from fakd.data import SegmentationData
 from fakd.losses import WeightedSum
 from fakd.losses.presets import build
 from fakd.training.objective import Distillation, Supervised
-from write import every_file
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 OTHER = {"dataset.yaml", "published.yaml"}

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": commands.demo,
     "train": commands.train,
     "distill": commands.distill,
+    "compare": commands.compare,
     "evaluate": commands.evaluate,
     "predict": commands.predict,
     "models": commands.models,
@@ -32,6 +33,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 # built last, when the data have said how many classes there are.
 BUILT = {"data": SegmentationData, "teacher": Segmenter, "network": Segmenter}
 TRAINED = {"train": "network", "distill": "student"}
+# Written into the recipes of other processes, and never built here.
+PASSED_ON = {"compare": ("teacher", "student", "pairs", "methods")}
 
 OVERVIEW = """\
 Distil any semantic-segmentation model into a small, fast one, and know whether it helped.
@@ -40,6 +43,8 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd train   --network pspnet --network.backbone resnet50 --data FOLDER --run runs/teacher
   fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
                --data FOLDER --run runs/student      FAKD by default
+  fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
+               --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd models                                        the paper's networks, published checkpoints
@@ -90,7 +95,7 @@ def _run(given: list[str]) -> int:
     try:
         config = parser.parse_args(expand(rest, flags))
     except ArgumentError as error:
-        others = {key: other for other in COMMANDS for key in _parameters(other)}
+        others = {key: other for other in reversed(COMMANDS) for key in _parameters(other)}
         elsewhere = {key: other for key, other in others.items() if key not in flags}
         raise InputError(one_line(str(error), parser.get_defaults().keys(), elsewhere)) from error
     COMMANDS[name](**_arguments(name, parser, config))
@@ -116,7 +121,10 @@ def command_parser(name: str) -> ArgumentParser:
     names = _parameters(name)
     explained = {each.arg_name: each.description or "" for each in parse(description).params}
     trained = TRAINED.get(name)
-    built = {key: kind for key, kind in BUILT.items() if key in names and key != trained}
+    passed_on = PASSED_ON.get(name, ())
+    apart = (trained, *passed_on)
+    networks = [key for key in passed_on if key in BUILT or key in TRAINED.values()]
+    built = {key: kind for key, kind in BUILT.items() if key in names and key not in apart}
     for key, kind in built.items():
         parser.add_subclass_arguments(kind, key, required=True, help=explained[key])
     if trained:
@@ -128,7 +136,16 @@ def command_parser(name: str) -> ArgumentParser:
             required=True,
             help=explained[trained],
         )
-    skip: set[str | int] = {*built, *([trained] if trained else [])}
+    for key in networks:
+        parser.add_subclass_arguments(
+            Segmenter,
+            key,
+            skip={"classes"} if key == "student" else None,
+            instantiate=False,
+            required=False,
+            help=explained[key],
+        )
+    skip: set[str | int] = {*built, *networks, *([trained] if trained else [])}
     parser.add_function_arguments(function, as_group=False, skip=skip)
     return parser
 
@@ -137,11 +154,15 @@ def _arguments(name: str, parser: ArgumentParser, config: Namespace) -> dict[str
     """Build what the flags name; the network to be trained last, for the classes of the data."""
     if "seed" in config:
         torch.manual_seed(config.seed)
+    passed_on = {key: config[key] for key in PASSED_ON.get(name, ())}
+    for key in passed_on:
+        config[key] = None
     try:
         arguments = parser.instantiate(config).as_dict()
     except ValueError as error:
         # A class refuses its arguments; jsonargparse may have wrapped the reason.
         raise InputError(str(error.__cause__ or error)) from error
+    arguments |= {key: _plain(value) for key, value in passed_on.items()}
     arguments = {key: arguments[key] for key in _parameters(name)}
     trained = TRAINED.get(name)
     if trained:
@@ -150,6 +171,15 @@ def _arguments(name: str, parser: ArgumentParser, config: Namespace) -> dict[str
         torch.manual_seed(config.seed)
         arguments[trained] = build(part.class_path, given, arguments["data"].classes)
     return arguments
+
+
+def _plain(value: Any) -> Any:
+    """Turn what the parser holds into what a YAML file would."""
+    if isinstance(value, Namespace):
+        return _plain(value.as_dict())
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
 
 
 def build(class_path: str, init_args: dict[str, Any], classes: int) -> Segmenter:

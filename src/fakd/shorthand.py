@@ -31,12 +31,15 @@ _FILES = (".yaml", ".yml", ".safetensors", ".pth")
 def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
     """Write out bare names and paths: ``--data PATH`` is a folder, ``--student pspnet`` a builder.
 
-    ``--teacher.weights FILE`` without a ``--teacher`` is that file.
+    ``--teacher.weights FILE`` without a ``--teacher`` is that file. A YAML file that comes first is
+    the recipe.
 
     >>> expand(["--teacher", "runs/teacher"], ["teacher"])
     ['--teacher=fakd.models.load', '--teacher.path=runs/teacher']
     """
     flags = set(flags) & {*_OPENERS, "distillation"}
+    if arguments and arguments[0].endswith((".yaml", ".yml")) and arguments[0][0] != "-":
+        arguments = [f"--recipe={arguments[0]}", *arguments[1:]]
     names = {argument.partition("=")[0] for argument in arguments}
     if "--teacher" not in names:
         whole = re.compile(r"^--teacher\.weights(?==|$)")

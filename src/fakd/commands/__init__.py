@@ -1,5 +1,6 @@
 """The commands: one function per file, whose signature is its flags and its recipe."""
 
+from fakd.commands.compare import compare
 from fakd.commands.convert import convert
 from fakd.commands.demo import demo
 from fakd.commands.distill import distill
@@ -8,4 +9,4 @@ from fakd.commands.models import models
 from fakd.commands.predict import predict
 from fakd.commands.train import train
 
-__all__ = ["convert", "demo", "distill", "evaluate", "models", "predict", "train"]
+__all__ = ["compare", "convert", "demo", "distill", "evaluate", "models", "predict", "train"]

@@ -9,6 +9,7 @@ from fakd.data import SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
+from fakd.processes import summed
 from fakd.training.settings import Settings
 from fakd.types import Segmenter
 
@@ -50,8 +51,7 @@ def validate_images(
 
     with fabric.autocast():
         matrix = score(network, pairs, settings.inference, fabric.device, count)
-    matrix, counts = (fabric.all_reduce(each, reduce_op="sum") for each in (matrix, counts))  # type: ignore[misc]
-    return Scores.from_matrix(matrix), counts
+    return Scores.from_matrix(summed(matrix)), summed(counts)
 
 
 def refuse_blind_teacher(scores: Scores, data: str) -> None:

@@ -1,0 +1,162 @@
+"""`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fakd.data import Augmentation, SegmentationData, open_data
+from fakd.engines import Engine, Place, open_engine, work
+from fakd.engines.progress import GridProgress
+from fakd.inference import Inference
+from fakd.report.runs import Run, by_pair, read_grid
+from fakd.report.verdict import verdict_table, verdicts
+from fakd.training.calibration import measure, trial_of, within
+from fakd.training.cell import Cell, attempt
+from fakd.training.grid import Grid
+from fakd.training.methods import resolve_methods, resolve_pairs
+from fakd.training.objective import Average
+from fakd.training.recipe import describe
+from fakd.training.schedule import Schedule
+from fakd.training.settings import Hardware, Intervals
+
+
+def compare(
+    data: SegmentationData | str | Path,
+    run: str | Path,
+    teacher: dict[str, Any] | str | Path | None = None,
+    student: dict[str, Any] | str | Path | None = None,
+    pairs: dict[str, Any] | None = None,
+    methods: dict[str, Any] | list[str] | str = "alone,cwd,cwd-fa",
+    seeds: int | list[int] = 3,
+    minutes: float | None = None,
+    schedule: Schedule = Schedule(),
+    augmentation: Augmentation = Augmentation(),
+    inference: Inference = Inference(),
+    hardware: Hardware = Hardware(),
+    intervals: Intervals = Intervals(),
+    auxiliary_weight: float = 0.4,
+    average: Average = "valid",
+    check_teacher: bool = True,
+    on: Place = "local",
+    parallel: int | None = None,
+    cluster: dict[str, Any] | None = None,
+) -> list[Run]:
+    """Compare distillation methods over seeds, the student alone among them, and say what helped.
+
+    For example: fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
+    --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
+
+    Or fakd compare GRID.yaml, a file with any of these values. Every run is a process of its own in
+    RUN/PAIR/METHOD/seed-N. The same command, stopped or started twice, shares and continues the
+    work; with more methods, seeds or pairs it runs what is new. A run that fails is shown with its
+    last line, does not stop the others, and is tried again by the same command.
+
+    Args:
+        data: images: a folder, a .yaml file, or "scenes" for the built-in data.
+        run: folder of the comparison.
+        teacher: a finished run or weight file, or any network with its weights.
+        student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
+        pairs: several teachers and students instead, {NAME: {teacher: ..., student: ...}}.
+        methods: presets, as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path: ...,
+            init_args: ...}, weight: 1.0}}, where any setting may differ, such as schedule.
+        seeds: how many, from 0 on, or a list of them.
+        minutes: train every run for so long instead of schedule.steps; a step of each method is
+            timed first.
+        schedule: how long and how fast to train.
+        augmentation: how training images are varied.
+        inference: how images are shown to the networks when they are evaluated.
+        hardware: where and how each run computes.
+        intervals: how often each run logs, saves and evaluates.
+        auxiliary_weight: factor of the auxiliary head's cross-entropy.
+        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        check_teacher: let every run evaluate its teacher first, and refuse one that knows nothing.
+        on: this machine, a Ray cluster, or SLURM.
+        parallel: runs at a time; one per GPU, or one, if not given.
+        cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
+
+    Returns:
+        Every finished run, as `fakd.report.runs` reads it.
+
+    Raises:
+        ChildProcessError: runs have failed; the others are finished.
+    """
+    settings = describe(
+        {
+            "data": open_data(data),
+            "schedule": schedule,
+            "augmentation": augmentation,
+            "inference": inference,
+            "hardware": hardware,
+            "intervals": intervals,
+            "auxiliary_weight": auxiliary_weight,
+            "average": average,
+            "check_teacher": check_teacher,
+        }
+    )
+    grid = Grid(
+        Path(run),
+        resolve_pairs(pairs, teacher, student),
+        resolve_methods(methods),
+        list(range(seeds)) if isinstance(seeds, int) else seeds,
+        settings,
+        minutes,
+    )
+    engine = open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
+    grid.open()
+    console = Console(highlight=False)
+    cells = grid.cells()
+    console.print(
+        f"{len(cells)} runs in {grid.run}: {len(grid.pairs)} pair(s) x {len(grid.methods)} methods "
+        f"x {len(grid.seeds)} seeds, {sum(cell.finished for cell in cells)} finished",
+        soft_wrap=True,
+    )
+    failed = _run(cells, minutes, engine, console)
+    runs, failures = read_grid(grid.run)
+    for (name, pair), by_method in by_pair(runs).items():
+        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
+        console.print(verdict_table(by_method, [each for each in failures if each.pair == pair]))
+        for sentence in verdicts(by_method):
+            console.print(sentence, soft_wrap=True)
+    if failed:
+        raise ChildProcessError(
+            f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
+            f"({failed[0].failure}); the same command tries them again"
+        )
+    return runs
+
+
+def _run(
+    cells: Sequence[Cell], minutes: float | None, engine: Engine, console: Console
+) -> list[Cell]:
+    """Do all that is unfinished and return what failed."""
+    lost: list[Cell] = []
+    if minutes is not None:
+        cells, lost = _timed(cells, minutes, engine, console)
+    failed = work(attempt, cells, engine, GridProgress(console, "runs", cells))
+    engine.close()
+    return [*lost, *failed]
+
+
+def _timed(
+    cells: Sequence[Cell], minutes: float, engine: Engine, console: Console
+) -> tuple[list[Cell], list[Cell]]:
+    """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
+    ready = [cell for cell in cells if cell.finished]
+    rest = [cell for cell in cells if not cell.finished]
+    trials = {cell.folder.parent: trial_of(cell) for cell in rest}
+    display = GridProgress(console, "timing", [*trials.values()])
+    reasons = {
+        trial.folder.parent: trial.failure
+        for trial in work(measure, [*trials.values()], engine, display)
+    }
+    lost = []
+    for cell in rest:
+        method = cell.folder.parent
+        if method in reasons:
+            cell.record_failure(reasons[method] or "its steps could not be timed")
+            lost.append(cell)
+        else:
+            ready.append(within(cell, minutes, trials[method]))
+    return ready, lost

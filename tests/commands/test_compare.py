@@ -1,0 +1,234 @@
+"""`fakd compare` through the real command line, on made-up data."""
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from fakd.cli import main
+
+DATA = ["--data=scenes", "--data.train=8", "--data.val=4", "--data.size=[32,48]"]
+SETTINGS = [
+    *DATA, "--augmentation.crop=[32,48]", "--schedule.batch_size=2", "--intervals.log=1",
+    "--hardware.accelerator=cpu", "--hardware.threads=1",
+]  # fmt: skip
+
+
+def student(flag="student", channels=8):
+    return [
+        f"--{flag}=pspnet",
+        f"--{flag}.backbone=mobilenetv3_small_050",
+        f"--{flag}.channels={channels}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "teacher"
+    arguments = ["train", *student("network", 16), *SETTINGS, "--schedule.steps=4"]
+    assert main([*arguments, f"--run={run}"]) == 0
+    return run
+
+
+def compare(teacher, run, *more, steps=2):
+    return main(
+        ["compare", f"--teacher={teacher}", *student(), *SETTINGS, f"--schedule.steps={steps}",
+         "--check_teacher=false", f"--run={run}", *more]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the cells in this process: starting one takes seconds. Gives the recipes it ran."""
+    ran = []
+
+    class Child(subprocess.Popen):
+        def __init__(self, command, *, stdout, **_):
+            self._child_created = False
+            assert command[1:3] == ["-m", "fakd"]
+            ran.append(command[command.index("--recipe") + 1])
+            with (
+                os.fdopen(os.dup(stdout.fileno()), "w") as log,
+                contextlib.redirect_stdout(log),
+                contextlib.redirect_stderr(log),
+            ):
+                self.returncode = main(command[3:])
+
+        def poll(self):
+            return self.returncode
+
+    monkeypatch.setattr("fakd.training.cell.subprocess.Popen", Child)
+    return ran
+
+
+def cell(run, method, seed=0):
+    (pair,) = (path for path in run.iterdir() if path.is_dir())
+    return pair / method / f"seed-{seed}"
+
+
+def first_row(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return next(csv.DictReader(file))
+
+
+def test_a_grid_of_real_processes(teacher, tmp_path, capsys):
+    run = tmp_path / "grid"
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1") == 0
+    printed = capsys.readouterr().out
+    assert "2 of 2 done" in printed
+    # Nobody is waited for who has no terminal of his own.
+    log = cell(run, "cwd").with_name("seed-0.log").read_text()
+    assert "val mIoU" in log
+    alone, cwd = (cell(run, method) for method in ("alone", "cwd"))
+    assert json.loads((alone / "result.json").read_text())["steps"] == 2
+    assert "teacher" in yaml.safe_load((cwd / "recipe.yaml").read_text())
+    # Same initial weights, same batch: the first task loss is that of the student alone.
+    assert first_row(alone)["task"] == first_row(cwd)["task"]
+    assert first_row(alone).get("distillation") is None
+
+
+def test_what_is_new_in_a_grid_is_run_and_nothing_else(teacher, tmp_path, in_process, capsys):
+    run = tmp_path / "grid"
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1") == 0
+    assert len(in_process) == 2
+    assert compare(teacher, run, "--methods=cwd,cwd+fa", "--seeds=2") == 0
+    assert sorted(path.split("/")[-2:] for path in in_process[2:]) == [
+        ["alone", "seed-1.yaml"],
+        ["cwd", "seed-1.yaml"],
+        ["cwd-fa", "seed-0.yaml"],
+        ["cwd-fa", "seed-1.yaml"],
+    ]
+    capsys.readouterr()
+    assert main(["compare", str(run / "grid.yaml")]) == 0
+    assert len(in_process) == 6, "the file of a grid is the command that made it"
+    printed = capsys.readouterr().out
+    assert "6 finished" in printed
+    assert "mIoU" in printed
+    tasks = {first_row(cell(run, method, 1))["task"] for method in ("alone", "cwd", "cwd-fa")}
+    assert len(tasks) == 1
+    assert first_row(cell(run, "alone", 0))["task"] not in tasks
+    assert compare(teacher, run, "--methods=cwd,cwd+fa", "--seeds=2", steps=3) == 2
+    assert "schedule.steps: 2 -> 3" in capsys.readouterr().err
+
+
+def test_a_failure_is_shown_last_and_the_others_are_finished(teacher, tmp_path, in_process, capsys):
+    grid = tmp_path / "grid.yaml"
+    broken = {"distillation": "cwd", "schedule": {"warmup": 9}}
+    grid.write_text(yaml.safe_dump({"methods": {"broken": broken, "cwd": None}, "seeds": 1}))
+    run = tmp_path / "run"
+    assert compare(teacher, run, f"--recipe={grid}") == 1
+    streams = capsys.readouterr()
+    assert "fakd: failed: 1 of 3 runs failed" in streams.err
+    assert "expected schedule.warmup" in streams.err
+    assert "broken" in streams.out
+    assert (cell(run, "cwd") / "result.json").is_file()
+    failure = cell(run, "broken").with_name("seed-0.failed").read_text()
+    assert failure.startswith("exit code 2: fakd: error: expected schedule.warmup")
+
+
+def test_equal_minutes(teacher, tmp_path, in_process, monkeypatch):
+    def timed(trial, *_):
+        seconds = 0.02 if trial.command == "train" else 0.03
+        trial.outcome.parent.mkdir(parents=True, exist_ok=True)
+        trial.outcome.write_text(json.dumps({"seconds_per_step": seconds}))
+
+    monkeypatch.setattr(sys.modules["fakd.commands.compare"], "measure", timed)
+    run = tmp_path / "grid"
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1", "--minutes=0.002") == 0
+    steps = [
+        json.loads((cell(run, method) / "result.json").read_text())["steps"]
+        for method in ("alone", "cwd")
+    ]
+    assert steps == [6, 4]
+
+
+@pytest.mark.slow
+def test_a_step_is_timed_by_the_command_itself(teacher, tmp_path):
+    run = tmp_path / "grid"
+    assert compare(teacher, run, "--methods=alone", "--seeds=1", "--minutes=0.02") == 0
+    measured = json.loads(cell(run, "alone").with_name("calibration.json").read_text())
+    result = json.loads((cell(run, "alone") / "result.json").read_text())
+    assert result["steps"] == max(1, round(1.2 / measured["seconds_per_step"]))
+    assert 0.3 < result["train_seconds"] < 5
+
+
+@pytest.mark.slow
+def test_a_stopped_grid_continues_to_the_same_weights(teacher, tmp_path):
+    """Interrupt the command in the midst of a run, and give it again."""
+    more = ["--methods=cwd", "--seeds=1", "--intervals.save=5"]
+    assert compare(teacher, tmp_path / "whole", *more, steps=60) == 0
+    command = [
+        "compare", f"--teacher={teacher}", *student(), *SETTINGS, "--schedule.steps=60",
+        "--check_teacher=false", f"--run={tmp_path / 'stopped'}", *more,
+    ]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "fakd", *command], stderr=subprocess.PIPE)
+    pair = "pspnet-mobilenetv3_small_050"
+    last = tmp_path / "stopped" / pair / "cwd" / "seed-0" / "last.safetensors"
+    while not last.exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.terminate()
+    assert b"the same command continues" in process.communicate()[1]
+    assert process.returncode == 130
+    assert not last.with_name("result.json").exists()
+    assert not last.parent.with_name("seed-0.failed").exists()
+    assert main(command) == 0
+    assert "continuing at step" in last.parent.with_name("seed-0.log").read_text()
+    whole, stopped = (
+        load_file(cell(tmp_path / name, "cwd") / "final.safetensors")
+        for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_a_local_ray_cluster(teacher, tmp_path):
+    pytest.importorskip("ray")
+    run = tmp_path / "grid"
+    more = ["--methods=cwd", "--seeds=1", "--on=ray", "--cluster={num_cpus: 1}"]
+    assert compare(teacher, run, *more) == 0
+    assert (cell(run, "cwd") / "result.json").is_file()
+
+
+@pytest.mark.slow
+def test_submitit_on_this_machine(teacher, tmp_path):
+    pytest.importorskip("submitit")
+    run = tmp_path / "grid"
+    more = ["--methods=alone", "--seeds=1", "--on=slurm", "--cluster={cluster: local}"]
+    assert compare(teacher, run, *more) == 0
+
+
+@pytest.mark.parametrize(("place", "library"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_missing_extra_is_named(teacher, tmp_path, monkeypatch, capsys, place, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    assert compare(teacher, tmp_path / "grid", f"--on={place}") == 2
+    assert f"pip install 'fakd[{place}]'" in capsys.readouterr().err
+    assert not (tmp_path / "grid").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--methods=cwdd"], "did you mean cwd"),
+        (["--seeds=0"], "seeds"),
+        (["--seeds=some"], "seeds"),
+        (["--parallel=0"], "parallel"),
+        (["--student.bakbone=a"], "student.backbone"),
+        (["--pairs={a: {teacher: b, student: c}}"], "choose one"),
+        (["gird.yaml"], "gird.yaml"),
+    ],
+)
+def test_mistakes(teacher, tmp_path, capsys, arguments, expected):
+    assert compare(teacher, tmp_path / "grid", *arguments) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "grid").exists()
