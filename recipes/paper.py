@@ -1,12 +1,10 @@
 """Every cell of the paper's tables as a recipe: pairs of networks x methods on four data sets."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from fakd.losses import ChannelKL, PixelKL, preset
 from fakd.models.published import PUBLISHED, Published
+from fakd.report.published_scores import published_scores
 from fakd.training.recipe import describe
 
 Recipe = dict[str, Any]
@@ -74,7 +72,7 @@ BENCHMARKS = {
 }
 ABSENT = {("pascal-context", "isanet-r101-to-r18")}
 ONLY_ON_ADE20K = "pspnet-r101-to-r18-scratch"
-NUMBERS = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
+NUMBERS = published_scores()
 
 
 def methods(benchmark: Benchmark, ablations: bool) -> dict[str, tuple[str, Recipe | None, float]]:

@@ -14,8 +14,7 @@ from fakd.losses.presets import build
 from fakd.training.objective import Distillation, Supervised
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-OTHER = {"dataset.yaml", "published.yaml"}
-RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in OTHER)
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "dataset.yaml")
 
 PAPER = [path for path in RECIPES if not path.parts[-2].startswith("camvid")]
 
