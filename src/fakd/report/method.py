@@ -58,7 +58,7 @@ def method_of(recipe: Mapping[str, Any]) -> str:
 
 
 def weighted_losses(
-    spec: Mapping[str, Any], weight: float | None = None
+    spec: Mapping[str, Any], weight: float | int | None = None
 ) -> list[tuple[float, str, dict[str, Any]]]:
     """List the losses of a recipe's ``distillation``: weight, class path and all settings."""
     path, given = spec["class_path"], spec.get("init_args") or {}

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from fakd.losses import PRESETS
 from fakd.models.published import PUBLISHED, Published
-from fakd.report.method import ALONE, method_of, weighted_losses
+from fakd.report.method import ALONE, weighted_losses
 
 BENCHMARKS = {
     "ade20k": ("Table 1", "ADE20K"),
@@ -41,7 +42,7 @@ _PLAIN = {
     "reduction": "pixel_mean",
     "t_squared": True,
 }
-_FAMILIES = ("skds", "ifvd", "cirkd")
+_PRESETS = ("skds-cirkd", "ifvd-cirkd", "cirkd")
 
 
 def published_scores() -> dict[str, Any]:
@@ -114,15 +115,24 @@ def pair_of(recipe: Mapping[str, Any]) -> str | None:
 def cell_of(recipe: Mapping[str, Any]) -> str | None:
     """Name the cell of the paper's tables that a recipe's method belongs to, None for any other.
 
-    The factor beside the cross-entropy is not looked at: the paper does not give its own.
+    The factor beside the cross-entropy is not looked at, nor are the settings of SKDS, IFVD and
+    CIRKD, which are known by the losses they consist of: the paper gives neither.
     """
     base, strength = base_and_strength(recipe)
     if base is not None:
         suffix = {0.0: "", 1.0: "-fa"}.get(strength, f"-fa-{strength:g}")
         return base + suffix
-    method = method_of(recipe)
-    family = method.partition("-")[0]
-    return family if method == ALONE or family in _FAMILIES else None
+    spec = recipe.get("distillation")
+    if spec is None:
+        return ALONE
+    if not isinstance(spec, Mapping):
+        return None
+    families = {_kinds(PRESETS[name]): name.partition("-")[0] for name in _PRESETS}
+    return families.get(_kinds(spec))
+
+
+def _kinds(spec: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(path for _, path, _ in weighted_losses(spec))
 
 
 def base_and_strength(recipe: Mapping[str, Any]) -> tuple[str | None, float]:

@@ -162,6 +162,26 @@ def read_grid(folder: str | Path) -> Grid:
     return Grid(sorted(runs, key=_order), sorted(failures, key=_order))
 
 
+def read_folders(folders: Iterable[str | Path]) -> Grid:
+    """Read finished runs, and the runs of every grid among the folders.
+
+    Raises:
+        InputError: a folder holds neither, or none holds a finished run.
+    """
+    runs: list[Run] = []
+    failures: list[Failure] = []
+    for folder in map(Path, folders):
+        grid = read_grid(folder) if (folder / GRID).is_file() else Grid([read_run(folder)], [])
+        runs += grid.runs
+        failures += grid.failures
+    if not runs:
+        raise InputError(
+            "expected finished runs, got none; name run folders or the folder of a comparison, "
+            "after at least one run has finished"
+        )
+    return Grid(runs, failures)
+
+
 def by_pair(runs: Iterable[Run]) -> dict[tuple[str, str], dict[str, list[Run]]]:
     """Group runs by data set and pair, then by method, the student alone first.
 
@@ -216,7 +236,7 @@ def _place_by_recipe(recipe: Mapping[str, Any]) -> tuple[str, str, int]:
 def _read_images(path: Path, classes: int) -> ImageCounts | None:
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         names = tuple(str(name) for name in arrays["names"])
         pixels = Pixels(arrays["hit"], arrays["truth"], arrays["said"])
     shapes = {array.shape for array in pixels}

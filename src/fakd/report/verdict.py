@@ -136,6 +136,8 @@ def verdict_table(methods: Mapping[str, Sequence[Run]], failures: Iterable[Failu
         (each.method, each.reference): each.difference
         for reference in present
         for each in comparisons(methods, reference)
+        # It would repeat what the other column says.
+        if reference == ALONE or each.method != ALONE
     }
     for method, runs in methods.items():
         table.add_row(

@@ -1,0 +1,240 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fakd.data import scenes
+from fakd.errors import InputError
+from fakd.report.method import method_of
+from fakd.report.network_figures import activation, draw_activations, draw_examples
+from fakd.report.paper_figures import class_means, draw_classes, regression, write_figures
+from fakd.report.paper_tables import markdown, write_tables
+from fakd.report.published_scores import (
+    benchmark_of,
+    cell_of,
+    pair_of,
+    published_cell,
+    teacher_scores,
+)
+from fakd.report.runs import by_pair, read_grid, read_run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
+CELLS = [
+    path
+    for name in ("ade20k", "pascal-context", "cityscapes", "voc2012")
+    for path in sorted((RECIPES / name).glob("*/*.yaml"))
+]
+
+
+def recipe(name):
+    return yaml.safe_load((RECIPES / name).read_text())
+
+
+def table(folder, name):
+    with (folder / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def grid(made_up, gains, seeds=2, **more):
+    for method, gain in gains.items():
+        for seed in range(seeds):
+            made_up.in_grid(method, seed, BASE * 0.8 + np.asarray(gain) + 0.01 * seed, **more)
+    return read_grid(made_up.root).runs
+
+
+def size_and_contrast(path):
+    with Image.open(path) as picture:
+        return picture.size, np.asarray(picture.convert("L")).std()
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_recipe_of_the_paper_is_known_by_its_content(path):
+    found = yaml.safe_load(path.read_text())
+    place = (benchmark_of(found), pair_of(found), cell_of(found))
+    assert place == (*path.relative_to(RECIPES).parts[:2], path.stem)
+    assert (teacher_scores(found) is None) == (path.stem == "alone")
+
+
+def test_published_scores_are_those_of_the_cell():
+    psp = "ade20k/pspnet-r101-to-r18"
+    assert published_cell(recipe(f"{psp}/cwd-fa.yaml"), "paper") == (35.30, None)
+    assert published_cell(recipe(f"{psp}/cwd.yaml"), "bpkd") == (37.02, 46.33)
+    assert published_cell(recipe(f"{psp}/cwd.yaml"), "paper") == (None, None)
+    assert teacher_scores(recipe(f"{psp}/cwd.yaml")) == (44.39, 54.74)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data", {"class_path": "fakd.data.folder", "init_args": {"root": "ade20k"}}),
+        ("teacher", {"class_path": "fakd.models.load", "init_args": {"path": "runs/mine"}}),
+        ("student", {"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet10t"}}),
+        ("distillation", {"class_path": "fakd.losses.ChannelKL", "init_args": {"momentum": 0.9}}),
+    ],
+)
+def test_nothing_is_published_for_other_data_networks_or_losses(key, value):
+    own = recipe("ade20k/pspnet-r101-to-r18/cwd-fa.yaml") | {key: value}
+    assert published_cell(own, "paper") == (None, None)
+
+
+def test_a_loss_of_ones_own_belongs_to_no_cell():
+    own = recipe("camvid/scratch-cwd-fa-full.yaml")
+    assert cell_of(own) is None
+    assert method_of(own).startswith("ChannelKL(strength=1, covariance=full")
+    assert cell_of({"distillation": "mine.Loss"}) is None
+
+
+def test_tables_next_to_the_published_numbers(made_up, tmp_path):
+    known = recipe("ade20k/pspnet-r101-to-r18/cwd-fa.yaml")
+    parts = {"data": known["data"], "data_name": "ade20k", "student": known["student"]}
+    for method in ("alone", "cwd", "cwd-fa"):
+        more = {} if method == "alone" else {"recipe": {"teacher": known["teacher"]}}
+        for seed in range(2):
+            made_up.in_grid(method, seed, BASE + 0.01 * seed, **parts, **more)
+    runs = read_grid(made_up.root).runs
+    files = write_tables(runs, tmp_path)
+    assert [path.name for path in files] == [
+        f"{name}.{kind}" for name in ("table-1-ade20k", "table-4", "runs") for kind in ("md", "csv")
+    ]
+    teacher, alone, cwd, ours = table(tmp_path, "table-1-ade20k")
+    assert (teacher["method"], teacher["mIoU"], teacher["paper mIoU"]) == (
+        *("teacher", "80.0", "44.39"),
+    )
+    assert (alone["method"], alone["BPKD mIoU"], alone["paper mIoU"]) == (
+        *("student alone", "33.3", ""),
+    )
+    assert (cwd["BPKD mIoU"], cwd["BPKD mAcc"]) == ("37.02", "46.33")
+    assert (ours["method"], ours["paper mIoU"], ours["seeds"]) == ("CWD+FA", "35.3", "2")
+    scores = [run.miou for run in runs if run.method == "cwd-fa"]
+    assert float(ours["mIoU"]) == pytest.approx(np.mean(scores), abs=1e-4)
+    assert float(ours["mIoU sd"]) == pytest.approx(np.std(scores, ddof=1), abs=1e-4)
+    text = files[0].read_text()
+    assert text.startswith("# Table 1: ADE20K\n")
+    assert "| paper mIoU |" in text
+
+
+def test_on_other_data_the_published_columns_are_left_out(made_up, tmp_path):
+    runs = grid(made_up, {"alone": 0.0, "pd": 0.01})
+    write_tables(runs, tmp_path)
+    text = (tmp_path / "tables-1-to-3-scenes.md").read_text()
+    assert "| pair | method | seeds | mIoU | mAcc |" in text
+    assert {path.stem for path in tmp_path.glob("*.csv")} == {"tables-1-to-3-scenes", "runs"}
+
+
+def test_table_4_shows_what_augmentation_adds(made_up, tmp_path):
+    runs = grid(made_up, {"pd": 0.0, "pd-fa": 0.02, "cwd": 0.01, "cwd-fa": 0.04})
+    write_tables(runs, tmp_path)
+    rows = table(tmp_path, "table-4")
+    assert [row["method"] for row in rows] == ["PD", "PD+FA", "CWD", "CWD+FA"]
+    for plain, augmented in (rows[:2], rows[2:]):
+        gain = float(augmented["mIoU"]) - float(plain["mIoU"])
+        assert float(augmented["gain of FA"]) == pytest.approx(gain, abs=2e-4)
+        assert float(augmented["95 % from"]) <= gain <= float(augmented["95 % to"])
+
+
+def test_table_5_is_ordered_by_strength(made_up, tmp_path):
+    for name, strength in (("b", 2.5), ("a", 0.5), ("cwd-fa", 1.0), ("cwd", 0.0)):
+        loss = {"class_path": "fakd.losses.ChannelKL", "init_args": {"strength": strength}}
+        made_up.in_grid(name, 0, BASE, distillation=loss)
+    write_tables(read_grid(made_up.root).runs, tmp_path)
+    rows = table(tmp_path, "table-5")
+    assert [float(row["strength"]) for row in rows] == [0, 0.5, 1, 2.5]
+    assert [row["method"] for row in rows] == ["CWD", "a", "CWD+FA", "b"]
+
+
+def test_every_run_has_a_row(made_up, tmp_path):
+    write_tables(grid(made_up, {"alone": 0.0, "pd": 0.01}), tmp_path)
+    rows = table(tmp_path, "runs")
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        *(("student alone", "0"), ("student alone", "1"), ("PD", "0"), ("PD", "1"))
+    ]
+    assert rows[0]["mean λv/2T² at the end"] == "0.25"
+    assert rows[0]["seconds per step"] == "0.1"
+
+
+def test_markdown_joins_a_mean_and_its_spread():
+    rows = [{"a": "x|y", "b": 1.0, "b sd": 0.25, "c": None}, {"a": "z", "b": 2.0, "c": None}]
+    assert markdown(rows) == "| a | b |\n|---|---:|\n| x\\|y | 1.00 ± 0.25 |\n| z | 2.00 |\n"
+
+
+@pytest.mark.parametrize("write", [write_tables, write_figures])
+def test_without_runs_nothing_is_written(write, tmp_path):
+    with pytest.raises(InputError, match="expected finished runs"):
+        write([], tmp_path / "out")
+
+
+def test_figures_are_drawn_for_what_is_there(made_up, tmp_path):
+    runs = grid(made_up, {"alone": 0.0, "cwd": 0.01, "cwd-fa": 0.1 * (1 - BASE)})
+    files = write_figures(runs, tmp_path)
+    assert [path.name for path in files] == [
+        *("figure-2-cwd-scenes-psp-to-mv3.png", "figure-4-scenes-psp-to-mv3.png")
+    ]
+    for path in files:
+        (width, height), contrast = size_and_contrast(path)
+        assert width > 600
+        assert height > 400
+        assert contrast > 10
+    assert write_figures([run for run in runs if run.method == "cwd"], tmp_path) == []
+
+
+def test_a_picture_of_many_classes_has_several_rows(made_up, tmp_path):
+    many = {"names": tuple(f"class {i}" for i in range(45)), "share": np.full(45, 1 / 45)}
+    runs = [read_run(made_up.in_grid("alone", 0, np.full(45, 0.5), **many))]
+    draw_classes(tmp_path / "many.png", {"alone": runs})
+    (_, height), _ = size_and_contrast(tmp_path / "many.png")
+    assert height > 3 * 400
+
+
+def test_the_line_of_figure_2_is_a_least_squares_fit():
+    slope, offset, correlation = regression(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
+    assert (slope, offset, correlation) == pytest.approx((2.0, 1.0, 1.0))
+    assert regression(np.array([0.0, 1.0]), np.array([1.0, 3.0])) is None
+    assert regression(np.array([1.0, 1.0, 1.0]), np.array([1.0, 2.0, 3.0])) is None
+
+
+def test_classes_are_averaged_over_the_seeds_that_have_them(made_up):
+    runs = next(iter(by_pair(grid(made_up, {"alone": 0.0})).values()))["alone"]
+    runs[0].result["final"]["classes"]["road"]["iou"] = None
+    for run in runs:
+        run.result["final"]["classes"]["sky"]["iou"] = None
+    means = class_means(runs)
+    assert means[0] == runs[1].class_iou[0]
+    assert np.isnan(means[2])
+    assert means[1] == pytest.approx((runs[0].class_iou[1] + runs[1].class_iou[1]) / 2)
+
+
+def test_pictures_of_networks(tmp_path, tiny_data, tiny_network):
+    samples = [tiny_data.val[0], tiny_data.val[1]]
+    networks = {"CWD": tiny_network.eval(), "CWD+FA": tiny_network}
+    draw_examples(tmp_path / "examples.png", samples, tiny_data, networks)
+    draw_activations(tmp_path / "maps.png", samples, 0, tiny_data, networks)
+    for name in ("examples", "maps"):
+        (width, _), contrast = size_and_contrast(tmp_path / f"{name}.png")
+        assert width > 800
+        assert contrast > 10
+
+
+def test_an_activation_runs_from_0_to_1_over_the_image(tiny_network):
+    image = scenes(train=1, val=1, size=(32, 48)).val[0].image
+    heat = activation(tiny_network.eval(), image, 2)
+    assert heat.shape == image.shape[1:]
+    assert (float(heat.min()), float(heat.max())) == (0.0, 1.0)
+    with torch.no_grad():
+        tiny_network.classifier.weight.zero_()
+    assert not activation(tiny_network, image, 2).any()
+
+
+def test_pictures_that_cannot_be_drawn(tmp_path, tiny_data, tiny_network):
+    samples, path = [tiny_data.val[0]], tmp_path / "a.png"
+    with pytest.raises(InputError, match="expected networks in evaluation mode, got CWD"):
+        draw_examples(path, samples, tiny_data, {"CWD": tiny_network.train()})
+    tiny_network.eval()
+    with pytest.raises(InputError, match="at least one image and one network"):
+        draw_examples(path, [], tiny_data, {"CWD": tiny_network})
+    with pytest.raises(InputError, match="expected a class id from 0 to 11, got 12"):
+        draw_activations(path, samples, 12, tiny_data, {"CWD": tiny_network})

@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from fakd import losses
+from fakd.errors import InputError
+from fakd.losses import PRESETS, ChannelKL, PixelKL, WeightedSum, preset
+from fakd.report.method import method_of, student_of, title_of
+from fakd.report.runs import by_pair, read_augmentation, read_grid, read_run
+from fakd.training.recipe import describe
+
+HALF = [0.5] * 5
+
+
+def recipe_of(loss, weight=None):
+    return {"distillation": yaml.safe_load(yaml.safe_dump(describe(loss))), "weight": weight}
+
+
+def test_a_run_of_a_grid_is_named_by_its_place(made_up):
+    folder = made_up.in_grid("cwd", 2, HALF, pair="a-to-b")
+    run = read_run(folder)
+    assert (run.pair, run.method, run.seed, run.data) == ("a-to-b", "cwd", 2, "scenes")
+    assert run.miou == run.result["final"]["miou"]
+    assert run.seconds_per_step == 0.1
+    assert run.class_names[0] == "road"
+    assert run.class_iou.shape == run.class_pixels.shape == (5,)
+    assert len(run.images.names) == 20
+    assert run.images.pixels.hit.shape == (20, 5)
+    assert run.curves.is_file()
+    assert read_augmentation(run) == 0.25
+
+
+def test_any_other_run_is_named_by_its_recipe(made_up, tmp_path):
+    run = read_run(made_up.run(tmp_path / "mine", "cwd-fa", 4, HALF))
+    assert (run.pair, run.method, run.seed) == ("pspnet-mobilenetv3_small_050", "cwd-fa", 4)
+
+
+def test_a_run_without_counts_of_images_has_none(made_up):
+    assert read_run(made_up.in_grid("cwd", 0, HALF, counted=False)).images is None
+
+
+@pytest.mark.parametrize("missing", ["recipe.yaml", "result.json"])
+def test_an_unfinished_run_is_refused(made_up, missing):
+    folder = made_up.in_grid("cwd", 0, HALF)
+    (folder / missing).unlink()
+    with pytest.raises(InputError, match=f"expected a finished run with {missing}"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", b"{"),
+        ("result.json", json.dumps({"final": {"classes": {}}}).encode()),
+        ("result.json", b"[]"),
+        ("images.npz", b"PK\x03\x04 broken"),
+        ("images.npz", b"no archive"),
+    ],
+)
+def test_a_broken_run_is_named(made_up, name, content):
+    folder = made_up.in_grid("cwd", 0, HALF)
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"seed-0 holds a run that cannot be read"):
+        read_run(folder)
+
+
+def test_counts_of_another_number_of_classes_are_refused(made_up):
+    folder = made_up.in_grid("cwd", 0, HALF)
+    few = np.ones((2, 3), int)
+    np.savez(folder / "images.npz", names=np.array(["a", "b"]), hit=few, truth=few, said=few)
+    with pytest.raises(InputError, match=r"expected \(2, 5\) counts in images.npz"):
+        read_run(folder)
+
+
+def test_a_grid_has_finished_and_failed_runs(made_up):
+    for method, seed in (("cwd", 1), ("cwd", 10), ("cwd", 2), ("alone", 0), ("own", 0)):
+        made_up.in_grid(method, seed, HALF)
+    made_up.failed("pd", 0, "exit code 1\nfakd: failed: out of memory\n")
+    # It failed once and was finished later.
+    made_up.failed("cwd", 2, "exit code 1\n")
+    made_up.failed("pd", 1, "")
+    unfinished = made_up.root / "psp-to-mv3" / "pd" / "seed-7"
+    unfinished.mkdir()
+    grid = read_grid(made_up.root)
+    assert [(run.method, run.seed) for run in grid.runs] == [
+        *[("alone", 0), ("cwd", 1), ("cwd", 2), ("cwd", 10), ("own", 0)]
+    ]
+    assert [(each.method, each.seed, each.reason) for each in grid.failures] == [
+        ("pd", 0, "fakd: failed: out of memory"),
+        ("pd", 1, "no reason given"),
+    ]
+
+
+def test_a_folder_without_a_grid_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"expected a grid with grid\.yaml"):
+        read_grid(tmp_path)
+
+
+def test_runs_are_grouped_by_data_and_pair(made_up):
+    runs = [
+        read_run(made_up.in_grid("cwd", 0, HALF)),
+        read_run(made_up.in_grid("alone", 0, HALF)),
+        read_run(made_up.in_grid("alone", 0, HALF, pair="other")),
+    ]
+    groups = by_pair(runs)
+    assert {key: list(methods) for key, methods in groups.items()} == {
+        ("scenes", "psp-to-mv3"): ["alone", "cwd"],
+        ("scenes", "other"): ["alone"],
+    }
+
+
+def test_the_same_run_twice_is_refused(made_up, tmp_path):
+    runs = [read_run(made_up.run(tmp_path / name, "cwd", 0, HALF)) for name in ("a", "b")]
+    with pytest.raises(InputError, match=r"one run of cwd with seed 0 .*a and .*b; leave one out"):
+        by_pair(runs)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_known_by_its_settings(name):
+    spec = PRESETS[name]
+    first = next(other for other in PRESETS if PRESETS[other] == spec)
+    assert method_of({"distillation": spec, "weight": None}) == first
+    classes = [each["class_path"] for each in spec["init_args"]["losses"].values()]
+    if all(hasattr(losses, path.rpartition(".")[2]) for path in classes):
+        assert method_of(recipe_of(preset(name))) == first
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight", "method"),
+    [
+        (ChannelKL(strength=1.0), None, "cwd-fa"),
+        (ChannelKL(), 5, "cwd"),
+        (WeightedSum({"channel": ChannelKL()}, {"channel": 2.5}), 2.0, "cwd"),
+        (ChannelKL(), 7.5, "7.5 x ChannelKL"),
+        (PixelKL(strength=1.5), None, "PixelKL(strength=1.5)"),
+        (
+            ChannelKL(strength=1.0, covariance="full", spare_own_class=True),
+            None,
+            "ChannelKL(strength=1, covariance=full, spare_own_class=True)",
+        ),
+        (
+            WeightedSum({"a": ChannelKL(strength=0.5), "b": PixelKL()}, {"b": 2.0}),
+            None,
+            "ChannelKL(strength=0.5) + 2 x PixelKL",
+        ),
+    ],
+)
+def test_a_method_is_named_by_what_its_loss_computes(loss, weight, method):
+    assert method_of(recipe_of(loss, weight)) == method
+
+
+def test_the_student_alone_and_losses_of_ones_own():
+    assert method_of({"network": {}}) == "alone"
+    assert method_of({"distillation": "mine.Loss"}) == "mine.Loss"
+    assert title_of("alone") == "student alone"
+    assert title_of("cirkd-mine") == "cirkd-mine"
+
+
+def test_a_student_is_named_by_its_parts():
+    given = {"backbone": "resnet18", "weights": "weights/r18.pth", "channels": 64}
+    assert student_of({"network": {"class_path": "x.pspnet", "init_args": given}}) == (
+        "pspnet-resnet18-r18.pth"
+    )
+    assert student_of({"student": "mine.Net"}) == "mine.Net"
