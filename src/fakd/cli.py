@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -24,11 +25,16 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": commands.train,
     "distill": commands.distill,
     "compare": commands.compare,
+    "report": commands.report,
+    "tables": commands.tables,
+    "data check": commands.check,
     "evaluate": commands.evaluate,
     "predict": commands.predict,
     "models": commands.models,
     "convert": commands.convert,
 }
+# What may stand before all flags, without its name; a list takes all that does.
+POSITIONAL = {"data check": "path", "report": "runs", "tables": "runs"}
 # Parameters that name a class or a function and its arguments. A network that is to be trained is
 # built last, when the data have said how many classes there are.
 BUILT = {"data": SegmentationData, "teacher": Segmenter, "network": Segmenter}
@@ -45,6 +51,9 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
                --data FOLDER --run runs/student      FAKD by default
   fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
                --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
+  fakd report runs/comparison                        one HTML file that answers whether it helped
+  fakd tables runs/comparison                        the paper's tables and figures from runs
+  fakd data check FOLDER                             what is in it, and what to fix
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd models                                        the paper's networks, published checkpoints
@@ -83,9 +92,10 @@ def _run(given: list[str]) -> int:
     if given[0] == "--version":
         print(f"fakd {fakd.__version__}")
         return 0
-    name, *rest = given
+    name, rest = command_of(given)
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, 1)
+        nearest = difflib.get_close_matches(" ".join(given[:2]), COMMANDS, 1)
+        nearest = nearest or difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
         raise InputError(f"there is no command {name!r}; {hint}")
     if _explain_part(name, rest):
@@ -98,8 +108,21 @@ def _run(given: list[str]) -> int:
         others = {key: other for other in reversed(COMMANDS) for key in _parameters(other)}
         elsewhere = {key: other for key, other in others.items() if key not in flags}
         raise InputError(one_line(str(error), parser.get_defaults().keys(), elsewhere)) from error
-    COMMANDS[name](**_arguments(name, parser, config))
-    return 0
+    result = COMMANDS[name](**_arguments(name, parser, config))
+    return int(name == "data check" and not result["usable"])
+
+
+def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
+    """Split off the command, of one word or two, and name what stands before the first flag."""
+    words = next((n for n in (2, 1) if " ".join(given[:n]) in COMMANDS), 1)
+    name, rest = " ".join(given[:words]), list(given[words:])
+    key = POSITIONAL.get(name)
+    count = next((i for i, each in enumerate(rest) if each.startswith("-")), len(rest))
+    if key is None or count == 0:
+        return name, rest
+    if key == "runs":
+        return name, [f"--runs={json.dumps(rest[:count])}", *rest[count:]]
+    return name, [f"--{key}={rest[0]}", *rest[1:]]
 
 
 def _parameters(name: str) -> Mapping[str, inspect.Parameter]:

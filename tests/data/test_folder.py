@@ -123,6 +123,8 @@ def test_the_description_may_be_the_root_or_stand_elsewhere(made_up, tmp_path):
         assert opened.class_names == ("x", "y", "z")
         assert opened.name == "town"
         assert len(opened.val) == 1
+    inside = made_up.describe("root: ../data\nclasses: [x, y, z]\n", "../other/dataset.yaml")
+    assert len(folder(inside.parent).val) == 1
     moved = shutil.copytree(made_up.root, tmp_path / "moved")
     made_up.pair("val", "b", np.zeros((2, 2), np.uint8))
     assert len(folder(other).val) == 2

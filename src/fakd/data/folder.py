@@ -27,7 +27,8 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
     layout, where files lie; ``root`` may be that file itself.
 
     Args:
-        root: The folder, or a description that stands in it or names it with ``root:``.
+        root: The folder, or a description that stands in it. Where that says ``root:``, the
+            files lie there instead.
         description: The YAML file; ``dataset.yaml`` in the folder by default.
 
     Raises:
@@ -41,6 +42,9 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
     else:
         _check_folder(base)
         described = _description(base, description)
+        if description is None and described.root is not None:
+            base = described.root
+            _check_folder(base)
     given = None if description is None else str(description)
     return described_data(
         base,

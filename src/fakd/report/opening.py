@@ -1,0 +1,122 @@
+"""Opening what the runs of a report name: their data, their networks, their teacher."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fakd import data as datasets
+from fakd import models
+from fakd.data import SegmentationData
+from fakd.errors import InputError
+from fakd.inference import Inference
+from fakd.report.examination import TEACHER
+from fakd.report.method import title_of
+from fakd.report.runs import Run
+from fakd.types import Segmenter
+
+FINAL = "final.safetensors"
+"""The network after the last step, which the scores of a result belong to."""
+# A run folder may come from somebody else: it may ask for these to be called, and nothing more.
+_DATA = ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
+_NETWORKS = ("deeplabv3plus", "fcn_hrnet", "isanet", "load", "load_mmseg", "pspnet")
+
+
+def open_data_of(run: Run) -> SegmentationData:
+    """Open the data set that a run's recipe names.
+
+    Raises:
+        InputError: it is not there any more, has changed its classes, or was opened by other code
+            than this package's.
+    """
+    spec = run.recipe.get("data")
+    data = _call(spec, datasets.__name__, _DATA, datasets, {})
+    if not isinstance(data, SegmentationData):
+        raise InputError(f"only data that fakd.data opens can be shown, got {_path(spec)}")
+    if data.class_names != run.class_names:
+        raise InputError(
+            f"expected the classes of {run.folder} in {data.name}, got others; put the data back "
+            "as they were, or train again"
+        )
+    if not data.val.labelled:
+        raise InputError(f"the val images of {data.name} have no masks to measure with")
+    return data
+
+
+def inference_of(run: Run) -> Inference:
+    """Read how a run showed its images to the network; what its version did not know is unset."""
+    given = run.recipe.get("inference") or {}
+    names = [field.name for field in fields(Inference) if field.name in given]
+    return Inference(**_with_tuples({name: given[name] for name in names}))
+
+
+def open_networks(
+    methods: Mapping[str, Sequence[Run]], device: torch.device
+) -> tuple[dict[str, Segmenter], list[str]]:
+    """Load the teacher and the first seed of every method.
+
+    Returns:
+        Networks by title, the teacher first, and why any of them is missing.
+    """
+    networks: dict[str, Segmenter] = {}
+    problems = []
+    taught = next((runs[0] for runs in methods.values() if runs[0].recipe.get("teacher")), None)
+    if taught is not None:
+        try:
+            networks[TEACHER] = _open_teacher(taught)
+        except InputError as error:
+            problems.append(f"The teacher is not shown: {error}.")
+    for method, runs in methods.items():
+        folder = runs[0].folder
+        try:
+            networks[title_of(method)] = models.load(_file(folder))
+        except InputError as error:
+            problems.append(f"{title_of(method)} is not shown: {error}.")
+    return {title: each.to(device).eval() for title, each in networks.items()}, problems
+
+
+def _file(folder: Path) -> Path:
+    return folder / FINAL if (folder / FINAL).is_file() else folder
+
+
+def _open_teacher(run: Run) -> Segmenter:
+    spec, classes = run.recipe["teacher"], len(run.class_names)
+    network = _call(spec, models.__name__, _NETWORKS, models, {"classes": classes})
+    if not isinstance(network, Segmenter):
+        raise InputError(f"only a network that fakd.models opens can be, got {_path(spec)}")
+    if network.classes != classes:
+        raise InputError(f"expected one of {classes} classes, got one of {network.classes}")
+    return network
+
+
+def _call(
+    spec: Any, package: str, names: Sequence[str], module: object, more: Mapping[str, Any]
+) -> object:
+    """Call what a recipe names, if it is one of ``names``; return None for anything else."""
+    owner, _, name = _path(spec).rpartition(".")
+    if owner != package or name not in names:
+        return None
+    function = getattr(module, name)
+    takes = inspect.signature(function).parameters
+    arguments = {key: value for key, value in more.items() if key in takes}
+    arguments |= _with_tuples(spec.get("init_args") or {})
+    try:
+        result: object = function(**arguments)
+    except (TypeError, OSError) as error:
+        raise InputError(f"{_path(spec)} does not take {arguments} ({error})") from error
+    return result
+
+
+def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo that YAML has made lists of tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in arguments.items()
+    }
+
+
+def _path(spec: Any) -> str:
+    return str(spec.get("class_path", "")) if isinstance(spec, Mapping) else str(spec)

@@ -1,0 +1,129 @@
+"""`fakd data check` prints what it found, draws it, and writes nothing beside the data."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fakd.commands.check import check
+from fakd.data import folder
+from fakd.errors import InputError
+
+HALVES = np.tile(np.array([0, 1, 1, 255], np.uint8), (30, 10))
+
+
+def write(root, split: str, count: int = 5, mask: np.ndarray = HALVES) -> None:
+    random = np.random.default_rng(len(split))
+    for number in range(count):
+        for kind, pixels in (
+            ("images", random.integers(0, 255, (30, 40, 3), dtype=np.uint8)),
+            ("masks", mask),
+        ):
+            path = root / split / kind / f"{split}{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKD_CACHE", "off")
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "da[ta]"
+    for split in ("train", "val"):
+        write(root, split)
+    (root / "dataset.yaml").write_text("classes: [road, '[/b] car']\n")
+    return root
+
+
+def state(root) -> dict:
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_a_sound_set(root, tmp_path, capsys):
+    before = state(root)
+    result = check(root)
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith("nothing to fix")
+    assert "da[ta]" in printed
+    assert "[/b] car" in printed
+    assert "33.33%" in printed
+    assert "25.0%" in printed
+    assert state(root) == before
+    assert result["usable"]
+    assert result["fix"] == []
+    assert result["splits"]["train"]["classes"] == {"road": 1 / 3, "[/b] car": 2 / 3}
+    assert json.loads(json.dumps(result)) == result
+    with Image.open(tmp_path / "data-check.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+
+
+def test_problems_are_listed_by_importance(root, tmp_path, capsys):
+    (root / "val/masks/val1.png").unlink()
+    (root / "train/images/train0.png").unlink()
+    result = check(root, out=tmp_path / "new" / "p.png")
+    printed = capsys.readouterr().out
+    assert not result["usable"]
+    assert [each["weight"] for each in result["fix"]] == ["stops", "harms"]
+    assert printed.index("val1.png") < printed.index("train0.png")
+    assert (tmp_path / "new" / "p.png").is_file()
+
+
+def test_no_picture_among_the_data_unless_asked(root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    before = state(root)
+    assert check(root)["picture"] is None
+    assert "--out" in capsys.readouterr().out
+    assert state(root) == before
+    assert check(root, out=root / "here.png")["picture"] == str(root / "here.png")
+
+
+def test_a_proposed_description_can_be_saved_and_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKD_CACHE", "off")
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "raw", "all", count=10)
+    result = check(tmp_path / "raw", save=tmp_path / "described")
+    printed = capsys.readouterr().out
+    assert "classes: [class0, class1]" in printed
+    assert "classes: [class0, class1]" in result["proposal"]
+    data = folder(tmp_path / "described" / "dataset.yaml")
+    assert (len(data.train), len(data.val)) == (8, 2)
+    assert check(tmp_path / "described" / "dataset.yaml")["usable"]
+    with pytest.raises(InputError, match="exists"):
+        check(tmp_path / "raw", save=tmp_path / "described")
+    assert not (tmp_path / "raw" / "dataset.yaml").exists()
+
+
+def test_saving_what_is_described_already_is_refused(root, tmp_path):
+    with pytest.raises(InputError, match="described already"):
+        check(root, save=tmp_path / "x")
+
+
+def test_values_that_cannot_be(root, tmp_path):
+    with pytest.raises(InputError, match=r"must end in \.png"):
+        check(root, out=tmp_path / "x.jpg")
+    with pytest.raises(InputError, match="--seconds must be above 0"):
+        check(root, seconds=0.0)
+    with pytest.raises(InputError, match="--samples must be at least 1"):
+        check(root, samples=0)
+    with pytest.raises(InputError, match="does not exist"):
+        check(tmp_path / "nowhere")
+
+
+def test_everything_is_read_however_long_it_takes(root):
+    write(root, "train", count=30)
+    assert check(root, seconds=1e-9)["splits"]["train"]["decoded"] < 30
+    result = check(root, seconds=1e-9, everything=True, workers=2)
+    assert result["splits"]["train"]["decoded"] == 30
+
+
+def test_pictures_are_taken_from_both_splits(root):
+    from fakd.data.inspection import inspected
+    from fakd.report.dataset import save_overlays
+
+    write(root, "val", count=2)
+    for number in range(2, 5):
+        for kind in ("images", "masks"):
+            (root / "val" / kind / f"val{number}.png").unlink()
+    assert save_overlays(root.parent / "p.png", inspected(root)) == 7

@@ -1,0 +1,326 @@
+"""The report: complete, self-contained, valid, escaped and small."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fakd import models
+from fakd.commands.report import report
+from fakd.data import scenes
+from fakd.errors import InputError
+from fakd.models import pspnet
+from fakd.report import chart
+from fakd.report.curves import panels, read_curves, thinned
+from fakd.report.examination import Examination, Shot
+from fakd.report.gallery import fit
+from fakd.report.html import LIMIT, Note, render, with_pictures, write_report
+from fakd.report.page import class_bars, section
+from fakd.report.runs import by_pair, read_run
+
+NOTE = Note("today", "0.1.0", "fakd report runs/x")
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+EVIL = "<script>alert(1)</script>"
+DATA = {"class_path": "fakd.data.scenes", "init_args": {"train": 2, "val": 6, "size": [32, 48]}}
+
+
+class Page(HTMLParser):
+    """Checks nesting while it reads, and collects attributes and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.found, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text += data
+
+
+@pytest.fixture
+def grid(made_up):
+    for seed in range(3):
+        made_up.in_grid("alone", seed, 0.6)
+        made_up.in_grid("cwd", seed, 0.7)
+        made_up.in_grid("cwd-fa", seed, 0.75)
+    made_up.failed("pd", 1, "exit code 1\nout of memory")
+    return made_up
+
+
+@pytest.fixture
+def trained(made_up):
+    """Two runs with networks, made for the built-in data."""
+    data = scenes(train=2, val=6, size=(32, 48))
+    names, share = data.class_names, np.full(data.classes, 1 / data.classes)
+    network = {}
+    for index, name in enumerate(("teacher", "alone", "cwd")):
+        torch.manual_seed(index)
+        network[name] = pspnet("mobilenetv3_small_050", data.classes, channels=16)
+    root = made_up.root.parent
+    path = root / "teacher.safetensors"
+    models.save(network["teacher"], path, class_names=names, palette=data.palette)
+    teacher = {"class_path": "fakd.models.load", "init_args": {"path": str(path)}}
+    folders = []
+    for name in ("alone", "cwd"):
+        more = {"recipe": {"teacher": teacher} if name != "alone" else {}}
+        settings = {"data": DATA, "names": names, "share": share, **more}
+        folder = made_up.run(root / name, name, 0, 0.7, **settings)
+        file = folder / "final.safetensors"
+        models.save(network[name], file, class_names=names, palette=data.palette)
+        folders.append(folder)
+    return folders
+
+
+def write(folders, tmp_path, **more):
+    return report(folders, tmp_path / "report.html", **more).read_text()
+
+
+def test_a_grid_without_networks_is_reported_and_says_what_is_missing(grid, tmp_path, capsys):
+    page = Page(write([grid.root], tmp_path))
+    assert "CWD+FA helped: +" in page.text
+    assert "over seeds only" not in page.text
+    assert "PD, seed 1:" in page.text
+    assert "out of memory" in page.text
+    assert "No pictures and no measurements" in page.text
+    for heading in ("Methods", "Classes, rare ones first", "Training", "Runs"):
+        assert heading in page.text
+    assert "img" not in page.tags
+    printed = capsys.readouterr().out
+    assert "CWD+FA helped" in printed
+    assert "report.html" in printed
+
+
+def test_the_verdict_comes_first(grid, tmp_path):
+    text = Page(write([grid.root], tmp_path, images=0)).text
+    order = ["helped", "Failed runs", "Methods", "Classes", "Training", "Runs"]
+    places = [text.index(each) for each in order]
+    assert places == sorted(places)
+
+
+def test_networks_are_measured_and_pictured(trained, tmp_path):
+    page = Page(write(trained, tmp_path, images=4))
+    for heading in ("boundary IoU", "calibration error", "GFLOPs", "latency", "Calibration"):
+        assert heading in page.text
+    assert "Where student and teacher disagree most" in page.text
+    assert page.tags.count("img") == 4 * 5, "image, truth, teacher and two students each"
+    assert "4 of 6 validation images" in page.text
+    assert not re.search(r"is not shown|No pictures", page.text)
+
+
+def test_what_cannot_be_opened_is_said(trained, tmp_path):
+    (tmp_path / "teacher.safetensors").unlink()
+    (trained[1] / "final.safetensors").unlink()
+    text = Page(write(trained, tmp_path, images=2)).text
+    assert "The teacher is not shown" in text
+    assert "CWD is not shown" in text
+    assert "calibration error" in text
+
+
+def test_a_recipe_cannot_have_other_code_called(made_up, tmp_path):
+    data = {"class_path": "subprocess.run", "init_args": {"args": ["touch", str(tmp_path / "x")]}}
+    folder = made_up.run(tmp_path / "run", "alone", 0, 0.7, data=data)
+    text = Page(write([folder], tmp_path)).text
+    assert "only data that fakd.data opens can be shown" in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_is_fetched(trained, tmp_path):
+    text = write(trained, tmp_path, images=2)
+    page = Page(text)
+    for tag, attributes in page.found:
+        for key in ("src", "href", "srcset", "action", "data", "poster"):
+            value = attributes.get(key)
+            assert value is None or value.startswith(("data:", "#")), f"{tag} {key} {value}"
+    assert not re.search(r"url\((?!data:)|@import|fetch\(|XMLHttpRequest|import\(", text)
+    policy = next(
+        attributes["content"]
+        for tag, attributes in page.found
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert "default-src 'none'" in policy
+
+
+def test_all_that_comes_from_outside_is_escaped(made_up, tmp_path):
+    names = (EVIL, "\"'&", "sky", "pole", "cyclist")
+    for seed in range(2):
+        made_up.in_grid("alone", seed, 0.6, pair="<b>pair", names=names)
+        made_up.in_grid("<i>mine", seed, 0.7, pair="<b>pair", names=names, recipe={"note": EVIL})
+    made_up.failed("pd", 0, f"died of {EVIL}", pair="<b>pair")
+    text = write([made_up.root], tmp_path, images=0)
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert "i" not in page.tags
+    assert page.tags.count("b") == 1, "of the failure"
+    assert EVIL not in text
+    assert page.text.count(EVIL) >= 3, "class, failure, recipe"
+
+
+def test_ids_are_unique_and_references_lead_to_them(grid, tmp_path):
+    grid.in_grid("alone", 0, 0.6, pair="other")
+    page = Page(write([grid.root], tmp_path, images=0))
+    ids = [attributes["id"] for _, attributes in page.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.found:
+        link = attributes.get("href", "")
+        if link.startswith("#"):
+            assert link[1:] in ids
+        assert attributes.get("aria-labelledby", ids[0]) in ids
+
+
+def test_charts_and_pictures_are_named_for_those_who_do_not_see_them(trained, tmp_path):
+    page = Page(write(trained, tmp_path, images=2))
+    for tag, attributes in page.found:
+        if tag == "svg":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+        if tag == "img":
+            assert attributes["alt"]
+
+
+def noise_shots(count, layers, side):
+    dice = np.random.default_rng(0)
+    photos = dice.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    maps = dice.integers(0, 20, (count, layers, side, side), dtype=np.uint8)
+    return [
+        Shot(f"p{i}", 0.5, Image.fromarray(photos[i]), {f"n{j}": maps[i, j] for j in range(layers)})
+        for i in range(count)
+    ]
+
+
+def test_a_report_stays_below_its_limit_whatever_the_pictures(grid, tmp_path):
+    shots = noise_shots(8, 2, 720)
+    palette = [(i, i, i) for i in range(20)]
+    groups = by_pair([read_run(path.parent) for path in grid.root.glob("*/*/*/result.json")])
+    examined = Examination({}, {}, shots, 8, 8)
+    data = scenes(train=1, val=1)
+    data.palette, data.class_names = tuple(palette), tuple(f"c{i}" for i in range(20))
+    sections = []
+    for methods in groups.values():
+        plain = section("pair", methods, [], None, [])
+        sections += [type(plain)(**{**vars(plain), "examined": examined})] * 2
+    pictured = with_pictures(sections, [data, data], NOTE)
+    size = write_report(tmp_path / "report.html", pictured, NOTE)
+    assert size == (tmp_path / "report.html").stat().st_size < LIMIT
+    assert size > LIMIT / 3
+    assert all(each.scenes for each in pictured)
+
+
+def test_pictures_are_made_smaller_before_they_are_left_out():
+    shots = noise_shots(4, 2, 400)
+    palette = [(i, i, i) for i in range(20)]
+    large = fit(shots, palette, 10**8)
+    small = fit(shots, palette, sum(each.bytes for each in large) // 2)
+    few = fit(shots, palette, small[0].bytes // 3)
+    assert [len(large), large[0].width] == [4, 400]
+    assert len(small) == 4
+    assert small[0].width < 400
+    assert len(few) < 4
+    assert fit(shots, palette, 0) == fit([], palette, 100) == []
+
+
+def test_pictures_show_the_classes_in_their_colours():
+    import base64
+    import io
+
+    classes = np.array([[0, 1], [2, 255]], dtype=np.uint8)
+    shot = Shot("p", 0.5, Image.new("RGB", (2, 2)), {"truth": classes})
+    palette = [(10, 20, 30), (40, 50, 60), (70, 80, 90)]
+    uri = fit([shot], palette, 10**6)[0].maps[0].uri
+    content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(content)) as picture:
+        painted = np.array(picture.convert("RGB"))
+    assert painted.reshape(4, 3).tolist() == [*map(list, palette), [0, 0, 0]]
+
+
+def test_rare_classes_come_first_with_mean_and_spread(grid):
+    runs = [read_run(path.parent) for path in grid.root.glob("*/*/*/result.json")]
+    methods = next(iter(by_pair(runs).values()))
+    rows = class_bars(methods)
+    shares = [row.share for row in rows]
+    assert shares == sorted(shares)
+    assert sum(shares) == pytest.approx(100)
+    for row in rows:
+        index = runs[0].class_names.index(row.name)
+        expected = [run.class_iou[index] for run in methods["cwd"]]
+        assert row.bars[1].iou == pytest.approx(np.mean(expected))
+        assert row.bars[1].spread == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_every_term_has_its_curve_and_half_a_row_does_no_harm(made_up):
+    run = read_run(made_up.in_grid("cwd-fa", 0, 0.7))
+    head = "step,task,channel/lambda,channel/augmentation,images/s,val/mIoU\n"
+    run.curves.write_text(f"{head}10,1.5,0.1,0.2,3,\n20,1.2,0.2,0.3,3,40\n30,1.1")
+    curves = read_curves(run)
+    assert curves["task"] == [(10, 1.5), (20, 1.2), (30, 1.1)]
+    assert curves["val/mIoU"] == [(20, 40)]
+    assert panels([curves]) == ["val/mIoU", "task", "channel/lambda", "channel/augmentation"]
+    run.curves.unlink()
+    assert read_curves(run) == {}
+
+
+def test_long_curves_are_thinned_by_means():
+    points = [(float(i), float(i % 2)) for i in range(1, 1001)]
+    thin = thinned(points, 100)
+    assert len(thin) == 100
+    assert thin[-1] == (1000, 0.5)
+    assert thinned(points[:50], 100) == points[:50]
+
+
+@pytest.mark.parametrize(
+    "points", [[], [(5.0, 1.0)], [(1.0, 2.0), (2.0, 2.0)], [(1.0, float("nan")), (2.0, 3.0)]]
+)
+def test_charts_of_little_are_drawn(points):
+    drawn = str(chart.curves("loss", [chart.Line("a<b", 9, points)]))
+    Page(drawn)
+    assert "nan" not in drawn
+    assert "a<b" not in drawn
+
+
+def test_a_chart_places_its_points():
+    drawn = str(chart.curves("loss", [chart.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])]))
+    (x0, y0), (x1, y1) = (
+        tuple(map(float, each.split())) for each in re.search(r'd="M(.*?)"', drawn)[1].split("L")
+    )
+    assert x0 < x1
+    assert y1 < y0, "large values are above"
+
+
+@pytest.mark.parametrize(
+    ("folders", "more", "message"),
+    [
+        ([], {}, "expected finished runs"),
+        (["nowhere"], {}, "expected a finished run"),
+        ([], {"images": -1}, "--images"),
+    ],
+)
+def test_the_impossible_is_refused(folders, more, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        report(folders, tmp_path / "report.html", **more)
+    with pytest.raises(InputError, match="create it first"):
+        report(folders, tmp_path / "no" / "report.html")
+
+
+def test_a_page_that_would_be_too_large_is_refused(grid, tmp_path):
+    run = read_run(next(grid.root.glob("*/*/*/result.json")).parent)
+    plain = section("pair", {run.method: [run]}, [], None, ["x" * 6_000_000])
+    with pytest.raises(InputError, match="fewer runs"):
+        write_report(tmp_path / "report.html", [plain], NOTE)
+    assert "x" * 1000 in render([plain], NOTE)
