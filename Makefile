@@ -28,6 +28,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/covariance.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/pipeline.py --threads 1
+	$(BIN)/python benchmarks/evaluation.py --threads 1
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fakd needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

@@ -104,6 +104,11 @@ def test_bins_are_those_of_all_pixels_however_they_come():
     assert math.isnan(Reliability.empty().error)
 
 
+def test_an_edge_belongs_to_the_bin_below():
+    edge = torch.tensor([3 / BINS], dtype=torch.float64)
+    assert reliability(edge, torch.tensor([True])).pixels.nonzero().tolist() == [[2]]
+
+
 def test_certainty_belongs_to_the_last_bin():
     sure = reliability(torch.tensor([1.0, 1.0]), torch.tensor([True, True]))
     assert sure.pixels[-1] == 2

@@ -18,7 +18,7 @@ from fakd.report.examination import Examination, examine
 from fakd.report.html import Note, with_pictures, write_report
 from fakd.report.opening import inference_of, open_data_of, open_networks
 from fakd.report.page import section
-from fakd.report.runs import GRID, Failure, Run, by_pair, read_grid, read_run
+from fakd.report.runs import Run, by_pair, read_folders
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device
 
@@ -58,7 +58,7 @@ def report(
         raise InputError(f"expected --images of 0 or more, got {images}")
     if not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
-    finished, failures = _read(runs)
+    finished, failures = read_folders(runs)
     device = pick_device(accelerator)
     console = Console(highlight=False)
     groups = by_pair(finished)
@@ -79,25 +79,6 @@ def report(
             console.print(escape(sentence), soft_wrap=True)
     console.print(f"\nwritten to {escape(str(out))} ({size / 1e6:.1f} MB)", soft_wrap=True)
     return out
-
-
-def _read(folders: Sequence[str | Path]) -> tuple[list[Run], list[Failure]]:
-    """Read every run named, and those of every grid."""
-    runs: list[Run] = []
-    failures: list[Failure] = []
-    for folder in map(Path, folders):
-        if (folder / GRID).is_file():
-            grid = read_grid(folder)
-            runs += grid.runs
-            failures += grid.failures
-        else:
-            runs.append(read_run(folder))
-    if not runs:
-        raise InputError(
-            "expected finished runs to report on, got none; name run folders or the folder of a "
-            "comparison, after at least one run has finished"
-        )
-    return runs, failures
 
 
 def _look(
