@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fakd.data import folder, open_data, scenes
-from fakd.errors import InputError
+from stand_ins import message
 
 IDS = np.array([[0, 1, 2, 255], [2, 1, 0, 0]], np.uint8)
 EXPECTED = torch.from_numpy(IDS.copy())
@@ -21,14 +21,6 @@ def first_labels(made_up, description, mask):
     made_up.describe(description)
     made_up.pair("val", "a", IDS) if mask is None else made_up.pair("val", "a", mask)
     return folder(made_up.root).val[0].labels
-
-
-def message(call) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_reads_pairs_by_name_with_subfolders_links_and_any_case(made_up):

@@ -4,17 +4,9 @@ import torch
 
 from fakd.data import folder
 from fakd.data.layout import Pattern
-from fakd.errors import InputError
+from stand_ins import message
 
 IDS = np.array([[0, 1], [1, 255]], np.uint8)
-
-
-def message(call) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 @pytest.fixture

@@ -6,37 +6,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from fakd.errors import InputError
 from fakd.losses import contrast
 from fakd.losses.contrast import MemoryContrast, contrast_kl
-from fakd.types import LossInputs, Prediction, Segmenter
+from fakd.types import LossInputs, Prediction
+from stand_ins import Shown
 
 CLASSES, STUDENT, TEACHER = 3, 4, 5
 SMALL = {"pixel_slots": 12, "region_slots": 5, "contrast_pixels": 16, "contrast_regions": 7}
 
 
-class Shown(Segmenter):
-    """Nothing but a classifier, or not even that."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.classes = CLASSES
-        self.last = None if channels is None else nn.Conv2d(channels, CLASSES, 1)
-
-    def forward(self, images):
-        raise NotImplementedError
-
-    @property
-    def classifier(self):
-        return self.last
-
-
 def prepared(seed=0, **settings):
     torch.manual_seed(seed)
     loss = MemoryContrast(**{**SMALL, **settings})
-    loss.prepare(Shown(STUDENT), Shown(TEACHER))
+    loss.prepare(Shown(STUDENT, CLASSES), Shown(TEACHER, CLASSES))
     return loss.double()
 
 
@@ -270,7 +254,7 @@ def test_impossible_settings_and_networks_are_refused():
     with pytest.raises(ValueError, match="call prepare"):
         MemoryContrast()(inputs(*drawn()))
     with pytest.raises(InputError, match=r"MemoryContrast compares features.*this teacher shows"):
-        MemoryContrast().prepare(Shown(STUDENT), Shown(None))
+        MemoryContrast().prepare(Shown(STUDENT, CLASSES), Shown(None, CLASSES))
     assert MemoryContrast.default_weight == 0.1
 
 

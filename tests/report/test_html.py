@@ -268,12 +268,12 @@ def test_every_term_has_its_curve_and_half_a_row_does_no_harm(made_up):
     run = read_run(made_up.in_grid("cwd-fa", 0, 0.7))
     head = "step,task,channel/lambda,channel/augmentation,images/s,val/mIoU\n"
     run.curves.write_text(f"{head}10,1.5,0.1,0.2,3,\n20,1.2,0.2,0.3,3,40\n30,1.1")
-    curves = read_curves(run)
+    curves = read_curves(run.curves)
     assert curves["task"] == [(10, 1.5), (20, 1.2), (30, 1.1)]
     assert curves["val/mIoU"] == [(20, 40)]
     assert panels([curves]) == ["val/mIoU", "task", "channel/lambda", "channel/augmentation"]
     run.curves.unlink()
-    assert read_curves(run) == {}
+    assert read_curves(run.curves) == {}
 
 
 def test_long_curves_are_thinned_by_means():

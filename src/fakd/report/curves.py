@@ -2,8 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-
-from fakd.report.runs import Run
+from pathlib import Path
 
 Points = list[tuple[float, float]]
 POINTS = 150
@@ -12,13 +11,13 @@ _LEFT_OUT = ("step", "images/s", "val/mAcc", "val/aAcc")
 _LAST = ("learning_rate", "lambda", "augmentation")
 
 
-def read_curves(run: Run) -> dict[str, Points]:
+def read_curves(file: Path) -> dict[str, Points]:
     """Read (step, value) of every quantity that was logged; nothing if the file is gone."""
     curves: dict[str, Points] = {}
-    if not run.curves.is_file():
+    if not file.is_file():
         return curves
-    with run.curves.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
             for name, value in row.items():
                 # A kill may leave half a row behind.
                 if name and value and row["step"]:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.table import Table
 
@@ -135,6 +135,9 @@ def save_overlays(path: Path, inspection: Inspection) -> int:
     entries = [(described.class_names[n], described.palette[n]) for n in present[:_ENTRIES]]
     legend_lines = -(-(len(entries) + 2) // _COLUMNS)
     ratio = max(picture.height / picture.width for _, picture, _ in tiles)
+    # Imported late: it takes a moment, and only pictures need it.
+    from matplotlib.figure import Figure
+
     figure = Figure(
         figsize=(3.2 * columns, lines * (3.2 * ratio + 0.3) + 0.2 * legend_lines + 0.3),
         layout="constrained",
@@ -153,9 +156,7 @@ def save_overlays(path: Path, inspection: Inspection) -> int:
     return len(tiles)
 
 
-def _legend(
-    figure: Figure, entries: Sequence[tuple[str, Colour]], more: int, ignored: bool
-) -> None:
+def _legend(figure: Any, entries: Sequence[tuple[str, Colour]], more: int, ignored: bool) -> None:
     from matplotlib.patches import Rectangle
 
     labels = [_shortened(name, 22) for name, _ in entries]

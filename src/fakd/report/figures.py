@@ -1,6 +1,5 @@
 """Pictures: masks, overlays, grids of examples, training curves."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from fakd.errors import InputError
 from fakd.files import write_atomically
+from fakd.report.curves import read_curves
 from fakd.types import IGNORE
 
 Palette = Sequence[Sequence[int]]
@@ -101,7 +101,7 @@ def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
         runs: name and ``metrics.csv`` of each run.
     """
     plt = _pyplot()
-    tables = {name: _read_curves(file) for name, file in runs.items()}
+    tables = {name: read_curves(file) for name, file in runs.items()}
     skipped = ("step", "learning_rate", "images/s", "val/mAcc", "val/aAcc")
     names = [name for table in tables.values() for name in table if name not in skipped]
     panels = list(dict.fromkeys(sorted(names, key=lambda name: not name.startswith("val/"))))
@@ -111,25 +111,15 @@ def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
     for axis, panel in zip(axes[0], panels, strict=True):
         for index, (name, table) in enumerate(tables.items()):
             if panel in table:
-                axis.plot(*table[panel], label=name, linewidth=1.2, color=f"C{index}")
+                axis.plot(
+                    *zip(*table[panel], strict=True), label=name, linewidth=1.2, color=f"C{index}"
+                )
         axis.set_title(panel.removeprefix("val/"), fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=7)
     _save_figure(figure, path)
-
-
-def _read_curves(file: Path) -> dict[str, tuple[list[int], list[float]]]:
-    series: dict[str, tuple[list[int], list[float]]] = {}
-    with file.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            for name, value in row.items():
-                if value:
-                    steps, values = series.setdefault(name, ([], []))
-                    steps.append(int(row["step"]))
-                    values.append(float(value))
-    return series
 
 
 def _pyplot() -> Any:

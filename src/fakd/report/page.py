@@ -143,7 +143,7 @@ def class_bars(methods: Methods) -> list[ClassBars]:
 def curve_figures(methods: Methods) -> list[Figure]:
     """Draw every logged quantity of all runs, one line for each run."""
     logged = [
-        (Swatch(f"{title_of(method)}, seed {run.seed}", place), read_curves(run))
+        (Swatch(f"{title_of(method)}, seed {run.seed}", place), read_curves(run.curves))
         for place, (method, runs) in enumerate(methods.items())
         for run in runs
     ]
