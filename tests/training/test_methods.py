@@ -77,8 +77,20 @@ def test_a_step_is_finite_and_reaches_the_student_only(name):
     assert all(parameter.grad is None for parameter in sitting.teacher.parameters())
     after = sitting.teacher.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    trained = [*sitting.objective.learnt_with_student()]
-    assert all(parameter.grad is not None for parameter in trained)
+
+
+@pytest.mark.parametrize("name", ["features-l2", "cwd-cirkd", "cirkd", "skds-official"])
+def test_what_a_loss_brings_learns(name):
+    """Alignment and head with the student, the critic by itself (its attention starts at 0)."""
+    sitting = Sitting(name)
+    before = {key: value.clone() for key, value in sitting.objective.named_parameters()}
+    assert before
+    sitting.step(0)
+    after = dict(sitting.objective.named_parameters())
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    brought = {key for key in before if ".critic." not in key}
+    assert brought <= changed
+    assert not before.keys() - brought or changed - brought
 
 
 @every_preset
