@@ -186,6 +186,7 @@ def test_what_each_validation_image_counts_adds_up_to_the_score(teacher):
     result = json.loads((teacher / "result.json").read_text())
     counts = np.load(teacher / "images.npz")
     assert counts["hit"].shape == (4, len(result["final"]["classes"]))
+    assert counts["names"].tolist() == ["val/00000", "val/00001", "val/00002", "val/00003"]
     hit, truth, said = (counts[name].sum(0) for name in ("hit", "truth", "said"))
     for index, scores in enumerate(result["final"]["classes"].values()):
         assert scores["pixels"] == truth[index]

@@ -93,12 +93,27 @@ def test_bound_approaches_the_expectation_as_the_strength_falls(loss, plain):
 def test_without_strength_or_progress_it_is_the_plain_loss(loss, plain):
     case = scene()
     expected = plain(F.conv2d(*case[:2]), case[2], 2.0).item()
-    off = loss(temperature=2.0)
+    early = loss(temperature=2.0, strength=1.0)
+    assert early(inputs_for(*case, progress=0.0)).item() == pytest.approx(expected, abs=1e-12)
+    off = type(early)(temperature=2.0)
     assert off.covariance is None
     assert off.measures(inputs_for(*case)) == {}
     assert off(inputs_for(*case)).item() == expected
-    early = loss(temperature=2.0, strength=1.0)
-    assert early(inputs_for(*case, progress=0.0)).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", [PixelKL, ChannelKL])
+@pytest.mark.parametrize(
+    "setting", [{"covariance": "full"}, {"momentum": 0.9}, {"spare_own_class": True}]
+)
+def test_settings_of_an_augmentation_without_strength_are_refused(loss, setting):
+    with pytest.raises(ValueError, match=f"expected strength above 0 beside {next(iter(setting))}"):
+        loss(**setting)
+    loss(strength=0.1, **setting)
+
+
+def test_a_bound_without_strength_is_refused():
+    with pytest.raises(ValueError, match="beside spare_own_class, bound, which say"):
+        PixelKL(bound="tilted", spare_own_class=True)
 
 
 @pytest.mark.parametrize(

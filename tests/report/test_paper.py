@@ -7,12 +7,16 @@ import torch
 import yaml
 from PIL import Image
 
+from fakd import models
+from fakd.commands.tables import tables
 from fakd.data import scenes
 from fakd.errors import InputError
+from fakd.models import pspnet
 from fakd.report.method import method_of
 from fakd.report.network_figures import activation, draw_activations, draw_examples
 from fakd.report.paper_figures import class_means, draw_classes, regression, write_figures
 from fakd.report.paper_tables import markdown, write_tables
+from fakd.report.pictures import most_changed, richest_images, shown_methods
 from fakd.report.published_scores import (
     benchmark_of,
     cell_of,
@@ -23,6 +27,7 @@ from fakd.report.published_scores import (
 from fakd.report.runs import by_pair, read_grid, read_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+SCENES = {"class_path": "fakd.data.scenes", "init_args": {"train": 2, "val": 6, "size": [32, 48]}}
 BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
 CELLS = [
     path
@@ -238,3 +243,68 @@ def test_pictures_that_cannot_be_drawn(tmp_path, tiny_data, tiny_network):
         draw_examples(path, [], tiny_data, {"CWD": tiny_network})
     with pytest.raises(InputError, match="expected a class id from 0 to 11, got 12"):
         draw_activations(path, samples, 12, tiny_data, {"CWD": tiny_network})
+
+
+@pytest.fixture
+def trained(made_up, tmp_path):
+    """A grid with networks, on the built-in data."""
+    data = scenes(train=2, val=6, size=(32, 48))
+    for index, method in enumerate(("alone", "cwd", "cwd-fa", "pd")):
+        share, names = np.full(data.classes, 1 / data.classes), data.class_names
+        accuracy = np.full(data.classes, 0.5 + 0.1 * index)
+        accuracy[3] += 0.2 * (method == "cwd-fa")
+        folder = made_up.in_grid(
+            method, 0, accuracy, names=names, share=share, images=6, data=SCENES
+        )
+        torch.manual_seed(index)
+        network = pspnet("mobilenetv3_small_050", data.classes, channels=16)
+        file = folder / "final.safetensors"
+        models.save(network, file, class_names=names, palette=data.palette)
+    return made_up.root
+
+
+def test_one_command_writes_tables_figures_and_pictures(trained, tmp_path, capsys):
+    files = tables([trained], tmp_path / "out", images=2)
+    pictures = [path.name for path in files if path.suffix == ".png"]
+    assert pictures == [
+        "figure-2-cwd-scenes-psp-to-mv3.png",
+        "figure-4-scenes-psp-to-mv3.png",
+        "examples-scenes-psp-to-mv3.png",
+        "figure-3-cwd-scenes-psp-to-mv3.png",
+    ]
+    assert all(path.is_file() for path in files)
+    printed = capsys.readouterr().out
+    assert str(files[-1]) in printed
+    assert "The teacher is not shown" in printed, "the made-up recipes name none that is there"
+    few = tables([trained], tmp_path / "few", images=0)
+    assert [path.name for path in few] == [path.name for path in files[:-2]]
+
+
+def test_pictures_that_cannot_be_drawn_are_named_and_tables_written(trained, tmp_path, capsys):
+    for file in trained.glob("*/cwd*/*/final.safetensors"):
+        file.unlink()
+    files = tables([trained], tmp_path / "out", images=2)
+    assert "examples-scenes-psp-to-mv3.png" in [path.name for path in files]
+    assert "CWD+FA is not shown" in capsys.readouterr().out
+    for file in trained.glob("*/*/*/final.safetensors"):
+        file.unlink()
+    files = tables([trained], tmp_path / "none", images=2)
+    assert not any(path.name.startswith(("examples", "figure-3")) for path in files)
+    with pytest.raises(InputError, match=r"expected one of the classes .*, got 'rode'"):
+        tables([trained], tmp_path / "wrong", shown_class="rode")
+    assert not (tmp_path / "wrong").exists()
+    with pytest.raises(InputError, match="expected --images of 0 or more, got -1"):
+        tables([trained], tmp_path / "out", images=-1)
+
+
+def test_what_the_pictures_show(trained, made_up):
+    methods = next(iter(by_pair(read_grid(trained).runs).values()))
+    assert list(shown_methods(methods)) == ["alone", "cwd", "cwd-fa"]
+    assert list(shown_methods({"pd": methods["pd"], "alone": methods["alone"]})) == ["alone", "pd"]
+    assert list(shown_methods({"alone": methods["alone"]})) == ["alone"]
+    assert most_changed(methods["cwd"], methods["cwd-fa"]) == 3
+    run = methods["cwd"][0]
+    run.images.pixels.truth[:, 2] = [5, 9, 9, 1, 0, 2]
+    assert richest_images(run, 2, total=6, most=3) == [1, 2, 5]
+    assert richest_images(run, 2, total=6, most=9) == [0, 1, 2, 3, 4, 5]
+    assert richest_images(run, 2, total=9, most=3) == [1, 4, 7], "not the images it counted"

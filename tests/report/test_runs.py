@@ -7,8 +7,9 @@ import yaml
 from fakd import losses
 from fakd.errors import InputError
 from fakd.losses import PRESETS, ChannelKL, PixelKL, WeightedSum, preset
+from fakd.report.curves import last_augmentation
 from fakd.report.method import method_of, student_of, title_of
-from fakd.report.runs import by_pair, read_augmentation, read_grid, read_run
+from fakd.report.runs import by_pair, read_grid, read_run
 from fakd.training.recipe import describe
 
 HALF = [0.5] * 5
@@ -29,7 +30,7 @@ def test_a_run_of_a_grid_is_named_by_its_place(made_up):
     assert len(run.images.names) == 20
     assert run.images.pixels.hit.shape == (20, 5)
     assert run.curves.is_file()
-    assert read_augmentation(run) == 0.25
+    assert last_augmentation(run.curves) == 0.25
 
 
 def test_any_other_run_is_named_by_its_recipe(made_up, tmp_path):

@@ -17,7 +17,7 @@ from fakd.models.files import own_version
 from fakd.report.examination import Examination, examine
 from fakd.report.html import Note, with_pictures, write_report
 from fakd.report.opening import inference_of, open_data_of, open_networks
-from fakd.report.page import section
+from fakd.report.page import failed_runs, section
 from fakd.report.runs import Run, by_pair, read_folders
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device
@@ -71,7 +71,9 @@ def report(
         sections.append(section(f"{pair} on {name}", methods, own, seen.examined, seen.remarks))
         opened.append(seen.data)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    note = Note(made, own_version(), shlex.join(["fakd", *sys.argv[1:]]))
+    shown = {pair for _, pair in groups}
+    strays = [each for each in failures if each.pair not in shown]
+    note = Note(made, own_version(), shlex.join(["fakd", *sys.argv[1:]]), failed_runs(strays, True))
     size = write_report(out, with_pictures(sections, opened, note), note)
     for each in sections:
         console.print(f"\n[bold]{escape(each.name)}[/]", soft_wrap=True)

@@ -4,30 +4,54 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
+from fakd.errors import InputError
 from fakd.report.paper_figures import write_figures
 from fakd.report.paper_tables import write_tables
+from fakd.report.pictures import write_pictures
 from fakd.report.runs import read_folders
+from fakd.training.start import pick_device
 
 
-def tables(runs: Sequence[str | Path], out: Path = Path("tables")) -> list[Path]:
+def tables(
+    runs: Sequence[str | Path],
+    out: Path = Path("tables"),
+    images: int = 4,
+    shown_class: str | None = None,
+    accelerator: str = "auto",
+) -> list[Path]:
     """Write the paper's tables and figures from finished runs, on any data set.
 
     Tables 1 to 3 (pairs of networks x methods), 4 (with and without feature augmentation) and 5
     (strengths) as Markdown and CSV, beside the published numbers where data, networks and method
-    are the paper's; a table with a row for each run; Figures 2 (gain against class difficulty) and
-    4 (IoU of each class) as PNG. What no run speaks of is left out.
+    are the paper's; a table with a row for each run; Figures 2 (gain against class difficulty),
+    3 (where the networks see a class, with and without augmentation) and 4 (IoU of each class) and
+    a grid of examples as PNG. What no run speaks of is left out. Run it in the folder that the
+    runs were started in, for their recipes name data and teacher from there.
 
     Args:
         runs: finished runs, or folders of comparisons.
         out: folder to write to, created if missing; files of an earlier call are replaced.
+        images: how many validation images Figure 3 and the examples show; 0 leaves both out.
+        shown_class: name of the class of Figure 3; by default the one whose IoU augmentation
+            changed most.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
 
     Returns:
         The files.
     """
+    if images < 0:
+        raise InputError(f"expected --images of 0 or more, got {images}")
     finished, _ = read_folders(runs)
-    written = [*write_tables(finished, out), *write_figures(finished, out)]
     console = Console(highlight=False)
+    pictures: list[Path] = []
+    if images:
+        device = pick_device(accelerator)
+        pictures, missing = write_pictures(finished, out, images, shown_class, device)
+        for reason in missing:
+            console.print(f"[yellow]note:[/] {escape(reason)}", soft_wrap=True)
+    written = [*write_tables(finished, out), *write_figures(finished, out), *pictures]
     for path in written:
         console.print(str(path), soft_wrap=True)
     return written

@@ -33,6 +33,10 @@ class Split(ABC):
     def __getitem__(self, index: int) -> Sample:
         """Decode or draw one sample; the same index always gives the same sample."""
 
+    def name(self, index: int) -> str:
+        """Tell a sample's name; splits that know it without decoding the sample say so."""
+        return self[index].name
+
     @abstractmethod
     def identity(self) -> Iterable[str]:
         """Yield lines that change whenever the samples do, without decoding them."""
@@ -119,6 +123,10 @@ class CachedSplit(Split):
             self._room -= size
             self._kept[index] = sample
         return sample
+
+    def name(self, index: int) -> str:
+        """Tell the sample's name in the other split."""
+        return self._split.name(index)
 
     def identity(self) -> Iterable[str]:
         """Yield the other split's lines: caching changes no sample."""

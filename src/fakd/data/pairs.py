@@ -56,6 +56,10 @@ class PairedSplit(Split):
             )
         return Sample(image, labels, pair.name)
 
+    def name(self, index: int) -> str:
+        """Tell the name of a pair without decoding it."""
+        return self.pairs[index].name
+
     def read_labels(self, pair: Pair) -> UInt8[Tensor, "height width"]:
         """Decode a mask to classes, `IGNORE` where a pixel has none.
 

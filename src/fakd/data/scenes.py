@@ -32,10 +32,12 @@ class SceneSplit(Split):
         if not 0 <= index < self._length:
             raise IndexError(f"expected a scene of 0 to {self._length - 1}, got {index}")
         image, labels = draw_scene(self._size, Random(mixed(self._seed, self._split, index)))
-        name = f"{('train', 'val')[self._split]}/{index:05d}"
-        return Sample(
-            torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(labels), name
-        )
+        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        return Sample(pixels, torch.from_numpy(labels), self.name(index))
+
+    def name(self, index: int) -> str:
+        """Tell a scene's name without drawing it."""
+        return f"{('train', 'val')[self._split]}/{index:05d}"
 
     def identity(self) -> Iterable[str]:
         """Yield the parameters that the scenes follow from."""

@@ -25,7 +25,12 @@ def half_cosine(progress: float) -> float:
 
 
 def check_settings(
-    temperature: float, strength: float, covariance: CovarianceKind, momentum: float | None
+    temperature: float,
+    strength: float,
+    covariance: CovarianceKind,
+    momentum: float | None,
+    spare_own_class: bool,
+    bound: str = "marginal",
 ) -> None:
     """Refuse settings that no loss can work with.
 
@@ -47,6 +52,19 @@ def check_settings(
         raise ValueError(
             f"expected momentum between 0 and 1, both excluded, got {momentum}; "
             "None remembers all pixels equally"
+        )
+    chosen = {
+        "covariance": covariance != "diagonal",
+        "momentum": momentum is not None,
+        "spare_own_class": spare_own_class,
+        "bound": bound != "marginal",
+    }
+    # Silently doing nothing, they would be taken for augmentation that does not help.
+    if strength == 0 and any(chosen.values()):
+        names = ", ".join(name for name, given in chosen.items() if given)
+        raise ValueError(
+            f"expected strength above 0 beside {names}, which say how features are augmented, got "
+            "0, which augments nothing; set strength, the paper's best is 1"
         )
 
 

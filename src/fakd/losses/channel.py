@@ -89,7 +89,7 @@ class ChannelKL(DistillationLoss):
         momentum: float | None = None,
     ) -> None:
         super().__init__()
-        check_settings(temperature, strength, covariance, momentum)
+        check_settings(temperature, strength, covariance, momentum, spare_own_class)
         self.temperature, self.strength = temperature, strength
         self.covariance = covariance if strength > 0 else None
         self.spare_own_class, self.momentum = spare_own_class, momentum

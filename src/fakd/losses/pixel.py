@@ -158,13 +158,13 @@ class PixelKL(DistillationLoss):
         t_squared: bool = True,
     ) -> None:
         super().__init__()
-        check_settings(temperature, strength, covariance, momentum)
         if reduction not in get_args(PixelReduction):
             raise ValueError(
                 f"expected reduction to be one of {get_args(PixelReduction)}, got {reduction!r}"
             )
         if bound not in get_args(PixelBound):
             raise ValueError(f"expected bound to be one of {get_args(PixelBound)}, got {bound!r}")
+        check_settings(temperature, strength, covariance, momentum, spare_own_class, bound)
         if covariance == "logits" and bound != "marginal":
             raise ValueError(
                 f"bound {bound!r} needs to know how logits covary, got covariance 'logits', which "

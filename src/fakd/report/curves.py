@@ -25,6 +25,16 @@ def read_curves(file: Path) -> dict[str, Points]:
     return curves
 
 
+def last_augmentation(file: Path) -> float | None:
+    """Read the size of the augmentation's term, mean λv/2T², last logged; None without one."""
+    sizes = [
+        points[-1]
+        for name, points in read_curves(file).items()
+        if name.rpartition("/")[2] == "augmentation"
+    ]
+    return max(sizes)[1] if sizes else None
+
+
 def panels(curves: Sequence[Mapping[str, Points]]) -> list[str]:
     """List the quantities to draw: scores first, then losses, then settings that change."""
     names = {name: None for each in curves for name in each if name not in _LEFT_OUT}

@@ -15,7 +15,7 @@ from fakd.errors import InputError
 from fakd.files import write_text
 from fakd.report.chart import dashes
 from fakd.report.gallery import Scene, classes_in, fit
-from fakd.report.page import Section
+from fakd.report.page import Failed, Section
 
 LIMIT = 5_000_000
 """Bytes that a report stays below, so that it can be sent by mail."""
@@ -24,11 +24,13 @@ _ROOM = 100_000
 
 
 class Note(NamedTuple):
-    """How a report came to be."""
+    """How a report came to be, and what of it has no section."""
 
     made: str
     version: str
     command: str
+    failures: Sequence[Failed] = ()
+    """Runs of pairs of which no run has finished."""
 
 
 def with_pictures(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fakd.inference import Inference, predict_logits, to_unit
+from fakd.metrics import Scores, confusion_matrix
 from fakd.report.boundary import boundary_counts
 from fakd.report.reliability import Reliability, reliability
 from fakd.types import IGNORE, Segmenter
@@ -86,11 +87,14 @@ def timed(call: Callable[[], object], device: torch.device) -> list[float]:
 
 
 class Quality:
-    """Boundary IoU and calibration of a network, gathered image by image."""
+    """mIoU, boundary IoU and calibration of a network, gathered image by image."""
 
     def __init__(self, network: Segmenter, inference: Inference) -> None:
         self.network, self.inference = network, inference
         self.counts: Int[Tensor, "3 classes"] = torch.zeros(3, network.classes, dtype=torch.long)
+        self.matrix: Int[Tensor, "classes classes"] = torch.zeros(
+            network.classes, network.classes, dtype=torch.long
+        )
         self.reliability = Reliability.empty()
 
     def add(
@@ -105,7 +109,13 @@ class Quality:
         confidence = (confidence - logits.logsumexp(0)).exp()[known]
         self.reliability += reliability(confidence, classes[known] == labels[known])
         self.counts += boundary_counts(classes, labels, self.network.classes).cpu()
+        self.matrix += confusion_matrix(classes, labels, self.network.classes).cpu()
         return classes.cpu()
+
+    @property
+    def scores(self) -> Scores:
+        """IoU and accuracy on the images shown, as fractions of 1."""
+        return Scores.from_matrix(self.matrix)
 
     @property
     def boundary_iou(self) -> Float[Tensor, " classes"]:

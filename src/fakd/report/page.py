@@ -1,12 +1,10 @@
 """What a report consists of, ready to be laid out: one section for every pair on every data set."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from markupsafe import Markup
 
 from fakd.report import chart
@@ -14,10 +12,10 @@ from fakd.report.curves import panels, read_curves, thinned
 from fakd.report.examination import Examination
 from fakd.report.gallery import Scene
 from fakd.report.method import ALONE, title_of
-from fakd.report.runs import RECIPE, Failure, Run
+from fakd.report.origin import Origin, environments, origin_of, recipe_text
+from fakd.report.runs import Failure
 from fakd.report.summary import Column, Methods, Sentence, method_table, references, tone, verdict
 
-ENVIRONMENT = "environment.json"
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
 
 
@@ -52,16 +50,11 @@ class Figure(NamedTuple):
     note: str = ""
 
 
-class Origin(NamedTuple):
-    """Where one run comes from."""
+class Failed(NamedTuple):
+    """A run without a result: which, and the last it said."""
 
-    method: str
-    seed: int
-    miou: float
-    steps: int
-    fingerprint: str
-    folder: str
-    command: str
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class Section:
     curves: Sequence[Figure]
     calibration: Sequence[Figure]
     examined: Examination | None
-    failures: Sequence[tuple[str, Failure]]
+    failures: Sequence[Failed]
     origins: Sequence[Origin]
     recipes: Sequence[tuple[str, str]]
     environments: Sequence[str]
@@ -111,12 +104,23 @@ def section(
         curves=curve_figures(methods),
         calibration=_calibration(examined),
         examined=examined,
-        failures=[(title_of(each.method), each) for each in failures],
-        origins=[_origin(run) for run in runs],
-        recipes=[(title_of(method), _recipe(each[0])) for method, each in methods.items()],
-        environments=_environments(runs),
+        failures=failed_runs(failures),
+        origins=[origin_of(run) for run in runs],
+        recipes=[(title_of(method), recipe_text(each[0])) for method, each in methods.items()],
+        environments=environments(runs),
         remarks=[*remarks, *_doubts(methods)],
     )
+
+
+def failed_runs(failures: Sequence[Failure], with_pair: bool = False) -> list[Failed]:
+    """Name the failed runs by method and seed, and by pair where no heading does."""
+    return [
+        Failed(
+            (f"{each.pair}, " if with_pair else "") + f"{title_of(each.method)}, seed {each.seed}",
+            each.reason,
+        )
+        for each in failures
+    ]
 
 
 def class_bars(methods: Methods) -> list[ClassBars]:
@@ -190,43 +194,6 @@ def _calibration(examined: Examination | None) -> list[Figure]:
         note = f"error {quality.calibration_error:.2f} %"
         figures.append(Figure(title, chart.reliability_diagram(title, points), note))
     return figures
-
-
-def _origin(run: Run) -> Origin:
-    return Origin(
-        title_of(run.method),
-        run.seed,
-        run.miou,
-        int(run.result["steps"]),
-        str(run.result["data"].get("fingerprint", "")),
-        str(run.folder),
-        str(_environment(run).get("command", "")),
-    )
-
-
-def _recipe(run: Run) -> str:
-    path = run.folder / RECIPE
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    return yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)
-
-
-def _environment(run: Run) -> Mapping[str, Any]:
-    try:
-        found = json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _environments(runs: Sequence[Run]) -> list[str]:
-    """Describe the machines and versions, each once, without what differs between any two runs."""
-    described: dict[str, None] = {}
-    for run in runs:
-        known = _environment(run)
-        if kept := {key: known[key] for key in known if key not in ("command", "started")}:
-            described[yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)] = None
-    return list(described)
 
 
 def _doubts(methods: Methods) -> list[str]:

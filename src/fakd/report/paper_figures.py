@@ -46,7 +46,7 @@ def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for (data, pair), methods in groups.items():
-        tail = "-".join(part.replace("/", "-").replace(" ", "-") for part in (data, pair))
+        tail = file_tail(data, pair)
         alone = find_method(methods, ALONE)
         if alone is None:
             continue
@@ -63,6 +63,15 @@ def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
             draw_classes(path, {title_of(each): methods[each] for each in shown})
             written.append(path)
     return written
+
+
+def file_tail(data: str, pair: str) -> str:
+    """Name the pictures of a pair.
+
+    >>> file_tail("my data", "a/b")
+    'my-data-a-b'
+    """
+    return "-".join(part.replace("/", "-").replace(" ", "-") for part in (data, pair))
 
 
 def class_means(runs: Sequence[Run]) -> Float[np.ndarray, " classes"]:

@@ -9,6 +9,7 @@ from statistics import mean, median, stdev
 from fakd.errors import InputError
 from fakd.files import write_text
 from fakd.report.comparison import compare, find_method, seconds_per_step
+from fakd.report.curves import last_augmentation
 from fakd.report.method import title_of
 from fakd.report.published_scores import (
     BENCHMARKS,
@@ -18,7 +19,7 @@ from fakd.report.published_scores import (
     published_cell,
     teacher_scores,
 )
-from fakd.report.runs import Run, by_pair, read_augmentation
+from fakd.report.runs import Run, by_pair
 
 Cell = str | int | float | None
 Row = dict[str, Cell]
@@ -163,7 +164,7 @@ def _run_row(run: Run) -> Row:
         "aAcc": final["aacc"],
         "seconds": float(run.result["train_seconds"]),
         "seconds per step": seconds_per_step([run]),
-        AUGMENTATION: read_augmentation(run),
+        AUGMENTATION: last_augmentation(run.curves),
         "paper's pair": pair_of(run.recipe) if benchmark_of(run.recipe) else None,
     }
 

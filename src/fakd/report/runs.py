@@ -1,6 +1,5 @@
 """Reading finished runs, alone or as a grid of pairs x methods x seeds."""
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -175,9 +174,10 @@ def read_folders(folders: Iterable[str | Path]) -> Grid:
         runs += grid.runs
         failures += grid.failures
     if not runs:
+        last = f" ({len(failures)} failed, one with: {failures[-1].reason})" if failures else ""
         raise InputError(
-            "expected finished runs, got none; name run folders or the folder of a comparison, "
-            "after at least one run has finished"
+            f"expected finished runs, got none{last}; name run folders or the folder of a "
+            "comparison, after at least one run has finished"
         )
     return Grid(runs, failures)
 
@@ -198,20 +198,6 @@ def by_pair(runs: Iterable[Run]) -> dict[tuple[str, str], dict[str, list[Run]]]:
             )
         same.append(run)
     return groups
-
-
-def read_augmentation(run: Run) -> float | None:
-    """Read the size of the augmentation's term, mean λv/2T², last logged; None without one."""
-    if not run.curves.is_file():
-        return None
-    with run.curves.open(newline="", encoding="utf-8") as file:
-        sizes = [
-            float(value)
-            for row in csv.DictReader(file)
-            for name, value in row.items()
-            if value and name and name.rpartition("/")[2] == "augmentation"
-        ]
-    return sizes[-1] if sizes else None
 
 
 def _order(each: Run | Failure) -> tuple[str, int, str, int]:

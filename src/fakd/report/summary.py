@@ -75,9 +75,8 @@ def method_table(
     methods: Methods, found: Mapping[str, Sequence[Comparison]], examined: Examination | None
 ) -> list[Column]:
     """List scores, differences, time and cost of every method, and of the teacher where known."""
-    taught = [run.result.get("teacher_miou") for runs in methods.values() for run in runs]
-    scores = [float(each) for each in taught if each is not None]
-    teacher = [TEACHER] if scores or (examined and TEACHER in examined.costs) else []
+    scored = _teacher_score(methods, examined)
+    teacher = [TEACHER] if scored or (examined and TEACHER in examined.costs) else []
     names = [*teacher, *map(title_of, methods)]
 
     def column(title: str, note: str, cell: Callable[[Sequence[Run]], Cell], first: Cell) -> Column:
@@ -92,7 +91,7 @@ def method_table(
             "mIoU",
             "mean and standard deviation over the seeds, last step, in percent",
             lambda runs: _spread([run.miou for run in runs]),
-            _number(mean(scores), ".2f") if scores else empty,
+            scored or empty,
         ),
         column(
             "mAcc",
@@ -112,6 +111,18 @@ def method_table(
         *(_examined(names, examined) if examined else []),
     ]
     return [each for each in columns if any(cell.text for cell in each.cells)]
+
+
+def _teacher_score(methods: Methods, examined: Examination | None) -> Cell | None:
+    """Take the score that trainings began with, else that of the images shown now."""
+    taught = [run.result.get("teacher_miou") for runs in methods.values() for run in runs]
+    scores = [float(each) for each in taught if each is not None]
+    if scores:
+        return _number(mean(scores), ".2f")
+    if examined is None or TEACHER not in examined.qualities:
+        return None
+    cell = _number(100 * examined.qualities[TEACHER].scores.miou, ".2f")
+    return cell._replace(note=f"on {examined.images} of {examined.total} validation images")
 
 
 def _against(

@@ -174,7 +174,8 @@ class Training:
         scores, counts = validate_images(self.fabric, self.network, self.val, self.settings)
         self.network.train()
         if self.folder and done == self.settings.schedule.steps:
-            self.folder.write_images(counts.cpu().numpy())
+            names = [self.val.name(index) for index in range(len(self.val))]
+            self.folder.write_images(names, counts.cpu().numpy())
         if self.curves:
             values = {"mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.pixel_accuracy}
             self.curves.write(done, {f"val/{name}": 100 * value for name, value in values.items()})

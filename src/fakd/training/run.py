@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -69,19 +69,19 @@ class RunFolder:
         """Write one JSON file of the run, whole or not at all."""
         write_text(self.path / name, json.dumps(content, indent=2) + "\n")
 
-    def write_images(self, counts: np.ndarray) -> None:
+    def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.
 
         Args:
+            names: Of the images.
             counts: Pixels right, labelled and predicted, ``[3, images, classes]``.
         """
-        names = np.arange(counts.shape[1]).astype(str)
         arrays = dict(zip(("hit", "truth", "said"), counts, strict=True))
 
         def write(path: Path) -> None:
             # Through a file object, as NumPy would add its suffix to a name.
             with path.open("wb") as file:
-                np.savez_compressed(file, names=names, **arrays)
+                np.savez_compressed(file, names=np.array(names), **arrays)
 
         write_atomically(self.path / IMAGES, write)
 
