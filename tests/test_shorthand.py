@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
 from fakd.errors import InputError
+from fakd.losses import PRESETS
 from fakd.shorthand import expand, one_line
 
 FLAGS = ["data", "teacher", "student", "run"]
@@ -31,6 +34,36 @@ def test_an_existing_path_wins_over_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scenes").mkdir()
     assert expand(["--data=scenes"], FLAGS) == ["--data=fakd.data.folder", "--data.root=scenes"]
+
+
+@pytest.mark.parametrize("start", [["RECIPE"], ["--recipe", "RECIPE"], ["--recipe=RECIPE"]])
+def test_a_recipe_may_hold_the_same_short_forms(tmp_path, start):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "data: scenes\n"
+        "teacher: runs/t\n"
+        "student: {class_path: pspnet, init_args: {backbone: resnet18}}\n"
+        "distillation: cwd-fa\n"
+        "seeds: 2\n"
+    )
+    given = [each.replace("RECIPE", str(recipe)) for each in start]
+    expanded = expand([*given, "--run", "r"], [*FLAGS, "distillation"])
+    assert expanded[-2:] == ["--run", "r"]
+    assert json.loads(expanded[-3].removeprefix("--recipe=")) == {
+        "data": "fakd.data.scenes",
+        "teacher": {"class_path": "fakd.models.load", "init_args": {"path": "runs/t"}},
+        "student": {"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet18"}},
+        "distillation": PRESETS["cwd-fa"],
+        "seeds": 2,
+    }
+
+
+@pytest.mark.parametrize("text", ["data: {class_path: a.b}\nseeds: 2\n", "- 1", "a: [", ""])
+def test_a_recipe_without_short_forms_is_left_to_the_parser(tmp_path, text):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    assert expand([f"--recipe={recipe}"], FLAGS) == [f"--recipe={recipe}"]
+    assert expand(["--recipe", "gone.yaml"], FLAGS) == ["--recipe", "gone.yaml"]
 
 
 def test_a_mistyped_builder_is_named():

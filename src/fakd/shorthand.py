@@ -6,6 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from fakd import data, losses, models
 from fakd.errors import InputError
@@ -32,7 +35,7 @@ def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
     """Write out bare names and paths: ``--data PATH`` is a folder, ``--student pspnet`` a builder.
 
     ``--teacher.weights FILE`` without a ``--teacher`` is that file. A YAML file that comes first is
-    the recipe.
+    the recipe, and may hold the same short forms.
 
     >>> expand(["--teacher", "runs/teacher"], ["teacher"])
     ['--teacher=fakd.models.load', '--teacher.path=runs/teacher']
@@ -40,6 +43,7 @@ def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
     flags = set(flags) & {*_OPENERS, "distillation"}
     if arguments and arguments[0].endswith((".yaml", ".yml")) and arguments[0][0] != "-":
         arguments = [f"--recipe={arguments[0]}", *arguments[1:]]
+    arguments = _recipes_written_out(arguments, flags)
     names = {argument.partition("=")[0] for argument in arguments}
     if "--teacher" not in names:
         whole = re.compile(r"^--teacher\.weights(?==|$)")
@@ -61,25 +65,69 @@ def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
     return result if pending is None else [*result, f"--{pending}"]
 
 
+def _recipes_written_out(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
+    """Replace each recipe that has short forms in it by its content without them."""
+    result = list(arguments)
+    for place, argument in enumerate(result):
+        if argument.startswith("--recipe="):
+            result[place] = f"--recipe={_recipe(argument.partition('=')[2], flags)}"
+        elif argument == "--recipe" and place + 1 < len(result):
+            result[place + 1] = _recipe(result[place + 1], flags)
+    return result
+
+
+def _recipe(file: str, flags: Iterable[str]) -> str:
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        # The parser says better what is wrong with it.
+        return file
+    if not isinstance(content, dict):
+        return file
+    meant = {key: _meant_in_file(key, content[key]) for key in flags if content.get(key)}
+    return file if all(content[key] == meant[key] for key in meant) else json.dumps(content | meant)
+
+
+def _meant_in_file(flag: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return _meant(flag, value)
+    bare = isinstance(value, dict) and "." not in str(value.get("class_path", "."))
+    if flag == "distillation" or not bare:
+        return value
+    meant = _meant(flag, value["class_path"])
+    return value | {"class_path": meant} if isinstance(meant, str) else value
+
+
 def _written_out(flag: str, value: str) -> list[str]:
+    meant = _meant(flag, value)
+    if isinstance(meant, str):
+        return [f"--{flag}={meant}"]
     if flag == "distillation":
-        return [f"--{flag}={_distillation(value)}"]
+        return [f"--{flag}={json.dumps(meant)}"]
+    options = [f"--{flag}.{name}={given}" for name, given in meant["init_args"].items()]
+    return [f"--{flag}={meant['class_path']}", *options]
+
+
+def _meant(flag: str, value: str) -> str | dict[str, Any]:
+    """Say what a short form stands for: a class path, or one with its arguments."""
+    if flag == "distillation":
+        return _distillation(value)
     package, opener, parameter = _OPENERS[flag]
     if value in package.__all__ and not Path(value).exists():
-        return [f"--{flag}={package.__name__}.{value}"]
+        return f"{package.__name__}.{value}"
     is_path = Path(value).exists() or value.endswith(_FILES)
     if value.lstrip().startswith("{") or (_CLASS_PATH.match(value) and not is_path):
-        return [f"--{flag}={value}"]
+        return value
     nearest = difflib.get_close_matches(value, package.__all__, 1, 0.7)
     if nearest and not Path(value).exists():
         raise InputError(f"--{flag}: there is no {value}; did you mean {nearest[0]}?")
-    return [f"--{flag}={opener}", f"--{flag}.{parameter}={value}"]
+    return {"class_path": opener, "init_args": {parameter: value}}
 
 
-def _distillation(value: str) -> str:
+def _distillation(value: str) -> str | dict[str, Any]:
     """Write a preset out, so that the recipe of a run shows every number."""
     if value in losses.PRESETS:
-        return json.dumps(losses.PRESETS[value])
+        return losses.PRESETS[value]
     known = [*losses.PRESETS, *losses.__all__]
     if value.replace("-", "").isalnum() and value not in losses.__all__:
         nearest = difflib.get_close_matches(value, known, 1, 0.6)
