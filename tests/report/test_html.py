@@ -112,6 +112,13 @@ def test_a_grid_without_networks_is_reported_and_says_what_is_missing(grid, tmp_
     assert "report.html" in printed
 
 
+def test_images_may_be_measured_and_kept_out_of_the_file(trained, tmp_path):
+    page = Page(write(trained, tmp_path, images=4, pictures=False))
+    assert "img" not in page.tags
+    assert "disagree most" not in page.text
+    assert "boundary IoU" in page.text
+
+
 def test_a_teacher_that_no_training_scored_is_scored_now(trained):
     methods = {run.method: [run] for run in map(read_run, trained)}
     methods["cwd"][0].result["teacher_miou"] = None

@@ -35,6 +35,7 @@ def report(
     runs: Sequence[str | Path],
     out: Path = Path("report.html"),
     images: int = 100,
+    pictures: bool = True,
     accelerator: str = "auto",
 ) -> Path:
     """Write one HTML file that says what helped, and shows how networks and runs differ.
@@ -49,6 +50,8 @@ def report(
         out: the file; an existing one is replaced.
         images: how many validation images the networks are shown, evenly over the set; 0 for none,
             which also leaves out pictures, calibration and cost.
+        pictures: let the file hold some of those images; false measures all the same, for a file
+            that may leave the house when the images may not.
         accelerator: cpu, cuda, mps, or auto for the best one present.
 
     Returns:
@@ -69,7 +72,7 @@ def report(
             console.print(f"[yellow]note:[/] {escape(remark)}", soft_wrap=True)
         own = [each for each in failures if each.pair == pair]
         sections.append(section(f"{pair} on {name}", methods, own, seen.examined, seen.remarks))
-        opened.append(seen.data)
+        opened.append(seen.data if pictures else None)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     shown = {pair for _, pair in groups}
     strays = [each for each in failures if each.pair not in shown]
