@@ -9,6 +9,7 @@ from fakd.errors import InputError
 from fakd.losses import PRESETS, ChannelKL, PixelKL, WeightedSum, preset
 from fakd.report.curves import last_augmentation
 from fakd.report.method import method_of, student_of, title_of
+from fakd.report.origin import command_line
 from fakd.report.runs import by_pair, read_grid, read_run
 from fakd.training.recipe import describe
 
@@ -165,3 +166,17 @@ def test_a_student_is_named_by_its_parts():
         "pspnet-resnet18-r18.pth"
     )
     assert student_of({"student": "mine.Net"}) == "mine.Net"
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["/usr/bin/fakd", "train", "my recipe.yaml"], "fakd train 'my recipe.yaml'"),
+        (["/some/where/fakd/__main__.py", "report", "runs"], "fakd report runs"),
+        (["my/__main__.py", "--fast"], "my/__main__.py --fast"),
+        (["study.py"], "study.py"),
+    ],
+)
+def test_a_command_is_recorded_as_it_would_be_typed(monkeypatch, argv, expected):
+    monkeypatch.setattr("sys.argv", argv)
+    assert command_line() == expected

@@ -1,7 +1,5 @@
 """`fakd report`: one HTML file that answers whether it helped."""
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from fakd.models.files import own_version
 from fakd.report.examination import Examination, examine
 from fakd.report.html import Note, with_pictures, write_report
 from fakd.report.opening import inference_of, open_data_of, open_networks
+from fakd.report.origin import command_line
 from fakd.report.page import failed_runs, section
 from fakd.report.runs import Run, by_pair, read_folders
 from fakd.training.progress import StepProgress
@@ -76,7 +75,7 @@ def report(
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     shown = {pair for _, pair in groups}
     strays = [each for each in failures if each.pair not in shown]
-    note = Note(made, own_version(), shlex.join(["fakd", *sys.argv[1:]]), failed_runs(strays, True))
+    note = Note(made, own_version(), command_line(), failed_runs(strays, True))
     size = write_report(out, with_pictures(sections, opened, note), note)
     for each in sections:
         console.print(f"\n[bold]{escape(each.name)}[/]", soft_wrap=True)

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +15,7 @@ import yaml
 
 from fakd.errors import InputError
 from fakd.files import write_atomically, write_text
+from fakd.report.origin import command_line
 
 RECIPE, RESULT, CURVES = "recipe.yaml", "result.json", "metrics.csv"
 LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
@@ -190,7 +189,7 @@ def environment() -> dict[str, Any]:
     packages = ("fakd", "torch", "torchvision", "timm", "lightning-fabric")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
