@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from paper import paper
 
+from fakd import losses
 from fakd.losses import preset
 from fakd.training.recipe import describe
 
@@ -26,12 +27,29 @@ METHODS: dict[str, Recipe | None] = {
         "class_path": "fakd.losses.ChannelKL",
         "init_args": {"strength": 1.0, "covariance": "full", "spare_own_class": True},
     },
+    # Ours: it learns from how the logits vary, and cannot lower that by changing the classifier.
+    "cwd-fa-logits": {
+        "class_path": "fakd.losses.ChannelKL",
+        "init_args": {"strength": 1.0, "covariance": "logits"},
+    },
     "skds": describe(preset("skds-cirkd")),
     "ifvd": describe(preset("ifvd-cirkd")),
     "cirkd": describe(preset("cirkd")),
     "features": describe(preset("features-l2")),
     "dist": describe(preset("dist")),
 }
+# What `fakd compare` adds to the presets: strengths, covariances, bounds.
+VARIANTS: dict[str, tuple[str, Recipe]] = {
+    "cwd-fa-strength-0.5": ("ChannelKL", {"strength": 0.5}),
+    "cwd-fa-strength-1.5": ("ChannelKL", {"strength": 1.5}),
+    "cwd-fa-strength-2.5": ("ChannelKL", {"strength": 2.5}),
+    "cwd-fa-full": ("ChannelKL", {"covariance": "full"}),
+    "cwd-fa-full-spared": ("ChannelKL", {"covariance": "full", "spare_own_class": True}),
+    "pd-fa-difference": ("PixelKL", {"bound": "difference"}),
+    "pd-fa-tilted": ("PixelKL", {"bound": "tilted"}),
+}
+SHORT = ("alone", "cwd", "cwd-fa")
+PUBLISHED = ("pd", "pd-fa", "features-l2", "skds-cirkd", "ifvd-cirkd", "cirkd", "cwd-fa-logits")
 TEACHER = ("tf_efficientnet_lite2", 256, "imagenet")
 STUDENTS = {
     "scratch": ("mobilenetv3_small_050", 64, None),
@@ -111,19 +129,62 @@ def camvid(folder: str, settings: Any, steps: dict[str, int]) -> dict[str, Recip
     return {f"{folder}/{name}.yaml": recipe for name, recipe in recipes.items()}
 
 
+def variant(loss: str, settings: Recipe) -> Recipe:
+    """A method of a grid that is no preset, with the loss's usual weight."""
+    kind = getattr(losses, loss)
+    spec = {"class_path": f"fakd.losses.{loss}", "init_args": {"strength": 1.0, **settings}}
+    return {"distillation": spec, "weight": kind.default_weight}
+
+
+def grid(folder: str, name: str, student: str, settings: Recipe, methods: Any) -> dict[str, Recipe]:
+    """Three seeds of every method, as file name -> what `fakd compare` reads."""
+    pair = {"teacher": f"runs/{folder}/teacher", "student": network(*STUDENTS[student])}
+    content = {
+        "run": f"runs/{folder}/{name}",
+        "data": CAMVID,
+        "pairs": {student: pair},
+        "methods": methods,
+        "seeds": 3,
+        "check_teacher": False,
+        **settings,
+    }
+    return {f"{folder}/{name}.yaml": content}
+
+
+def grids() -> dict[str, Recipe]:
+    """The comparisons of docs/results.md, and the same at full size."""
+    variants = {name: variant(*parts) for name, parts in VARIANTS.items()}
+    everything = dict.fromkeys((*SHORT, *PUBLISHED)) | variants
+    few, cpu = list(SHORT), "camvid-cpu"
+    long, timed = cpu_size(600, True), cpu_size(200, True)
+    long["intervals"] = {"save": 200, "evaluate": 200}
+    del timed["schedule"]["steps"]
+    timed = {"minutes": 2, **timed}
+    scratch = cpu_size(500, False)
+    return {
+        **grid(cpu, "compare-imagenet", "imagenet", cpu_size(200, True), everything),
+        **grid(cpu, "compare-scratch", "scratch", scratch, [*few, "cwd-fa-logits"]),
+        **grid(cpu, "compare-imagenet-600", "imagenet", long, few),
+        **grid(cpu, "compare-imagenet-2min", "imagenet", timed, ["alone", "cwd-fa"]),
+        **grid("camvid", "compare-imagenet", "imagenet", full_size(4000, True), everything),
+        **grid("camvid", "compare-scratch", "scratch", full_size(8000, False), everything),
+    }
+
+
 def every_file() -> dict[str, str]:
     """The text of all files this script writes, by path below its folder."""
     own = {
         **camvid("camvid", full_size, {"teacher": 8000, "scratch": 8000, "imagenet": 4000}),
         **camvid("camvid-cpu", cpu_size, {"teacher": 600, "scratch": 500, "imagenet": 200}),
     }
+    own |= grids()
     files = {name: text(recipe, "--data.root FOLDER") for name, recipe in own.items()}
     return files | {name: comment + text(recipe) for name, (comment, recipe) in paper().items()}
 
 
 def text(recipe: Recipe, flags: str = "") -> str:
-    """A recipe as YAML; it runs as `fakd train` or, where it names a teacher, `fakd distill`."""
-    command = "distill" if "teacher" in recipe else "train"
+    """A recipe as YAML under the command that runs it."""
+    command = "compare" if "pairs" in recipe else "distill" if "teacher" in recipe else "train"
     plain = yaml.Dumper
     plain.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
     body = yaml.dump(recipe, Dumper=plain, sort_keys=False)

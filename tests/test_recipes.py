@@ -11,18 +11,22 @@ from fakd import cli
 from fakd.data import SegmentationData
 from fakd.losses import WeightedSum
 from fakd.losses.presets import build
+from fakd.shorthand import expand
+from fakd.training.methods import resolve_methods
 from fakd.training.objective import Distillation, Supervised
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "dataset.yaml")
+FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "dataset.yaml")
+GRIDS = [path for path in FILES if path.stem.startswith("compare-")]
+RECIPES = [path for path in FILES if path not in GRIDS]
 
 PAPER = [path for path in RECIPES if not path.parts[-2].startswith("camvid")]
 
 
 def test_the_files_are_what_the_script_writes():
     written = {FOLDER / name: text for name, text in every_file().items()}
-    assert sorted(written) == RECIPES
-    assert {path: path.read_text() for path in RECIPES} == written
+    assert sorted(written) == FILES
+    assert {path: path.read_text() for path in FILES} == written
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
@@ -47,6 +51,18 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
     sum(terms.values()).backward()
     assert all(torch.isfinite(term) for term in terms.values())
     assert network.classifier.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_a_grid_parses_and_its_methods_are_what_they_are_called(path: Path):
+    config = cli.command_parser("compare").parse_args(expand([str(path)], ["data"]))
+    assert str(config.run) == f"runs/{path.relative_to(FOLDER).with_suffix('')}"
+    methods = resolve_methods(yaml.safe_load(path.read_text())["methods"])
+    assert {"alone", "cwd-fa"} <= set(methods)
+    for name, given in methods.items():
+        if name != "alone":
+            expected = strength_in(name.replace("-strength", ""))
+            assert strengths(build(given["distillation"])) == {expected}, name
 
 
 def strengths(loss):

@@ -46,6 +46,9 @@ PRESETS: Mapping[str, Spec] = {
     "pd-fa": _sum(pixel=(1.0, _loss("PixelKL", temperature=1.0, strength=1.0))),
     "cwd": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
     "cwd-fa": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=1.0))),
+    "cwd-fa-logits": _sum(
+        channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=1.0, covariance="logits"))
+    ),
     # The CWD authors' configurations for mmsegmentation and for Cityscapes, and CIRKD's harness.
     "cwd-mmseg-ade20k": _sum(channel=(10.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
     "cwd-mmseg-cityscapes": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),

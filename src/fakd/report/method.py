@@ -16,6 +16,7 @@ _TITLES = {
     "pd-fa": "PD+FA",
     "cwd": "CWD",
     "cwd-fa": "CWD+FA",
+    "cwd-fa-logits": "CWD+FA (logits)",
     "skds": "SKDS",
     "ifvd": "IFVD",
     "cirkd": "CIRKD",
