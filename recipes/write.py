@@ -155,17 +155,17 @@ def grids() -> dict[str, Recipe]:
     """The comparisons of docs/results.md, and the same at full size."""
     variants = {name: variant(*parts) for name, parts in VARIANTS.items()}
     everything = dict.fromkeys((*SHORT, *PUBLISHED)) | variants
-    few, cpu = list(SHORT), "camvid-cpu"
+    few, cpu = [*SHORT, "cwd-fa-logits"], "camvid-cpu"
     long, timed = cpu_size(600, True), cpu_size(200, True)
     long["intervals"] = {"save": 200, "evaluate": 200}
     del timed["schedule"]["steps"]
-    timed = {"minutes": 2, **timed}
+    timed = {"minutes": 4, **timed}
     scratch = cpu_size(500, False)
     return {
         **grid(cpu, "compare-imagenet", "imagenet", cpu_size(200, True), everything),
-        **grid(cpu, "compare-scratch", "scratch", scratch, [*few, "cwd-fa-logits"]),
+        **grid(cpu, "compare-scratch", "scratch", scratch, few),
         **grid(cpu, "compare-imagenet-600", "imagenet", long, few),
-        **grid(cpu, "compare-imagenet-2min", "imagenet", timed, ["alone", "cwd-fa"]),
+        **grid(cpu, "compare-imagenet-4min", "imagenet", timed, few),
         **grid("camvid", "compare-imagenet", "imagenet", full_size(4000, True), everything),
         **grid("camvid", "compare-scratch", "scratch", full_size(8000, False), everything),
     }
