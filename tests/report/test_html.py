@@ -21,8 +21,8 @@ from fakd.report.examination import Examination, Shot, examine
 from fakd.report.gallery import fit
 from fakd.report.html import LIMIT, Note, render, with_pictures, write_report
 from fakd.report.page import class_bars, section
-from fakd.report.runs import by_pair, read_run
-from fakd.report.summary import method_table
+from fakd.report.runs import by_pair, read_grid, read_run
+from fakd.report.summary import method_table, references, verdict
 
 NOTE = Note("today", "0.1.0", "fakd report runs/x")
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -110,6 +110,18 @@ def test_a_grid_without_networks_is_reported_and_says_what_is_missing(grid, tmp_
     printed = capsys.readouterr().out
     assert "CWD+FA helped" in printed
     assert "report.html" in printed
+
+
+def test_verdicts_that_are_decided_come_first_and_large_gains_before_small_ones(made_up):
+    gains = {"alone": 0.0, "pd": 0.02, "cwd": 0.1, "cwd-fa": 0.15, "dist": -0.1}
+    for method, gain in gains.items():
+        for seed in range(3):
+            unsteady = 0.05 * seed if method == "pd" else 0.0
+            made_up.in_grid(method, seed, 0.6 + gain + unsteady)
+    methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
+    said = verdict(references(methods)["alone"])
+    assert [each.tone for each in said] == ["helped", "helped", "hurt", "unsure"]
+    assert [each.text.split()[0].strip(":") for each in said] == ["CWD+FA", "CWD", "DIST", "PD"]
 
 
 def test_images_may_be_measured_and_kept_out_of_the_file(trained, tmp_path):

@@ -14,6 +14,7 @@ from fakd.report.statistics import Difference
 from fakd.report.verdict import CWD, WORTH, comparisons, mean_and_spread, sentence
 
 Methods = Mapping[str, Sequence[Run]]
+_TONES = ("helped", "hurt", "flat", "unsure")
 
 
 class Sentence(NamedTuple):
@@ -55,8 +56,10 @@ def references(methods: Methods) -> dict[str, list[Comparison]]:
 
 
 def verdict(found: Sequence[Comparison]) -> list[Sentence]:
-    """Say of each method whether it helped."""
-    return [Sentence(sentence(each), tone(each.difference)) for each in found]
+    """Say of each method whether it helped: what is decided first, the largest gain first."""
+    ranked = sorted(found, key=lambda each: -each.difference.mean)
+    said = [Sentence(sentence(each), tone(each.difference)) for each in ranked]
+    return sorted(said, key=lambda each: _TONES.index(each.tone))
 
 
 def tone(difference: Difference) -> str:
