@@ -1,6 +1,7 @@
-import json
+from datetime import date
 
 import pytest
+import yaml
 
 from fakd.errors import InputError
 from fakd.losses import PRESETS
@@ -44,17 +45,19 @@ def test_a_recipe_may_hold_the_same_short_forms(tmp_path, start):
         "teacher: runs/t\n"
         "student: {class_path: pspnet, init_args: {backbone: resnet18}}\n"
         "distillation: cwd-fa\n"
-        "seeds: 2\n"
+        "run: 2026-11-22\n"
+        "seeds: {1: 2}\n"
     )
     given = [each.replace("RECIPE", str(recipe)) for each in start]
     expanded = expand([*given, "--run", "r"], [*FLAGS, "distillation"])
     assert expanded[-2:] == ["--run", "r"]
-    assert json.loads(expanded[-3].removeprefix("--recipe=")) == {
+    assert yaml.safe_load(expanded[-3].removeprefix("--recipe=")) == {
         "data": "fakd.data.scenes",
         "teacher": {"class_path": "fakd.models.load", "init_args": {"path": "runs/t"}},
         "student": {"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet18"}},
         "distillation": PRESETS["cwd-fa"],
-        "seeds": 2,
+        "run": date(2026, 11, 22),
+        "seeds": {1: 2},
     }
 
 

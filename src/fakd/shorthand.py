@@ -85,7 +85,10 @@ def _recipe(file: str, flags: Iterable[str]) -> str:
     if not isinstance(content, dict):
         return file
     meant = {key: _meant_in_file(key, content[key]) for key in flags if content.get(key)}
-    return file if all(content[key] == meant[key] for key in meant) else json.dumps(content | meant)
+    if all(content[key] == meant[key] for key in meant):
+        return file
+    # Not JSON, which has no dates and only text for keys.
+    return yaml.safe_dump(content | meant, sort_keys=False)
 
 
 def _meant_in_file(flag: str, value: Any) -> Any:
