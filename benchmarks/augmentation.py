@@ -7,6 +7,7 @@ differ; with diagonal and full covariance; without dropout; for a pixel's own cl
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +33,12 @@ def saved_statistics(run: Run, classes: int, channels: int) -> ClassCovariance:
     """Read the statistics that the training ended with."""
     with safe_open(run.folder / "last.safetensors", "pt") as file:
         kept = {key: file.get_tensor(key) for key in file.keys() if key.startswith(SAVED)}  # noqa: SIM118
-    kind: CovarianceKind = "full" if kept[f"{SAVED}value"].ndim == 3 else "diagonal"
+    value = kept.get(f"{SAVED}value")
+    if value is None or value.shape[1] != channels:
+        sys.exit(
+            f"{run.folder} keeps no statistics of features; name runs of diagonal or full FAKD"
+        )
+    kind: CovarianceKind = "full" if value.ndim == 3 else "diagonal"
     statistics = ClassCovariance(classes, channels, kind)
     own = {key.removeprefix(SAVED): value for key, value in kept.items()}
     statistics.load_state_dict(own, strict=False)
