@@ -139,16 +139,31 @@ def test_read_only_folders_work_and_nothing_is_written(made_up):
 
 
 def test_fingerprint_follows_files_and_classes(made_up):
-    first = folder(made_up.root).fingerprint()
-    assert folder(made_up.root).fingerprint() == first
-    assert len(first) == 16
     mask = made_up.root / "val/masks/a.png"
-    os.utime(mask, ns=(0, 0))
-    touched = folder(made_up.root).fingerprint()
+    halves = np.repeat(np.eye(2, dtype=np.uint8), 3, axis=0)
+    made_up.pair("val", "a", halves)
+    size = mask.stat().st_size
+    prints = [folder(made_up.root).fingerprint()]
+    assert len(prints[0]) == 16
+    made_up.pair("val", "a", 1 - halves)
+    assert mask.stat().st_size == size, "this is to be the change that no size shows"
+    prints.append(folder(made_up.root).fingerprint())
+    image = made_up.root / "train/images/a.png"
+    image.write_bytes(image.read_bytes() + b"more")
+    prints.append(folder(made_up.root).fingerprint())
     made_up.describe("classes: [road, bus]\n")
-    renamed = folder(made_up.root).fingerprint()
+    prints.append(folder(made_up.root).fingerprint())
     made_up.describe("classes: [road, bus]\nignore: [9]\n")
-    assert len({first, touched, renamed, folder(made_up.root).fingerprint()}) == 4
+    prints.append(folder(made_up.root).fingerprint())
+    assert len(set(prints)) == 5
+
+
+def test_fingerprint_is_the_same_for_a_copy(made_up, tmp_path):
+    first = folder(made_up.root).fingerprint()
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(made_up.root, copy)
+    os.utime(copy / "val/masks/a.png", ns=(0, 0))
+    assert folder(copy).fingerprint() == first
 
 
 def test_open_data(made_up):

@@ -354,6 +354,16 @@ def test_a_chart_places_its_points():
     assert y1 < y0, "large values are above"
 
 
+def test_names_of_methods_have_room_beside_their_differences():
+    names = ("cwd", "cwd-fa-full-own-class-spared", "a-name-that-no-chart-has-room-for-" * 2)
+    drawn = str(chart.differences("gain", [chart.Bar(each, 1.0, None, "flat") for each in names]))
+    shown = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end">(.*?)</text>', drawn)
+    assert [text for _, text in shown][:2] == list(names[:2])
+    assert len(shown[2][1]) < 40
+    assert f"<title>{names[2]}</title>" in drawn
+    assert all(float(x) >= 6 * len(text) for x, text in shown)
+
+
 @pytest.mark.parametrize(
     ("folders", "more", "message"),
     [

@@ -88,8 +88,7 @@ class SegmentationData:
     def fingerprint(self) -> str:
         """Hash the classes and what the splits consist of, to tell one state of the data.
 
-        Equal fingerprints mean the same samples; different ones may also mean that files were
-        copied, for their times count.
+        It is the same for every copy of the data, on any machine.
         """
         digest = hashlib.sha256()
         for line in (*self.class_names, "train", *self.train.identity(), "val"):

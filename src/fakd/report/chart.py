@@ -13,6 +13,8 @@ COLOURS = 7
 """How many there are; beyond them lines are dashed."""
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 26
+_LONGEST, _LETTER = 30, 7
+"""The most letters of a name beside a chart, and the room for one at the style's 12 pixels."""
 Point = tuple[float, float]
 
 
@@ -91,7 +93,8 @@ def differences(title: str, bars: Sequence[Bar]) -> Markup:
     """Draw differences as points with their intervals about a line at 0."""
     ends = [end for bar in bars for end in (bar.mean, *(bar.interval or ()))]
     low, high = _padded(min(0.0, *ends), max(0.0, *ends))
-    row, top, left = 26, 6, 124
+    row, top = 26, 6
+    left = min(max((len(bar.name) for bar in bars), default=0), _LONGEST) * _LETTER + 20
     width, height = 420, top + row * len(bars) + 24
     scale = (width - left - 12) / (high - low)
 
@@ -112,7 +115,11 @@ def differences(title: str, bars: Sequence[Bar]) -> Markup:
     )
     for index, bar in enumerate(bars):
         y = top + row * (index + 0.5)
-        body.append(_text(left - 8, y + 4, _shortened(bar.name), "end"))
+        body.append(
+            Markup("<g>{}{}</g>").format(
+                _titled(bar.name), _text(left - 8, y + 4, _shortened(bar.name), "end")
+            )
+        )
         if bar.interval is not None:
             body.append(
                 Markup('<line class="interval {}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
@@ -199,8 +206,8 @@ def _number(value: float) -> str:
     return f"{value / 1000:.3g}k" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _shortened(name: str, most: int = 17) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _spoken(bar: Bar) -> str:
