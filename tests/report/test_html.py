@@ -22,7 +22,8 @@ from fakd.report.gallery import fit
 from fakd.report.html import LIMIT, Note, render, with_pictures, write_report
 from fakd.report.page import class_bars, section
 from fakd.report.runs import by_pair, read_grid, read_run
-from fakd.report.summary import method_table, references, verdict
+from fakd.report.summary import method_table, verdict
+from fakd.report.verdict import references
 
 NOTE = Note("today", "0.1.0", "fakd report runs/x")
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -8,7 +8,7 @@ from fakd.errors import InputError
 from fakd.report.comparison import Comparison, compare, seconds_per_step
 from fakd.report.runs import by_pair, read_grid, read_run
 from fakd.report.statistics import Difference, Interval, half_width
-from fakd.report.verdict import pair_verdicts, sentence, verdict_table, verdicts
+from fakd.report.verdict import cautions, pair_verdicts, sentence, verdict_table, verdicts
 
 BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
 
@@ -188,3 +188,20 @@ def test_without_the_student_alone_there_is_nothing_to_judge_by(made_up):
     methods = grid(made_up, {"pd": 0.0, "dist": 0.05})
     assert verdicts(methods) == []
     assert "against" not in shown(verdict_table(methods))
+
+
+def test_what_stands_out_among_many_is_doubted(made_up):
+    few = {"alone": 0.0, "cwd": 0.01, "pd": 0.01, "dist": 0.05}
+    assert cautions(grid(made_up, few)) == []
+    many = grid(made_up, {"ifvd": 0.01})
+    assert cautions(many) == [
+        "4 methods were compared with the student alone: if none differed from it, one or more "
+        "would still seem to in about 19% of such comparisons; repeat what stands out with other "
+        "seeds"
+    ]
+    assert len(verdicts(many)) == 4 + 3
+
+
+def test_nothing_is_doubted_where_nothing_stands_out(made_up):
+    equals = dict.fromkeys(("alone", "cwd", "pd", "dist", "ifvd"), 0.0)
+    assert cautions(grid(made_up, equals)) == []

@@ -20,7 +20,7 @@ from fakd.losses import PRESETS
 from fakd.training.calibration import measure, trial_of, within
 from fakd.training.cell import Cell, attempt, lock
 from fakd.training.grid import Grid, merged
-from fakd.training.methods import network, resolve_methods, resolve_pairs
+from fakd.training.methods import network, resolve_methods, resolve_pairs, resolve_seeds
 from fakd.training.settings import Hardware
 
 # Understands `-m fakd COMMAND --recipe FILE --existing reuse` and does what the recipe says.
@@ -325,3 +325,17 @@ def test_a_machine_is_divided_among_its_runs(monkeypatch):
     assert shared == ["0", "1", "0"]
     with pytest.raises(InputError, match=r"hardware\.devices"):
         environments(two, None, ["0"], 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(2, [0, 1]), ([4, 1], [4, 1]), ("3, 5", [3, 5]), ("7", [7]), ((2,), [2])],
+)
+def test_seeds_are_counted_or_named(given, expected):
+    assert resolve_seeds(given) == expected
+
+
+@pytest.mark.parametrize("given", ["", "3,", "1.5", "a"])
+def test_seeds_that_are_no_numbers_are_refused(given):
+    with pytest.raises(InputError, match="expected --seeds"):
+        resolve_seeds(given)

@@ -11,11 +11,11 @@ from fakd.engines import Engine, Place, open_engine, work
 from fakd.engines.progress import GridProgress
 from fakd.inference import Inference
 from fakd.report.runs import Run, by_pair, read_grid
-from fakd.report.verdict import verdict_table, verdicts
+from fakd.report.verdict import cautions, verdict_table, verdicts
 from fakd.training.calibration import measure, trial_of, within
 from fakd.training.cell import Cell, attempt
 from fakd.training.grid import Grid
-from fakd.training.methods import resolve_methods, resolve_pairs
+from fakd.training.methods import resolve_methods, resolve_pairs, resolve_seeds
 from fakd.training.objective import Average
 from fakd.training.recipe import describe
 from fakd.training.schedule import Schedule
@@ -29,7 +29,7 @@ def compare(
     student: dict[str, Any] | str | Path | None = None,
     pairs: dict[str, Any] | None = None,
     methods: dict[str, Any] | list[str] | str = "alone,cwd,cwd-fa",
-    seeds: int | list[int] = 3,
+    seeds: int | list[int] | str = 3,
     minutes: float | None = None,
     schedule: Schedule = Schedule(),
     augmentation: Augmentation = Augmentation(),
@@ -61,7 +61,7 @@ def compare(
         pairs: several teachers and students instead, {NAME: {teacher: ..., student: ...}}.
         methods: presets, as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path: ...,
             init_args: ...}, weight: 1.0}}, where any setting may differ, such as schedule.
-        seeds: how many, from 0 on, or a list of them.
+        seeds: how many, from 0 on, or which, as 3,4,5.
         minutes: train every run for so long instead of schedule.steps; a step of each method is
             timed first.
         schedule: how long and how fast to train.
@@ -99,7 +99,7 @@ def compare(
         Path(run),
         resolve_pairs(pairs, teacher, student),
         resolve_methods(methods),
-        list(range(seeds)) if isinstance(seeds, int) else seeds,
+        resolve_seeds(seeds),
         settings,
         minutes,
     )
@@ -117,7 +117,7 @@ def compare(
     for (name, pair), by_method in by_pair(runs).items():
         console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
         console.print(verdict_table(by_method, [each for each in failures if each.pair == pair]))
-        for sentence in verdicts(by_method):
+        for sentence in (*verdicts(by_method), *cautions(by_method)):
             console.print(sentence, soft_wrap=True)
     if failed:
         raise ChildProcessError(

@@ -14,7 +14,8 @@ from fakd.report.gallery import Scene
 from fakd.report.method import ALONE, title_of
 from fakd.report.origin import Origin, environments, origin_of, recipe_text
 from fakd.report.runs import Failure
-from fakd.report.summary import Column, Methods, Sentence, method_table, references, tone, verdict
+from fakd.report.summary import Column, Methods, Sentence, method_table, tone, verdict
+from fakd.report.verdict import cautions, references
 
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
 
@@ -199,7 +200,7 @@ def _calibration(examined: Examination | None) -> list[Figure]:
 def _doubts(methods: Methods) -> list[str]:
     """Say what speaks against comparing these runs."""
     runs = [run for each in methods.values() for run in each]
-    doubts = []
+    doubts = [f"{each}." for each in cautions(methods)]
     prints = {run.result["data"].get("fingerprint") for run in runs}
     if len(prints) > 1:
         doubts.append("The runs have seen different states of the data: their fingerprints differ.")

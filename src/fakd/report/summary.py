@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from fakd.report.comparison import Comparison, find_method, seconds_per_step
+from fakd.report.comparison import Comparison, seconds_per_step
 from fakd.report.examination import TEACHER, Examination
 from fakd.report.measurements import Cost, Quality
 from fakd.report.method import ALONE, title_of
 from fakd.report.runs import Run
 from fakd.report.statistics import Difference
-from fakd.report.verdict import CWD, WORTH, comparisons, mean_and_spread, sentence
+from fakd.report.verdict import WORTH, mean_and_spread, sentence
 
 Methods = Mapping[str, Sequence[Run]]
 _TONES = ("helped", "hurt", "flat", "unsure")
@@ -39,20 +39,6 @@ class Column(NamedTuple):
     title: str
     note: str
     cells: list[Cell]
-
-
-def references(methods: Methods) -> dict[str, list[Comparison]]:
-    """Compare the methods of a pair with the student alone and with CWD, where they are present."""
-    found = [name for name in (find_method(methods, each) for each in (ALONE, CWD)) if name]
-    return {
-        reference: [
-            each
-            for each in comparisons(methods, reference)
-            # It would repeat what the student alone's own comparison says.
-            if reference == ALONE or each.method != ALONE
-        ]
-        for reference in found
-    }
 
 
 def verdict(found: Sequence[Comparison]) -> list[Sentence]:

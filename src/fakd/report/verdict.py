@@ -14,6 +14,8 @@ from fakd.report.statistics import Difference, Interval, seeds_needed
 WORTH = 0.5
 """The smallest gain in mIoU worth naming: about what seeds differ by in published work."""
 CWD = "cwd"
+MANY = 4
+"""So many comparisons at 95 % find at least one difference where there is none in 1 of 5 cases."""
 
 
 def verdicts(methods: Mapping[str, Sequence[Run]]) -> list[str]:
@@ -22,12 +24,41 @@ def verdicts(methods: Mapping[str, Sequence[Run]]) -> list[str]:
     Args:
         methods: the runs of each method, as `fakd.report.runs.by_pair` groups them.
     """
-    return [
-        sentence(found)
-        for reference in _references(methods)
-        for found in comparisons(methods, reference)
-        if reference == ALONE or found.method != ALONE
-    ]
+    return [sentence(each) for found in references(methods).values() for each in found]
+
+
+def references(methods: Mapping[str, Sequence[Run]]) -> dict[str, list[Comparison]]:
+    """Compare the methods of a pair with the student alone and with CWD, where they are present."""
+    found = [name for name in (find_method(methods, each) for each in (ALONE, CWD)) if name]
+    return {
+        reference: [
+            each
+            for each in comparisons(methods, reference)
+            # It would repeat what the student alone's own comparison says.
+            if reference == ALONE or each.method != ALONE
+        ]
+        for reference in found
+    }
+
+
+def cautions(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Say where so many methods were compared that what stands out may owe it to luck.
+
+    Of ``n`` independent 95 % intervals about no difference, at least one leaves 0 with probability
+    ``1 - 0.95^n``; methods compared with the same runs are not independent, so it is an estimate.
+    """
+    warned = []
+    for reference, found in references(methods).items():
+        intervals = [each.difference.interval for each in found if each.difference.interval]
+        if len(intervals) < MANY or all(each.low <= 0 for each in intervals):
+            continue
+        count, chance = len(intervals), 1 - 0.95 ** len(intervals)
+        warned.append(
+            f"{count} methods were compared with {_the(reference)}: if none differed from it, one "
+            f"or more would still seem to in about {chance:.0%} of such comparisons; repeat what "
+            "stands out with other seeds"
+        )
+    return warned
 
 
 def comparisons(methods: Mapping[str, Sequence[Run]], reference: str) -> list[Comparison]:
@@ -37,11 +68,6 @@ def comparisons(methods: Mapping[str, Sequence[Run]], reference: str) -> list[Co
     others = (runs for method, runs in methods.items() if method != reference)
     found = (compare(runs, methods[reference]) for runs in others)
     return [each for each in found if each is not None]
-
-
-def _references(methods: Mapping[str, Sequence[Run]]) -> list[str]:
-    found = (find_method(methods, name) for name in (ALONE, CWD))
-    return [method for method in found if method is not None]
 
 
 def sentence(comparison: Comparison) -> str:
@@ -128,16 +154,14 @@ def verdict_table(methods: Mapping[str, Sequence[Run]], failures: Iterable[Failu
     """
     table = Table(box=None, header_style="bold")
     table.add_column("method")
-    present = _references(methods)
-    against = [f"against {_the(reference)}" for reference in present]
+    compared = references(methods)
+    against = [f"against {_the(reference)}" for reference in compared]
     for heading in ("seeds", "mIoU", "mAcc", *against, "s/step"):
         table.add_column(heading, justify="right")
     found = {
         (each.method, each.reference): each.difference
-        for reference in present
-        for each in comparisons(methods, reference)
-        # It would repeat what the other column says.
-        if reference == ALONE or each.method != ALONE
+        for differences in compared.values()
+        for each in differences
     }
     for method, runs in methods.items():
         table.add_row(
@@ -145,7 +169,7 @@ def verdict_table(methods: Mapping[str, Sequence[Run]], failures: Iterable[Failu
             str(len(runs)),
             mean_and_spread([run.miou for run in runs]),
             mean_and_spread([run.macc for run in runs]),
-            *(_with_interval(found.get((method, reference))) for reference in present),
+            *(_with_interval(found.get((method, reference))) for reference in compared),
             f"{seconds_per_step(runs):.3f}",
         )
     failed = [

@@ -51,6 +51,25 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
     return resolved
 
 
+def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
+    """Write seeds out: a count of them from 0 on, a list, or as 3,4,5.
+
+    Raises:
+        InputError: they are no whole numbers.
+
+    >>> resolve_seeds(3), resolve_seeds("3,4")
+    ([0, 1, 2], [3, 4])
+    """
+    if isinstance(given, int):
+        return list(range(given))
+    if not isinstance(given, str):
+        return list(given)
+    try:
+        return [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise InputError(f"expected --seeds as a count or as 3,4,5, got {given!r}") from None
+
+
 def _canonical(name: str) -> str:
     """Read cwd+fa as cwd-fa; a name that no preset has stays as it is."""
     written = name.replace("+", "-")
