@@ -207,6 +207,19 @@ def test_a_preset_is_written_out_and_each_of_its_terms_logged(teacher, tmp_path)
     assert {"pixel", "intra_class", "holistic", "holistic/critic"} <= row.keys()
 
 
+def test_the_alignment_to_a_wider_teacher_learns_with_the_student(teacher, tmp_path):
+    learnt = {}
+    for rate in (1e-9, 0.01):
+        more = ["--distillation=features-l2", f"--schedule.learning_rate={rate}"]
+        assert distill(teacher, tmp_path / str(rate), *more, steps=2) == 0
+        checkpoint = weights(tmp_path / str(rate), "last")
+        learnt[rate] = {k: v for k, v in checkpoint.items() if k.startswith("objective.")}
+    still, moved = learnt.values()
+    aligned = [name for name in still if name.endswith("weight") and still[name].dim() == 4]
+    assert aligned, list(still)
+    assert not [name for name in aligned if torch.allclose(still[name], moved[name], atol=1e-6)]
+
+
 def test_a_mistyped_preset_is_named(teacher, tmp_path, capsys):
     assert distill(teacher, tmp_path / "run", "--distillation=cirdk") == 2
     assert "did you mean cirkd?" in capsys.readouterr().err
