@@ -136,15 +136,23 @@ def variant(loss: str, settings: Recipe) -> Recipe:
     return {"distillation": spec, "weight": kind.default_weight}
 
 
-def grid(folder: str, name: str, student: str, settings: Recipe, methods: Any) -> dict[str, Recipe]:
+def grid(
+    folder: str,
+    name: str,
+    student: str,
+    settings: Recipe,
+    methods: Any,
+    teacher: str = "teacher",
+    seeds: Any = 3,
+) -> dict[str, Recipe]:
     """Three seeds of every method, as file name -> what `fakd compare` reads."""
-    pair = {"teacher": f"runs/{folder}/teacher", "student": network(*STUDENTS[student])}
+    pair = {"teacher": f"runs/{folder}/{teacher}", "student": network(*STUDENTS[student])}
     content = {
         "run": f"runs/{folder}/{name}",
         "data": CAMVID,
         "pairs": {student: pair},
         "methods": methods,
-        "seeds": 3,
+        "seeds": seeds,
         "check_teacher": False,
         **settings,
     }
@@ -164,7 +172,10 @@ def grids() -> dict[str, Recipe]:
     return {
         **grid(cpu, "compare-imagenet", "imagenet", cpu_size(200, True), everything),
         **grid(cpu, "compare-scratch", "scratch", scratch, few),
-        **grid(cpu, "compare-imagenet-600", "imagenet", long, few),
+        **grid(
+            cpu, "compare-imagenet-again", "imagenet", cpu_size(200, True), few, seeds=[3, 4, 5]
+        ),
+        **grid(cpu, "compare-imagenet-600", "imagenet", long, few, teacher="teacher-1500"),
         **grid(cpu, "compare-imagenet-4min", "imagenet", timed, few),
         **grid("camvid", "compare-imagenet", "imagenet", full_size(4000, True), everything),
         **grid("camvid", "compare-scratch", "scratch", full_size(8000, False), everything),
@@ -177,6 +188,9 @@ def every_file() -> dict[str, str]:
         **camvid("camvid", full_size, {"teacher": 8000, "scratch": 8000, "imagenet": 4000}),
         **camvid("camvid-cpu", cpu_size, {"teacher": 600, "scratch": 500, "imagenet": 200}),
     }
+    longer = {**own["camvid-cpu/teacher.yaml"], "run": "runs/camvid-cpu/teacher-1500"}
+    longer |= cpu_size(1500, True) | {"intervals": {"save": 100, "evaluate": 500}}
+    own["camvid-cpu/teacher-1500.yaml"] = longer
     own |= grids()
     files = {name: text(recipe, "--data.root FOLDER") for name, recipe in own.items()}
     return files | {name: comment + text(recipe) for name, (comment, recipe) in paper().items()}
