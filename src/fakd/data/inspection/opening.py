@@ -1,9 +1,8 @@
 """What lies at a path: a described data set, one of the paper's, or files to be described."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from fakd.data.dataset import SegmentationData
@@ -11,28 +10,10 @@ from fakd.data.description import Description, read_description
 from fakd.data.inspection.listing import Listing, listings
 from fakd.data.inspection.proposal import Proposal, propose
 from fakd.data.pairs import PairedSplit
+from fakd.data.published import read_published
+from fakd.data.published.location import PLACES
 from fakd.data.scan import files_below
 from fakd.errors import InputError
-
-# In this order: VOC 2010 has the folders of VOC 2012 too.
-_PUBLISHED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        "ade20k",
-        ("ADEChallengeData2016", "ade/ADEChallengeData2016"),
-        ("images/training", "annotations/training"),
-    ),
-    ("cityscapes", ("cityscapes",), ("leftImg8bit", "gtFine")),
-    (
-        "pascal_context59",
-        ("VOC2010", "VOCdevkit/VOC2010"),
-        ("JPEGImages", "ImageSets/SegmentationContext"),
-    ),
-    (
-        "voc2012",
-        ("VOC2012", "VOCdevkit/VOC2012"),
-        ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
-    ),
-)
 
 
 @dataclass
@@ -103,20 +84,19 @@ def _described(root: Path, described: Description, origin: str) -> Opened:
 def _published(path: Path) -> Opened | None:
     # The folder itself comes before what lies in it.
     for inside in (False, True):
-        for name, folders, marks in _PUBLISHED:
-            for root in [path / folder for folder in folders] if inside else [path]:
-                if all((root / mark).is_dir() for mark in marks):
+        for name, place in PLACES.items():
+            for root in [path / folder for folder in place.inside] if inside else [path]:
+                if place.whole_in(root):
                     return _recognised(name, root)
     return None
 
 
 def _recognised(name: str, root: Path) -> Opened:
-    file = Path(str(resources.files("fakd.data.published"))) / f"{name}.yaml"
-    described = read_description(file)
+    described = read_published(name)
     note = None
     extra = described.train[1:]
     if extra and not any(_all_there(root, group) for part in extra for group in part.lists):
-        described = replace(described, train=described.train[:1])
+        described = read_published(name, augmented=False)
         note = (
             "the additional training images (SBD) are not here, so train is VOC's own; train with "
             "--data.augmented false, or get " + str(described.source)

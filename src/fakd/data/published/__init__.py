@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
 from fakd.data.folder import described_data
-from fakd.data.published.location import located
+from fakd.data.published.location import PLACES, located
 from fakd.errors import InputError
 
 
@@ -26,16 +26,14 @@ def ade20k(root: str | Path) -> SegmentationData:
     Raises:
         InputError: it is somewhere else, incomplete, or the full release with colour masks.
     """
-    described = _described("ade20k")
+    source = read_published("ade20k").source
     for folder in (Path(root).expanduser(), *Path(root).expanduser().glob("ADE20K_20*")):
         if any(folder.glob("index_ade20k.*")):
             raise InputError(
                 f"{folder} is the full release of ADE20K, whose masks hold colours of 3,000 "
-                f"classes; get {described.source}"
+                f"classes; get {source}"
             )
-    folders = ("ADEChallengeData2016", "ade/ADEChallengeData2016")
-    marks = ("images/training", "annotations/training")
-    return _opened("ade20k", described, root, folders, marks)
+    return _opened("ade20k", "ade20k", root)
 
 
 def cityscapes(root: str | Path) -> SegmentationData:
@@ -49,8 +47,7 @@ def cityscapes(root: str | Path) -> SegmentationData:
     Raises:
         InputError: it is somewhere else or incomplete.
     """
-    marks = ("leftImg8bit", "gtFine")
-    return _opened("cityscapes", _described("cityscapes"), root, ("cityscapes",), marks)
+    return _opened("cityscapes", "cityscapes", root)
 
 
 def pascal_context(root: str | Path, classes: Literal[59, 60] = 59) -> SegmentationData:
@@ -68,10 +65,7 @@ def pascal_context(root: str | Path, classes: Literal[59, 60] = 59) -> Segmentat
     """
     if classes not in (59, 60):
         raise InputError(f"PASCAL Context has 59 classes, or 60 with background, got {classes}")
-    marks = ("JPEGImages", "ImageSets/SegmentationContext")
-    folders = ("VOC2010", "VOCdevkit/VOC2010")
-    described = _described(f"pascal_context{classes}")
-    return _opened("pascal_context", described, root, folders, marks, {"classes": classes})
+    return _opened("pascal_context", f"pascal_context{classes}", root, {"classes": classes})
 
 
 def voc2012(root: str | Path, augmented: bool = True) -> SegmentationData:
@@ -88,27 +82,24 @@ def voc2012(root: str | Path, augmented: bool = True) -> SegmentationData:
     Raises:
         InputError: it is somewhere else or incomplete.
     """
-    described = _described("voc2012")
-    if not augmented:
-        described = replace(described, train=described.train[:1])
-    marks = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
-    folders = ("VOC2012", "VOCdevkit/VOC2012")
-    return _opened("voc2012", described, root, folders, marks, {"augmented": augmented})
+    return _opened("voc2012", "voc2012", root, {"augmented": augmented}, augmented)
 
 
-def _described(name: str) -> Description:
-    return read_description(Path(__file__).with_name(f"{name}.yaml"))
+def read_published(name: str, augmented: bool = True) -> Description:
+    """Read the description of a published set, with or without what is added to its training."""
+    described = read_description(Path(__file__).with_name(f"{name}.yaml"))
+    return described if augmented else replace(described, train=described.train[:1])
 
 
 def _opened(
     function: str,
-    described: Description,
+    name: str,
     root: str | Path,
-    inside: tuple[str, ...],
-    marks: tuple[str, ...],
     settings: dict[str, Any] | None = None,
+    augmented: bool = True,
 ) -> SegmentationData:
-    title, source = str(described.name), str(described.source)
+    described = read_published(name, augmented)
+    found = located(root, str(described.name), PLACES[name], str(described.source))
     arguments = {"root": str(root), **(settings or {})}
     config = {"class_path": f"fakd.data.{function}", "init_args": arguments}
-    return described_data(located(root, title, inside, marks, source), described, config)
+    return described_data(found, described, config)
