@@ -163,7 +163,7 @@ def grids() -> dict[str, Recipe]:
     """The comparisons of docs/results.md, and the same at full size."""
     variants = {name: variant(*parts) for name, parts in VARIANTS.items()}
     everything = dict.fromkeys((*SHORT, *PUBLISHED)) | variants
-    few, cpu = [*SHORT, "cwd-fa-logits"], "camvid-cpu"
+    few, best, cpu = [*SHORT, "cwd-fa-logits"], ["alone", "cwd", "cwd-fa-logits"], "camvid-cpu"
     long, timed = cpu_size(600, True), cpu_size(200, True)
     long["intervals"] = {"save": 200, "evaluate": 200}
     del timed["schedule"]["steps"]
@@ -173,7 +173,7 @@ def grids() -> dict[str, Recipe]:
         **grid(cpu, "compare-imagenet", "imagenet", cpu_size(200, True), everything),
         **grid(cpu, "compare-scratch", "scratch", scratch, few),
         **grid(
-            cpu, "compare-imagenet-again", "imagenet", cpu_size(200, True), few, seeds=[3, 4, 5]
+            cpu, "compare-imagenet-again", "imagenet", cpu_size(200, True), best, seeds=[3, 4, 5]
         ),
         **grid(cpu, "compare-imagenet-600", "imagenet", long, few, teacher="teacher-1500"),
         **grid(cpu, "compare-imagenet-4min", "imagenet", timed, few),
