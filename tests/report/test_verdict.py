@@ -196,7 +196,7 @@ def test_what_stands_out_among_many_is_doubted(made_up):
     many = grid(made_up, {"ifvd": 0.01})
     assert cautions(many) == [
         "4 methods were compared with the student alone: if none differed from it, one or more "
-        "would still seem to in about 19% of such comparisons; repeat what stands out with other "
+        "would still seem to in about 19 % of such comparisons; repeat what stands out with other "
         "seeds"
     ]
     assert len(verdicts(many)) == 4 + 3

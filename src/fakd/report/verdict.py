@@ -55,8 +55,8 @@ def cautions(methods: Mapping[str, Sequence[Run]]) -> list[str]:
         count, chance = len(intervals), 1 - 0.95 ** len(intervals)
         warned.append(
             f"{count} methods were compared with {_the(reference)}: if none differed from it, one "
-            f"or more would still seem to in about {chance:.0%} of such comparisons; repeat what "
-            "stands out with other seeds"
+            f"or more would still seem to in about {100 * chance:.0f} % of such comparisons; "
+            "repeat what stands out with other seeds"
         )
     return warned
 
