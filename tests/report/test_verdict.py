@@ -8,7 +8,7 @@ from fakd.errors import InputError
 from fakd.report.comparison import Comparison, compare, seconds_per_step
 from fakd.report.runs import by_pair, read_grid, read_run
 from fakd.report.statistics import Difference, Interval, half_width
-from fakd.report.verdict import cautions, pair_verdicts, sentence, verdict_table, verdicts
+from fakd.report.verdict import cautions, references, sentence, verdict_table, verdicts
 
 BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
 
@@ -91,7 +91,7 @@ def test_too_many_seeds_or_too_few_images():
 
 def test_one_seed_claims_nothing(made_up):
     methods = grid(made_up, {"alone": 0.0, "cwd": 0.05}, seeds=1)
-    (text,) = verdicts(methods)
+    (text,) = verdicts(references(methods))
     assert text.startswith("CWD: one seed shows no more than itself: +")
     assert "over images only" in text
     assert text.endswith("run at least 3 seeds")
@@ -103,15 +103,15 @@ def test_without_counts_of_images_the_interval_says_so(made_up):
     found = compare(methods["cwd"], methods["alone"])
     assert found.difference.over_images is None
     assert found.difference.interval == found.difference.over_seeds
-    (text,) = verdicts(methods)
+    (text,) = verdicts(references(methods))
     assert text.startswith("CWD helped: +")
     assert "over seeds only" in text
-    assert " s)" in shown(verdict_table(methods))
+    assert " s)" in shown(verdict_table(methods, references(methods)))
 
 
 def test_one_seed_without_counts_has_no_interval(made_up):
     methods = grid(made_up, {"alone": 0.0, "cwd": 0.05}, seeds=1, counted=False)
-    (text,) = verdicts(methods)
+    (text,) = verdicts(references(methods))
     assert "95 %" not in text
 
 
@@ -163,7 +163,10 @@ def test_the_table_has_every_method_and_what_failed(made_up):
     methods = grid(made_up, gains)
     made_up.failed("pd", 1, "exit code 1\nfakd: failed: [task] became NaN\n")
     failures = read_grid(made_up.root).failures
-    lines = [line.rstrip() for line in shown(verdict_table(methods, failures)).splitlines()]
+    lines = [
+        line.rstrip()
+        for line in shown(verdict_table(methods, references(methods), failures)).splitlines()
+    ]
     assert lines[0].split()[:4] == ["method", "seeds", "mIoU", "mAcc"]
     assert "against the student alone" in lines[0]
     assert "against CWD" in lines[0]
@@ -179,21 +182,22 @@ def test_the_table_has_every_method_and_what_failed(made_up):
 def test_pairs_are_judged_apart(made_up):
     grid(made_up, {"alone": 0.0, "cwd": 0.05})
     grid(made_up, {"alone": 0.0, "cwd": -0.05}, pair="other")
-    found = pair_verdicts(read_grid(made_up.root).runs)
+    pairs = by_pair(read_grid(made_up.root).runs).items()
+    found = {pair: verdicts(references(methods)) for pair, methods in pairs}
     assert found["scenes", "psp-to-mv3"][0].startswith("CWD helped")
     assert found["scenes", "other"][0].startswith("CWD hurt")
 
 
 def test_without_the_student_alone_there_is_nothing_to_judge_by(made_up):
     methods = grid(made_up, {"pd": 0.0, "dist": 0.05})
-    assert verdicts(methods) == []
-    assert "against" not in shown(verdict_table(methods))
+    assert verdicts(references(methods)) == []
+    assert "against" not in shown(verdict_table(methods, references(methods)))
 
 
 def test_what_stands_out_among_many_is_doubted(made_up):
     few = {"alone": 0.0, "cwd": 0.01, "pd": 0.01, "dist": 0.05}
-    assert cautions(grid(made_up, few)) == []
-    many = grid(made_up, {"ifvd": 0.01})
+    assert cautions(references(grid(made_up, few))) == []
+    many = references(grid(made_up, {"ifvd": 0.01}))
     assert cautions(many) == [
         "4 methods were compared with the student alone: if none differed from it, one or more "
         "would still seem to in about 19 % of such comparisons; repeat what stands out with other "
@@ -204,4 +208,4 @@ def test_what_stands_out_among_many_is_doubted(made_up):
 
 def test_nothing_is_doubted_where_nothing_stands_out(made_up):
     equals = dict.fromkeys(("alone", "cwd", "pd", "dist", "ifvd"), 0.0)
-    assert cautions(grid(made_up, equals)) == []
+    assert cautions(references(grid(made_up, equals))) == []

@@ -11,7 +11,7 @@ from fakd.engines import Engine, Place, open_engine, work
 from fakd.engines.progress import GridProgress
 from fakd.inference import Inference
 from fakd.report.runs import Run, by_pair, read_grid
-from fakd.report.verdict import cautions, verdict_table, verdicts
+from fakd.report.verdict import cautions, references, verdict_table, verdicts
 from fakd.training.calibration import measure, trial_of, within
 from fakd.training.cell import Cell, attempt
 from fakd.training.grid import Grid
@@ -116,8 +116,10 @@ def compare(
     runs, failures = read_grid(grid.run)
     for (name, pair), by_method in by_pair(runs).items():
         console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
-        console.print(verdict_table(by_method, [each for each in failures if each.pair == pair]))
-        for sentence in (*verdicts(by_method), *cautions(by_method)):
+        compared = references(by_method)
+        failed_here = [each for each in failures if each.pair == pair]
+        console.print(verdict_table(by_method, compared, failed_here))
+        for sentence in (*verdicts(compared), *cautions(compared)):
             console.print(sentence, soft_wrap=True)
     if failed:
         raise ChildProcessError(

@@ -109,7 +109,7 @@ def section(
         origins=[origin_of(run) for run in runs],
         recipes=[(title_of(method), recipe_text(each[0])) for method, each in methods.items()],
         environments=environments(runs),
-        remarks=[*remarks, *_doubts(methods)],
+        remarks=[*remarks, *(f"{each}." for each in cautions(found)), *_doubts(methods)],
     )
 
 
@@ -200,7 +200,7 @@ def _calibration(examined: Examination | None) -> list[Figure]:
 def _doubts(methods: Methods) -> list[str]:
     """Say what speaks against comparing these runs."""
     runs = [run for each in methods.values() for run in each]
-    doubts = [f"{each}." for each in cautions(methods)]
+    doubts = []
     prints = {run.result["data"].get("fingerprint") for run in runs}
     if len(prints) > 1:
         doubts.append("The runs have seen different states of the data: their fingerprints differ.")

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fakd.report.comparison import Comparison, compare, find_method, seconds_per_step
 from fakd.report.method import ALONE, title_of
-from fakd.report.runs import Failure, Run, by_pair
+from fakd.report.runs import Failure, Run
 from fakd.report.statistics import Difference, Interval, seeds_needed
 
 WORTH = 0.5
@@ -16,24 +16,28 @@ WORTH = 0.5
 CWD = "cwd"
 MANY = 4
 """So many comparisons at 95 % find at least one difference where there is none in 1 of 5 cases."""
+Compared = Mapping[str, Sequence[Comparison]]
+"""What every other method of a pair was found to be, by the method they are compared with."""
 
 
-def verdicts(methods: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Judge the methods of a pair against the student alone and against CWD, where there are runs.
+def verdicts(compared: Compared) -> list[str]:
+    """Say what the comparisons of a pair are worth, one sentence each."""
+    return [sentence(each) for found in compared.values() for each in found]
+
+
+def references(methods: Mapping[str, Sequence[Run]]) -> dict[str, list[Comparison]]:
+    """Compare the methods of a pair with the student alone and with CWD, where they are present.
+
+    The bootstrap over images makes this the dear part of a verdict: it is for doing once.
 
     Args:
         methods: the runs of each method, as `fakd.report.runs.by_pair` groups them.
     """
-    return [sentence(each) for found in references(methods).values() for each in found]
-
-
-def references(methods: Mapping[str, Sequence[Run]]) -> dict[str, list[Comparison]]:
-    """Compare the methods of a pair with the student alone and with CWD, where they are present."""
     found = [name for name in (find_method(methods, each) for each in (ALONE, CWD)) if name]
     return {
         reference: [
             each
-            for each in comparisons(methods, reference)
+            for each in _comparisons(methods, reference)
             # It would repeat what the student alone's own comparison says.
             if reference == ALONE or each.method != ALONE
         ]
@@ -41,14 +45,14 @@ def references(methods: Mapping[str, Sequence[Run]]) -> dict[str, list[Compariso
     }
 
 
-def cautions(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+def cautions(compared: Compared) -> list[str]:
     """Say where so many methods were compared that what stands out may owe it to luck.
 
     Of ``n`` independent 95 % intervals about no difference, at least one leaves 0 with probability
     ``1 - 0.95^n``; methods compared with the same runs are not independent, so it is an estimate.
     """
     warned = []
-    for reference, found in references(methods).items():
+    for reference, found in compared.items():
         intervals = [each.difference.interval for each in found if each.difference.interval]
         if len(intervals) < MANY or all(each.low <= 0 for each in intervals):
             continue
@@ -61,10 +65,8 @@ def cautions(methods: Mapping[str, Sequence[Run]]) -> list[str]:
     return warned
 
 
-def comparisons(methods: Mapping[str, Sequence[Run]], reference: str) -> list[Comparison]:
-    """Compare every other method of a pair with one that all share a seed with."""
-    if reference not in methods:
-        return []
+def _comparisons(methods: Mapping[str, Sequence[Run]], reference: str) -> list[Comparison]:
+    """Compare every other method of a pair with one, where they share a seed."""
     others = (runs for method, runs in methods.items() if method != reference)
     found = (compare(runs, methods[reference]) for runs in others)
     return [each for each in found if each is not None]
@@ -146,7 +148,9 @@ def _what_would_do(difference: Difference) -> str:
     return "100 seeds would not do"
 
 
-def verdict_table(methods: Mapping[str, Sequence[Run]], failures: Iterable[Failure] = ()) -> Table:
+def verdict_table(
+    methods: Mapping[str, Sequence[Run]], compared: Compared, failures: Iterable[Failure] = ()
+) -> Table:
     """List the methods of a pair with scores, differences and time; failed runs below it.
 
     Differences stand with their 95 % interval: over seeds and images, over seeds only (s) or over
@@ -154,7 +158,6 @@ def verdict_table(methods: Mapping[str, Sequence[Run]], failures: Iterable[Failu
     """
     table = Table(box=None, header_style="bold")
     table.add_column("method")
-    compared = references(methods)
     against = [f"against {_the(reference)}" for reference in compared]
     for heading in ("seeds", "mIoU", "mAcc", *against, "s/step"):
         table.add_column(heading, justify="right")
@@ -204,8 +207,3 @@ def _with_interval(difference: Difference | None) -> str:
         mark = " s"
     low, high = (_signed(end, 2) for end in interval)
     return f"{_signed(difference.mean, 2)} ({low} to {high}{mark})"
-
-
-def pair_verdicts(runs: Iterable[Run]) -> dict[tuple[str, str], list[str]]:
-    """Judge every pair on every data set, by data set and pair."""
-    return {key: verdicts(methods) for key, methods in by_pair(runs).items()}
