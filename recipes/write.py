@@ -145,7 +145,7 @@ def grid(
     teacher: str = "teacher",
     seeds: Any = 3,
 ) -> dict[str, Recipe]:
-    """Three seeds of every method, as file name -> what `fakd compare` reads."""
+    """Every method with each seed, as file name -> what `fakd compare` reads."""
     pair = {"teacher": f"runs/{folder}/{teacher}", "student": network(*STUDENTS[student])}
     content = {
         "run": f"runs/{folder}/{name}",
