@@ -17,13 +17,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fakd import models
-from fakd.covariance import ClassCovariance, CovarianceKind
+from fakd.covariance import ClassCovariance, CovarianceKind, class_rows
 from fakd.data import Augmentation, training_batches
 from fakd.inference import to_unit
 from fakd.losses.grid import labels_on_grid_of
-from fakd.moments import class_rows
 from fakd.report.opening import open_data_of
-from fakd.report.runs import Run, read_run
+from fakd.runs.reading import Run, read_run
 from fakd.types import Segmenter
 
 SAVED = "objective.covariance."

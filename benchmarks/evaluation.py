@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common import SEED, Size, measure, parser, report
-from fakd.inference import Inference, predict_classes, predict_logits, to_unit
+from fakd.inference import predict_classes, predict_logits, to_unit
 from fakd.metrics import confusion_matrix
+from fakd.settings import Inference
 from fakd.types import IGNORE, Prediction, Segmenter
 
 

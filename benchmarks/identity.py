@@ -1,4 +1,4 @@
-"""Are the numbers the same? Twenty steps of every method, to the last bit, before and after a change.
+"""Twenty steps of every method: are they the same to the last bit, before and after a change?
 
     python benchmarks/identity.py --out before.json
     python benchmarks/identity.py --against before.json
@@ -123,7 +123,9 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Record, and compare if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--out", type=Path, help="where to write the record")
     parser.add_argument("--against", type=Path, help="an earlier record to compare with")
     given = parser.parse_args()

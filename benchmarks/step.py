@@ -12,8 +12,9 @@ from torch import Tensor
 from common import SEED, Size, measure, parser, report
 from fakd.losses import ChannelKL
 from fakd.models import pspnet
+from fakd.settings import Schedule
 from fakd.training.objective import Distillation, Objective, Supervised
-from fakd.training.schedule import Schedule, build_optimizer
+from fakd.training.optimizer import build_optimizer
 from fakd.types import DistillationLoss, Segmenter
 
 STRIDE = 8

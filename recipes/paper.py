@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 from fakd.losses import ChannelKL, PixelKL, preset
-from fakd.models.published import PUBLISHED, Published
-from fakd.report.published_scores import published_scores
-from fakd.training.recipe import describe
+from fakd.models.mmseg.published import PUBLISHED, Published
+from fakd.report.paper.scores import published_scores
+from fakd.runs.recipe import describe
 
 Recipe = dict[str, Any]
 

@@ -11,7 +11,7 @@ from paper import paper
 
 from fakd import losses
 from fakd.losses import preset
-from fakd.training.recipe import describe
+from fakd.runs.recipe import describe
 
 HERE = Path(__file__).parent
 Recipe = dict[str, Any]

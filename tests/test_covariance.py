@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fakd.covariance import ClassCovariance, LogitStatistics
-from fakd.moments import Moments, class_moments, merge
+from fakd.covariance import ClassCovariance, LogitStatistics, Moments, class_moments, merge
 from references import IGNORED, class_statistics, loop_logit_variance, update_in_process
 
 KINDS = ["diagonal", "full"]

@@ -6,16 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from fakd.errors import InputError
-from fakd.inference import (
-    Inference,
-    _starts,
-    predict_classes,
-    predict_logits,
-    score,
-    to_unit,
-    unlike_training,
-)
+from fakd.inference import _starts, predict_classes, predict_logits, score, to_unit, unlike_training
 from fakd.metrics import Scores, confusion_matrix
+from fakd.settings import Inference
 from fakd.types import Prediction, Segmenter
 
 

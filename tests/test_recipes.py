@@ -8,11 +8,11 @@ import yaml
 from write import every_file
 
 from fakd import cli
+from fakd.comparing.methods import resolve_methods
 from fakd.data import SegmentationData
 from fakd.losses import WeightedSum
 from fakd.losses.presets import build
 from fakd.shorthand import expand
-from fakd.training.methods import resolve_methods
 from fakd.training.objective import Distillation, Supervised
 
 FOLDER = Path(__file__).parents[1] / "recipes"

@@ -14,24 +14,34 @@ from docstring_parser import parse
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 import fakd
-from fakd import commands
+from fakd.commands.check import check
+from fakd.commands.compare import compare
+from fakd.commands.convert import convert
+from fakd.commands.demo import demo
+from fakd.commands.distill import distill
+from fakd.commands.evaluate import evaluate
+from fakd.commands.models import models
+from fakd.commands.predict import predict
+from fakd.commands.report import report
+from fakd.commands.tables import tables
+from fakd.commands.train import train
 from fakd.data import SegmentationData
 from fakd.errors import InputError
 from fakd.shorthand import expand, one_line
 from fakd.types import Segmenter
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": commands.demo,
-    "train": commands.train,
-    "distill": commands.distill,
-    "compare": commands.compare,
-    "report": commands.report,
-    "tables": commands.tables,
-    "data check": commands.check,
-    "evaluate": commands.evaluate,
-    "predict": commands.predict,
-    "models": commands.models,
-    "convert": commands.convert,
+    "demo": demo,
+    "train": train,
+    "distill": distill,
+    "compare": compare,
+    "report": report,
+    "tables": tables,
+    "data check": check,
+    "evaluate": evaluate,
+    "predict": predict,
+    "models": models,
+    "convert": convert,
 }
 # What may stand before all flags, without its name; a list takes all that does.
 POSITIONAL = {"data check": "path", "report": "runs", "tables": "runs"}

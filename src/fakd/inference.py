@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import product
 
 import torch
@@ -10,66 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fakd.data.transforms import fitted_size
-from fakd.errors import InputError
 from fakd.metrics import confusion_matrix
+from fakd.settings import Inference
 from fakd.types import Segmenter
 
 _AT_ONCE = 2**23
 """Values of enlarged logits that are held at a time when only the likeliest class is asked for."""
-
-
-@dataclass(frozen=True)
-class Inference:
-    """How an image is shown to the network.
-
-    Args:
-        scale: resize the image by this factor first; the result has the original size again.
-        window: side of square windows that slide over the (resized) image; none sees it whole.
-        stride: distance between windows; two thirds of the window if not given.
-        base: long and short side that the image is fitted into, before scaling, its proportions
-            kept; none keeps its own size.
-        flip: average the class probabilities of the image and its mirror image.
-        scales: average the class probabilities over these further factors on the size.
-    """
-
-    scale: float = 1.0
-    window: int | None = None
-    stride: int | None = None
-    base: tuple[int, int] | None = None
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        """Refuse values that no image could be shown with."""
-        if not 0 < self.scale < math.inf:
-            raise InputError(f"expected inference.scale above 0, got {self.scale}")
-        if not self.scales or not all(0 < factor < math.inf for factor in self.scales):
-            raise InputError(f"expected inference.scales to be factors above 0, got {self.scales}")
-        if self.window is None and self.stride is not None:
-            raise InputError("inference.stride needs inference.window; give both or neither")
-        for name, value in (("window", self.window), ("stride", self.stride)):
-            if value is not None and value < 1:
-                raise InputError(f"expected inference.{name} of at least 1 pixel, got {value}")
-        if self.window is not None and (self.stride or 0) > self.window:
-            raise InputError(
-                f"expected inference.stride of at most the window's {self.window} pixels, got "
-                f"{self.stride}; no window would see what lies between"
-            )
-        if self.base is not None and min(self.base) < 1:
-            raise InputError(f"expected inference.base to be two sides, got {self.base}")
-
-    @property
-    def averages(self) -> bool:
-        """Whether several views of an image are averaged."""
-        return self.flip or len(self.scales) > 1
-
-    def size(self, image: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
-        """Tell at which height and width an image is shown, times one of the `scales`."""
-        if self.base is not None:
-            return fitted_size(image, self.base, self.scale * factor)
-        height, width = (max(int(side * self.scale * factor + 0.5), 1) for side in image)
-        return height, width
 
 
 def unlike_training(network: Segmenter, inference: Inference) -> str | None:

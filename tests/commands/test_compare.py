@@ -65,7 +65,7 @@ def in_process(monkeypatch):
         def poll(self):
             return self.returncode
 
-    monkeypatch.setattr("fakd.training.cell.subprocess.Popen", Child)
+    monkeypatch.setattr("fakd.comparing.cell.subprocess.Popen", Child)
     return ran
 
 

@@ -11,8 +11,9 @@ import fakd
 from fakd import models
 from fakd.cli import main
 from fakd.commands.demo import verdict
-from fakd.inference import Inference, predict_classes
+from fakd.inference import predict_classes
 from fakd.metrics import Scores, confusion_matrix
+from fakd.settings import Inference
 
 DATA = ["--data=scenes", "--data.train=4", "--data.val=3", "--data.size=[32,48]"]
 

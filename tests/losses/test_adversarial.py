@@ -17,7 +17,7 @@ from fakd.losses.adversarial import (
 )
 from fakd.losses.grid import on_grid_of
 from fakd.models import pspnet
-from fakd.training.recipe import describe
+from fakd.runs.recipe import describe
 from fakd.types import LossInputs, Prediction
 from losses.test_critic import SlowCritic
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fakd.losses import critic as critic_module
-from fakd.losses.critic import Critic, SelfAttention, SpectralConv
+from fakd.losses import adversarial as critic_module
+from fakd.losses.adversarial import Critic, SelfAttention, SpectralConv
 
 CLASSES = 3
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from fakd.errors import InputError
-from fakd.losses import feature_channel
-from fakd.losses.feature_channel import FeatureChannelKL, feature_channel_kl
+from fakd.losses import feature
+from fakd.losses.feature import FeatureChannelKL, feature_channel_kl
 from fakd.types import LossInputs, Prediction
 from stand_ins import Shown
 
@@ -154,5 +154,5 @@ def test_defaults():
 
 
 def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(feature_channel)
+    result = doctest.testmod(feature)
     assert (result.attempted > 0, result.failed) == (True, 0)

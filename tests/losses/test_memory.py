@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 
-from fakd.losses.memory import ClassQueue, PixelRegionMemory
+from fakd.losses.contrast import ClassQueue, PixelRegionMemory
 from fakd.processes import shared_generator
 
 CLASSES, CHANNELS = 4, 5

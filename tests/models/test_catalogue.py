@@ -105,4 +105,4 @@ def test_rows_of_the_list():
 
 @pytest.mark.slow
 def test_list():
-    check(fakd.models.list(), range(9))
+    check(fakd.models.list_networks(), range(9))

@@ -26,7 +26,7 @@ from fakd.models import (
     to_mmseg,
 )
 from fakd.models.backbones import PAPER
-from fakd.models.renaming import from_mmseg, to_mmseg_names
+from fakd.models.mmseg.renaming import from_mmseg, to_mmseg_names
 
 NETWORKS = [
     (pspnet, "resnet101"),

@@ -7,8 +7,7 @@ from timm.models.hrnet import HighResolutionModule
 from torch import nn
 from torch.nn import functional as F
 
-from fakd.models.backbones import build_backbone
-from fakd.models.patches import BilinearFusion
+from fakd.models.backbones import BilinearFusion, build_backbone
 
 SIZES = [(32, 64), (49, 57)]
 

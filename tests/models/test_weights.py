@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fakd.errors import InputError
-from fakd.models import hub, pspnet, weights
+from fakd.models import pspnet, weights
 from fakd.models.backbones import build_backbone
 from fakd.models.normalize import LITE_MEAN
 
@@ -23,7 +23,7 @@ LITE = pytest.mark.skipif(
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    monkeypatch.setattr(weights, "is_reachable", lambda: False)
 
 
 def whole_classifier(name):

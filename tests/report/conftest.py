@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import yaml
 
+from fakd.comparing.statistics import Pixels, mean_iou
 from fakd.losses import PRESETS
-from fakd.report.statistics import Pixels, mean_iou
 
 CLASSES = ("road", "building", "sky", "pole", "cyclist")
 SHARE = np.array([0.5, 0.3, 0.15, 0.04, 0.01])

@@ -10,9 +10,10 @@ from PIL import Image
 
 from fakd import models
 from fakd.commands.report import report
+from fakd.comparing.verdict import references
 from fakd.data import scenes
 from fakd.errors import InputError
-from fakd.inference import Inference, score
+from fakd.inference import score
 from fakd.metrics import Scores
 from fakd.models import pspnet
 from fakd.report import chart
@@ -21,9 +22,9 @@ from fakd.report.examination import Examination, Shot, examine
 from fakd.report.gallery import fit
 from fakd.report.html import LIMIT, Note, render, with_pictures, write_report
 from fakd.report.page import class_bars, section
-from fakd.report.runs import by_pair, read_grid, read_run
 from fakd.report.summary import method_table, verdict
-from fakd.report.verdict import references
+from fakd.runs.reading import by_pair, read_grid, read_run
+from fakd.settings import Inference
 
 NOTE = Note("today", "0.1.0", "fakd report runs/x")
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -12,19 +12,19 @@ from fakd.commands.tables import tables
 from fakd.data import scenes
 from fakd.errors import InputError
 from fakd.models import pspnet
-from fakd.report.method import method_of
 from fakd.report.network_figures import activation, draw_activations, draw_examples
-from fakd.report.paper_figures import class_means, draw_classes, regression, write_figures
-from fakd.report.paper_tables import markdown, write_tables
-from fakd.report.pictures import most_changed, richest_images, shown_methods
-from fakd.report.published_scores import (
+from fakd.report.paper.figures import class_means, draw_classes, regression, write_figures
+from fakd.report.paper.scores import (
     benchmark_of,
     cell_of,
     pair_of,
     published_cell,
     teacher_scores,
 )
-from fakd.report.runs import by_pair, read_grid, read_run
+from fakd.report.paper.tables import markdown, write_tables
+from fakd.report.pictures import most_changed, richest_images, shown_methods
+from fakd.runs.naming import method_of
+from fakd.runs.reading import by_pair, read_grid, read_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCENES = {"class_path": "fakd.data.scenes", "init_args": {"train": 2, "val": 6, "size": [32, 48]}}

@@ -8,10 +8,10 @@ from fakd import losses
 from fakd.errors import InputError
 from fakd.losses import PRESETS, ChannelKL, PixelKL, WeightedSum, preset
 from fakd.report.curves import last_augmentation
-from fakd.report.method import method_of, student_of, title_of
-from fakd.report.origin import command_line
-from fakd.report.runs import by_pair, read_grid, read_run
-from fakd.training.recipe import describe
+from fakd.runs.folder import command_line
+from fakd.runs.naming import method_of, student_of, title_of
+from fakd.runs.reading import by_pair, read_grid, read_run
+from fakd.runs.recipe import describe
 
 HALF = [0.5] * 5
 

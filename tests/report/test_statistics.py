@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fakd.metrics import Scores, confusion_matrix
-from fakd.report.statistics import (
+from fakd.comparing.statistics import (
     Difference,
     Interval,
     Pixels,
@@ -17,6 +16,7 @@ from fakd.report.statistics import (
     percentile_interval,
     seeds_needed,
 )
+from fakd.metrics import Scores, confusion_matrix
 
 
 def pixels(hit, truth, said):

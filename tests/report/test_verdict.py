@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from fakd.comparing.comparison import Comparison, compare, seconds_per_step
+from fakd.comparing.statistics import Difference, Interval, half_width
+from fakd.comparing.verdict import cautions, references, sentence, verdict_table, verdicts
 from fakd.errors import InputError
-from fakd.report.comparison import Comparison, compare, seconds_per_step
-from fakd.report.runs import by_pair, read_grid, read_run
-from fakd.report.statistics import Difference, Interval, half_width
-from fakd.report.verdict import cautions, references, sentence, verdict_table, verdicts
+from fakd.runs.reading import by_pair, read_grid, read_run
 
 BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
 

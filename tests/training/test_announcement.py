@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from fakd.data import scenes
-from fakd.inference import Inference
+from fakd.settings import Inference
 from fakd.training.announcement import announce, unlike_published
 
 PROTOCOL = {"base": [520, 520], "window": 480, "stride": 320}

@@ -12,16 +12,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fakd.engines import work
-from fakd.engines.local import LocalEngine, environments
-from fakd.engines.progress import GridProgress
+from fakd.comparing.calibration import measure, trial_of, within
+from fakd.comparing.cell import Cell, attempt, lock
+from fakd.comparing.engines import LocalEngine, environments
+from fakd.comparing.grid import Grid, merged
+from fakd.comparing.methods import network, resolve_methods, resolve_pairs, resolve_seeds
+from fakd.comparing.work import GridProgress, work
 from fakd.errors import InputError
 from fakd.losses import PRESETS
-from fakd.training.calibration import measure, trial_of, within
-from fakd.training.cell import Cell, attempt, lock
-from fakd.training.grid import Grid, merged
-from fakd.training.methods import network, resolve_methods, resolve_pairs, resolve_seeds
-from fakd.training.settings import Hardware
+from fakd.settings import Hardware
 
 # Understands `-m fakd COMMAND --recipe FILE --existing reuse` and does what the recipe says.
 STAND_IN = """#!{python} -S
@@ -50,7 +49,7 @@ def stand_in(tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     # Every JSON is YAML; the stand-in must not wait for a YAML reader.
-    monkeypatch.setattr("fakd.training.cell.yaml.safe_dump", lambda value, **_: json.dumps(value))
+    monkeypatch.setattr("fakd.comparing.cell.yaml.safe_dump", lambda value, **_: json.dumps(value))
     return script
 
 
@@ -129,7 +128,7 @@ import sys
 from pathlib import Path
 sys.executable = {str(stand_in)!r}
 import json
-import fakd.training.cell as cell
+import fakd.comparing.cell as cell
 cell.yaml.safe_dump = lambda value, **_: json.dumps(value)
 cell.attempt(cell.Cell("train", Path({str(each.folder)!r}), {dict(each.recipe)!r}, "x"), {{}})
 """

@@ -5,10 +5,11 @@ import torch
 
 from fakd.losses import PRESETS, MemoryContrast, WeightedSum, preset
 from fakd.models import fcn_hrnet, pspnet
+from fakd.runs.recipe import describe
+from fakd.settings import Schedule
 from fakd.training.checkpoint import load_checkpoint, save_checkpoint
 from fakd.training.objective import Distillation
-from fakd.training.recipe import describe
-from fakd.training.schedule import Schedule, build_optimizer
+from fakd.training.optimizer import build_optimizer
 
 CLASSES = 4
 every_preset = pytest.mark.parametrize("name", sorted(PRESETS))

@@ -4,9 +4,8 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from fakd.data import scenes
-from fakd.inference import Inference
 from fakd.models import pspnet
-from fakd.training.settings import Hardware, Settings
+from fakd.settings import Hardware, Inference, Settings
 from fakd.training.start import start
 from fakd.training.validation import validate
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from fakd.errors import InputError
-from fakd.training.run import RESULT, Curves, RunFolder, differences
+from fakd.runs.folder import RESULT, Curves, RunFolder, differences
 
 RECIPE = {"schedule": {"steps": 10}, "seed": 0, "run": "a", "hardware": {"workers": 0}}
 

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from fakd.errors import InputError
-from fakd.training.schedule import Schedule, build_optimizer, set_learning_rate
+from fakd.settings import Schedule
+from fakd.training.optimizer import build_optimizer, set_learning_rate
 
 
 def test_poly_decay_from_the_first_to_the_last_step():

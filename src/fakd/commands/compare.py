@@ -6,20 +6,17 @@ from typing import Any
 
 from rich.console import Console
 
-from fakd.data import Augmentation, SegmentationData, open_data
-from fakd.engines import Engine, Place, open_engine, work
-from fakd.engines.progress import GridProgress
-from fakd.inference import Inference
-from fakd.report.runs import Run, by_pair, read_grid
-from fakd.report.verdict import cautions, references, verdict_table, verdicts
-from fakd.training.calibration import measure, trial_of, within
-from fakd.training.cell import Cell, attempt
-from fakd.training.grid import Grid
-from fakd.training.methods import resolve_methods, resolve_pairs, resolve_seeds
-from fakd.training.objective import Average
-from fakd.training.recipe import describe
-from fakd.training.schedule import Schedule
-from fakd.training.settings import Hardware, Intervals
+from fakd.comparing.calibration import measure, trial_of, within
+from fakd.comparing.cell import Cell, attempt
+from fakd.comparing.engines import Engine, Place, open_engine
+from fakd.comparing.grid import Grid
+from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
+from fakd.comparing.verdict import cautions, references, verdict_table, verdicts
+from fakd.comparing.work import GridProgress, work
+from fakd.data import SegmentationData, open_data
+from fakd.runs.reading import Run, by_pair, read_grid
+from fakd.runs.recipe import describe
+from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Schedule
 
 
 def compare(
@@ -77,7 +74,7 @@ def compare(
         cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
 
     Returns:
-        Every finished run, as `fakd.report.runs` reads it.
+        Every finished run, as `fakd.runs.reading` reads it.
 
     Raises:
         ChildProcessError: runs have failed; the others are finished.

@@ -8,15 +8,14 @@ from rich.console import Console
 
 from fakd.commands.distill import distill
 from fakd.commands.train import train
-from fakd.data import Augmentation, SegmentationData, scenes
-from fakd.inference import Inference, predict_classes
+from fakd.data import SegmentationData, scenes
+from fakd.inference import predict_classes
 from fakd.losses import ChannelKL
 from fakd.models import load, pspnet
 from fakd.report.figures import colour, save_curves, save_grid
 from fakd.report.table import comparison_table
-from fakd.training.run import CURVES, Existing
-from fakd.training.schedule import Schedule
-from fakd.training.settings import Intervals
+from fakd.runs.folder import CURVES
+from fakd.settings import Augmentation, Existing, Inference, Intervals, Schedule
 from fakd.types import DistillationLoss
 
 SCENES: dict[str, Any] = {"train": 400, "val": 100, "size": (96, 128)}

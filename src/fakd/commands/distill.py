@@ -6,16 +6,23 @@ from typing import Any
 from rich.console import Console
 
 from fakd import models
-from fakd.data import Augmentation, SegmentationData, open_data
-from fakd.inference import Inference
+from fakd.data import SegmentationData, open_data
 from fakd.losses import ChannelKL
+from fakd.runs.recipe import describe
+from fakd.settings import (
+    Augmentation,
+    Average,
+    Broken,
+    Existing,
+    Hardware,
+    Inference,
+    Intervals,
+    Schedule,
+    Settings,
+)
 from fakd.training.announcement import announce
 from fakd.training.loop import Training
-from fakd.training.objective import Average, Distillation
-from fakd.training.recipe import describe
-from fakd.training.run import Existing
-from fakd.training.schedule import Schedule
-from fakd.training.settings import Broken, Hardware, Intervals, Settings
+from fakd.training.objective import Distillation
 from fakd.training.start import console_of, finished_result, open_folder, start
 from fakd.training.validation import require_same_classes
 from fakd.types import DistillationLoss, Segmenter

@@ -10,9 +10,10 @@ from fakd import models
 from fakd.data import SegmentationData, evaluation_samples, open_data
 from fakd.errors import InputError
 from fakd.files import write_text
-from fakd.inference import Inference, score, unlike_training
+from fakd.inference import score, unlike_training
 from fakd.metrics import Scores
 from fakd.report.table import class_table
+from fakd.settings import Inference
 from fakd.training.announcement import announce
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device

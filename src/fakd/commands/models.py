@@ -2,8 +2,7 @@
 
 from rich.console import Console
 
-from fakd.models import PUBLISHED
-from fakd.models import list as list_networks
+from fakd.models import PUBLISHED, list_networks
 from fakd.report.table import network_table, published_table
 
 

@@ -15,9 +15,9 @@ from fakd.models.files import own_version
 from fakd.report.examination import Examination, examine
 from fakd.report.html import Note, with_pictures, write_report
 from fakd.report.opening import inference_of, open_data_of, open_networks
-from fakd.report.origin import command_line
 from fakd.report.page import failed_runs, section
-from fakd.report.runs import Run, by_pair, read_folders
+from fakd.runs.folder import command_line
+from fakd.runs.reading import Run, by_pair, read_folders
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device
 

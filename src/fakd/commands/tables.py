@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from fakd.errors import InputError
-from fakd.report.paper_figures import write_figures
-from fakd.report.paper_tables import write_tables
+from fakd.report.paper.figures import write_figures
+from fakd.report.paper.tables import write_tables
 from fakd.report.pictures import write_pictures
-from fakd.report.runs import read_folders
+from fakd.runs.reading import read_folders
 from fakd.training.start import pick_device
 
 

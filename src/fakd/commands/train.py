@@ -3,15 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from fakd.data import Augmentation, SegmentationData, open_data
-from fakd.inference import Inference
+from fakd.data import SegmentationData, open_data
+from fakd.runs.recipe import describe
+from fakd.settings import (
+    Augmentation,
+    Average,
+    Broken,
+    Existing,
+    Hardware,
+    Inference,
+    Intervals,
+    Schedule,
+    Settings,
+)
 from fakd.training.announcement import announce
 from fakd.training.loop import Training
-from fakd.training.objective import Average, Supervised
-from fakd.training.recipe import describe
-from fakd.training.run import Existing
-from fakd.training.schedule import Schedule
-from fakd.training.settings import Broken, Hardware, Intervals, Settings
+from fakd.training.objective import Supervised
 from fakd.training.start import console_of, finished_result, open_folder, start
 from fakd.training.validation import require_same_classes
 from fakd.types import Segmenter

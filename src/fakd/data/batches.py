@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from fakd.data.dataset import Sample, Split
 from fakd.data.seeds import mixed
-from fakd.data.transforms import Augmentation, augment
+from fakd.data.transforms import augment
 from fakd.errors import InputError
+from fakd.settings import Augmentation
 
 _ORDER, _AUGMENTATION = 1, 2
 

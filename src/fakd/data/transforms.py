@@ -1,7 +1,6 @@
 """Paired augmentation of an image and its labels, a pure function of sample and generator."""
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,47 +10,14 @@ from torch.nn import functional as F
 
 from fakd.data.colour import distort, draw_distortion, eight_bit
 from fakd.data.dataset import Sample
-from fakd.errors import InputError
+from fakd.settings import Augmentation as Augmentation
+from fakd.settings import fitted_size
 from fakd.types import IGNORE
 
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean in 8 bits, which padding is made of: about zero once a network normalised it."""
 
 _REDRAWS = 10
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How training samples vary.
-
-    Args:
-        crop: Height and width of what is cut out; smaller images are padded to it.
-        scale: Range of the random factor on the image's size, its proportions kept.
-        flip: Probability of a mirror image.
-        photometric: Vary brightness, contrast, saturation and hue.
-        largest_class: Redraw a crop in which one class has at least this share of the labelled
-            pixels, up to ten times; 1 takes the first.
-        base: Long and short side that images are fitted into before scaling; None keeps each
-            image's own size.
-    """
-
-    crop: tuple[int, int] = (512, 512)
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
-    photometric: bool = True
-    largest_class: float = 0.75
-    base: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.crop) < 1:
-            raise InputError(f"crop must be height and width of at least 1, got {self.crop}")
-        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
-            raise InputError(f"scale must be a smaller and a larger factor, got {self.scale}")
-        for name, value in (("flip", self.flip), ("largest_class", self.largest_class)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} must lie between 0 and 1, got {value}")
-        if self.base is not None and min(self.base) < 1:
-            raise InputError(f"base must be two sides of at least 1, got {self.base}")
 
 
 class _Axis(NamedTuple):
@@ -97,14 +63,6 @@ def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generat
     if augmentation.photometric:
         image = distort(image, draw_distortion(generator))
     return Sample(*_padded(image, labels, augmentation.crop), sample.name)
-
-
-def fitted_size(size: tuple[int, int], base: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Fit height and width into the scaled long and short side of ``base``, proportions kept."""
-    long, short = int(max(base) * factor), int(min(base) * factor)
-    fitted = min(long / max(size), short / min(size))
-    height, width = (max(int(side * fitted + 0.5), 1) for side in size)
-    return height, width
 
 
 def crop_resized(

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fakd.covariance import CovarianceKind, LogitStatistics
-from fakd.moments import look_up
+from fakd.covariance import CovarianceKind, LogitStatistics, look_up
 from fakd.types import LossInputs
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fakd.losses.alignment import feature_channels, features_of
 from fakd.losses.blocks import similarity_kl, unit
-from fakd.losses.features import feature_channels, features_of
 from fakd.losses.grid import on_grid_of, precise
 from fakd.types import DistillationLoss, LossInputs, Segmenter
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from fakd.losses.features import feature_channels, features_of
+from fakd.losses.alignment import feature_channels, features_of
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Segmenter
 

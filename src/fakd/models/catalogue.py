@@ -7,11 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fakd.models.deeplabv3plus import deeplabv3plus
-from fakd.models.encoder_decoder import EncoderDecoder
-from fakd.models.fcn_hrnet import fcn_hrnet
-from fakd.models.isanet import isanet
-from fakd.models.pspnet import pspnet
+from fakd.models.paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
 
 NETWORKS: tuple[tuple[Callable[[str, int], EncoderDecoder], str], ...] = (
     (pspnet, "resnet101"),

@@ -14,13 +14,10 @@ from torch import nn
 
 from fakd.errors import InputError
 from fakd.files import write_atomically
-from fakd.models.deeplabv3plus import deeplabv3plus
-from fakd.models.fcn_hrnet import fcn_hrnet
-from fakd.models.isanet import isanet
-from fakd.models.mmseg import load_mmseg
+from fakd.models.mmseg.checkpoint import load_mmseg
 from fakd.models.normalize import Normalize
-from fakd.models.pspnet import pspnet
-from fakd.models.strict import load_strictly
+from fakd.models.paper import deeplabv3plus, fcn_hrnet, isanet, pspnet
+from fakd.models.weights import load_strictly
 from fakd.types import Segmenter
 
 FORMAT = 1

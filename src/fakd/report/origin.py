@@ -1,26 +1,15 @@
 """Where runs come from: their recipe, command, data and machine, as a report shows them."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from fakd.report.method import title_of
-from fakd.report.runs import RECIPE, Run
+from fakd.runs.naming import title_of
+from fakd.runs.reading import RECIPE, Run
 
 ENVIRONMENT = "environment.json"
-
-
-def command_line() -> str:
-    """Write this process's command as it would be typed, ``fakd`` without where it is installed."""
-    program = Path(sys.argv[0])
-    module = program.parts[-2:] == ("fakd", "__main__.py")
-    installed = module or program.name in ("fakd", "fakd.exe")
-    return shlex.join(["fakd" if installed else sys.argv[0], *sys.argv[1:]])
 
 
 class Origin(NamedTuple):

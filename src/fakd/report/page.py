@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from fakd.comparing.verdict import cautions, references
 from fakd.report import chart
 from fakd.report.curves import panels, read_curves, thinned
 from fakd.report.examination import Examination
 from fakd.report.gallery import Scene
-from fakd.report.method import ALONE, title_of
 from fakd.report.origin import Origin, environments, origin_of, recipe_text
-from fakd.report.runs import Failure
 from fakd.report.summary import Column, Methods, Sentence, method_table, tone, verdict
-from fakd.report.verdict import cautions, references
+from fakd.runs.naming import ALONE, title_of
+from fakd.runs.reading import Failure
 
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fakd.comparing.comparison import find_method
 from fakd.data import SegmentationData
 from fakd.errors import InputError
-from fakd.inference import Inference
-from fakd.report.comparison import find_method
 from fakd.report.examination import TEACHER, spaced
-from fakd.report.method import ALONE, title_of
 from fakd.report.network_figures import draw_activations, draw_examples
 from fakd.report.opening import inference_of, open_data_of, open_networks
-from fakd.report.paper_figures import class_means, file_tail
-from fakd.report.runs import Run, by_pair
+from fakd.report.paper.figures import class_means, file_tail
+from fakd.runs.naming import ALONE, title_of
+from fakd.runs.reading import Run, by_pair
+from fakd.settings import Inference
 from fakd.types import Segmenter
 
 Methods = Mapping[str, Sequence[Run]]

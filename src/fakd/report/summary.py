@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from fakd.report.comparison import Comparison, seconds_per_step
+from fakd.comparing.comparison import Comparison, seconds_per_step
+from fakd.comparing.statistics import Difference
+from fakd.comparing.verdict import WORTH, mean_and_spread, sentence
 from fakd.report.examination import TEACHER, Examination
 from fakd.report.measurements import Cost, Quality
-from fakd.report.method import ALONE, title_of
-from fakd.report.runs import Run
-from fakd.report.statistics import Difference
-from fakd.report.verdict import WORTH, mean_and_spread, sentence
+from fakd.runs.naming import ALONE, title_of
+from fakd.runs.reading import Run
 
 Methods = Mapping[str, Sequence[Run]]
 _TONES = ("helped", "hurt", "flat", "unsure")
@@ -49,7 +49,7 @@ def verdict(found: Sequence[Comparison]) -> list[Sentence]:
 
 
 def tone(difference: Difference) -> str:
-    """Tell what a difference amounts to, as `fakd.report.verdict.sentence` words it."""
+    """Tell what a difference amounts to, as `fakd.comparing.verdict.sentence` words it."""
     interval = difference.interval
     if interval is None:
         return "unsure"

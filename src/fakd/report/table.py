@@ -44,7 +44,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def network_table(rows: Sequence[Any]) -> Table:
-    """List networks with parameters, FLOPs, feature width and stride (`fakd.models.list`)."""
+    """List networks: parameters, FLOPs, feature width, stride (`fakd.models.list_networks`)."""
     table = Table(box=None, header_style="bold")
     table.add_column("network")
     for heading in ("parameters", "GFLOPs", "width", "stride"):

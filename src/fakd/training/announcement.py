@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from fakd.data import SegmentationData
-from fakd.inference import Inference
-from fakd.training.recipe import describe
+from fakd.runs.recipe import describe
+from fakd.settings import Inference
 
 
 def announce(console: Console, data: SegmentationData, inference: Inference) -> None:

@@ -15,13 +15,13 @@ from fakd.data import Batch, CachedSplit, SegmentationData, mixed, training_batc
 from fakd.inference import to_unit
 from fakd.metrics import Scores
 from fakd.processes import average_gradients
+from fakd.runs.folder import RESULT, Curves, RunFolder
+from fakd.settings import Settings
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
 from fakd.training.objective import Objective
+from fakd.training.optimizer import build_optimizer, set_learning_rate
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.result import result_of
-from fakd.training.run import RESULT, Curves, RunFolder
-from fakd.training.schedule import build_optimizer, set_learning_rate
-from fakd.training.settings import Settings
 from fakd.training.state import SkippedSamples, State
 from fakd.training.validation import refuse_blind_teacher, validate, validate_images
 from fakd.types import Segmenter

@@ -1,7 +1,6 @@
 """What a step minimises: the task alone, or the task and a teacher."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
 from fakd.losses.grid import labels_on_grid_of, on_grid_of
+from fakd.settings import Average
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
 
 Terms = dict[str, Tensor]
-Average = Literal["valid", "all"]
 
 
 class Objective(nn.Module, ABC):

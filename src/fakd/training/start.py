@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from fakd.errors import InputError
-from fakd.training.run import Existing, RunFolder
-from fakd.training.settings import Hardware
+from fakd.runs.folder import RunFolder
+from fakd.settings import Existing, Hardware
 
 
 def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> Fabric:

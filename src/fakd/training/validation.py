@@ -10,7 +10,7 @@ from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
 from fakd.processes import summed
-from fakd.training.settings import Settings
+from fakd.settings import Settings
 from fakd.types import Segmenter
 
 

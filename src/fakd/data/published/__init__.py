@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
-from fakd.data.folder import described_data
+from fakd.data.folders import described_data
 from fakd.data.published.location import PLACES, located
 from fakd.errors import InputError
 

@@ -1,0 +1,33 @@
+from . import covariance, data, losses, metrics, models
+from .commands.distill import distill
+from .commands.evaluate import evaluate
+from .commands.predict import predict
+from .commands.train import train
+from .errors import InputError
+from .models import load
+from .settings import Hardware, Inference, Intervals, Schedule
+from .types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
+
+__version__: str
+__all__ = [
+    "IGNORE",
+    "DistillationLoss",
+    "Hardware",
+    "Inference",
+    "InputError",
+    "Intervals",
+    "LossInputs",
+    "Prediction",
+    "Schedule",
+    "Segmenter",
+    "covariance",
+    "data",
+    "distill",
+    "evaluate",
+    "load",
+    "losses",
+    "metrics",
+    "models",
+    "predict",
+    "train",
+]

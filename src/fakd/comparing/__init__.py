@@ -1,0 +1,1 @@
+"""Grids of runs: getting them done, and what they say about methods."""

@@ -1,0 +1,257 @@
+"""Where a grid's runs are worked on: here, on a Ray cluster, under SLURM."""
+
+import os
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+
+from fakd.comparing.cell import Cell
+from fakd.errors import InputError
+from fakd.settings import Hardware
+
+Work = Callable[..., None]
+"""Called with a cell, the environment of its process, and perhaps what says to stop."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A call that was handed over: a future of any library."""
+
+    def done(self) -> bool:
+        """Tell whether the call has ended."""
+
+    def result(self) -> Any:
+        """Return what came of the call, or raise what it raised."""
+
+
+class Engine(ABC):
+    """Calls functions with cells. What comes of a cell is read from its files, not from here."""
+
+    slots: int
+    """How many calls may be handed over at a time."""
+
+    @abstractmethod
+    def submit(self, function: Work, cell: Cell) -> Task:
+        """Hand a call over."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all calls, and the processes they have started."""
+
+    def close(self) -> None:
+        """Give back what the engine holds, once no call is left."""
+        return
+
+
+class LocalEngine(Engine):
+    """Runs on this machine, each with its own GPUs or its share of the processor's cores."""
+
+    def __init__(self, hardware: Hardware, parallel: int | None) -> None:
+        slots = environments(hardware, parallel, visible_gpus(hardware.accelerator), processors())
+        self.slots = len(slots)
+        self._free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+        for environment in slots:
+            self._free.put(environment)
+        self._stopped = threading.Event()
+        self._threads = ThreadPoolExecutor(self.slots, "fakd-run")
+
+    def submit(self, function: Work, cell: Cell) -> Task:
+        """Hand a call to a free slot."""
+        return self._threads.submit(self._call, function, cell)
+
+    def stop(self) -> None:
+        """Interrupt the runs and wait for their end."""
+        self._stopped.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """End the waiting threads."""
+        self._threads.shutdown()
+
+    def _call(self, function: Work, cell: Cell) -> None:
+        environment = self._free.get()
+        try:
+            function(cell, environment, self._stopped.is_set)
+        finally:
+            self._free.put(environment)
+
+
+def environments(
+    hardware: Hardware, parallel: int | None, gpus: Sequence[str], processors: int
+) -> list[dict[str, str]]:
+    """Divide a machine: one environment per run at a time.
+
+    Raises:
+        InputError: a run needs more GPUs than there are.
+    """
+    if parallel is not None and parallel < 1:
+        raise InputError(f"expected parallel of at least 1, got {parallel}")
+    each = hardware.devices
+    if gpus and len(gpus) < each:
+        raise InputError(
+            f"expected hardware.devices of at most {len(gpus)}, the GPUs here, got {each}"
+        )
+    count = parallel or (len(gpus) // each if gpus else 1)
+    # What the user has set for all processes is not ours to change.
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, processors // count))
+    result = []
+    for slot in range(count):
+        environment = {"OMP_NUM_THREADS": threads}
+        if gpus:
+            mine = [gpus[(slot * each + i) % len(gpus)] for i in range(each)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        result.append(environment)
+    return result
+
+
+def visible_gpus(accelerator: str) -> list[str]:
+    """List the CUDA devices runs may use, in the words of CUDA_VISIBLE_DEVICES."""
+    if accelerator not in ("auto", "cuda", "gpu"):
+        return []
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:count] if named else [str(index) for index in range(count)]
+
+
+def processors() -> int:
+    """Count the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class RayEngine(Engine):
+    """Runs as Ray tasks; Ray gives each its GPUs and cores.
+
+    Args:
+        hardware: what one run needs.
+        parallel: how many at a time; as many as the cluster has room for if not given.
+        options: passed to ``ray.init``, for example ``{address: auto}`` for a running cluster.
+    """
+
+    def __init__(
+        self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any]
+    ) -> None:
+        try:
+            ray: Any = import_module("ray")
+        except ImportError as error:
+            raise InputError(
+                "--on ray needs the extra 'ray', which is not installed; pip install 'fakd[ray]'"
+            ) from error
+        self._ray = ray
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            ray.init(**{"log_to_driver": False, "include_dashboard": False, **options})
+        uses_gpus = hardware.accelerator != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        threads = hardware.threads or 1
+        self._needs = {
+            "num_cpus": threads + hardware.workers,
+            "num_gpus": hardware.devices if uses_gpus else 0,
+            # The grid tries again itself, with what the failed attempt has left.
+            "max_retries": 0,
+        }
+        self._environment = {"OMP_NUM_THREADS": str(threads)}
+        self._references: list[Any] = []
+        # Ray queues what it has no room for.
+        self.slots = parallel or 10**6
+
+    def submit(self, function: Work, cell: Cell) -> Task:
+        """Hand a call to the cluster."""
+        remote = self._ray.remote(**self._needs)(function)
+        reference = remote.remote(cell, self._environment)
+        self._references.append(reference)
+        task: Task = reference.future()
+        return task
+
+    def stop(self) -> None:
+        """Interrupt the tasks, which end their processes, and wait for that."""
+        for reference in self._references:
+            self._ray.cancel(reference)
+        self._ray.wait(self._references, num_returns=len(self._references), timeout=30)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the cluster, unless the caller had joined it."""
+        if self._ours:
+            self._ray.shutdown()
+
+
+class SlurmEngine(Engine):
+    """Runs as SLURM jobs; where there is no SLURM, submitit runs them here.
+
+    Args:
+        hardware: what one run needs.
+        parallel: how many jobs may be submitted at a time; all if not given.
+        options: submitit's parameters, for example ``{slurm_partition: gpu, timeout_min: 240}``;
+            ``cluster: local`` runs the jobs here.
+        logs: folder of submitit's own files.
+    """
+
+    def __init__(
+        self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any], logs: str
+    ) -> None:
+        try:
+            submitit: Any = import_module("submitit")
+        except ImportError as error:
+            raise InputError(
+                "--on slurm needs the extra 'slurm', which is not installed; pip install "
+                "'fakd[slurm]'"
+            ) from error
+        threads = hardware.threads or 1
+        parameters: dict[str, Any] = {
+            "name": "fakd",
+            "timeout_min": 24 * 60,
+            "cpus_per_task": threads + hardware.workers,
+            "gpus_per_node": 0 if hardware.accelerator == "cpu" else hardware.devices,
+            **options,
+        }
+        self._submitit, self._parameters, self._logs = submitit, parameters, logs
+        self._executor: Any = None
+        self._environment = {"OMP_NUM_THREADS": str(threads)}
+        self._jobs: list[Any] = []
+        self.slots = parallel or 10**6
+
+    def submit(self, function: Work, cell: Cell) -> Task:
+        """Submit a job."""
+        self._executor = self._executor or self._open()
+        job: Any = self._executor.submit(function, cell, self._environment)
+        self._jobs.append(job)
+        task: Task = job
+        return task
+
+    def stop(self) -> None:
+        """Cancel the jobs."""
+        for job in self._jobs:
+            if not job.done():
+                job.cancel()
+
+    def _open(self) -> Any:
+        # Not before it is needed: submitit creates the folder.
+        parameters = dict(self._parameters)
+        cluster = parameters.pop("cluster", None)
+        try:
+            executor = self._submitit.AutoExecutor(folder=self._logs, cluster=cluster)
+            executor.update_parameters(**parameters)
+        except (NameError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"--cluster: submitit refuses {parameters}: {error}") from error
+        return executor
+
+
+Place = Literal["local", "ray", "slurm"]
+
+
+def open_engine(
+    place: Place, hardware: Hardware, parallel: int | None, options: Mapping[str, Any], logs: str
+) -> Engine:
+    """Prepare the engine of a place; ``logs`` is where its own log files go."""
+    if place == "ray":
+        return RayEngine(hardware, parallel, options)
+    if place == "slurm":
+        return SlurmEngine(hardware, parallel, options, logs)
+    return LocalEngine(hardware, parallel)

@@ -1,0 +1,222 @@
+"""Methods and networks of a grid, from what people write to what a recipe holds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+from fakd import models
+from fakd.errors import InputError
+from fakd.losses import PRESETS
+from fakd.losses.presets import build
+from fakd.runs.naming import ALONE
+from fakd.runs.recipe import describe
+from fakd.settings import Augmentation, Hardware, Inference, Intervals, Schedule
+
+Spec = dict[str, Any]
+_NESTED: Mapping[str, Callable[..., Any]] = {
+    "schedule": Schedule,
+    "augmentation": Augmentation,
+    "inference": Inference,
+    "hardware": Hardware,
+    "intervals": Intervals,
+}
+_PLAIN = ("weight", "auxiliary_weight", "average", "check_teacher", "teacher", "student")
+
+
+def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Spec]:
+    """Write methods out: names of presets, or a mapping from names to what is special about each.
+
+    The student alone comes first, asked for or not.
+
+    Raises:
+        InputError: there is no such preset, setting or loss.
+
+    >>> resolve_methods("cwd+fa")["cwd-fa"]["distillation"]["class_path"]
+    'fakd.losses.WeightedSum'
+    """
+    if isinstance(given, str):
+        given = [name.strip() for name in given.split(",") if name.strip()]
+    entries = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+    resolved = {ALONE: _method(ALONE, None)}
+    for name, entry in entries.items():
+        plain = _canonical(str(name))
+        resolved[plain] = _method(plain, entry)
+    return resolved
+
+
+def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
+    """Write seeds out: a count of them from 0 on, a list, or as 3,4,5.
+
+    Raises:
+        InputError: they are no whole numbers.
+
+    >>> resolve_seeds(3), resolve_seeds("3,4")
+    ([0, 1, 2], [3, 4])
+    """
+    if isinstance(given, int):
+        return list(range(given))
+    if not isinstance(given, str):
+        return list(given)
+    try:
+        return [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise InputError(f"expected --seeds as a count or as 3,4,5, got {given!r}") from None
+
+
+def _canonical(name: str) -> str:
+    """Read cwd+fa as cwd-fa; a name that no preset has stays as it is."""
+    written = name.replace("+", "-")
+    return written if written in PRESETS else name
+
+
+def _method(name: str, entry: Any) -> Spec:
+    given = {} if entry is None else entry
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"methods.{name}: expected a mapping such as {{distillation: cwd, weight: 1.0}}, "
+            f"got {given!r}"
+        )
+    special = {key: value for key, value in given.items() if key != "distillation"}
+    for key, value in special.items():
+        _require_setting(f"methods.{name}", key, value)
+    for key in ("teacher", "student"):
+        if key in special:
+            special[key] = network(special[key], f"methods.{name}.{key}")
+    if name == ALONE:
+        if given.get("distillation") is not None:
+            raise InputError("methods.alone: it is the student without distillation; rename it")
+        return {"distillation": None, **special}
+    return {"distillation": _distillation(name, given.get("distillation", name)), **special}
+
+
+def _distillation(name: str, loss: Any) -> Spec | None:
+    """Write a loss out with all its values; a mistake shows here, before the first run."""
+    if loss is None:
+        return None
+    if isinstance(loss, str):
+        if (preset := PRESETS.get(_canonical(loss))) is None:
+            raise InputError(
+                f"--methods: there is no {loss}; {_hint(loss, [ALONE, *PRESETS])} (your "
+                "own is {NAME: {distillation: {class_path: ChannelKL, init_args: ...}}})"
+            )
+        return dict(describe(build(preset)))
+    spec = _spec(loss, "fakd.losses", f"methods.{name}.distillation")
+    try:
+        return dict(describe(build(spec)))
+    except (TypeError, ValueError, AttributeError, ImportError) as error:
+        raise InputError(f"methods.{name}.distillation: {error}") from error
+
+
+def _require_setting(where: str, key: str, value: Any) -> None:
+    known = [*_NESTED, *_PLAIN]
+    names = [field.name for field in fields(_NESTED[key])] if key in _NESTED else []  # type: ignore[arg-type]
+    wrong = [key] if key not in known else []
+    if key in _NESTED:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}.{key}: expected a mapping of its values, got {value!r}")
+        wrong, known = [name for name in value if name not in names], names
+        where = f"{where}.{key}"
+    if wrong:
+        raise InputError(f"{where}: there is no {wrong[0]}; {_hint(str(wrong[0]), known)}")
+
+
+def _hint(wrong: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(wrong, known, 1, 0.5)
+    return f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(known)}"
+
+
+def resolve_pairs(
+    pairs: Mapping[str, Any] | None, teacher: Any = None, student: Any = None
+) -> dict[str, Spec]:
+    """Write pairs out: the one of the flags, or those of a mapping.
+
+    Raises:
+        InputError: both or neither are given, or a pair lacks its teacher or student.
+    """
+    if pairs is not None and (teacher is not None or student is not None):
+        raise InputError("expected --teacher and --student, or --pairs; got both, choose one")
+    if pairs is None:
+        if teacher is None or student is None:
+            raise InputError(
+                "expected --teacher and --student (such as --teacher runs/teacher --student "
+                "pspnet), or pairs in the grid file"
+            )
+        spec = network(student, "student")
+        return {_pair_name(spec): {"teacher": network(teacher, "teacher"), "student": spec}}
+    resolved = {}
+    for name, pair in pairs.items():
+        if not isinstance(pair, Mapping) or set(pair) != {"teacher", "student"}:
+            raise InputError(f"pairs.{name}: expected {{teacher: ..., student: ...}}, got {pair!r}")
+        both = {key: network(pair[key], f"pairs.{name}.{key}") for key in ("teacher", "student")}
+        resolved[str(name)] = both
+    return resolved
+
+
+def network(given: Any, where: str) -> Spec:
+    """Write a network out: a folder or file to load, a builder's bare name, or a spec.
+
+    >>> network("runs/teacher", "teacher")["init_args"]["path"]
+    'runs/teacher'
+    """
+    if isinstance(given, Path) or (isinstance(given, str) and given not in models.__all__):
+        given = {"class_path": "fakd.models.load", "init_args": {"path": str(given)}}
+    spec = _spec(given, "fakd.models", where)
+    module, _, name = spec["class_path"].rpartition(".")
+    try:
+        parameters = signature(getattr(import_module(module), name)).parameters
+    except (AttributeError, ImportError) as error:
+        raise InputError(f"{where}: there is no {spec['class_path']} ({error})") from error
+    # The data say how many classes there are; the parser leaves an empty place for it.
+    arguments = dict(spec["init_args"])
+    if arguments.get("classes", 0) is None:
+        del arguments["classes"]
+    known = {key: each for key, each in parameters.items() if key != "classes"}
+    open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in known.values())
+    for key in arguments:
+        if key not in known and not open_ended:
+            raise InputError(f"{where}: there is no {key}; {_hint(key, [*known])}")
+    defaults = {
+        key: describe(each.default)
+        for key, each in known.items()
+        if each.default is not Parameter.empty
+    }
+    return {**spec, "init_args": {**defaults, **arguments}}
+
+
+def _spec(given: Any, package: str, where: str) -> Spec:
+    """Complete a spec, inside out; a bare name is one of the package's."""
+    if isinstance(given, str):
+        given = {"class_path": given}
+    if not isinstance(given, Mapping) or not isinstance(given.get("class_path"), str):
+        raise InputError(f"{where}: expected {{class_path: ..., init_args: ...}}, got {given!r}")
+    if strange := set(given) - {"class_path", "init_args"}:
+        raise InputError(
+            f"{where}: expected class_path and init_args, got {', '.join(sorted(strange))}; "
+            "arguments belong into init_args"
+        )
+    path = given["class_path"]
+    full = path if "." in path else f"{package}.{path}"
+    arguments = {key: _inner(value, package, where) for key, value in _init(given).items()}
+    return {"class_path": full, "init_args": arguments}
+
+
+def _init(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return given.get("init_args") or {}
+
+
+def _inner(value: Any, package: str, where: str) -> Any:
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            return _spec(value, package, where)
+        return {key: _inner(item, package, where) for key, item in value.items()}
+    return describe(value)
+
+
+def _pair_name(student: Spec) -> str:
+    parts = [student["class_path"].rpartition(".")[2], student["init_args"].get("backbone")]
+    name = "-".join(str(part) for part in parts if part)
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)

@@ -1,0 +1,1 @@
+"""The built-in data: street scenes made up from a seed."""

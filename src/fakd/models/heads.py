@@ -1,0 +1,304 @@
+"""What turns a backbone's stages into features and logits: the paper's decode heads."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fakd.errors import InputError
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, batch norm, ReLU; keeps the spatial size.
+
+    Convolutions start Kaiming normal over their fan-out, batch norms at scale 1 and shift 0.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel_size: int = 1, dilation: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        if outputs < 1:
+            raise InputError(f"channels must be at least 1, got {outputs}; choose a wider head")
+        self.conv = nn.Conv2d(
+            inputs,
+            outputs,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+        self.bn = nn.BatchNorm2d(outputs)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(
+        self, features: Float[Tensor, "batch inputs rows cols"]
+    ) -> Float[Tensor, "batch outputs rows cols"]:
+        """Apply the three layers."""
+        return F.relu(self.bn(self.conv(features)), inplace=True)
+
+
+class SeparableConvBlock(nn.Module):
+    """A depthwise 3x3 `ConvBlock`, then a pointwise one: ReLU after each."""
+
+    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.depthwise_conv = ConvBlock(inputs, inputs, 3, dilation, groups=inputs)
+        self.pointwise_conv = ConvBlock(inputs, outputs)
+
+    def forward(
+        self, features: Float[Tensor, "batch inputs rows cols"]
+    ) -> Float[Tensor, "batch outputs rows cols"]:
+        """Apply both convolutions."""
+        return cast(Tensor, self.pointwise_conv(self.depthwise_conv(features)))
+
+
+def pixel_classifier(channels: int, classes: int) -> nn.Conv2d:
+    """Return the final linear layer of a head: 1x1 with bias, weights of deviation 0.01."""
+    if classes < 1:
+        raise InputError(f"classes must be at least 1, got {classes}; give the data set's")
+    classifier = nn.Conv2d(channels, classes, 1)
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.constant_(cast(Tensor, classifier.bias), 0)
+    return classifier
+
+
+def resize(
+    features: Float[Tensor, "batch channels rows cols"],
+    like: Float[Tensor, "_ _ rows2 cols2"],
+    align_corners: bool = False,
+) -> Float[Tensor, "batch channels rows2 cols2"]:
+    """Interpolate bilinearly to another map's size."""
+    size = like.shape[-2:]
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=align_corners)
+
+
+class FCNHead(nn.Module):
+    """One convolution and the classifier, on one stage or on several brought to one size.
+
+    With several stages, each is interpolated to the size of the first and all are concatenated in
+    order, the way HRNetV2 reads its four resolutions. Sun et al., 2019 (arXiv 1904.04514).
+
+    Args:
+        stage_channels: channels of all stages of the backbone.
+        stages: indices of the stages to read.
+        channels: width of the feature.
+        classes: number of classes.
+        dropout: share of feature channels dropped in training.
+        kernel_size: of the one convolution.
+    """
+
+    def __init__(
+        self,
+        stage_channels: tuple[int, ...],
+        stages: tuple[int, ...],
+        channels: int,
+        classes: int,
+        dropout: float,
+        kernel_size: int,
+    ) -> None:
+        super().__init__()
+        self.stages = stages
+        inputs = sum(stage_channels[stage] for stage in stages)
+        self.convs = nn.Sequential(ConvBlock(inputs, channels, kernel_size))
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = pixel_classifier(channels, classes)
+
+    def forward(
+        self, stages: list[Float[Tensor, "batch _ _ _"]]
+    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+        """Return logits and their feature, the input of ``conv_seg``."""
+        first, *others = [stages[index] for index in self.stages]
+        joined = torch.cat([first, *(resize(other, like=first) for other in others)], dim=1)
+        features = self.dropout(self.convs(joined))
+        return self.conv_seg(features), features
+
+
+POOL_SCALES = (1, 2, 3, 6)
+
+
+class PSPHead(nn.Module):
+    r"""Pyramid pooling: what stands here, given what stands around at four scales.
+
+    The last stage is averaged over a grid of 1, 2, 3 and 6 cells a side; each average passes a 1x1
+    convolution and is interpolated back. The stage and the four maps (in this order) are
+    concatenated and a 3x3 convolution makes the feature. Zhao et al., 2017 (arXiv 1612.01105).
+
+    In training the coarsest scale is a single cell, so batch norm needs two images per device.
+    """
+
+    def __init__(
+        self,
+        stage_channels: tuple[int, ...],
+        channels: int,
+        classes: int,
+        dropout: float,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        inputs = stage_channels[-1]
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvBlock(inputs, channels))
+            for scale in POOL_SCALES
+        )
+        self.bottleneck = ConvBlock(inputs + len(POOL_SCALES) * channels, channels, 3)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = pixel_classifier(channels, classes)
+
+    def forward(
+        self, stages: list[Float[Tensor, "batch _ _ _"]]
+    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+        """Return logits and their feature, the input of ``conv_seg``."""
+        stage = stages[-1]
+        context = [resize(pool(stage), stage, self.align_corners) for pool in self.psp_modules]
+        features = self.dropout(self.bottleneck(torch.cat([stage, *context], dim=1)))
+        return self.conv_seg(features), features
+
+
+DILATIONS = (12, 24, 36)
+
+
+class SeparableASPPHead(nn.Module):
+    """Atrous spatial pyramid pooling, refined with the first stage's detail.
+
+    The last stage passes five branches: its global average, a 1x1 convolution, and separable 3x3
+    convolutions of dilation 12, 24 and 36 (at output stride 8). A 3x3 convolution joins them, the
+    result is interpolated to the first stage, concatenated with a narrow view of it (``detail``
+    channels), and two separable convolutions make the feature, at the first stage's stride.
+    Chen et al., 2018 (arXiv 1802.02611).
+
+    In training the global average is a single cell, so batch norm needs two images per device.
+    """
+
+    def __init__(
+        self,
+        stage_channels: tuple[int, ...],
+        channels: int,
+        detail: int,
+        classes: int,
+        dropout: float,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        inputs = stage_channels[-1]
+        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvBlock(inputs, channels))
+        self.aspp_modules = nn.ModuleList([ConvBlock(inputs, channels)])
+        self.aspp_modules.extend(
+            SeparableConvBlock(inputs, channels, dilation) for dilation in DILATIONS
+        )
+        branches = 1 + len(self.aspp_modules)
+        self.bottleneck = ConvBlock(branches * channels, channels, 3)
+        self.c1_bottleneck = ConvBlock(stage_channels[0], detail)
+        self.sep_bottleneck = nn.Sequential(
+            SeparableConvBlock(channels + detail, channels),
+            SeparableConvBlock(channels, channels),
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = pixel_classifier(channels, classes)
+
+    def forward(
+        self, stages: list[Float[Tensor, "batch _ _ _"]]
+    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+        """Return logits and their feature, the input of ``conv_seg``."""
+        stage = stages[-1]
+        branches = [resize(self.image_pool(stage), stage, self.align_corners)]
+        branches += [branch(stage) for branch in self.aspp_modules]
+        context = self.bottleneck(torch.cat(branches, dim=1))
+        detail = self.c1_bottleneck(stages[0])
+        context = resize(context, detail, self.align_corners)
+        joined = torch.cat([context, detail], dim=1)
+        features = self.dropout(self.sep_bottleneck(joined))
+        return self.conv_seg(features), features
+
+
+BLOCK = 8
+"""Side of a local block; also the number of positions between two of a global group."""
+
+
+class SelfAttention(nn.Module):
+    """Every position looks at every other of its map: ``softmax(q k^T / sqrt(width)) v``."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.key_project = nn.Sequential(ConvBlock(channels, width), ConvBlock(width, width))
+        self.query_project = nn.Sequential(ConvBlock(channels, width), ConvBlock(width, width))
+        self.value_project = nn.Conv2d(channels, channels, 1)
+        self.output_project = ConvBlock(channels, channels)
+
+    def forward(
+        self, features: Float[Tensor, "maps channels rows cols"]
+    ) -> Float[Tensor, "maps channels rows cols"]:
+        """Return what each position gathered from its map, without a residual."""
+        query = self.query_project(features).flatten(2)
+        key = self.key_project(features).flatten(2)
+        value = self.value_project(features).flatten(2)
+        attention = torch.softmax(query.mT @ key * self.width**-0.5, dim=-1)
+        gathered = value @ attention.mT
+        output: Tensor = self.output_project(gathered.view(features.shape))
+        return output
+
+
+class ISAHead(nn.Module):
+    """Dense attention in two sparse steps: across blocks at equal offset, then inside each block.
+
+    The map is padded with zeros to multiples of eight, centred. First every position attends to
+    those with the same offset in all 8x8 blocks (far), then to those of its own block (near).
+    Huang et al., 2019 (arXiv 1907.12273).
+    """
+
+    def __init__(
+        self,
+        stage_channels: tuple[int, ...],
+        channels: int,
+        width: int,
+        classes: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.in_conv = ConvBlock(stage_channels[-1], channels, 3)
+        self.global_relation = SelfAttention(channels, width)
+        self.local_relation = SelfAttention(channels, width)
+        self.out_conv = ConvBlock(2 * channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = pixel_classifier(channels, classes)
+
+    def forward(
+        self, stages: list[Float[Tensor, "batch _ _ _"]]
+    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+        """Return logits and their feature, the input of ``conv_seg``."""
+        residual = self.in_conv(stages[-1])
+        attended = self.attend(residual)
+        features = self.dropout(self.out_conv(torch.cat([attended, residual], dim=1)))
+        return self.conv_seg(features), features
+
+    def attend(
+        self, features: Float[Tensor, "batch channels rows cols"]
+    ) -> Float[Tensor, "batch channels rows cols"]:
+        """Apply the far and then the near attention."""
+        batch, channels, rows, cols = features.shape
+        extra_rows, extra_cols = -rows % BLOCK, -cols % BLOCK
+        top, left = extra_rows // 2, extra_cols // 2
+        padded = F.pad(features, (left, extra_cols - left, top, extra_rows - top))
+        down, across = padded.shape[-2] // BLOCK, padded.shape[-1] // BLOCK
+
+        # batch channels (down row) (across col) -> (batch row col) channels down across
+        far = padded.view(batch, channels, down, BLOCK, across, BLOCK).permute(0, 3, 5, 1, 2, 4)
+        far = self.global_relation(far.reshape(-1, channels, down, across))
+
+        # (batch row col) channels down across -> (batch down across) channels row col
+        near = far.view(batch, BLOCK, BLOCK, channels, down, across).permute(0, 4, 5, 3, 1, 2)
+        near = self.local_relation(near.reshape(-1, channels, BLOCK, BLOCK))
+
+        # (batch down across) channels row col -> batch channels (down row) (across col)
+        whole = near.view(batch, down, across, channels, BLOCK, BLOCK).permute(0, 3, 1, 4, 2, 5)
+        attended: Tensor = whole.reshape(padded.shape)
+        return attended[..., top : top + rows, left : left + cols]
+
+
+Head = PSPHead | SeparableASPPHead | ISAHead | FCNHead

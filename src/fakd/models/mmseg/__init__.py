@@ -1,0 +1,1 @@
+"""Networks of mmsegmentation: their checkpoints, names and published scores."""

@@ -1,0 +1,186 @@
+"""The published mmsegmentation checkpoints of the paper's networks, in and out."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fakd.errors import InputError
+from fakd.models.mmseg.renaming import from_mmseg, to_mmseg_names
+from fakd.models.mmseg.unpickle import load_pickled
+from fakd.models.paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
+from fakd.models.weights import misfits
+
+BACKBONES = {
+    "mobilenetv2": (("layer7.0",), ()),
+    "resnet101": (("stem", "layer3.22"), ()),
+    "resnet18": (("stem", "layer4.1"), ("layer1.0.conv3",)),
+    "resnet18b": (("conv1", "layer4.1"), ("stem", "layer1.0.conv3")),
+    "hrnet_w48": (("stage4.2",), ()),
+    "hrnet_w18s": (("stage4.1",), ("stage4.2",)),
+}
+"""Layers that tell the backbones apart: those each has, and those it has not; first match."""
+
+HASH = re.compile(r"-([0-9a-f]{8})\.pth")
+"""A published file's name ends in the first digits of its SHA-256."""
+
+
+def load_mmseg(
+    source: Path | str | Mapping[str, Any], *, align_corners: bool | None = None
+) -> EncoderDecoder:
+    """Load a checkpoint of mmsegmentation into the same network here, in evaluation mode.
+
+    Network, backbone, widths and class count are read from the entries. Class names and palette,
+    where the file has them, are ``class_names`` and ``palette`` of the result.
+
+    Args:
+        source: a .pth file, or its content: a state dictionary, alone or under ``state_dict``.
+        align_corners: how the network interpolates; by default True if the file's name says
+            769x769, as those recipes do, else False.
+
+    Raises:
+        InputError: the file is damaged, asks for code to be run, or holds another network.
+    """
+    checkpoint = source
+    name = "the state dictionary"
+    if not isinstance(source, Mapping):
+        name = str(source)
+        checkpoint = read(Path(source))
+    if not isinstance(checkpoint, Mapping):
+        raise InputError(f"{name} must be a dictionary, got {type(checkpoint).__name__}")
+    state = checkpoint.get("state_dict", checkpoint)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{name} must hold tensors by name; give a checkpoint or its state_dict")
+    aligned = "769x769" in Path(name).name if align_corners is None else align_corners
+    network = build(state, aligned, name)
+    backbone = backbone_of(network)
+    problems = misfits(to_mmseg_names(network.state_dict(), backbone), state)
+    if problems:
+        raise InputError(
+            f"{name} must hold exactly the entries of {type_of(network)} on {backbone}, and does "
+            f"not: {'; '.join(problems)}; choose a checkpoint of one of the paper's networks"
+        )
+    network.load_state_dict(from_mmseg(state, backbone))
+    describe(network, checkpoint.get("meta"))
+    if isinstance(source, Path | str):
+        arguments = {"source": str(source), "align_corners": aligned}
+        network.origin = {"class_path": "fakd.models.load_mmseg", "init_args": arguments}
+    return network.eval()
+
+
+def to_mmseg(network: EncoderDecoder) -> dict[str, Tensor]:
+    """Return a network's state dictionary by mmsegmentation's names.
+
+    Args:
+        network: one of the paper's networks, on one of the paper's backbones.
+
+    Raises:
+        InputError: mmsegmentation's names are not known for its backbone.
+    """
+    return to_mmseg_names(network.state_dict(), backbone_of(network))
+
+
+def read(path: Path) -> Any:
+    """Read a checkpoint after comparing it with the digits in its name."""
+    if not path.is_file():
+        raise InputError(f"a checkpoint must be a .pth file, got {path}, which does not exist")
+    digits = HASH.search(path.name)
+    if digits is not None:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(digits[1]):
+            raise InputError(
+                f"{path} must have a SHA-256 that starts with {digits[1]}, as its name says, got "
+                f"{found[:8]}; the file is damaged, download it again"
+            )
+    return load_pickled(path)
+
+
+def build(state: Mapping[str, Tensor], align_corners: bool, source: str) -> EncoderDecoder:
+    """Build the network whose entries these are, with the widths their shapes tell."""
+    backbone = find_backbone(state)
+    head = {name.split(".")[1] for name in state if name.startswith("decode_head.")}
+    classifier = state.get("decode_head.conv_seg.weight")
+    if backbone is not None and classifier is not None:
+        classes, channels = classifier.shape[:2]
+        if backbone.startswith("hrnet") and "convs" in head:
+            return fcn_hrnet(backbone, classes, channels=channels)
+        auxiliary = any(name.startswith("auxiliary_head.") for name in state)
+        options: dict[str, Any] = {
+            "channels": channels,
+            "auxiliary": auxiliary,
+            "align_corners": align_corners,
+        }
+        if "psp_modules" in head:
+            return pspnet(backbone, classes, **options)
+        if "c1_bottleneck" in head and "aspp_modules" in head:
+            detail = width(state, "decode_head.c1_bottleneck.conv.weight")
+            return deeplabv3plus(backbone, classes, detail=detail, **options)
+        if "global_relation" in head:
+            attention = width(state, "decode_head.global_relation.key_project.0.conv.weight")
+            return isanet(backbone, classes, attention_channels=attention, **options)
+    known = "PSPNet, DeepLabV3+, ISANet or FCN-HRNet on one of " + ", ".join(BACKBONES)
+    raise InputError(
+        f"{source} must hold {known}, with decode_head.conv_seg.weight, and holds {len(state)} "
+        f"entries such as {', '.join(list(state)[:2])}; choose a checkpoint of such a network"
+    )
+
+
+def find_backbone(state: Mapping[str, Tensor]) -> str | None:
+    """Return the paper's name of the backbone whose entries these are."""
+
+    def has(layer: str) -> bool:
+        return any(name.startswith(f"backbone.{layer}.") for name in state)
+
+    for name, (present, absent) in BACKBONES.items():
+        if all(map(has, present)) and not any(map(has, absent)):
+            return name
+    return None
+
+
+def width(state: Mapping[str, Tensor], name: str) -> int:
+    """Return a convolution's number of outputs; 1 if it is missing, which is reported later."""
+    return state[name].shape[0] if name in state else 1
+
+
+def describe(network: EncoderDecoder, meta: object) -> None:
+    """Note the class names and the palette of a checkpoint's ``meta`` at the network."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    meta = {**meta, **as_mapping(meta.get("dataset_meta"))}
+    names = per_class(meta.get("CLASSES", meta.get("classes")), network)
+    palette = per_class(meta.get("PALETTE", meta.get("palette")), network)
+    if names:
+        network.class_names = tuple(str(name).strip() for name in names)
+    if palette:
+        network.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
+
+
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """Return a mapping as it is and anything else as an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def per_class(value: object, network: EncoderDecoder) -> Sequence[Any]:
+    """Return a value that has one entry for each class of a network, else nothing."""
+    return value if isinstance(value, Sequence) and len(value) == network.classes else ()
+
+
+def backbone_of(network: EncoderDecoder) -> str:
+    """Return the paper's name of a network's backbone."""
+    arguments = (network.config or {}).get("init_args", {})
+    backbone = arguments.get("backbone")
+    if backbone not in BACKBONES:
+        raise InputError(
+            f"backbone must be one of {', '.join(BACKBONES)} for mmsegmentation, got {backbone}; "
+            "save the network as .safetensors instead"
+        )
+    return str(backbone)
+
+
+def type_of(network: EncoderDecoder) -> str:
+    """Return the name of the function that built a network."""
+    return str((network.config or {}).get("class_path", "")).rpartition(".")[2]

@@ -1,0 +1,234 @@
+"""The paper's networks: a backbone and a head, as mmsegmentation builds them."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fakd.models.backbones import build_backbone
+from fakd.models.heads import FCNHead, Head, ISAHead, PSPHead, SeparableASPPHead
+from fakd.models.normalize import Normalize
+from fakd.models.weights import load_imagenet
+from fakd.types import Prediction, Segmenter
+
+
+class EncoderDecoder(Segmenter):
+    """Backbone stages into a head; the feature before its classifier comes out beside the logits.
+
+    ``normalize`` may be replaced, for images that are normalised already: by ``nn.Identity()``.
+    The state dictionary holds ``backbone.*``, ``decode_head.*`` and ``auxiliary_head.*``.
+
+    Args:
+        backbone: images to a list of feature maps, fine to coarse.
+        decode_head: those maps to (logits, features).
+        auxiliary_head: a second head on an earlier stage, worth a few per cent of the cost; None
+            removes it from a network that is trained.
+        normalize: what happens to images in [0, 1] first.
+        config: how to build this network again.
+        weights: what its backbone started from, kept as part of its origin.
+        align_corners: how its logits are meant to be enlarged to the image.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        decode_head: Head,
+        auxiliary_head: FCNHead | None,
+        normalize: nn.Module | None = None,
+        config: dict[str, Any] | None = None,
+        weights: str | Path | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.normalize = normalize or Normalize()
+        self.backbone = backbone
+        self.decode_head = decode_head
+        self.auxiliary_head = auxiliary_head
+        self.classes = decode_head.conv_seg.out_channels
+        self.config = config
+        self.align_corners = align_corners
+        if config is not None and weights is not None:
+            arguments = config["init_args"] | {"weights": str(weights)}
+            self.origin = {"class_path": config["class_path"], "init_args": arguments}
+
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The final 1x1 convolution: of the features it makes the logits."""
+        return self.decode_head.conv_seg
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
+        """Classify every position of the head's grid."""
+        stages = self.backbone(self.normalize(images))
+        logits, features = self.decode_head(stages)
+        auxiliary = None
+        if self.auxiliary_head is not None:
+            auxiliary, _ = self.auxiliary_head(stages)
+        return Prediction(logits, features, auxiliary)
+
+
+def pspnet(
+    backbone: str,
+    classes: int,
+    *,
+    channels: int | None = None,
+    auxiliary: bool = True,
+    dropout: float = 0.1,
+    output_stride: int = 8,
+    align_corners: bool = False,
+    weights: str | Path | None = None,
+) -> EncoderDecoder:
+    """Build a PSPNet. Zhao et al., 2017 (arXiv 1612.01105).
+
+    Args:
+        backbone: resnet101, resnet18, resnet18b, mobilenetv2 as in the paper, or any model name of
+            timm that can be dilated, such as resnet50 or tf_efficientnet_lite0.
+        classes: number of classes.
+        channels: width of the feature before the classifier; by default 512 for backbones that end
+            in 1024 channels or more, else 128.
+        auxiliary: whether training has a second, half as wide head on the stage before the last.
+        dropout: share of feature channels dropped in training.
+        output_stride: image pixels per feature position, 8 in the paper.
+        align_corners: how maps are interpolated; True for weights trained on 769x769 crops.
+        weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
+    """
+    trunk = build_backbone(backbone, output_stride)
+    width = trunk.width if channels is None else channels
+    head = PSPHead(trunk.channels, width, classes, dropout, align_corners)
+    side = FCNHead(trunk.channels, (2,), width // 2, classes, dropout, 3) if auxiliary else None
+    normalize = load_imagenet(trunk, weights)
+    arguments = {
+        "backbone": backbone,
+        "classes": classes,
+        "channels": channels,
+        "auxiliary": auxiliary,
+        "dropout": dropout,
+        "output_stride": output_stride,
+        "align_corners": align_corners,
+    }
+    config = {"class_path": "fakd.models.pspnet", "init_args": arguments}
+    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+
+
+def deeplabv3plus(
+    backbone: str,
+    classes: int,
+    *,
+    channels: int = 512,
+    detail: int = 48,
+    auxiliary: bool = True,
+    dropout: float = 0.1,
+    output_stride: int = 8,
+    align_corners: bool = False,
+    weights: str | Path | None = None,
+) -> EncoderDecoder:
+    """Build a DeepLabV3+. Chen et al., 2018 (arXiv 1802.02611).
+
+    Args:
+        backbone: resnet101, resnet18, resnet18b, mobilenetv2 as in the paper, or any model name of
+            timm that can be dilated, such as resnet50 or tf_efficientnet_lite0.
+        classes: number of classes.
+        channels: width of the feature before the classifier; the paper's 512 for every backbone.
+        detail: channels taken from the first stage.
+        auxiliary: whether training has a second, half as wide head on the stage before the last.
+        dropout: share of feature channels dropped in training.
+        output_stride: image pixels per position of the last stage, 8 in the paper; the logits
+            have the first stage's stride of 4.
+        align_corners: how maps are interpolated; True for weights trained on 769x769 crops.
+        weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
+    """
+    trunk = build_backbone(backbone, output_stride)
+    head = SeparableASPPHead(trunk.channels, channels, detail, classes, dropout, align_corners)
+    side = FCNHead(trunk.channels, (2,), channels // 2, classes, dropout, 3) if auxiliary else None
+    normalize = load_imagenet(trunk, weights)
+    arguments = {
+        "backbone": backbone,
+        "classes": classes,
+        "channels": channels,
+        "detail": detail,
+        "auxiliary": auxiliary,
+        "dropout": dropout,
+        "output_stride": output_stride,
+        "align_corners": align_corners,
+    }
+    config = {"class_path": "fakd.models.deeplabv3plus", "init_args": arguments}
+    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+
+
+def isanet(
+    backbone: str,
+    classes: int,
+    *,
+    channels: int | None = None,
+    attention_channels: int = 256,
+    auxiliary: bool = True,
+    dropout: float = 0.1,
+    output_stride: int = 8,
+    align_corners: bool = False,
+    weights: str | Path | None = None,
+) -> EncoderDecoder:
+    """Build an ISANet. Huang et al., 2019 (arXiv 1907.12273).
+
+    Args:
+        backbone: resnet101, resnet18, resnet18b, mobilenetv2 as in the paper, or any model name of
+            timm that can be dilated, such as resnet50 or tf_efficientnet_lite0.
+        classes: number of classes.
+        channels: width of the feature before the classifier; by default 512 for backbones that end
+            in 1024 channels or more, else 128.
+        attention_channels: width of queries and keys.
+        auxiliary: whether training has a second, half as wide head on the stage before the last.
+        dropout: share of feature channels dropped in training.
+        output_stride: image pixels per feature position, 8 in the paper.
+        align_corners: how the logits are to be enlarged; True for weights trained on 769x769 crops.
+        weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
+    """
+    trunk = build_backbone(backbone, output_stride)
+    width = trunk.width if channels is None else channels
+    head = ISAHead(trunk.channels, width, attention_channels, classes, dropout)
+    side = FCNHead(trunk.channels, (2,), width // 2, classes, dropout, 3) if auxiliary else None
+    normalize = load_imagenet(trunk, weights)
+    arguments = {
+        "backbone": backbone,
+        "classes": classes,
+        "channels": channels,
+        "attention_channels": attention_channels,
+        "auxiliary": auxiliary,
+        "dropout": dropout,
+        "output_stride": output_stride,
+        "align_corners": align_corners,
+    }
+    config = {"class_path": "fakd.models.isanet", "init_args": arguments}
+    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+
+
+def fcn_hrnet(
+    backbone: str,
+    classes: int,
+    *,
+    channels: int | None = None,
+    dropout: float = 0.0,
+    weights: str | Path | None = None,
+) -> EncoderDecoder:
+    """Build an HRNetV2 with its convolutional head. Sun et al., 2019 (arXiv 1904.04514).
+
+    Args:
+        backbone: hrnet_w48 or hrnet_w18s as in the paper, or any model name of timm with four
+            stages, such as hrnet_w32.
+        classes: number of classes.
+        channels: width of the feature before the classifier; by default that of all stages
+            together, as in the paper.
+        dropout: share of feature channels dropped in training, none in the paper.
+        weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
+    """
+    trunk = build_backbone(backbone, output_stride=None)
+    width = sum(trunk.channels) if channels is None else channels
+    head = FCNHead(trunk.channels, (0, 1, 2, 3), width, classes, dropout, kernel_size=1)
+    normalize = load_imagenet(trunk, weights)
+    arguments = {
+        "backbone": backbone,
+        "classes": classes,
+        "channels": channels,
+        "dropout": dropout,
+    }
+    config = {"class_path": "fakd.models.fcn_hrnet", "init_args": arguments}
+    return EncoderDecoder(trunk.module, head, None, normalize, config, weights)
