@@ -1,5 +1,8 @@
 """The numbers of the package against some typed from the paper by hand."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from fakd.models.published import PUBLISHED
@@ -65,6 +68,15 @@ def test_the_papers_order_of_the_methods(data, pair):
     assert macc["cwd-fa"] > macc["alone"]
     assert all(accuracy > miou[name] for name, accuracy in macc.items())
     assert (macc["cwd-fa"] > macc["cwd"]) == (pair != SCRATCH)
+
+
+def test_the_docs_show_the_same_numbers():
+    page = (Path(__file__).parents[2] / "docs/results.md").read_text()
+    shown = re.sub(" [¹²]", "", page.partition("## Beside the paper")[2])
+    for data, pair in PAIRS:
+        scores = [f"{cell[0]:.2f} / {cell[1]:.2f}" for cell in PAPER[data][pair].values()]
+        assert " | ".join(scores[: len(METHODS)]) + " |" in shown
+        assert all(score in shown for score in scores)
 
 
 def test_a_copied_digit_is_remarked():
