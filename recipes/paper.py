@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from fakd.losses import ChannelKL, PixelKL, preset
 from fakd.models.mmseg.published import PUBLISHED, Published
-from fakd.report.paper.scores import published_scores
+from fakd.report.paper.scores import Score, published_scores
 from fakd.runs.recipe import describe
 
 Recipe = dict[str, Any]
@@ -154,17 +154,19 @@ def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None
 
 def comment(benchmark_name: str, pair_name: str, method: str, title: str) -> str:
     """What a run of the recipe is to be compared with."""
-    teacher = teacher_of(PAIRS[pair_name], benchmark_name)
-    miou, macc = teacher.paper or (0.0, 0.0)
-    own = NUMBERS["paper"].get(benchmark_name, {}).get(pair_name, {}).get(method)
-    score = f"{own:.2f} mIoU" if own else "not known to this project"
-    lines = [f"FAKD, {title}: this cell {score}; its teacher {miou:.2f} mIoU, {macc:.2f} mAcc"]
+    own = Score(*NUMBERS["paper"][benchmark_name][pair_name][method])
+    teacher = Score(*teacher_of(PAIRS[pair_name], benchmark_name).paper)
+    lines = [f"FAKD, {title}: this cell {_shown(own)}; its teacher {_shown(teacher)}"]
+    if own.remark:
+        lines.append(f"Remark: {own.remark}")
     other = NUMBERS["bpkd"].get(benchmark_name, {}).get(pair_name, {}).get(method)
     if other:
-        lines.append(
-            f"Nearest published, BPKD's README, 80k steps: {other[0]:.2f} mIoU, {other[1]:.2f} mAcc"
-        )
+        lines.append(f"Nearest other, BPKD's README, 80k steps: {_shown(Score(*other))}")
     return "".join(f"# {line}\n" for line in lines)
+
+
+def _shown(score: Score) -> str:
+    return f"{score.miou:.2f} mIoU, {score.macc:.2f} mAcc"
 
 
 def paper() -> dict[str, tuple[str, Recipe]]:

@@ -2,10 +2,12 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from fakd import models
@@ -109,6 +111,7 @@ def test_a_grid_without_networks_is_reported_and_says_what_is_missing(grid, tmp_
     for heading in ("Methods", "Classes, rare ones first", "Training", "Runs"):
         assert heading in page.text
     assert "img" not in page.tags
+    assert "paper mIoU" not in page.text
     printed = capsys.readouterr().out
     assert "CWD+FA helped" in printed
     assert "report.html" in printed
@@ -148,6 +151,23 @@ def test_a_teacher_that_no_training_scored_is_scored_now(trained):
     assert column["mIoU"].note == "on 6 of 6 validation images"
     methods["cwd"][0].result["teacher_miou"] = 50.0
     assert method_table(methods, {}, examined)[2].cells[0].text == "50.00"
+
+
+def test_the_papers_scores_stand_beside_runs_of_its_networks_and_data(made_up, tmp_path):
+    cells = Path(__file__).parents[2] / "recipes/ade20k/pspnet-r101-to-r18-scratch"
+    for method in ("alone", "cwd", "cwd-fa"):
+        own = yaml.safe_load((cells / f"{method}.yaml").read_text())
+        made_up.in_grid(method, 0, 0.7, data=own["data"], data_name="ade20k", recipe=own)
+    page = Page(write([made_up.root], tmp_path, images=0))
+    assert "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops" in page.text
+    methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
+    columns = {each.title: each.cells for each in method_table(methods, {}, None)}
+    assert [cell.text for cell in columns["method"]] == [
+        *("teacher", "student alone", "CWD", "CWD+FA")
+    ]
+    assert [cell.text for cell in columns["paper mIoU"]] == ["44.39", "17.11", "25.14", "26.96"]
+    assert [cell.text for cell in columns["paper mAcc"]] == ["54.74", "22.99", "34.13", "34.13"]
+    assert columns["paper mIoU"][3].note == "the paper's mAcc is CWD's too"
 
 
 def test_a_pair_that_never_finished_a_run_is_not_passed_over(grid, tmp_path):

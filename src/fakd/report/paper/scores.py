@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,18 +19,13 @@ BENCHMARKS = {
     "voc2012": ("Table 3", "Pascal VOC 2012 aug"),
 }
 """The paper's data sets, and the tables their scores are in."""
-_STUDENTS = {
-    ("pspnet", "resnet18", True): "pspnet-r101-to-r18",
-    ("pspnet", "resnet18", False): "pspnet-r101-to-r18-scratch",
-    ("fcn_hrnet", "hrnet_w18s", True): "hrnet-w48-to-w18s",
-    ("deeplabv3plus", "mobilenetv2", True): "deeplabv3plus-r101-to-mv2",
-    ("isanet", "resnet18", True): "isanet-r101-to-r18",
-}
-_TEACHERS = {
-    "pspnet-r101": "pspnet_r101",
-    "hrnet-w48": "fcn_hr48",
-    "deeplabv3plus-r101": "deeplabv3plus_r101",
-    "isanet-r101": "isanet_r101",
+# Student: builder, backbone, pretrained or not -> the pair, and how its teacher's file begins.
+_PAIRS = {
+    ("pspnet", "resnet18", True): ("pspnet-r101-to-r18", "pspnet_r101"),
+    ("pspnet", "resnet18", False): ("pspnet-r101-to-r18-scratch", "pspnet_r101"),
+    ("fcn_hrnet", "hrnet_w18s", True): ("hrnet-w48-to-w18s", "fcn_hr48"),
+    ("deeplabv3plus", "mobilenetv2", True): ("deeplabv3plus-r101-to-mv2", "deeplabv3plus_r101"),
+    ("isanet", "resnet18", True): ("isanet-r101-to-r18", "isanet_r101"),
 }
 _BASES = {"fakd.losses.PixelKL": "pd", "fakd.losses.ChannelKL": "cwd"}
 # A loss of the paper has no other setting than its strength.
@@ -45,20 +40,24 @@ _PLAIN = {
 _PRESETS = ("skds-cirkd", "ifvd-cirkd", "cirkd")
 
 
-def published_scores() -> dict[str, Any]:
-    """Published scores: source -> data set -> pair -> method -> mIoU, or mIoU and mAcc."""
-    return _read()
+class Score(NamedTuple):
+    """A published score, in percent, and what there is to remark about it."""
+
+    miou: float
+    macc: float
+    remark: str = ""
 
 
 @cache
-def _read() -> dict[str, Any]:
+def published_scores() -> Mapping[str, Any]:
+    """Published scores: source -> data set -> pair -> method -> mIoU, mAcc, any remark."""
     text = files("fakd.report").joinpath("published.yaml").read_text(encoding="utf-8")
     scores: dict[str, Any] = yaml.safe_load(text)
     return scores
 
 
-def published_cell(recipe: Mapping[str, Any], source: str) -> tuple[float | None, float | None]:
-    """Find the published mIoU and mAcc of a run's own cell; None where there is none.
+def published_cell(recipe: Mapping[str, Any], source: str) -> Score | None:
+    """Find the published score of a run's own cell.
 
     Args:
         recipe: the run's recipe: its data set, networks and method must be those of the cell.
@@ -66,15 +65,14 @@ def published_cell(recipe: Mapping[str, Any], source: str) -> tuple[float | None
     """
     cells = published_scores()[source].get(benchmark_of(recipe), {})
     found = cells.get(pair_of(recipe), {}).get(cell_of(recipe))
-    if found is None:
-        return None, None
-    return (found[0], found[1]) if isinstance(found, list) else (found, None)
+    return Score(*found) if found else None
 
 
-def teacher_scores(recipe: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Find the paper's mIoU and mAcc of a run's teacher, if that is one of the paper's."""
+def teacher_score(recipe: Mapping[str, Any]) -> Score | None:
+    """Find the paper's score of a run's teacher, if teacher and data set are the paper's."""
     checkpoint = _checkpoint(recipe)
-    return checkpoint.paper if checkpoint else None
+    found = checkpoint.paper if checkpoint and benchmark_of(recipe) else None
+    return Score(*found) if found else None
 
 
 def _checkpoint(recipe: Mapping[str, Any]) -> Published | None:
@@ -104,12 +102,11 @@ def pair_of(recipe: Mapping[str, Any]) -> str | None:
     given = spec.get("init_args") or {}
     builder = str(spec["class_path"]).removeprefix("fakd.models.")
     student = (builder, str(given.get("backbone")), given.get("weights") is not None)
-    pair = _STUDENTS.get(student)
+    pair, teacher = _PAIRS.get(student, (None, ""))
     if pair is None or recipe.get("teacher") is None:
         return pair
     checkpoint = _checkpoint(recipe)
-    taught = checkpoint and checkpoint.recipe.startswith(_TEACHERS[pair.partition("-to-")[0]])
-    return pair if taught else None
+    return pair if checkpoint and checkpoint.recipe.startswith(teacher) else None
 
 
 def cell_of(recipe: Mapping[str, Any]) -> str | None:

@@ -12,11 +12,12 @@ from fakd.files import write_text
 from fakd.report.curves import last_augmentation
 from fakd.report.paper.scores import (
     BENCHMARKS,
+    Score,
     base_and_strength,
     benchmark_of,
     pair_of,
     published_cell,
-    teacher_scores,
+    teacher_score,
 )
 from fakd.runs.naming import title_of
 from fakd.runs.reading import Run, by_pair
@@ -27,10 +28,10 @@ Methods = Mapping[str, Sequence[Run]]
 AUGMENTATION = "mean λv/2T² at the end"
 _DIGITS = {"seconds": 1, "strength": 1, "seconds per step": 3, AUGMENTATION: 3}
 NOTE = (
-    "Scores in percent, mean ± sample standard deviation over seeds. Paper: FAKD (WACV 2024), as "
-    "far as its numbers are known; BPKD: the README of AkideLiu/BPKD, same networks, 80,000 steps. "
-    "Published scores stand only beside runs with the data and networks they belong to; the "
-    "paper's have 40,000 steps of 16 crops."
+    "Scores in percent, mean ± sample standard deviation over seeds; mAcc is the mean of the "
+    "classes' accuracies. Paper: FAKD (arXiv 2208.14143), 40,000 steps of 16 crops; BPKD: the "
+    "README of AkideLiu/BPKD, same networks, 80,000 steps. Published scores stand only beside runs "
+    "with the data and networks they belong to."
 )
 
 
@@ -88,7 +89,9 @@ def _row(pair: str, method: str, runs: Sequence[Run]) -> Row:
         **_ours("mIoU", [run.miou for run in runs]),
         **_ours("mAcc", [run.macc for run in runs]),
     }
-    return row | _published(runs[0])
+    paper, bpkd = (published_cell(runs[0].recipe, source) for source in ("paper", "bpkd"))
+    remark: Row = {"remark": paper.remark or None} if paper else {}
+    return row | _published("paper", paper) | _published("BPKD", bpkd) | remark
 
 
 def _ours(name: str, values: Sequence[float]) -> Row:
@@ -96,21 +99,19 @@ def _ours(name: str, values: Sequence[float]) -> Row:
     return {name: mean(values), f"{name} sd": spread}
 
 
-def _published(run: Run) -> Row:
-    paper, _ = published_cell(run.recipe, "paper")
-    miou, macc = published_cell(run.recipe, "bpkd")
-    return {"paper mIoU": paper, "BPKD mIoU": miou, "BPKD mAcc": macc}
+def _published(source: str, score: Score | None) -> Row:
+    miou, macc = score[:2] if score else (None, None)
+    return {f"{source} mIoU": miou, f"{source} mAcc": macc}
 
 
 def _teacher_rows(pair: str, methods: Methods) -> list[Row]:
     taught = [run for run in _all(methods) if run.result.get("teacher_miou") is not None]
     if not taught:
         return []
-    known = benchmark_of(taught[0].recipe) is not None
-    paper = (teacher_scores(taught[0].recipe) if known else None) or (None, None)
     score = median(run.result["teacher_miou"] for run in taught)
-    named: Row = {"pair": pair, "method": "teacher", "seeds": None}
-    return [named | {"mIoU": score, "paper mIoU": paper[0]}]
+    row: Row = {"pair": pair, "method": "teacher", "seeds": None, **_ours("mIoU", [score])}
+    row |= {"mAcc": None, "mAcc sd": None}
+    return [row | _published("paper", teacher_score(taught[0].recipe))]
 
 
 def _augmentation_rows(groups: Mapping[tuple[str, str], Methods]) -> list[Row]:
