@@ -20,10 +20,10 @@ from fakd.settings import (
     Schedule,
     Settings,
 )
-from fakd.training.announcement import announce
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
-from fakd.training.start import console_of, finished_result, open_folder, start
+from fakd.training.start import announce, console_of, finished_result, open_folder, start
+from fakd.training.teacher import NetworkTeacher
 from fakd.training.validation import require_same_classes
 from fakd.types import DistillationLoss, Segmenter
 
@@ -91,12 +91,14 @@ def distill(
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    teacher.to(fabric.device)
     console = console_of(fabric)
     announce(console, data, inference)
     _compare_class_names(console, teacher, data)
-    training = Training(fabric, student, objective, data, settings, folder, console, run.name)
-    return training.run(teacher if check_teacher else None)
+    answers = NetworkTeacher(teacher, fabric, hardware)
+    training = Training(
+        fabric, student, objective, data, settings, folder, console, run.name, answers
+    )
+    return training.run(check_teacher)
 
 
 def _compare_class_names(console: Console, teacher: Segmenter, data: SegmentationData) -> None:
