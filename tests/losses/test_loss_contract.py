@@ -140,7 +140,7 @@ def test_a_loss_keeps_no_state_and_learns_nothing(make):
 
 
 def test_default_weights_and_settings():
-    assert (ChannelKL.default_weight, PixelKL.default_weight) == (5.0, 1.0)
+    assert (ChannelKL().weight, PixelKL().weight) == (5.0, 1.0)
     for make in (ChannelKL, PixelKL):
         assert make().covariance is None
         assert make(strength=1.0).covariance == "diagonal"

@@ -1,12 +1,12 @@
 """Memory-based distillation (CIRKD): match how alike pixels are to what was seen before."""
 
-import math
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
+from fakd.errors import require_above_zero, require_at_least, require_choice
 from fakd.losses.alignment import feature_channels, features_of
 from fakd.losses.blocks import similarity_kl, unit
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
@@ -14,22 +14,6 @@ from fakd.processes import gathered, shared_generator
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Segmenter
 
 PixelSampling = Literal["class", "legacy"]
-
-
-def check_settings(pixel_sampling: PixelSampling, **counts: int) -> None:
-    """Refuse settings that no memory can work with.
-
-    Raises:
-        ValueError: names the setting, its value and what would work.
-    """
-    for name, number in counts.items():
-        if number < 1:
-            raise ValueError(f"expected {name} of at least 1, got {number}")
-    if pixel_sampling not in get_args(PixelSampling):
-        raise ValueError(
-            f"expected pixel_sampling to be one of {get_args(PixelSampling)}, "
-            f"got {pixel_sampling!r}"
-        )
 
 
 class Contrast(NamedTuple):
@@ -121,14 +105,9 @@ class PixelRegionMemory(nn.Module):
         pixel_sampling: PixelSampling = "class",
     ) -> None:
         super().__init__()
-        check_settings(
-            pixel_sampling,
-            classes=classes,
-            channels=channels,
-            pixel_slots=pixel_slots,
-            region_slots=region_slots,
-            pixels_per_class=pixels_per_class,
-        )
+        require_choice("pixel_sampling", pixel_sampling, PixelSampling)
+        require_at_least(1, classes=classes, channels=channels, pixels_per_class=pixels_per_class)
+        require_at_least(1, pixel_slots=pixel_slots, region_slots=region_slots)
         self.classes, self.pixel_sampling = classes, pixel_sampling
         self.pixels_per_class = min(pixels_per_class, pixel_slots)
         self.pixels = ClassQueue(classes, pixel_slots, channels)
@@ -264,9 +243,8 @@ class MemoryContrast(DistillationLoss):
             authors' code, pixels from the top of the image, whatever their class (legacy).
         mask_unwritten: Leave out slots that have not been written to. By default they count, with
             the random vectors they started as, as in the authors' code.
+        weight: Factor beside the task's loss.
     """
-
-    default_weight: ClassVar[float] = 0.1
 
     def __init__(
         self,
@@ -279,19 +257,14 @@ class MemoryContrast(DistillationLoss):
         contrast_regions: int = 1024,
         pixel_sampling: PixelSampling = "class",
         mask_unwritten: bool = False,
+        weight: float = 0.1,
     ) -> None:
-        super().__init__()
-        for name, value in (("temperature", temperature), ("kd_temperature", kd_temperature)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"expected {name} above 0, got {value}; 1 changes nothing")
-        check_settings(
-            pixel_sampling,
-            pixel_slots=pixel_slots,
-            region_slots=region_slots,
-            pixels_per_class=pixels_per_class,
-            contrast_pixels=contrast_pixels,
-            contrast_regions=contrast_regions,
-        )
+        super().__init__(weight)
+        temperatures = {"temperature": temperature, "kd_temperature": kd_temperature}
+        require_above_zero("1 changes nothing", **temperatures)
+        require_at_least(1, pixel_slots=pixel_slots, region_slots=region_slots)
+        require_at_least(1, contrast_pixels=contrast_pixels, contrast_regions=contrast_regions)
+        require_at_least(1, pixels_per_class=pixels_per_class)
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.pixel_slots, self.region_slots = pixel_slots, region_slots
         self.pixels_per_class, self.pixel_sampling = pixels_per_class, pixel_sampling
@@ -302,8 +275,7 @@ class MemoryContrast(DistillationLoss):
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build the student's head and a memory of random vectors."""
-        own = feature_channels(student, "student", "MemoryContrast")
-        channels = feature_channels(teacher, "teacher", "MemoryContrast")
+        own, channels = feature_channels(student, teacher, "MemoryContrast")
         self.head = nn.Sequential(
             nn.Conv2d(own, channels, 1, bias=False),
             # Always on the batch's own statistics: the head is of no use once training is over.
