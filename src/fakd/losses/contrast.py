@@ -205,15 +205,10 @@ def contrast_kl(
     with torch.autocast(student.device.type, enabled=False):
         student = precise(student)
         columns = entries.detach().to(student.dtype)[None]
-        divergence = similarity_kl(
-            student,
-            teacher.detach().to(student.dtype),
-            columns,
-            columns,
-            temperature * kd_temperature,
-            None if written is None else ~written[None],
-            block,
-        )
+        teacher = teacher.detach().to(student.dtype)
+        hidden = None if written is None else ~written[None]
+        both = temperature * kd_temperature
+        divergence = similarity_kl(student, teacher, columns, columns, both, hidden, block)
         return kd_temperature**2 * divergence
 
 
@@ -283,14 +278,8 @@ class MemoryContrast(DistillationLoss):
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1, bias=False),
         )
-        self.memory = PixelRegionMemory(
-            student.classes,
-            channels,
-            self.pixel_slots,
-            self.region_slots,
-            self.pixels_per_class,
-            self.pixel_sampling,
-        )
+        slots = self.pixel_slots, self.region_slots, self.pixels_per_class
+        self.memory = PixelRegionMemory(student.classes, channels, *slots, self.pixel_sampling)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Add up `terms`; like them, for one call in each step."""
@@ -318,17 +307,9 @@ class MemoryContrast(DistillationLoss):
             sampled = self.memory.sample(self.contrast_pixels, self.contrast_regions, generator)
             valid = labels != IGNORE
             pixels = student.movedim(1, -1)[valid], teacher.movedim(1, -1)[valid]
-            return {
-                name: self._contrast(*pixels, contrast)
-                for name, contrast in zip(("pixel", "region"), sampled, strict=True)
-            }
-
-    def _contrast(self, student: Tensor, teacher: Tensor, contrast: Contrast) -> Tensor:
-        return contrast_kl(
-            student,
-            teacher,
-            contrast.entries,
-            self.temperature,
-            self.kd_temperature,
-            contrast.written if self.mask_unwritten else None,
-        )
+            temperatures = self.temperature, self.kd_temperature
+            terms = {}
+            for name, (entries, written) in zip(("pixel", "region"), sampled, strict=True):
+                mask = written if self.mask_unwritten else None
+                terms[name] = contrast_kl(*pixels, entries, *temperatures, mask)
+            return terms

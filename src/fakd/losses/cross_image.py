@@ -47,14 +47,8 @@ def cross_image_similarity(
         student = _rows(student_features)
         teacher = _rows(on_grid_of(student_features, teacher_features.detach()))
         teacher = teacher.to(student.dtype)
-        return similarity_kl(
-            student.flatten(0, 1),
-            teacher.flatten(0, 1),
-            student,
-            teacher,
-            temperature,
-            block=block,
-        )
+        pixels = student.flatten(0, 1), teacher.flatten(0, 1)
+        return similarity_kl(*pixels, student, teacher, temperature, block=block)
 
 
 def _rows(features: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Sums of losses, and published settings of each method by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -54,19 +54,15 @@ class WeightedSum(DistillationLoss):
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Ask each loss for its measures."""
-        return {
-            f"{name}/{measure}": value
-            for name, loss in self._parts().items()
-            for measure, value in loss.measures(inputs).items()
-        }
+        return self._named(lambda loss: loss.measures(inputs))
 
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Let each loss train its opponent."""
-        return {
-            f"{name}/{term}": value
-            for name, loss in self._parts().items()
-            for term, value in loss.after_step(inputs).items()
-        }
+        return self._named(lambda loss: loss.after_step(inputs))
+
+    def _named(self, ask: Callable[[DistillationLoss], dict[str, Tensor]]) -> dict[str, Tensor]:
+        found = ((name, ask(loss)) for name, loss in self._parts().items())
+        return {f"{name}/{key}": each for name, own in found for key, each in own.items()}
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """List the optimisers of all losses."""
