@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import PurePath
 from typing import Any
 
@@ -57,8 +58,9 @@ def method_of(recipe: Mapping[str, Any]) -> str:
         return str(spec)
     refuse_former_weights({key: value for key, value in recipe.items() if value is not None})
     given = weighted_losses(spec)
+    by_kind = itemgetter(1, 0)
     for name, preset in PRESETS.items():
-        if sorted(weighted_losses(preset), key=_kind) == sorted(given, key=_kind):
+        if sorted(weighted_losses(preset), key=by_kind) == sorted(given, key=by_kind):
             return name
     return " + ".join(_described(*part) for part in given)
 
@@ -72,7 +74,7 @@ def refuse_former_weights(recipe: Mapping[str, Any]) -> None:
     spec = recipe.get("distillation")
     spec = spec if isinstance(spec, Mapping) else {}
     arguments = spec.get("init_args") or {}
-    is_sum = str(spec.get("class_path")).rpartition(".")[2] == losses.WeightedSum.__name__
+    is_sum = str(spec.get("class_path")).rpartition(".")[2] == "WeightedSum"
     if is_sum and "weights" in arguments:
         factors = (arguments["weights"] or {}).items()
         own = [f"losses.{name}.init_args.weight: {factor}" for name, factor in factors]
@@ -94,30 +96,21 @@ def refuse_former_weights(recipe: Mapping[str, Any]) -> None:
 def weighted_losses(spec: Mapping[str, Any]) -> list[tuple[float, str, dict[str, Any]]]:
     """List the losses that ``distillation`` adds up: weight, class path and all other settings."""
     path, given = spec["class_path"], spec.get("init_args") or {}
-    kind = _class(path)
-    if kind is losses.WeightedSum:
+    if path == "fakd.losses.WeightedSum":
         return [part for loss in given["losses"].values() for part in weighted_losses(loss)]
-    settings = {**_defaults(kind), **_as_in_a_file(given)}
+    settings = {**_defaults(path), **_as_in_a_file(given)}
     settings = {key: value for key, value in settings.items() if value is not None}
     return [(float(settings.pop("weight", 1.0)), path, settings)]
 
 
-def _kind(part: tuple[float, str, dict[str, Any]]) -> tuple[str, float]:
-    return part[1], part[0]
-
-
-def _class(path: str) -> Any:
+def _defaults(path: str) -> dict[str, Any]:
+    """Look up what one of our losses takes where nothing is given; nothing of others'."""
     module, _, name = path.rpartition(".")
-    return getattr(losses, name, None) if module == losses.__name__ else None
-
-
-def _defaults(kind: Any) -> dict[str, Any]:
-    if kind is None:
+    if module != losses.__name__ or name not in losses.__all__:
         return {}
-    parameters = inspect.signature(kind.__init__).parameters.values()
-    return _as_in_a_file(
-        {each.name: each.default for each in parameters if each.default is not each.empty}
-    )
+    parameters = inspect.signature(getattr(losses, name)).parameters.values()
+    given = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return _as_in_a_file(given)
 
 
 def _as_in_a_file(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +120,7 @@ def _as_in_a_file(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(weight: float, path: str, settings: dict[str, Any]) -> str:
-    usual = _defaults(_class(path))
+    usual = _defaults(path)
     own = [
         f"{key}={f'{value:g}' if isinstance(value, float) else value}"
         for key, value in settings.items()
