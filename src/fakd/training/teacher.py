@@ -46,6 +46,8 @@ class NetworkTeacher(Teacher):
 
     def __init__(self, network: Segmenter, fabric: Fabric, hardware: Hardware) -> None:
         self.network = network.eval().requires_grad_(False).to(fabric.device)
+        if hardware.channels_last:
+            self.network.to(memory_format=torch.channels_last)
         self._fabric = fabric
 
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
