@@ -6,6 +6,8 @@ from typing import Literal
 
 from fakd.errors import InputError
 
+IGNORE = -1
+"""The label of a pixel without a class."""
 Average = Literal["valid", "all"]
 """What the cross-entropy is divided by: the labelled pixels, or all of them."""
 Broken = Literal["stop", "skip"]

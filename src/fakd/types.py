@@ -1,7 +1,8 @@
 """The two contracts everything else meets: what a segmenter answers and what a loss may see.
 
 Axes: ``batch``, ``classes``, ``channels`` (of a feature), ``height x width`` (an image),
-``rows x cols`` (a feature map). Labels are class ids; ``IGNORE`` marks pixels without a class.
+``rows x cols`` (a feature map). Labels are class ids; ``IGNORE``, which is -1,
+marks pixels without a class.
 """
 
 from abc import ABC, abstractmethod
@@ -15,8 +16,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from fakd.covariance import CovarianceKind, LogitStatistics
-
-IGNORE = 255
+from fakd.settings import IGNORE as IGNORE
 
 
 class Prediction(NamedTuple):

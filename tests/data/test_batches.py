@@ -39,9 +39,9 @@ class Numbered(Split):
         if self.noisy:
             generator = torch.Generator().manual_seed(index)
             image = torch.randint(0, 256, (3, 24, 30), generator=generator).byte()
-            return Sample(image, image[0] % 3, str(index))
+            return Sample(image, image[0].short() % 3, str(index))
         image = torch.full((3, 4, 4), index, dtype=torch.uint8)
-        return Sample(image, image[0].clone(), str(index))
+        return Sample(image, image[0].short(), str(index))
 
     def identity(self):
         return [str(self.length)]
@@ -71,7 +71,7 @@ def test_shapes_and_types():
     batch = batches(last=1)[0]
     assert batch.images.shape == (4, 3, 16, 20)
     assert batch.labels.shape == (4, 16, 20)
-    assert batch.images.dtype == batch.labels.dtype == torch.uint8
+    assert (batch.images.dtype, batch.labels.dtype) == (torch.uint8, torch.int16)
 
 
 def test_workers_change_nothing():

@@ -8,8 +8,9 @@ import yaml
 from PIL import Image
 
 from fakd.data import folder, scenes
-from fakd.data.inspection import Weight, inspected, meanings, spread
 from fakd.errors import InputError
+from fakd.inspection import Weight, inspected, spread
+from fakd.types import IGNORE
 
 ROAD_CAR = np.tile(np.array([0, 1], np.uint8), (6, 4))
 
@@ -239,7 +240,8 @@ def test_time_ends_it_after_a_few(sound):
 def test_values_mean_what_the_reader_says(sound):
     sound.describe("classes: [road, car]\nids: {3: car, 4: road}\nignore: [9]\nothers: road\n")
     pair = inspected(sound.root).splits[0].listing.pairs[0]
-    assert meanings(pair, [3, 4, 9, 255, 1000, (0, 0, 0)]) == [1, 0, 255, 255, 0, None]
+    values = [3, 4, 9, 255, 1000, (0, 0, 0)]
+    assert [pair.reader.meaning(each) for each in values] == [1, 0, IGNORE, IGNORE, 0, None]
 
 
 def proposed(root) -> dict:

@@ -29,7 +29,7 @@ def drawn(seed=0, batch=2, grid=(4, 3), dtype=torch.float64):
     student = torch.randn(batch, STUDENT, *grid, generator=generator, dtype=dtype)
     teacher = torch.randn(batch, TEACHER, *grid, generator=generator, dtype=dtype)
     labels = torch.randint(CLASSES, (batch, *grid), generator=generator)
-    labels[0, 0] = 255
+    labels[0, 0] = -1
     return student, teacher, labels
 
 
@@ -114,7 +114,7 @@ def by_hand(loss, student, teacher, labels):
         for b in range(len(labels))
         for r in range(labels.shape[1])
         for c in range(labels.shape[2])
-        if labels[b, r, c] != 255
+        if labels[b, r, c] != -1
     ]
     pairs = [
         torch.stack([maps[b, :, r, c] / maps[b, :, r, c].norm() for b, r, c in kept])
@@ -187,7 +187,7 @@ def test_unwritten_slots_can_be_left_out():
 def test_a_batch_without_labels_gives_zero_and_a_graph(mask):
     loss, (student, teacher, labels) = prepared(mask_unwritten=mask), drawn()
     student.requires_grad_()
-    value = loss(inputs(student, teacher, torch.full_like(labels, 255)))
+    value = loss(inputs(student, teacher, torch.full_like(labels, -1)))
     value.backward()
     assert value.item() == 0
     assert student.grad.eq(0).all()

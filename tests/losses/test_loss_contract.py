@@ -11,8 +11,7 @@ import torch.nn.functional as F
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.losses import ChannelKL, PixelKL
-from fakd.types import LossInputs, Prediction
-from references import IGNORED
+from fakd.types import IGNORE, LossInputs, Prediction
 
 CLASSES, CHANNELS = 4, 3
 AUGMENTED = [
@@ -38,7 +37,7 @@ def tensors(dtype=torch.float64, scale=1.0):
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, generator=generator, dtype=dtype)
     labels = torch.randint(CLASSES, (2, 3, 2), generator=generator)
-    labels[0, 0] = IGNORED
+    labels[0, 0] = IGNORE
     features, weight = draw(2, CHANNELS, 3, 2), draw(CLASSES, CHANNELS, 1, 1)
     teacher = draw(2, CLASSES, 3, 2) * scale
     return features * scale, weight, teacher, labels
@@ -50,7 +49,7 @@ def inputs_for(loss, features, weight, teacher, labels, covariance=None):
     if loss.covariance is not None:
         fed = logits if loss.covariance == "logits" else features
         if covariance is None:
-            covariance = ClassCovariance(CLASSES, fed.shape[1], kind=loss.covariance)
+            covariance = ClassCovariance(CLASSES, fed.shape[1], loss.covariance, None, IGNORE)
             covariance.to(torch.promote_types(features.dtype, torch.float32))
             covariance.update(fed, labels)
         statistics = LogitStatistics(covariance, weight, labels)

@@ -18,7 +18,7 @@ def drawn(seed=0, batch=4, size=6, dtype=torch.float64):
     features = torch.randn(batch, CHANNELS, size, size, generator=generator, dtype=dtype)
     coarse = torch.randint(CLASSES + 1, (batch, size // 2, size // 2), generator=generator)
     labels = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    return features, labels.masked_fill(labels == CLASSES, 255)
+    return features, labels.masked_fill(labels == CLASSES, -1)
 
 
 def memory(seed=0, **settings):
@@ -40,7 +40,7 @@ class LoopMemory:
         for image, owner in zip(features, labels, strict=True):
             vectors = [unit(image[:, r, c]) for r in range(6) for c in range(6)]
             flat = owner.flatten().tolist()
-            for label in sorted(set(flat) - {255}):
+            for label in sorted(set(flat) - {-1}):
                 own = [i for i in range(36) if flat[i] == label]
                 mean = sum(vectors[i] for i in own) / len(own)
                 self.regions[label, self.region_pointer[label]] = unit(mean)
@@ -98,7 +98,7 @@ def test_the_memory_is_what_the_text_says_draw_by_draw(sampling, pixel_slots):
 def test_a_class_remembers_its_own_pixels_and_legacy_those_at_the_top():
     features = torch.zeros(1, CHANNELS, 6, 6)
     features[:, 0, :3], features[:, 1, 3:] = 1.0, 1.0
-    labels = torch.full((1, 6, 6), 255)
+    labels = torch.full((1, 6, 6), -1)
     labels[:, 3:] = 2
     for sampling, channel in (("class", 1), ("legacy", 0)):
         remembered = memory(pixel_sampling=sampling)
@@ -150,7 +150,7 @@ def test_it_starts_with_random_unit_vectors():
 def test_nothing_labelled_changes_nothing_and_zero_features_stay_finite():
     remembered = memory()
     before = {name: value.clone() for name, value in remembered.state_dict().items()}
-    remembered.enqueue(drawn()[0], torch.full((4, 6, 6), 255))
+    remembered.enqueue(drawn()[0], torch.full((4, 6, 6), -1))
     assert all(value.equal(before[name]) for name, value in remembered.state_dict().items())
     remembered.enqueue(torch.zeros(4, CHANNELS, 6, 6), drawn()[1])
     assert remembered.pixels.rows.isfinite().all()
@@ -191,7 +191,7 @@ def enqueue_in_process(rank, folder):
 def batch_of_processes(step):
     features, labels = drawn(step)
     if step == 1:
-        labels[2:] = 255  # one process without a single labelled pixel
+        labels[2:] = -1  # one process without a single labelled pixel
     return features, labels
 
 

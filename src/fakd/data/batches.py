@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int16, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fakd.data.dataset import Sample, Split
+from fakd.data.dataset import Split
+from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
 from fakd.data.transforms import augment
 from fakd.errors import InputError
@@ -21,7 +22,7 @@ class Batch(NamedTuple):
     """What a training step sees."""
 
     images: UInt8[Tensor, "batch 3 height width"]
-    labels: UInt8[Tensor, "batch height width"]
+    labels: Int16[Tensor, "batch height width"]
     """Class ids; `IGNORE` where there is none, everywhere in an unlabelled image."""
     skipped: tuple[str, ...] = ()
     """Why samples that belong here were left out and others took their places."""

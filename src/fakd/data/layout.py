@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fakd.data.decode import IMAGE_SUFFIXES
-from fakd.data.encoding import ENCODING_KEYS, Encoding, read_encoding
-from fakd.data.fields import as_list, check_keys
+from fakd.data.entries import ENCODING_KEYS, Encoding, as_list, check_keys, read_encoding
 from fakd.errors import InputError
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
 _NAME = "{name}"
 _PART_KEYS = ("images", "masks", "list", "except", "count")
 

@@ -1,13 +1,16 @@
 """What to fix, from what was seen: one line each with file and remedy, the most important first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
-from fakd.data.inspection.appearance import appearances
-from fakd.data.inspection.facts import MaskValue, SplitFacts
-from fakd.data.inspection.finding import Finding, Weight, count, files
-from fakd.data.inspection.opening import Opened
-from fakd.types import IGNORE
+from fakd.data.dataset import SegmentationData
+from fakd.data.masks import MaskValue
+from fakd.inspection.opening import Opened, open_listed, open_path
+from fakd.inspection.survey import Budget, Header, SplitFacts, identical, read_headers, read_pixels
+from fakd.settings import IGNORE
 
 RARE = 1e-3
 """Share of labelled pixels below which a class is pointed out."""
@@ -16,7 +19,69 @@ _MUCH = 0.5
 _LISTED = 8
 
 
-def findings(
+class Weight(IntEnum):
+    """How much a finding matters."""
+
+    STOPS = 0
+    """Training would stop there, or learn nothing."""
+    HARMS = 1
+    """It would go on, with worse data than it should."""
+    TELLS = 2
+    """Right as it is if it is meant so."""
+
+
+class Finding(NamedTuple):
+    """Something to fix or to know."""
+
+    weight: Weight
+    text: str
+
+
+@dataclass
+class Inspection:
+    """What was seen in a data set, and what follows."""
+
+    opened: Opened
+    splits: list[SplitFacts]
+    findings: list[Finding]
+
+    @property
+    def usable(self) -> bool:
+        """Whether training would get through."""
+        return not any(finding.weight is Weight.STOPS for finding in self.findings)
+
+
+def inspected(
+    data: SegmentationData | Path,
+    description: Path | None = None,
+    samples: int | None = None,
+    seconds: float | None = None,
+    workers: int = 0,
+    advance: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Inspection:
+    """Look a data set over.
+
+    Args:
+        data: A folder, a .yaml file, or a data set of files that is open already.
+        description: The YAML file of a folder, if it does not stand in it.
+        samples: Pairs of each split that are decoded; None for as many as the time allows.
+        seconds: When to come to an end; None for never.
+        workers: Threads that read files.
+        advance: Is told what is done, how much of it and how much there is.
+
+    Raises:
+        InputError: there is no data set, or none whose parts can be told.
+    """
+    budget = Budget(seconds, workers)
+    opened = open_path(data, description) if isinstance(data, Path) else open_listed(data)
+    splits = [SplitFacts(listing) for listing in opened.splits]
+    read_headers(splits, budget, lambda done, total: advance("files", done, total))
+    read_pixels(splits, budget, samples, lambda done, total: advance("pixels", done, total))
+    twins = identical(splits, budget)
+    return Inspection(opened, splits, _findings(opened, splits, twins))
+
+
+def _findings(
     opened: Opened, splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]
 ) -> list[Finding]:
     """Judge what was seen, the most important first."""
@@ -27,7 +92,7 @@ def findings(
         found += _contents(opened, split)
         found += [Finding(Weight.TELLS, text) for text in split.listing.remarks]
     for split in splits:
-        found += appearances(split)
+        found += _appearances(split)
     found += _overlap(splits, twins)
     return sorted(dict.fromkeys(found), key=lambda finding: finding.weight)
 
@@ -53,22 +118,20 @@ def _arrangement(opened: Opened) -> Iterator[Finding]:
 
 def _pairing(split: SplitFacts) -> Iterator[Finding]:
     listing = split.listing
-    # The reader stops at the first missing mask, which the list below says better.
     for text in listing.refusals:
-        if not (listing.images_alone and text.startswith("no mask ")):
-            yield Finding(Weight.STOPS, text)
+        yield Finding(Weight.STOPS, text)
     if listing.images_alone:
         yield Finding(
             Weight.STOPS,
-            f"{listing.split}: {count(len(listing.images_alone), 'image')} without a mask "
-            f"({files(listing.images_alone)}); add the masks under the names of the images, or "
+            f"{listing.split}: {_count(len(listing.images_alone), 'image')} without a mask "
+            f"({_files(listing.images_alone)}); add the masks under the names of the images, or "
             "take the images out",
         )
     if listing.masks_alone:
         yield Finding(
             Weight.HARMS,
-            f"{listing.split}: {count(len(listing.masks_alone), 'mask')} without an image "
-            f"({files(listing.masks_alone)}); add the images, or remove the masks",
+            f"{listing.split}: {_count(len(listing.masks_alone), 'mask')} without an image "
+            f"({_files(listing.masks_alone)}); add the images, or remove the masks",
         )
     if not listing.pairs and not listing.refusals:
         yield Finding(
@@ -85,23 +148,23 @@ def _damage(split: SplitFacts) -> Iterator[Finding]:
         last = list(split.unreadable)[_LISTED:]
         yield Finding(
             Weight.STOPS,
-            f"{split.listing.split}: {more} more files cannot be read ({files(last)}); replace or "
+            f"{split.listing.split}: {more} more files cannot be read ({_files(last)}); replace or "
             "remove them",
         )
     if mismatched := split.mismatched:
         pair, image, mask = mismatched[0]
         yield Finding(
             Weight.STOPS,
-            f"{split.listing.split}: {count(len(mismatched), 'mask')} not of the size of the image "
-            f"({pair.mask} is {_by(mask.size)}, {pair.image} is {_by(image.size)}); export masks "
-            "at the size of their images",
+            f"{split.listing.split}: {_count(len(mismatched), 'mask')} not of the size of the "
+            f"image ({pair.mask} is {_by(mask.size)}, {pair.image} is {_by(image.size)}); export "
+            "masks at the size of their images",
         )
 
 
 def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     name = split.listing.split
     description = opened.description
-    binary = set(split.pixels) <= {0, IGNORE} and IGNORE in split.pixels
+    binary = set(split.pixels) <= {0, 255} and 255 in split.pixels
     if binary and split.classes[IGNORE]:
         yield Finding(
             Weight.STOPS,
@@ -184,21 +247,21 @@ def _overlap(splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]) -
     if shared := {pair.image for pair in first} & {pair.image for pair in second}:
         yield Finding(
             Weight.HARMS,
-            f"{count(len(shared), 'image')} in train and val alike ({files(sorted(shared))}); "
+            f"{_count(len(shared), 'image')} in train and val alike ({_files(sorted(shared))}); "
             "take them out of one, for scores of images seen in training say nothing",
         )
     if twins:
         one, other = twins[0]
         yield Finding(
             Weight.HARMS,
-            f"{count(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
+            f"{_count(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
             "remove them from one",
         )
     names = {pair.name for pair in first} & {pair.name for pair in second}
     if names and not shared and not twins:
         yield Finding(
             Weight.TELLS,
-            f"{count(len(names), 'name')} both in train and val ({', '.join(sorted(names)[:2])}); "
+            f"{_count(len(names), 'name')} both in train and val ({', '.join(sorted(names)[:2])}); "
             "make sure that they are different images",
         )
 
@@ -220,8 +283,69 @@ def _values(noun: str, values: Sequence[MaskValue]) -> str:
 
 
 def _holders(split: SplitFacts, values: Sequence[MaskValue]) -> str:
-    return files(list(dict.fromkeys(path for value in values for path in split.unknown[value])))
+    return _files(list(dict.fromkeys(path for value in values for path in split.unknown[value])))
 
 
 def _first_mask(split: SplitFacts) -> str:
     return str(next(pair.mask for pair in split.sample if pair.mask is not None))
+
+
+def _appearances(split: SplitFacts) -> Iterator[Finding]:
+    """Yield what the headers of a split say about its formats."""
+    name, images, masks = split.listing.split, split.image_headers, split.mask_headers
+    for headers, holds, weight, noun, text in (
+        (
+            masks,
+            lambda header: header.format == "JPEG",
+            Weight.STOPS,
+            "mask",
+            "in JPEG, whose compression changes ids and colours; save masks as PNG",
+        ),
+        (
+            masks,
+            lambda header: header.mode.startswith(("I", "F")),
+            Weight.TELLS,
+            "mask",
+            "with 16 bits; fakd reads their ids as they are, but 8 bits are smaller and faster",
+        ),
+        (
+            images,
+            lambda header: header.turned,
+            Weight.TELLS,
+            "image",
+            "to be turned by EXIF, which fakd does; see in the picture whether masks are upright",
+        ),
+        (
+            images,
+            lambda header: header.mode in ("1", "L", "LA") or header.mode.startswith("I"),
+            Weight.TELLS,
+            "image",
+            "in grey, read as RGB of equal channels; fine if predictions get grey images as well",
+        ),
+        (
+            images,
+            lambda header: header.mode in ("RGBA", "PA"),
+            Weight.TELLS,
+            "image",
+            "with transparency, which is dropped; fill the background if it shows in the picture",
+        ),
+    ):
+        if found := _those(headers, holds):
+            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            what = f"{len(found)} of {len(headers)} {noun}{'s' if len(headers) > 1 else ''}"
+            yield Finding(weight, f"{name}: {what} {text} ({found[0]}{others})")
+
+
+def _those(headers: dict[Path, Header], holds: Callable[[Header], bool]) -> list[Path]:
+    return [path for path, header in headers.items() if holds(header)]
+
+
+def _files(paths: Sequence[Path], most: int = 2) -> str:
+    """Name the first of some files."""
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return f"{', '.join(str(path) for path in paths[:most])}{more}"
+
+
+def _count(number: int, noun: str) -> str:
+    """Say how many there are of something."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"

@@ -1,27 +1,175 @@
 """A dataset.yaml for a folder that has none, from the names of its files and some masks."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path, PurePosixPath
 
-from fakd.data.decode import read_mask
-from fakd.data.description import Description, read_description
-from fakd.data.inspection.facts import MaskValue
-from fakd.data.inspection.groups import Affixes, Group, affixes, grouped
-from fakd.data.inspection.survey import spread
-from fakd.data.inspection.values import counted
+import yaml
+
+from fakd.data.description import Description, description_of
+from fakd.data.entries import NO_CLASS
+from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES
+from fakd.data.masks import MaskValue, counted, read_mask
 from fakd.errors import InputError
-from fakd.types import IGNORE
+from fakd.inspection.survey import spread
 
 _EVERY = 5
 """One image in so many is proposed for validation where nothing says which."""
 _MASKS_READ = 40
 _NOISE = 2e-3
 """Share of pixels below which a value among many is an edge between others, not a class."""
+_MOST = 254
+"""Classes that are proposed; more values than that are seldom classes."""
 _LISTS = {"train": "train.txt", "val": "val.txt"}
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_IMAGES = {"image", "images", "img", "imgs", "photo", "photos", "jpegimages", "jpg", "jpgs", "rgb"}
+_MASKS = {
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "anno", "ann", "anns"),
+    *("gt", "groundtruth", "truth", "seg", "segmentation", "segmentationclass", "target"),
+    *("targets", "labelids", "segs", "classes"),
+}
+_FEW = 40
+"""Values that a mask has at most, and a photo does not."""
+
+
+@dataclass
+class Group:
+    """Image files of one folder that are one thing."""
+
+    split: str | None
+    is_mask: bool
+    folder: str
+    """Below the root, with slashes; empty for the root itself."""
+    files: list[str] = field(default_factory=list)
+    """Relative to the folder."""
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of all files, or ``.*``."""
+        found = {PurePosixPath(file).suffix for file in self.files}
+        return found.pop() if len(found) == 1 else ".*"
+
+    @property
+    def stems(self) -> list[str]:
+        """The files without their suffixes."""
+        return [file.rpartition(".")[0] for file in self.files]
+
+    def pattern(self, before: str, after: str) -> str:
+        """Write the path of these files with ``{name}`` in it."""
+        place = f"{self.folder}/" if self.folder else ""
+        return f"{place}{before}{{name}}{after}{self.suffix}"
+
+
+def grouped(root: Path, files: Sequence[str]) -> list[Group]:
+    """Group files by split and kind, as their folders and names tell; by content if none does."""
+    groups: dict[tuple[str | None, bool, str], Group] = {}
+    for file in files:
+        suffix = PurePosixPath(file).suffix.lower()
+        split, is_mask, folder = _place(file)
+        if suffix not in (MASK_SUFFIXES if is_mask else IMAGE_SUFFIXES):
+            continue
+        key = split, is_mask, folder
+        group = groups.setdefault(key, Group(split, is_mask, folder))
+        group.files.append(file[len(folder) :].lstrip("/"))
+    found = sorted(groups.values(), key=lambda group: -len(group.files))
+    if not any(group.is_mask for group in found):
+        _tell_by_content(root, found)
+    return found
+
+
+def _place(file: str) -> tuple[str | None, bool, str]:
+    *folders, name = file.split("/")
+    split, is_mask, depth = None, False, min(1, len(folders))
+    for level, folder in enumerate(folders, start=1):
+        token = folder.lower()
+        words = set(re.split(r"[^a-z]+", token))
+        if token in _SPLITS:
+            split, depth = _SPLITS[token], level
+        elif words & _MASKS:
+            is_mask, depth = True, level
+        elif words & _IMAGES:
+            depth = level
+    last = re.split(r"[-_.\s]", PurePosixPath(name).stem.lower())[1:]
+    is_mask = is_mask or bool(set(last) & _MASKS)
+    return split, is_mask, "/".join(folders[:depth])
+
+
+def _tell_by_content(root: Path, groups: list[Group]) -> None:
+    """Of two folders of like names, the one whose files have few values holds masks."""
+    for one, other in combinations(groups, 2):
+        if one.split != other.split or affixes(one, other) is None:
+            continue
+        for group in (one, other):
+            group.is_mask = all(_is_flat(root / group.folder / file) for file in group.files[:3])
+
+
+def _is_flat(path: Path) -> bool:
+    if path.suffix.lower() not in MASK_SUFFIXES:
+        return False
+    try:
+        return len(counted(read_mask(path))) <= _FEW
+    except InputError:
+        return False
+
+
+Affixes = tuple[tuple[str, str], tuple[str, str]]
+"""What stands before and after the name in images, and in masks."""
+
+
+def affixes(images: Group, masks: Group) -> Affixes | None:
+    """Find what to leave out of file names for images and masks to have names in common."""
+    best: Affixes | None = None
+    most = 0
+    stems = images.stems, masks.stems
+    choices = [_choices(names) for names in stems]
+    for first in choices[0]:
+        for second in choices[1]:
+            common = _stripped(stems[0], *first) & _stripped(stems[1], *second)
+            if len(common) > most:
+                best, most = (first, second), len(common)
+    return best
+
+
+def _choices(stems: Sequence[str]) -> list[tuple[str, str]]:
+    before = _common(stems).rstrip("0123456789")
+    if any("/" in stem for stem in stems):
+        before = ""
+    after = _common([stem[::-1] for stem in stems])[::-1].lstrip("0123456789")
+    if len(set(stems)) == 1:
+        before, after = _around_number(stems[0])
+    choices = [("", ""), ("", after), (before, ""), (before, after)]
+    return [choice for choice in dict.fromkeys(choices) if all(_stripped(stems, *choice))]
+
+
+def _common(texts: Sequence[str]) -> str:
+    """Return the longest beginning of all texts."""
+    first, last = min(texts), max(texts)
+    same = next(
+        (at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None
+    )
+    return first if same is None else first[:same]
+
+
+def _around_number(stem: str) -> tuple[str, str]:
+    """Split what stands around the name of a file that is alone in its folder."""
+    before, line, after = stem.rpartition("_")
+    return (f"{before}_", "") if after.isdigit() else ("", line + after)
+
+
+def _stripped(stems: Sequence[str], before: str, after: str) -> set[str]:
+    return {
+        stem[len(before) : len(stem) - len(after)]
+        for stem in stems
+        if stem.startswith(before) and stem.endswith(after)
+    }
 
 
 @dataclass(frozen=True)
@@ -84,7 +232,8 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
     elif not (_by_convention("train", *whole) and _by_convention("val", *held_out)):
         lines += [*_section("train", *whole), *_section("val", *held_out)]
     text = "".join(f"{line}\n" for line in lines)
-    return Proposal(root, text, _checked(text, root), chosen, divided)
+    described = description_of(yaml.safe_load(text), root / "dataset.yaml")
+    return Proposal(root, text, described, chosen, divided)
 
 
 def _matched(split: str | None, groups: Sequence[Group]) -> tuple[Group, Group, Affixes] | None:
@@ -118,12 +267,7 @@ def _split(images: Group, around: Affixes) -> dict[str, list[str]]:
 
 
 def _names(images: Group, around: Affixes) -> list[str]:
-    before, after = around[0]
-    return sorted(
-        stem[len(before) : len(stem) - len(after)]
-        for stem in images.stems
-        if stem.startswith(before) and stem.endswith(after) and len(stem) > len(before + after)
-    )
+    return sorted(_stripped(images.stems, *around[0]) - {""})
 
 
 def _alike(images: Group, masks: Group) -> bool:
@@ -152,7 +296,7 @@ def _classes(root: Path, masks: Group) -> list[str]:
     for index in spread(len(masks.files))[:_MASKS_READ]:
         path = root / masks.folder / masks.files[index]
         try:
-            found.update(counted(read_mask(path), colours=False))
+            found.update(counted(read_mask(path)))
         except InputError:
             continue
     total = max(1, sum(found.values()))
@@ -168,11 +312,11 @@ def _classes(root: Path, masks: Group) -> list[str]:
     jpegs = all(file.lower().endswith((".jpg", ".jpeg")) for file in masks.files)
     if 255 in ids and (len(ids) <= 2 or jpegs):
         return ["classes: [background, foreground]", "ids: {0: background, 255: foreground}"]
-    ids = [value for value in ids if value != IGNORE]
-    if len(ids) >= IGNORE:
+    ids = [value for value in ids if value not in NO_CLASS]
+    if len(ids) > _MOST:
         raise InputError(
-            f"masks in {root / masks.folder} hold {len(ids)} ids, and there may be {IGNORE - 1} "
-            "classes; they seem to count objects: give masks of class ids"
+            f"masks in {root / masks.folder} hold {len(ids)} ids and seem to count objects; give "
+            "masks of class ids, or write a dataset.yaml with their classes"
         )
     names = [f"class{value}" for value in ids]
     lines = [f"classes: [{', '.join(names)}]"]
@@ -183,7 +327,7 @@ def _classes(root: Path, masks: Group) -> list[str]:
 
 
 def _coloured(colours: Sequence[MaskValue]) -> list[str]:
-    if len(colours) >= IGNORE:
+    if len(colours) > _MOST:
         raise InputError(
             f"the masks hold {len(colours)} frequent colours; save them as PNG with one colour per "
             "class, without smooth edges"
@@ -194,11 +338,3 @@ def _coloured(colours: Sequence[MaskValue]) -> list[str]:
         if isinstance(colour, tuple)
     ]
     return ["classes:", *entries, "masks: colors"]
-
-
-def _checked(text: str, root: Path) -> Description:
-    """Read the text as the file that it is proposed for."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "dataset.yaml"
-        path.write_text(text, encoding="utf-8")
-        return replace(read_description(path), path=root / "dataset.yaml")

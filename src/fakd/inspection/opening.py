@@ -7,13 +7,11 @@ from pathlib import Path
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
-from fakd.data.inspection.listing import Listing, listings
-from fakd.data.inspection.proposal import Proposal, propose
-from fakd.data.pairs import PairedSplit
-from fakd.data.published import read_published
-from fakd.data.published.location import PLACES
+from fakd.data.matching import Listing, listed
+from fakd.data.published import PLACES, read_published
 from fakd.data.scan import files_below
 from fakd.errors import InputError
+from fakd.inspection.proposal import Proposal, propose
 
 
 @dataclass
@@ -57,6 +55,8 @@ def open_listed(data: SegmentationData) -> Opened:
     Raises:
         InputError: it does not consist of files.
     """
+    from fakd.data.samples import PairedSplit
+
     splits = []
     for name, split in (("train", data.train), ("val", data.val)):
         if not isinstance(split, PairedSplit):
@@ -78,7 +78,7 @@ def _described(root: Path, described: Description, origin: str) -> Opened:
     if not root.is_dir():
         raise InputError(f"expected a folder of data, but {root} is none; check root: in {origin}")
     title = described.name or root.resolve().name
-    return Opened(title, origin, root, described, listings(root, described, cache(files_below)))
+    return Opened(title, origin, root, described, listed(root, described, lenient=True))
 
 
 def _published(path: Path) -> Opened | None:
@@ -112,9 +112,9 @@ def _all_there(root: Path, files: Sequence[str]) -> bool:
 
 
 def _undescribed(root: Path) -> Opened:
-    listed = cache(files_below)
-    proposal = propose(root, listed(root))
+    files = cache(files_below)
+    proposal = propose(root, files(root))
     described = proposal.description
-    splits = listings(root, described, listed, proposal.chosen)
+    splits = listed(root, described, lenient=True, chosen=proposal.chosen, files=files)
     origin = "no dataset.yaml; judged by names and masks"
     return Opened(root.resolve().name, origin, root, described, splits, proposal)
