@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fakd.data import Augmentation, Sample, augment
+from fakd.data import Augmentation, Sample, augment, cut_like
 from fakd.data.transforms import MEAN_COLOUR, _axis, crop_resized
 from fakd.errors import InputError
 from fakd.types import IGNORE
@@ -196,3 +196,55 @@ def test_one_generator_decides_everything_and_nothing_else_moves():
 def test_impossible_settings_are_refused(settings, named):
     with pytest.raises(InputError, match=named):
         Augmentation(**settings)
+
+
+VIEWS = Augmentation(crop=(48, 64), photometric=False)
+
+
+def smooth(height, width):
+    """An image in which every place looks different and nothing is sharp."""
+    y = torch.linspace(0, 3, height)[:, None].expand(height, width)
+    x = torch.linspace(0, 3, width).expand(height, width)
+    waves = torch.stack([torch.sin(2 * x + y), torch.cos(3 * y), torch.sin(x * y)])
+    return ((waves + 1) * 127).round().byte()
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("size", [(60, 90), (30, 40), (200, 35)])
+def test_a_geometry_cuts_the_image_as_the_view_does(size, seed):
+    """Among the draws are enlarged and reduced, mirrored and padded views."""
+    sample = Sample(noise(*size), None, "")
+    view = augment(sample, VIEWS, generator(seed))
+    again = cut_like(sample.image.float(), view.geometry)
+    rows, cols = view.geometry.rows.length, view.geometry.columns.length
+    # Half a level of rounding, and what positions in float32 are off.
+    error = (again - view.image.float()).abs()[:, :rows, :cols]
+    assert error.max() < 0.51
+    assert (again[:, rows:] == 0).all()
+    assert (again[:, :, cols:] == 0).all()
+    plain = augment(sample, replace(VIEWS, flip=0.0), generator(seed)).geometry
+    assert (plain.rows, plain.columns) == (view.geometry.rows, view.geometry.columns)
+
+
+def test_the_views_above_are_of_all_kinds():
+    views = [augment(Sample(noise(60, 90), None, ""), VIEWS, generator(s)) for s in range(12)]
+    seen = [view.geometry for view in views]
+    assert {each.flipped for each in seen} == {True, False}
+    assert {each.rows.after > each.rows.before for each in seen} == {True, False}
+    assert {each.rows.length < 48 for each in seen} == {True, False}
+    assert {each.size for each in seen} == {(48, 64)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_geometry_cuts_a_coarser_map_to_a_coarser_grid(seed):
+    image = smooth(120, 160)
+    view = augment(Sample(image, None, ""), replace(VIEWS, crop=(64, 64)), generator(seed))
+    half = F.avg_pool2d(image.float(), 2)
+    cut = cut_like(half, view.geometry, grid=(32, 32))
+    expected = F.avg_pool2d(view.image.float(), 2)
+    rows, cols = view.geometry.rows.length // 2, view.geometry.columns.length // 2
+    error = (cut - expected).abs()[:, : rows - 1, : cols - 1]
+    assert error.mean() < 1
+    # A map that lies one cell beside its image would be further off.
+    beside = (cut.roll(1, 2) - expected)[:, : rows - 1, 1 : cols - 1].abs()
+    assert beside.mean() > 3 * error.mean()

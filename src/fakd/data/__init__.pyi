@@ -3,23 +3,27 @@ from .dataset import SegmentationData, Split, default_palette
 from .folders import folder, image_files, open_data
 from .masks import Pair
 from .published import ade20k, cityscapes, pascal_context, voc2012
-from .samples import CachedSplit, PairedSplit, Sample, read_image
+from .samples import CachedSplit, PairedSplit, Sample, cached, read_image
 from .seeds import mixed
 from .streets.dataset import scenes
-from .transforms import Augmentation, augment
+from .transforms import Augmentation, Geometry, View, augment, cut_like
 
 __all__ = [
     "Augmentation",
     "Batch",
     "CachedSplit",
+    "Geometry",
     "Pair",
     "PairedSplit",
     "Sample",
     "SegmentationData",
     "Split",
+    "View",
     "ade20k",
     "augment",
+    "cached",
     "cityscapes",
+    "cut_like",
     "default_palette",
     "evaluation_samples",
     "folder",

@@ -12,7 +12,7 @@ from torch import Tensor
 from fakd.data.dataset import Split
 from fakd.data.masks import MaskReader, Pair, decoded
 from fakd.errors import InputError
-from fakd.settings import IGNORE
+from fakd.settings import IGNORE, Hardware
 
 
 class Sample(NamedTuple):
@@ -104,7 +104,7 @@ class CachedSplit(Split):
     Each worker process keeps its own; what no longer fits is decoded every time.
     """
 
-    def __init__(self, split: Split, limit: int = 2**30) -> None:
+    def __init__(self, split: Split, limit: int) -> None:
         self.labelled = split.labelled
         self._split = split
         self._room = limit
@@ -117,7 +117,7 @@ class CachedSplit(Split):
         if index in self._kept:
             return self._kept[index]
         sample = self._split[index]
-        size = sample.image.numel() + (0 if sample.labels is None else sample.labels.numel())
+        size = sample.image.nbytes + (0 if sample.labels is None else sample.labels.nbytes)
         if size <= self._room:
             self._room -= size
             self._kept[index] = sample
@@ -130,3 +130,13 @@ class CachedSplit(Split):
     def identity(self) -> Iterable[str]:
         """Yield the other split's lines: caching changes no sample."""
         return self._split.identity()
+
+
+def cached(splits: Sequence[Split], hardware: Hardware) -> list[CachedSplit]:
+    """Cache splits in the memory a run may take, each by its share of the samples.
+
+    What one process may keep is what the run may, divided among all of its processes that decode.
+    """
+    processes = hardware.devices * max(1, hardware.workers)
+    total = hardware.cache * 2**30 / processes / sum(len(split) for split in splits)
+    return [CachedSplit(split, int(total * len(split))) for split in splits]

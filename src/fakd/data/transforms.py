@@ -1,11 +1,12 @@
 """Paired augmentation of an image and its labels, a pure function of sample and generator."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ MEAN_COLOUR = (124, 116, 104)
 _REDRAWS = 10
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """Where along one side the crop lies in the resized image, and how it was resized."""
 
     before: int
@@ -37,8 +38,39 @@ class _Axis(NamedTuple):
         index = torch.arange(self.start, self.start + self.length, dtype=torch.float64)
         return (index + 0.5) * (self.before / self.after)
 
+    def seen_from(
+        self, cells: int, side: int, flipped: bool = False
+    ) -> tuple[Float[Tensor, " cells"], Bool[Tensor, " cells"]]:
+        """Where the centres of cells of a padded view lie in the image, as -1 to 1, and whether."""
+        places = (torch.arange(cells, dtype=torch.float64) + 0.5) * (side / cells)
+        shown = places < self.length
+        if flipped:
+            places = self.length - places
+        return (self.start + places) * (2 / self.after) - 1, shown
 
-def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generator) -> Sample:
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which part of an image a view shows: resized, cut out, mirrored, and padded to its size."""
+
+    rows: Axis
+    columns: Axis
+    flipped: bool
+    size: tuple[int, int]
+    """Height and width of the view; what lies below and right of the cut is padding."""
+
+
+class View(NamedTuple):
+    """An augmented sample."""
+
+    image: UInt8[Tensor, "3 height width"]
+    labels: Int16[Tensor, "height width"]
+    """Class ids; `IGNORE` where there is none, everywhere in an unlabelled sample."""
+    name: str
+    geometry: Geometry
+
+
+def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generator) -> View:
     """Scale, crop, mirror, recolour and pad an image, and its labels alike.
 
     The crop is chosen before anything is resized, so only its own pixels are computed; labels of
@@ -57,15 +89,39 @@ def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generat
     ]
     rows, columns, labels = _chosen(sample.labels, crops, augmentation.largest_class)
     image = crop_resized(sample.image, rows, columns)
-    if draws[1] < augmentation.flip:
+    if flipped := draws[1] < augmentation.flip:
         image, labels = image.flip(-1), labels.flip(-1)
     if augmentation.photometric:
         image = distort(image, draw_distortion(generator))
-    return Sample(*_padded(image, labels, augmentation.crop), sample.name)
+    image, labels = _padded(image, labels, augmentation.crop)
+    return View(image, labels, sample.name, Geometry(rows, columns, flipped, augmentation.crop))
+
+
+def cut_like(
+    maps: Float[Tensor, "channels _height _width"],
+    geometry: Geometry,
+    grid: tuple[int, int] | None = None,
+) -> Float[Tensor, "channels rows cols"]:
+    """Cut out of maps of a whole image, on any grid, what a view shows of it; bilinearly.
+
+    Args:
+        maps: Of the whole image as it is stored; logits of a network, for example.
+        geometry: Of the view.
+        grid: Rows and columns of the result, over the whole view; its size in pixels if not given.
+
+    Returns:
+        The maps at the centres of the grid's cells, 0 at those in the padding.
+    """
+    rows, cols = grid or geometry.size
+    y, shown_y = geometry.rows.seen_from(rows, geometry.size[0])
+    x, shown_x = geometry.columns.seen_from(cols, geometry.size[1], geometry.flipped)
+    places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).to(maps)
+    sampled = F.grid_sample(maps[None], places[None], padding_mode="border", align_corners=False)
+    return sampled[0] * (shown_y[:, None] & shown_x).to(maps)
 
 
 def crop_resized(
-    image: UInt8[Tensor, "3 height width"], rows: _Axis, columns: _Axis
+    image: UInt8[Tensor, "3 height width"], rows: Axis, columns: Axis
 ) -> UInt8[Tensor, "3 rows columns"]:
     """Cut a crop out of the bilinearly resized image without resizing the rest.
 
@@ -90,16 +146,16 @@ def _resized(size: tuple[int, int], augmentation: Augmentation, draw: float) -> 
     return fitted_size(size, augmentation.base or size, low + (high - low) * draw)
 
 
-def _axis(before: int, after: int, crop: int, draw: float) -> _Axis:
+def _axis(before: int, after: int, crop: int, draw: float) -> Axis:
     length = min(after, crop)
-    return _Axis(before, after, int(draw * (after - length + 1)), length)
+    return Axis(before, after, int(draw * (after - length + 1)), length)
 
 
 def _chosen(
     labels: Int16[Tensor, "height width"] | None,
-    crops: list[tuple[_Axis, _Axis]],
+    crops: list[tuple[Axis, Axis]],
     largest_class: float,
-) -> tuple[_Axis, _Axis, Int16[Tensor, "rows columns"]]:
+) -> tuple[Axis, Axis, Int16[Tensor, "rows columns"]]:
     """Take the first crop in which no class prevails, the last one if there is none."""
     if labels is None:
         rows, columns = crops[0]
@@ -119,7 +175,7 @@ def _balanced(labels: Int16[Tensor, "rows columns"], largest_class: float) -> bo
     return largest < total and largest < largest_class * total
 
 
-def _reach(axis: _Axis) -> tuple[int, int, Float[Tensor, " length"]]:
+def _reach(axis: Axis) -> tuple[int, int, Float[Tensor, " length"]]:
     """Bounds of the source pixels a crop reads, and its positions between them as -1 to 1."""
     centres = axis.centres()
     first = max(math.floor(float(centres[0]) - 0.5), 0)

@@ -91,8 +91,10 @@ def _findings(
         found += _damage(split)
         found += _contents(opened, split)
         found += [Finding(Weight.TELLS, text) for text in split.listing.remarks]
+    ids = opened.description.encoding.ids
+    wide = any(raw > 255 for raw, target in ids.items() if target != IGNORE)
     for split in splits:
-        found += _appearances(split)
+        found += _appearances(split, wide)
     found += _overlap(splits, twins)
     return sorted(dict.fromkeys(found), key=lambda finding: finding.weight)
 
@@ -290,8 +292,8 @@ def _first_mask(split: SplitFacts) -> str:
     return str(next(pair.mask for pair in split.sample if pair.mask is not None))
 
 
-def _appearances(split: SplitFacts) -> Iterator[Finding]:
-    """Yield what the headers of a split say about its formats."""
+def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
+    """Yield what the headers of a split say about its formats; ``wide`` ids need 16 bits."""
     name, images, masks = split.listing.split, split.image_headers, split.mask_headers
     for headers, holds, weight, noun, text in (
         (
@@ -303,7 +305,7 @@ def _appearances(split: SplitFacts) -> Iterator[Finding]:
         ),
         (
             masks,
-            lambda header: header.mode.startswith(("I", "F")),
+            lambda header: header.mode.startswith(("I", "F")) and not wide,
             Weight.TELLS,
             "mask",
             "with 16 bits; fakd reads their ids as they are, but 8 bits are smaller and faster",
