@@ -29,25 +29,37 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
         InputError: a file or folder is missing, or the description is wrong.
     """
     base = Path(root).expanduser()
-    if description is None and base.suffix.lower() in (".yaml", ".yml") and not base.is_dir():
-        described = read_description(base)
-        base = described.root or base.parent
-        _check_folder(base)
-    else:
-        _check_folder(base)
-        described = _description(base, description)
-        if description is None and described.root is not None:
-            base = described.root
-            _check_folder(base)
+    if (found := described_folder(base, description)) is None:
+        raise InputError(
+            f"no description of the classes at {base / 'dataset.yaml'}; write that file, for "
+            f"example with the line '{_suggestion(base)}', or name another file as the description"
+        )
     given = None if description is None else str(description)
-    return described_data(
-        base,
-        described,
-        {
-            "class_path": "fakd.data.folder",
-            "init_args": {"root": str(root), "description": given},
-        },
-    )
+    arguments = {"root": str(root), "description": given}
+    return described_data(*found, {"class_path": "fakd.data.folder", "init_args": arguments})
+
+
+def described_folder(
+    path: Path, description: str | Path | None = None
+) -> tuple[Path, Description] | None:
+    """Find the folder of a data set and its description; None where a folder has none.
+
+    Raises:
+        InputError: there is no such folder, or the description is wrong.
+    """
+    if description is not None:
+        _check_folder(path)
+        return path, read_description(Path(description).expanduser())
+    file = path
+    if path.is_dir() or path.suffix.lower() not in (".yaml", ".yml"):
+        _check_folder(path)
+        file = path / "dataset.yaml"
+        if not file.exists():
+            return None
+    described = read_description(file)
+    root = described.root or file.parent
+    _check_folder(root, f"check root: in {file}")
+    return root, described
 
 
 def described_data(root: Path, described: Description, config: dict[str, Any]) -> SegmentationData:
@@ -85,22 +97,10 @@ def image_files(path: Path) -> list[Path]:
     return _files(path, IMAGE_SUFFIXES)
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, remedy: str = "check the path") -> None:
     if not path.is_dir():
         came = "is a file" if path.exists() else "does not exist"
-        raise InputError(f"expected a folder of data, but {path} {came}; check the path")
-
-
-def _description(root: Path, given: str | Path | None) -> Description:
-    if given is not None:
-        return read_description(Path(given).expanduser())
-    path = root / "dataset.yaml"
-    if not path.exists():
-        raise InputError(
-            f"no description of the classes at {path}; write that file, for example with the "
-            f"line '{_suggestion(root)}', or name another file as the description"
-        )
-    return read_description(path)
+        raise InputError(f"expected a folder of data, but {path} {came}; {remedy}")
 
 
 def _suggestion(root: Path, looked_at: int = 8) -> str:

@@ -15,7 +15,7 @@ from fakd.data.folders import described_data
 from fakd.errors import InputError
 
 
-class Place(NamedTuple):
+class _Place(NamedTuple):
     """How to know the folder of a data set."""
 
     inside: tuple[str, ...]
@@ -28,17 +28,17 @@ class Place(NamedTuple):
         return all((folder / mark).is_dir() for mark in self.marks)
 
 
-_VOC2010 = Place(("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"))
+_VOC2010 = _Place(("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"))
 # In this order: VOC 2010 has the folders of VOC 2012 too.
-PLACES: Mapping[str, Place] = {
-    "ade20k": Place(
+_PLACES: Mapping[str, _Place] = {
+    "ade20k": _Place(
         ("ADEChallengeData2016", "ade/ADEChallengeData2016"),
         ("images/training", "annotations/training"),
     ),
-    "cityscapes": Place(("cityscapes",), ("leftImg8bit", "gtFine")),
+    "cityscapes": _Place(("cityscapes",), ("leftImg8bit", "gtFine")),
     "pascal_context59": _VOC2010,
     "pascal_context60": _VOC2010,
-    "voc2012": Place(
+    "voc2012": _Place(
         ("VOC2012", "VOCdevkit/VOC2012"),
         ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
     ),
@@ -122,6 +122,16 @@ def read_published(name: str, augmented: bool = True) -> Description:
     return described if augmented else replace(described, train=described.train[:1])
 
 
+def recognised(path: Path) -> tuple[str, Path] | None:
+    """Tell by the folders at a path, or else below it, which published set is there, and where."""
+    for inside in (False, True):
+        for name, place in _PLACES.items():
+            for root in [path / folder for folder in place.inside] if inside else [path]:
+                if place.whole_in(root):
+                    return name, root
+    return None
+
+
 def _opened(
     function: str,
     name: str,
@@ -130,13 +140,13 @@ def _opened(
     augmented: bool = True,
 ) -> SegmentationData:
     described = read_published(name, augmented)
-    found = _located(root, str(described.name), PLACES[name], str(described.source))
+    found = _located(root, str(described.name), _PLACES[name], str(described.source))
     arguments = {"root": str(root), **(settings or {})}
     config = {"class_path": f"fakd.data.{function}", "init_args": arguments}
     return described_data(found, described, config)
 
 
-def _located(root: str | Path, title: str, place: Place, source: str) -> Path:
+def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
     """Find the publisher's folder.
 
     Args:
