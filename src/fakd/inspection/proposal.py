@@ -5,8 +5,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import yaml
 
@@ -41,7 +42,7 @@ _FEW = 40
 
 
 @dataclass
-class Group:
+class _Group:
     """Image files of one folder that are one thing."""
 
     split: str | None
@@ -68,16 +69,16 @@ class Group:
         return f"{place}{before}{{name}}{after}{self.suffix}"
 
 
-def grouped(root: Path, files: Sequence[str]) -> list[Group]:
+def _grouped(root: Path, files: Sequence[str]) -> list[_Group]:
     """Group files by split and kind, as their folders and names tell; by content if none does."""
-    groups: dict[tuple[str | None, bool, str], Group] = {}
+    groups: dict[tuple[str | None, bool, str], _Group] = {}
     for file in files:
         suffix = PurePosixPath(file).suffix.lower()
         split, is_mask, folder = _place(file)
         if suffix not in (MASK_SUFFIXES if is_mask else IMAGE_SUFFIXES):
             continue
         key = split, is_mask, folder
-        group = groups.setdefault(key, Group(split, is_mask, folder))
+        group = groups.setdefault(key, _Group(split, is_mask, folder))
         group.files.append(file[len(folder) :].lstrip("/"))
     found = sorted(groups.values(), key=lambda group: -len(group.files))
     if not any(group.is_mask for group in found):
@@ -102,10 +103,10 @@ def _place(file: str) -> tuple[str | None, bool, str]:
     return split, is_mask, "/".join(folders[:depth])
 
 
-def _tell_by_content(root: Path, groups: list[Group]) -> None:
+def _tell_by_content(root: Path, groups: list[_Group]) -> None:
     """Of two folders of like names, the one whose files have few values holds masks."""
     for one, other in combinations(groups, 2):
-        if one.split != other.split or affixes(one, other) is None:
+        if one.split != other.split or _match(one, other) is None:
             continue
         for group in (one, other):
             group.is_mask = all(_is_flat(root / group.folder / file) for file in group.files[:3])
@@ -120,21 +121,53 @@ def _is_flat(path: Path) -> bool:
         return False
 
 
-Affixes = tuple[tuple[str, str], tuple[str, str]]
-"""What stands before and after the name in images, and in masks."""
+class _Match(NamedTuple):
+    """Images and masks of like names, and what stands before and after the name in each."""
+
+    images: _Group
+    masks: _Group
+    around_image: tuple[str, str]
+    around_mask: tuple[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """What images and masks can be told by."""
+        return sorted(_stripped(self.images.stems, *self.around_image) - {""})
+
+    @property
+    def patterns(self) -> tuple[str, str]:
+        """The paths of images and masks with ``{name}`` in them."""
+        return (
+            self.images.pattern(*self.around_image),
+            self.masks.pattern(*self.around_mask),
+        )
+
+    @property
+    def alike(self) -> bool:
+        """Whether a path of images would also match masks, so that names must be listed."""
+        folders = self.images.folder, self.masks.folder
+        return folders[0] == folders[1] and self.images.suffix == self.masks.suffix
+
+    def by_convention(self, split: str) -> bool:
+        """Tell whether the files lie where they are looked for without being told."""
+        folders = (self.images.folder, self.masks.folder) == (f"{split}/images", f"{split}/masks")
+        return folders and not any((*self.around_image, *self.around_mask))
+
+    def section(self, split: str, listed: bool) -> list[str]:
+        """Write the section of a split."""
+        images, masks = (json.dumps(pattern) for pattern in self.patterns)
+        lines = [f"{split}:", f"  images: {images}", f"  masks: {masks}"]
+        return [*lines, f"  list: {_LISTS[split]}"] if listed else lines
 
 
-def affixes(images: Group, masks: Group) -> Affixes | None:
+def _match(images: _Group, masks: _Group) -> _Match | None:
     """Find what to leave out of file names for images and masks to have names in common."""
-    best: Affixes | None = None
+    best: _Match | None = None
     most = 0
-    stems = images.stems, masks.stems
-    choices = [_choices(names) for names in stems]
-    for first in choices[0]:
-        for second in choices[1]:
-            common = _stripped(stems[0], *first) & _stripped(stems[1], *second)
-            if len(common) > most:
-                best, most = (first, second), len(common)
+    for first, second in product(_choices(images.stems), _choices(masks.stems)):
+        common = _stripped(images.stems, *first) & _stripped(masks.stems, *second)
+        if len(common) > most:
+            best, most = _Match(images, masks, first, second), len(common)
     return best
 
 
@@ -204,48 +237,37 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
     Raises:
         InputError: no images and masks that belong together can be told; says what to do.
     """
-    groups = grouped(root, files)
-    matched = {
-        split: pair
-        for split in ("train", "val", "test", None)
-        if (pair := _matched(split, groups)) is not None
-    }
-    if not matched:
+    groups = _grouped(root, files)
+    found = {split: _matched(split, groups) for split in ("train", "val", "test", None)}
+    train, held_out = found["train"], found["val"] or found["test"]
+    one = train or held_out or found[None]
+    if one is None:
         raise InputError(_nothing(root, groups))
-    whole = matched.get("train") or matched.get(None)
-    held_out = matched.get("val") or matched.get("test")
-    lines = _classes(root, matched[next(iter(matched))][1])
+    lines = _classes(root, one.masks)
     chosen = None
-    divided = whole is None or held_out is None or "train" not in matched
-    if whole is None or held_out is None or divided:
-        images, masks, around = whole or held_out or matched[next(iter(matched))]
-        chosen = _split(images, around)
-        lines += _section("train", images, masks, around, _LISTS["train"])
-        lines += _section("val", images, masks, around, _LISTS["val"])
-    elif _alike(*whole[:2]) or _alike(*held_out[:2]):
-        chosen = {
-            split: _names(images, around)
-            for split, (images, _, around) in (("train", whole), ("val", held_out))
-        }
-        lines += _section("train", *whole, _LISTS["train"])
-        lines += _section("val", *held_out, _LISTS["val"])
-    elif not (_by_convention("train", *whole) and _by_convention("val", *held_out)):
-        lines += [*_section("train", *whole), *_section("val", *held_out)]
+    if divided := train is None or held_out is None:
+        one = train or found[None] or one
+        chosen = _divided(one.names)
+        lines += one.section("train", True) + one.section("val", True)
+    elif train is not None and held_out is not None:
+        listed = train.alike or held_out.alike
+        if listed:
+            chosen = {"train": train.names, "val": held_out.names}
+        if listed or not (train.by_convention("train") and held_out.by_convention("val")):
+            lines += train.section("train", listed) + held_out.section("val", listed)
     text = "".join(f"{line}\n" for line in lines)
     described = description_of(yaml.safe_load(text), root / "dataset.yaml")
     return Proposal(root, text, described, chosen, divided)
 
 
-def _matched(split: str | None, groups: Sequence[Group]) -> tuple[Group, Group, Affixes] | None:
+def _matched(split: str | None, groups: Sequence[_Group]) -> _Match | None:
     """Find the largest folder of images and the masks that fit it best."""
-    for images in (each for each in groups if each.split == split and not each.is_mask):
-        for masks in (each for each in groups if each.split == split and each.is_mask):
-            if (around := affixes(images, masks)) is not None:
-                return images, masks, around
-    return None
+    own = [group for group in groups if group.split == split]
+    pairs = product((g for g in own if not g.is_mask), (g for g in own if g.is_mask))
+    return next((match for pair in pairs if (match := _match(*pair)) is not None), None)
 
 
-def _nothing(root: Path, groups: Sequence[Group]) -> str:
+def _nothing(root: Path, groups: Sequence[_Group]) -> str:
     found = [
         f"{len(group.files)} {'masks' if group.is_mask else 'images'} in {group.folder or '.'}"
         for group in groups[:4]
@@ -259,39 +281,13 @@ def _nothing(root: Path, groups: Sequence[Group]) -> str:
     )
 
 
-def _split(images: Group, around: Affixes) -> dict[str, list[str]]:
-    names = _names(images, around)
-    last = _EVERY - 1
-    held_out = [name for index, name in enumerate(names) if index % _EVERY == last] or names[-1:]
+def _divided(names: Sequence[str]) -> dict[str, list[str]]:
+    """Hold every fifth out, or the last of fewer."""
+    held_out = list(names[_EVERY - 1 :: _EVERY] or names[-1:])
     return {"train": [name for name in names if name not in set(held_out)], "val": held_out}
 
 
-def _names(images: Group, around: Affixes) -> list[str]:
-    return sorted(_stripped(images.stems, *around[0]) - {""})
-
-
-def _alike(images: Group, masks: Group) -> bool:
-    """Tell whether a path of images would also match masks, so that names must be listed."""
-    return (images.folder, images.suffix) == (masks.folder, masks.suffix)
-
-
-def _by_convention(split: str, images: Group, masks: Group, around: Affixes) -> bool:
-    folders = (images.folder, masks.folder) == (f"{split}/images", f"{split}/masks")
-    return folders and around == (("", ""), ("", ""))
-
-
-def _section(
-    split: str, images: Group, masks: Group, around: Affixes, listed: str | None = None
-) -> list[str]:
-    lines = [
-        f"{split}:",
-        f"  images: {json.dumps(images.pattern(*around[0]))}",
-        f"  masks: {json.dumps(masks.pattern(*around[1]))}",
-    ]
-    return [*lines, f"  list: {listed}"] if listed else lines
-
-
-def _classes(root: Path, masks: Group) -> list[str]:
+def _classes(root: Path, masks: _Group) -> list[str]:
     found: Counter[MaskValue] = Counter()
     for index in spread(len(masks.files))[:_MASKS_READ]:
         path = root / masks.folder / masks.files[index]
