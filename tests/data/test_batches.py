@@ -314,3 +314,14 @@ def test_batches_may_mix_samples_with_and_without_labels(workers):
             assert (labels == (index if labelled else IGNORE)).all()
         seen.add(int(batch.labelled.sum()))
     assert seen & {1, 2, 3}
+
+
+def test_labels_of_another_type_are_refused_before_they_are_misread():
+    class Bytes(Numbered):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample._replace(labels=sample.labels.byte())
+
+    for read in (batches, lambda split: list(evaluation_samples(split))):
+        with pytest.raises(InputError, match=r"torch\.int16, -1 where .* got torch\.uint8 of \d"):
+            read(Bytes(4, noisy=True))

@@ -13,7 +13,7 @@ from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
 from fakd.data.transforms import Geometry, View, augment
 from fakd.errors import InputError
-from fakd.settings import Augmentation
+from fakd.settings import IGNORE, Augmentation
 
 _ORDER, _AUGMENTATION = 1, 2
 
@@ -145,7 +145,7 @@ class _Steps(Dataset):
         for further in range(len(order)):
             index = order[(place + further) % len(order)]
             try:
-                return index, self._split[index]
+                return index, _read(self._split, index)
             except InputError as error:
                 if self._broken == "stop":
                     raise InputError(f"{error}, or leave it out with --broken skip") from error
@@ -173,9 +173,19 @@ class _Samples(Dataset):
 
     def __getitem__(self, index: int) -> Sample | InputError:
         try:
-            return self._split[index]
+            return _read(self._split, index)
         except InputError as error:
             return error
+
+
+def _read(split: Split, index: int) -> Sample:
+    sample = split[index]
+    if sample.labels is not None and sample.labels.dtype != torch.int16:
+        raise InputError(
+            f"expected labels of {torch.int16}, {IGNORE} where there is no class, got "
+            f"{sample.labels.dtype} of {sample.name}; convert them in the data set"
+        )
+    return sample
 
 
 def _loaded(items: Dataset, order: Iterable[int], workers: int, pin_memory: bool) -> Iterator:

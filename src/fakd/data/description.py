@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from fakd.data.dataset import Colour, default_palette
-from fakd.data.entries import (
+from fakd.data.layout import (
     ENCODING_KEYS,
     MOST_CLASSES,
     Encoding,
+    Part,
     as_list,
     as_text,
     check_keys,
     load_yaml,
     mask_id,
     read_encoding,
+    read_layout,
 )
-from fakd.data.layout import Part, read_layout
 from fakd.errors import InputError
 
 _SETTINGS = {

@@ -5,8 +5,7 @@ from typing import Any
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
-from fakd.data.entries import NO_CLASS
-from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Pattern
+from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, NO_CLASS, Pattern
 from fakd.data.masks import MaskValue, counted, read_mask
 from fakd.data.matching import listed
 from fakd.data.scan import files_below

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from fakd.data.dataset import Colour
 from fakd.data.description import Description
-from fakd.data.entries import Encoding
+from fakd.data.layout import Encoding
 from fakd.errors import InputError
 from fakd.settings import IGNORE
 

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from fakd.data.description import Description, description_of
-from fakd.data.entries import NO_CLASS
-from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES
+from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, NO_CLASS
 from fakd.data.masks import MaskValue, counted, read_mask
 from fakd.errors import InputError
 from fakd.inspection.survey import spread
