@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from fakd.data.dataset import Colour
 from fakd.data.description import Description
 from fakd.data.layout import Encoding
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 from fakd.settings import IGNORE
 
 MaskValue = int | Colour
@@ -268,6 +268,4 @@ def _codes(
 
 
 def _listed(noun: str, values: list, most: int = 5) -> str:
-    text = ", ".join(str(value) for value in values[:most])
-    more = f" and {len(values) - most} more" if len(values) > most else ""
-    return f"{noun}{'s' if len(values) > 1 else ''} {text}{more}"
+    return f"{noun}{'s' if len(values) > 1 else ''} {some(values, most)}"

@@ -11,7 +11,7 @@ from fakd.data.description import Description
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
 from fakd.data.masks import MaskReader, Pair
 from fakd.data.scan import files_below
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 
 Lister = Callable[[Path], list[str]]
 """Lists the files below a folder."""
@@ -302,8 +302,7 @@ def _what_is_there(path: Path, most: int = 6) -> str:
         entries = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
     except OSError:
         return f"{folder} may not be read"
-    more = f" and {len(entries) - most} more" if len(entries) > most else ""
-    return f"{folder} holds {', '.join(entries[:most]) or 'nothing'}{more}"
+    return f"{folder} holds {some(entries, most) or 'nothing'}"
 
 
 def _gap(names: Sequence[str], wanted: int) -> str | None:

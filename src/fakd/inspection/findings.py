@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.masks import MaskValue
+from fakd.errors import some
 from fakd.inspection.opening import Opened, open_listed, open_path
 from fakd.inspection.survey import Budget, Header, SplitFacts, identical, read_headers, read_pixels
 from fakd.settings import IGNORE
@@ -35,6 +37,9 @@ class Finding(NamedTuple):
 
     weight: Weight
     text: str
+
+
+_stops, _harms, _tells = (partial(Finding, weight) for weight in Weight)
 
 
 @dataclass
@@ -87,10 +92,10 @@ def _findings(
     """Judge what was seen, the most important first."""
     found = [*_arrangement(opened)]
     for split in splits:
-        found += _pairing(split)
-        found += _damage(split)
-        found += _contents(opened, split)
-        found += [Finding(Weight.TELLS, text) for text in split.listing.remarks]
+        found += map(_stops, split.listing.refusals)
+        for finding in (*_pairing(split), *_damage(split), *_contents(opened, split)):
+            found.append(finding._replace(text=f"{split.listing.split}: {finding.text}"))
+        found += map(_tells, split.listing.remarks)
     ids = opened.description.encoding.ids
     wide = any(raw > 255 for raw, target in ids.items() if target != IGNORE)
     for split in splits:
@@ -104,107 +109,84 @@ def _arrangement(opened: Opened) -> Iterator[Finding]:
         return
     path = opened.root / "dataset.yaml"
     lists = ", train.txt and val.txt" if proposal.chosen else ""
-    yield Finding(
-        Weight.STOPS,
+    yield _stops(
         f"there is no {path}: save the lines above as that file, with your class names"
         f"{' and the two lists of names' if lists else ''}; --save FOLDER writes "
-        f"dataset.yaml{lists} there",
+        f"dataset.yaml{lists} there"
     )
     if proposal.divided:
-        yield Finding(
-            Weight.TELLS,
+        yield _tells(
             "nothing says which images are for validation, so every fifth is proposed; change the "
-            "lists if images of one scene or film follow each other",
+            "lists if images of one scene or film follow each other"
         )
 
 
 def _pairing(split: SplitFacts) -> Iterator[Finding]:
     listing = split.listing
-    for text in listing.refusals:
-        yield Finding(Weight.STOPS, text)
-    if listing.images_alone:
-        yield Finding(
-            Weight.STOPS,
-            f"{listing.split}: {_count(len(listing.images_alone), 'image')} without a mask "
-            f"({_files(listing.images_alone)}); add the masks under the names of the images, or "
-            "take the images out",
+    if alone := listing.images_alone:
+        yield _stops(
+            f"{_count(len(alone), 'image')} without a mask ({some(alone, 2)}); add the masks under "
+            "the names of the images, or take the images out"
         )
-    if listing.masks_alone:
-        yield Finding(
-            Weight.HARMS,
-            f"{listing.split}: {_count(len(listing.masks_alone), 'mask')} without an image "
-            f"({_files(listing.masks_alone)}); add the images, or remove the masks",
+    if alone := listing.masks_alone:
+        yield _harms(
+            f"{_count(len(alone), 'mask')} without an image ({some(alone, 2)}); add the images, or "
+            "remove the masks"
         )
     if not listing.pairs and not listing.refusals:
-        yield Finding(
-            Weight.STOPS,
-            f"{listing.split}: no image has a mask; name each mask as its image, or say in "
-            "dataset.yaml where they lie",
+        yield _stops(
+            "no image has a mask; name each mask as its image, or say in dataset.yaml where they "
+            "lie"
         )
 
 
 def _damage(split: SplitFacts) -> Iterator[Finding]:
-    for text in list(split.unreadable.values())[:_LISTED]:
-        yield Finding(Weight.STOPS, f"{split.listing.split}: {text}")
-    if (more := len(split.unreadable) - _LISTED) > 0:
-        last = list(split.unreadable)[_LISTED:]
-        yield Finding(
-            Weight.STOPS,
-            f"{split.listing.split}: {more} more files cannot be read ({_files(last)}); replace or "
-            "remove them",
+    yield from map(_stops, list(split.unreadable.values())[:_LISTED])
+    if last := list(split.unreadable)[_LISTED:]:
+        yield _stops(
+            f"{len(last)} more files cannot be read ({some(last, 2)}); replace or remove them"
         )
     if mismatched := split.mismatched:
-        pair, image, mask = mismatched[0]
-        yield Finding(
-            Weight.STOPS,
-            f"{split.listing.split}: {_count(len(mismatched), 'mask')} not of the size of the "
-            f"image ({pair.mask} is {_by(mask.size)}, {pair.image} is {_by(image.size)}); export "
-            "masks at the size of their images",
+        pair, *headers = mismatched[0]
+        image, mask = ("{}x{}".format(*header.size) for header in headers)
+        yield _stops(
+            f"{_count(len(mismatched), 'mask')} not of the size of the image ({pair.mask} is "
+            f"{mask}, {pair.image} is {image}); export masks at the size of their images"
         )
 
 
 def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
-    name = split.listing.split
-    description = opened.description
-    binary = set(split.pixels) <= {0, 255} and 255 in split.pixels
-    if binary and split.classes[IGNORE]:
-        yield Finding(
-            Weight.STOPS,
-            f"{name}: masks hold 0 and 255 only ({_first_mask(split)}), and 255 means no class; "
-            f"write 'ids: {{0: {description.class_names[0]}, 255: {description.class_names[-1]}}}' "
-            f"in {description.path} if 255 is the object",
+    names, path = opened.description.class_names, opened.description.path
+    ignored = split.classes[IGNORE]
+    first = next((pair.mask for pair in split.sample if pair.mask is not None), None)
+    if ignored and set(split.pixels) <= {0, 255} and 255 in split.pixels:
+        yield _stops(
+            f"masks hold 0 and 255 only ({first}), and 255 means no class; write 'ids: {{0: "
+            f"{names[0]}, 255: {names[-1]}}}' in {path} if 255 is the object"
         )
-    elif split.classes[IGNORE] and split.ignored == 1:
-        yield Finding(
-            Weight.STOPS,
-            f"{name}: every pixel is ignored ({_first_mask(split)}); see ids: and ignore: in "
-            f"{description.path}",
-        )
+    elif ignored and split.ignored == 1:
+        yield _stops(f"every pixel is ignored ({first}); see ids: and ignore: in {path}")
     elif split.ignored > _MUCH:
-        yield Finding(
-            Weight.HARMS,
-            f"{name}: {split.ignored:.0%} of the pixels are ignored; if that is not meant, see "
-            f"ids: and ignore: in {description.path}",
+        yield _harms(
+            f"{split.ignored:.0%} of the pixels are ignored; if that is not meant, see ids: and "
+            f"ignore: in {path}"
         )
     yield from _unknown(opened, split)
-    if split.known_pixels > split.classes[IGNORE]:
+    if split.known_pixels > ignored:
         yield from _classes(opened, split)
 
 
 def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
-    path = opened.description.path
-    ids = [value for value in split.unknown if isinstance(value, int)]
-    if ids:
-        yield Finding(
-            Weight.STOPS,
-            f"{split.listing.split}: masks hold {_values('id', sorted(ids))} unknown to {path} "
-            f"({_holders(split, ids)}); map with ids: or leave out with ignore: there",
+    described = opened.description
+    if ids := sorted(value for value in split.unknown if isinstance(value, int)):
+        yield _stops(
+            f"masks hold {_values('id', ids)} unknown to {described.path} "
+            f"({_holders(split, ids)}); map with ids: or leave out with ignore: there"
         )
     colours = [value for value in split.unknown if not isinstance(value, int)]
     if not colours:
         return
     colours.sort(key=lambda value: -split.pixels[value])
-    described = opened.description
     if described.masks == "ids" or not described.has_palette:
         use = f"use the masks of {described.source}" if described.source else "save class ids"
         remedy = f"{use}, or give the classes their colours with palette: there"
@@ -212,10 +194,9 @@ def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
         remedy = "they look like smooth edges or compression: save PNG, drawn without smoothing"
     else:
         remedy = "add to palette: or ignore_colors: there"
-    yield Finding(
-        Weight.STOPS,
-        f"{split.listing.split}: masks hold {_values('colour', colours)} unknown to {path} "
-        f"({_holders(split, colours)}); {remedy}",
+    yield _stops(
+        f"masks hold {_values('colour', colours)} unknown to {described.path} "
+        f"({_holders(split, colours)}); {remedy}"
     )
 
 
@@ -224,128 +205,92 @@ def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     every = len(split.sample) == len(split.listing.pairs)
     where = "" if every else f" in {len(split.sample)} of {len(split.listing.pairs)} masks"
     training = split.listing.split == "train"
-    numbers = range(len(class_names))
-    if never := [class_names[number] for number in numbers if not split.classes[number]]:
-        sure = training and every
+    if never := [name for number, name in enumerate(class_names) if not split.classes[number]]:
         remedy = "they do not count in the mean IoU"
         if training:
             remedy = "take out or merge classes that are never there, or see ids:"
             remedy = f"see whether the copy of {source} is whole" if source else remedy
-        yield Finding(
-            Weight.HARMS if sure else Weight.TELLS,
-            f"{split.listing.split}: {_classes_named(never)} never seen{where}; {remedy}",
-        )
-    rare = [class_names[each] for each in numbers if 0 < split.share(each) < RARE]
+        found = _harms if training and every else _tells
+        yield found(f"{_classes_named(never)} never seen{where}; {remedy}")
+    shares = {name: split.share(number) for number, name in enumerate(class_names)}
+    rare = [name for name, share in shares.items() if 0 < share < RARE]
     if rare and training:
-        yield Finding(
-            Weight.TELLS,
-            f"train: {_classes_named(rare)} below {RARE:.1%} of the pixels{where}; expect a low "
-            "IoU, or add images of them",
+        yield _tells(
+            f"{_classes_named(rare)} below {RARE:.1%} of the pixels{where}; expect a low IoU, or "
+            "add images of them"
         )
-
-
-def _overlap(splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]) -> Iterator[Finding]:
-    first, second = (split.listing.pairs for split in splits)
-    if shared := {pair.image for pair in first} & {pair.image for pair in second}:
-        yield Finding(
-            Weight.HARMS,
-            f"{_count(len(shared), 'image')} in train and val alike ({_files(sorted(shared))}); "
-            "take them out of one, for scores of images seen in training say nothing",
-        )
-    if twins:
-        one, other = twins[0]
-        yield Finding(
-            Weight.HARMS,
-            f"{_count(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
-            "remove them from one",
-        )
-    names = {pair.name for pair in first} & {pair.name for pair in second}
-    if names and not shared and not twins:
-        yield Finding(
-            Weight.TELLS,
-            f"{_count(len(names), 'name')} both in train and val ({', '.join(sorted(names)[:2])}); "
-            "make sure that they are different images",
-        )
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def _classes_named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    noun = "class" if len(names) == 1 else f"{len(names)} classes"
-    return f"{noun} {', '.join(names[:_LISTED])}{more}"
-
-
-def _values(noun: str, values: Sequence[MaskValue]) -> str:
-    texts = [str(list(value) if isinstance(value, tuple) else value) for value in values]
-    more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
-    return f"{noun}{'s' if len(values) > 1 else ''} {', '.join(texts[:_LISTED])}{more}"
-
-
-def _holders(split: SplitFacts, values: Sequence[MaskValue]) -> str:
-    return _files(list(dict.fromkeys(path for value in values for path in split.unknown[value])))
-
-
-def _first_mask(split: SplitFacts) -> str:
-    return str(next(pair.mask for pair in split.sample if pair.mask is not None))
 
 
 def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
     """Yield what the headers of a split say about its formats; ``wide`` ids need 16 bits."""
-    name, images, masks = split.listing.split, split.image_headers, split.mask_headers
-    for headers, holds, weight, noun, text in (
+    masks, images = ("mask", split.mask_headers), ("image", split.image_headers)
+    checks: tuple[tuple[tuple[str, dict[Path, Header]], Callable[[Header], bool], str], ...] = (
         (
             masks,
             lambda header: header.format == "JPEG",
-            Weight.STOPS,
-            "mask",
             "in JPEG, whose compression changes ids and colours; save masks as PNG",
         ),
         (
             masks,
             lambda header: header.mode.startswith(("I", "F")) and not wide,
-            Weight.TELLS,
-            "mask",
             "with 16 bits; fakd reads their ids as they are, but 8 bits are smaller and faster",
         ),
         (
             images,
             lambda header: header.turned,
-            Weight.TELLS,
-            "image",
             "to be turned by EXIF, which fakd does; see in the picture whether masks are upright",
         ),
         (
             images,
             lambda header: header.mode in ("1", "L", "LA") or header.mode.startswith("I"),
-            Weight.TELLS,
-            "image",
             "in grey, read as RGB of equal channels; fine if predictions get grey images as well",
         ),
         (
             images,
             lambda header: header.mode in ("RGBA", "PA"),
-            Weight.TELLS,
-            "image",
             "with transparency, which is dropped; fill the background if it shows in the picture",
         ),
-    ):
-        if found := _those(headers, holds):
-            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            what = f"{len(found)} of {len(headers)} {noun}{'s' if len(headers) > 1 else ''}"
-            yield Finding(weight, f"{name}: {what} {text} ({found[0]}{others})")
+    )
+    for (noun, headers), holds, text in checks:
+        if those := [path for path, header in headers.items() if holds(header)]:
+            what = f"{len(those)} of {_count(len(headers), noun)} {text} ({some(those, 1)})"
+            found = _stops if text.startswith("in JPEG") else _tells
+            yield found(f"{split.listing.split}: {what}")
 
 
-def _those(headers: dict[Path, Header], holds: Callable[[Header], bool]) -> list[Path]:
-    return [path for path, header in headers.items() if holds(header)]
+def _overlap(splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]) -> Iterator[Finding]:
+    first, second = (split.listing.pairs for split in splits)
+    if shared := sorted({pair.image for pair in first} & {pair.image for pair in second}):
+        yield _harms(
+            f"{_count(len(shared), 'image')} in train and val alike ({some(shared, 2)}); take them "
+            "out of one, for scores of images seen in training say nothing"
+        )
+    if twins:
+        one, other = twins[0]
+        yield _harms(
+            f"{_count(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
+            "remove them from one"
+        )
+    names = {pair.name for pair in first} & {pair.name for pair in second}
+    if names and not shared and not twins:
+        yield _tells(
+            f"{_count(len(names), 'name')} both in train and val ({', '.join(sorted(names)[:2])}); "
+            "make sure that they are different images"
+        )
 
 
-def _files(paths: Sequence[Path], most: int = 2) -> str:
-    """Name the first of some files."""
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return f"{', '.join(str(path) for path in paths[:most])}{more}"
+def _classes_named(names: Sequence[str]) -> str:
+    noun = "class" if len(names) == 1 else f"{len(names)} classes"
+    return f"{noun} {some(names, _LISTED)}"
+
+
+def _values(noun: str, values: Sequence[MaskValue]) -> str:
+    texts = [str(list(value) if isinstance(value, tuple) else value) for value in values]
+    return f"{noun}{'s' if len(values) > 1 else ''} {some(texts, _LISTED)}"
+
+
+def _holders(split: SplitFacts, values: Sequence[MaskValue]) -> str:
+    return some(dict.fromkeys(path for value in values for path in split.unknown[value]), 2)
 
 
 def _count(number: int, noun: str) -> str:

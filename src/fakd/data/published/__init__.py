@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
 from fakd.data.folders import described_data
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 
 
 class _Place(NamedTuple):
@@ -169,13 +169,11 @@ def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
             if sum((folder / mark).is_dir() for mark in marks) >= enough:
                 return folder
     entries = sorted(entry.name for entry in base.iterdir() if not entry.name.startswith("."))
-    more = f" and {len(entries) - 6} more" if len(entries) > 6 else ""
-    holds = f"{', '.join(entries[:6]) or 'nothing'}{more}"
     near = next((path for path in _near(base, inside) if place.whole_in(path)), None)
     remedy = f"get {source}" if near is None else f"give {near}, which has them"
     raise InputError(
         f"{base} is not {title}: expected {' and '.join(marks)} in it or in its "
-        f"{' or '.join(inside)}, but it holds {holds}; {remedy}"
+        f"{' or '.join(inside)}, but it holds {some(entries, 6) or 'nothing'}; {remedy}"
     )
 
 
