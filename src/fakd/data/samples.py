@@ -90,12 +90,11 @@ class PairedSplit(Split):
 def _identity(reader: MaskReader) -> str:
     """Write what ids mean; IGNORE as 255, as long as that is no class, as it always was."""
     none = 255 if len(reader.description.class_names) < 256 else IGNORE
-    meanings = {raw: reader.encoding.ids[raw] for raw in sorted(reader.encoding.ids)}
-    if meanings.get(2**16 - 1) == IGNORE:
+    meanings = {raw: none if to == IGNORE else to for raw, to in reader.encoding.ids.items()}
+    if reader.encoding.ids.get(2**16 - 1) == IGNORE:
         del meanings[2**16 - 1]
-    ids = [(raw, none if target == IGNORE else target) for raw, target in meanings.items()]
     others = reader.encoding.others
-    return f"{ids} {none if others == IGNORE else others}"
+    return f"{sorted(meanings.items())} {none if others == IGNORE else others}"
 
 
 class CachedSplit(Split):
