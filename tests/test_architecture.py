@@ -19,7 +19,7 @@ LEVELS = [
     {"covariance"},
     {"types"},
     {"losses", "models", "data", "metrics"},
-    {"inference"},
+    {"inference", "inspection"},
     {"runs"},
     {"training"},
     {"comparing", "report"},

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from fakd.data.inspection import Finding, Inspection, SplitFacts, Weight, inspected
 from fakd.errors import InputError
 from fakd.files import write_text
+from fakd.inspection import Finding, Inspection, SplitFacts, Weight, inspected
 from fakd.report.dataset import class_histogram, file_table, save_overlays
 from fakd.training.progress import StepProgress
 

@@ -12,12 +12,11 @@ from PIL import Image
 from rich.table import Table
 
 from fakd.data.dataset import Colour
-from fakd.data.decode import read_image
-from fakd.data.inspection import Inspection, SplitFacts
-from fakd.data.inspection.headers import Header
-from fakd.data.pairs import Pair
+from fakd.data.masks import Pair
+from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.files import write_atomically
+from fakd.inspection import Header, Inspection, SplitFacts
 from fakd.report.figures import overlay
 from fakd.types import IGNORE
 
@@ -213,7 +212,7 @@ def _tile(split: str, pair: Pair, palette: Sequence[Colour]) -> _Tile | None:
     scale = min(1.0, _SIDE / max(labels.shape))
     size = [max(1, round(side * scale)) for side in reversed(labels.shape)]
     photo = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[0], size[1]))
-    small = Image.fromarray(labels.numpy()).resize((size[0], size[1]), Image.Resampling.NEAREST)
+    small = Image.fromarray(labels).resize((size[0], size[1]), Image.Resampling.NEAREST)
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
     classes = torch.from_numpy(np.array(small))
     tinted = overlay(pixels, classes, palette).permute(1, 2, 0).numpy()

@@ -13,7 +13,6 @@ from torch import Tensor
 from fakd.errors import InputError
 from fakd.files import write_atomically
 from fakd.report.curves import read_curves
-from fakd.types import IGNORE
 
 Palette = Sequence[Sequence[int]]
 
@@ -22,9 +21,8 @@ def colour(
     classes: Integer[Tensor, "height width"], palette: Palette
 ) -> UInt8[Tensor, "3 height width"]:
     """Paint a class map in the classes' colours; ignored pixels stay black."""
-    table = torch.zeros(256, 3, dtype=torch.uint8)
-    table[: len(palette)] = torch.tensor(palette, dtype=torch.uint8)
-    table[IGNORE] = 0
+    # The last row, which is black, is that of IGNORE.
+    table = torch.tensor([*palette, (0, 0, 0)], dtype=torch.uint8)
     return table[classes.long()].permute(2, 0, 1)
 
 
@@ -46,9 +44,15 @@ def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
 
 
 def save_mask(path: Path, classes: Integer[Tensor, "height width"], palette: Palette) -> None:
-    """Write a palette PNG: pixel values are class ids, shown in the classes' colours."""
-    image = Image.fromarray(classes.to(torch.uint8).numpy(), mode="P")
-    image.putpalette(np.array(palette, dtype=np.uint8).flatten().tolist())
+    """Write a palette PNG: pixel values are class ids, shown in the classes' colours.
+
+    Where there are more than 256 classes it is a grey PNG of 16 bits.
+    """
+    if len(palette) > 256:
+        image = Image.fromarray(classes.numpy().astype(np.uint16))
+    else:
+        image = Image.fromarray(classes.to(torch.uint8).numpy(), mode="P")
+        image.putpalette(np.array(palette, dtype=np.uint8).flatten().tolist())
     _save(path, image)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -99,7 +99,7 @@ class Quality:
         self.reliability = Reliability.empty()
 
     def add(
-        self, image: UInt8[Tensor, "3 height width"], labels: UInt8[Tensor, "height width"]
+        self, image: UInt8[Tensor, "3 height width"], labels: Integer[Tensor, "height width"]
     ) -> Int[Tensor, "height width"]:
         """Predict one image, count it in, and return the classes of its pixels."""
         device = next(self.network.parameters()).device

@@ -5,9 +5,10 @@ from random import Random
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int16, UInt8
 
-from fakd.data.dataset import Sample, SegmentationData, Split
+from fakd.data.dataset import SegmentationData, Split
+from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
 from fakd.data.streets.canvas import Canvas
 from fakd.data.streets.classes import CLASSES
@@ -80,7 +81,7 @@ def scenes(
 
 def draw_scene(
     size: tuple[int, int], dice: Random
-) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
+) -> tuple[UInt8[np.ndarray, "height width 3"], Int16[np.ndarray, "height width"]]:
     """Draw one scene at twice its size and shrink it, so that edges mix colours as a lens does."""
     height, width = size
     canvas, plan = draw_street(2 * width, 2 * height, dice)
@@ -88,8 +89,8 @@ def draw_scene(
     return shade(canvas, plan.dusk, dice), labels
 
 
-def _labels(canvas: Canvas, dice: Random) -> UInt8[np.ndarray, "height width"]:
-    of_part = np.array([part.label for part in canvas.parts], dtype=np.uint8)
+def _labels(canvas: Canvas, dice: Random) -> Int16[np.ndarray, "height width"]:
+    of_part = np.array([part.label for part in canvas.parts], dtype=np.int16)
     labels: np.ndarray = of_part[canvas.numbers[1::2, 1::2]]
     # Annotators leave some borders open: patches of the one-pixel seams between classes.
     seam = np.zeros(labels.shape, dtype=bool)
