@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
-
 from fakd.comparing.cell import Cell
 from fakd.errors import InputError
 from fakd.settings import Hardware
@@ -114,6 +112,9 @@ def visible_gpus(accelerator: str) -> list[str]:
     """List the CUDA devices runs may use, in the words of CUDA_VISIBLE_DEVICES."""
     if accelerator not in ("auto", "cuda", "gpu"):
         return []
+    # Imported here because it takes seconds that a run on processors need not wait.
+    import torch
+
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[:count] if named else [str(index) for index in range(count)]

@@ -2,29 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import yaml
 from markupsafe import Markup
 
-from fakd.comparing.verdict import cautions, references
-from fakd.report import chart
-from fakd.report.curves import panels, read_curves, thinned
+from fakd.comparing.verdict import Comparison, Tone, cautions, references, sentence, the, tone
+from fakd.report import charts
 from fakd.report.examination import Examination
-from fakd.report.gallery import Scene
-from fakd.report.origin import Origin, environments, origin_of, recipe_text
-from fakd.report.summary import Column, Methods, Sentence, method_table, tone, verdict
+from fakd.report.methods import method_table
+from fakd.report.table import Entry, Row, filled, number
+from fakd.runs.folder import RECIPE
 from fakd.runs.naming import ALONE, title_of
-from fakd.runs.reading import Failure
+from fakd.runs.reading import Failure, Methods, Run
 
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
+_TONES = ("helped", "hurt", "flat", "unsure")
+
+
+class Sentence(NamedTuple):
+    """One verdict."""
+
+    text: str
+    tone: Tone
 
 
 class Swatch(NamedTuple):
-    """A colour of the legend."""
+    """A method in a legend; its place decides its colour."""
 
     name: str
-    colour: int
+    place: int
 
 
 class ClassBar(NamedTuple):
@@ -43,12 +51,36 @@ class ClassBars(NamedTuple):
     bars: list[ClassBar]
 
 
-class Figure(NamedTuple):
+class Chart(NamedTuple):
     """A drawing and its title."""
 
     title: str
     drawing: Markup
     note: str = ""
+
+
+class Picture(NamedTuple):
+    """One picture of a scene: the image, the truth, or what a network says."""
+
+    title: str
+    uri: str
+    """The whole file, as a ``data:`` address."""
+
+
+class Scene(NamedTuple):
+    """An image and its maps, of equal size."""
+
+    name: str
+    disagreement: float
+    width: int
+    height: int
+    photo: Picture
+    maps: Sequence[Picture]
+
+    @property
+    def bytes(self) -> int:
+        """What it adds to a page."""
+        return sum(len(each.uri) for each in (self.photo, *self.maps))
 
 
 class Failed(NamedTuple):
@@ -65,15 +97,17 @@ class Section:
     name: str
     verdicts: Sequence[Sequence[Sentence]]
     """Against the student alone, then against CWD."""
-    differences: Sequence[Figure]
-    table: Sequence[Column]
+    differences: Sequence[Chart]
+    methods: Sequence[Row]
+    columns: dict[str, str]
+    """Those of the methods that say something, and what."""
     legend: Sequence[Swatch]
     classes: Sequence[ClassBars]
-    curves: Sequence[Figure]
-    calibration: Sequence[Figure]
+    curves: Sequence[Chart]
+    calibration: Sequence[Chart]
     examined: Examination | None
     failures: Sequence[Failed]
-    origins: Sequence[Origin]
+    runs: Sequence[Row]
     recipes: Sequence[tuple[str, str]]
     environments: Sequence[str]
     remarks: Sequence[str]
@@ -91,26 +125,38 @@ def section(
 ) -> Section:
     """Put together what is known of one pair, its pictures apart."""
     found = references(methods)
-    legend = [Swatch(title_of(method), index) for index, method in enumerate(methods)]
+    rows, notes = method_table(methods, found, examined)
     runs = [run for each in methods.values() for run in each]
+    recipes = [
+        (title_of(method), (each[0].folder / RECIPE).read_text(encoding="utf-8"))
+        for method, each in methods.items()
+    ]
     return Section(
         name=name,
-        verdicts=[verdict(compared) for compared in found.values()],
+        verdicts=[ranked(compared) for compared in found.values()],
         differences=[
             _differences(reference, compared) for reference, compared in found.items() if compared
         ],
-        table=method_table(methods, found, examined),
-        legend=legend,
+        methods=rows,
+        columns={name: notes[name] for name in filled(rows, notes)},
+        legend=[Swatch(title_of(method), place) for place, method in enumerate(methods)],
         classes=class_bars(methods),
-        curves=curve_figures(methods),
+        curves=_curves(methods),
         calibration=_calibration(examined),
         examined=examined,
         failures=failed_runs(failures),
-        origins=[origin_of(run) for run in runs],
-        recipes=[(title_of(method), recipe_text(each[0])) for method, each in methods.items()],
-        environments=environments(runs),
+        runs=[_run_row(run) for run in runs],
+        recipes=recipes,
+        environments=_environments(runs),
         remarks=[*remarks, *(f"{each}." for each in cautions(found)), *_doubts(methods)],
     )
+
+
+def ranked(found: Sequence[Comparison]) -> list[Sentence]:
+    """Say of each method whether it helped: what is decided first, the largest gain first."""
+    by_gain = sorted(found, key=lambda each: -each.difference.mean)
+    said = [Sentence(sentence(each), tone(each.difference)) for each in by_gain]
+    return sorted(said, key=lambda each: _TONES.index(each.tone))
 
 
 def failed_runs(failures: Sequence[Failure], with_pair: bool = False) -> list[Failed]:
@@ -145,30 +191,29 @@ def class_bars(methods: Methods) -> list[ClassBars]:
     return rows
 
 
-def curve_figures(methods: Methods) -> list[Figure]:
+def _curves(methods: Methods) -> list[Chart]:
     """Draw every logged quantity of all runs, one line for each run."""
     logged = [
-        (Swatch(f"{title_of(method)}, seed {run.seed}", place), read_curves(run.curves))
+        (f"{title_of(method)}, seed {run.seed}", place, run.curves)
         for place, (method, runs) in enumerate(methods.items())
         for run in runs
     ]
-    figures = []
-    for name in panels([curves for _, curves in logged]):
-        title = _TITLES.get(name, name)
+    drawn = []
+    for quantity in charts.panels([curves for *_, curves in logged]):
+        title = _TITLES.get(quantity, quantity)
         lines = [
-            chart.Line(swatch.name, swatch.colour, thinned(curves[name]))
-            for swatch, curves in logged
-            if name in curves
+            charts.Line(name, place, curves[quantity])
+            for name, place, curves in logged
+            if quantity in curves
         ]
-        figures.append(Figure(title, chart.curves(title, lines)))
-    return figures
+        drawn.append(Chart(title, charts.training_curves(title, lines)))
+    return drawn
 
 
-def _differences(reference: str, compared: Sequence[Any]) -> Figure:
-    against = "the student alone" if reference == ALONE else title_of(reference)
-    title = f"Difference in mIoU to {against}"
+def _differences(reference: str, compared: Sequence[Comparison]) -> Chart:
+    title = f"Difference in mIoU to {the(reference)}"
     bars = [
-        chart.Bar(
+        charts.Bar(
             title_of(each.method),
             each.difference.mean,
             each.difference.interval or each.difference.over_images,
@@ -177,11 +222,11 @@ def _differences(reference: str, compared: Sequence[Any]) -> Figure:
         for each in compared
     ]
     note = "Lines are 95 % intervals." if any(bar.interval for bar in bars) else "One seed only."
-    return Figure(title, chart.differences(title, bars), note)
+    return Chart(title, charts.differences(title, bars), note)
 
 
-def _calibration(examined: Examination | None) -> list[Figure]:
-    figures = []
+def _calibration(examined: Examination | None) -> list[Chart]:
+    drawn = []
     for title, quality in (examined.qualities if examined else {}).items():
         bins = quality.reliability
         total = float(bins.pixels.sum())
@@ -193,8 +238,31 @@ def _calibration(examined: Examination | None) -> list[Figure]:
             if count > 0
         ]
         note = f"error {quality.calibration_error:.2f} %"
-        figures.append(Figure(title, chart.reliability_diagram(title, points), note))
-    return figures
+        drawn.append(Chart(title, charts.reliability_diagram(title, points), note))
+    return drawn
+
+
+def _run_row(run: Run) -> Row:
+    """Tell where a run comes from, as far as its folder knows."""
+    return {
+        "method": Entry(title_of(run.method)),
+        "seed": number(run.seed, "d"),
+        "mIoU": number(run.miou),
+        "steps": number(int(run.result["steps"]), "d"),
+        "data fingerprint": Entry(str(run.result["data"].get("fingerprint", ""))),
+        "folder": Entry(str(run.folder)),
+        "command": Entry(str(run.environment.get("command", ""))),
+    }
+
+
+def _environments(runs: Sequence[Run]) -> list[str]:
+    """Describe the machines and versions, each once, without what differs between any two runs."""
+    described: dict[str, None] = {}
+    for run in runs:
+        known = run.environment
+        if kept := {key: known[key] for key in known if key not in ("command", "started")}:
+            described[yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)] = None
+    return list(described)
 
 
 def _doubts(methods: Methods) -> list[str]:

@@ -1,0 +1,289 @@
+"""Charts, drawn by matplotlib: files, and SVG within a page whose colours are the page's own."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup, escape
+
+from fakd.comparing.verdict import Tone
+from fakd.errors import InputError
+from fakd.files import write_atomically
+from fakd.runs.folder import read_curves
+from fakd.runs.reading import Curve, curves_of
+
+COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
+"""Those of methods, of which the first is grey; the colour-blind can tell them apart."""
+DASHES = ("", "6 3", "2 3", "8 3 2 3")
+"""Lines beyond the colours there are have a pattern of their own."""
+INK, SOFT, EDGE = "#1c2024", "#5c6670", "#d5dae0"
+TONES: Mapping[Tone, str] = {
+    "helped": "#0a7a4f",
+    "hurt": "#b3261e",
+    "flat": SOFT,
+    "unsure": "#8a5a00",
+}
+# In a page, its own variables take the place of these colours, and so its light and dark.
+_VARIABLES = {
+    **{colour: f"c{index}" for index, colour in enumerate(COLOURS)},
+    **{INK: "ink", SOFT: "soft", EDGE: "edge"},
+    **{TONES["helped"]: "good", TONES["hurt"]: "bad", TONES["unsure"]: "unsure"},
+}
+_STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "axes.axisbelow": True,
+    "lines.scale_dashes": False,
+    "lines.solid_joinstyle": "round",
+}
+_PAGE_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 12,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "grid.color": EDGE,
+    "grid.linewidth": 1,
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
+}
+POINTS = 150
+"""Of one line; more could not be told apart."""
+LONGEST = 30
+"""Letters of a name beside a chart."""
+_LEFT_OUT = ("images/s", "val/mAcc", "val/aAcc")
+_LAST = ("learning_rate", "lambda", "augmentation")
+
+
+@contextmanager
+def figure(width: float | int, height: float | int, page: bool = False) -> Iterator[Any]:
+    """Begin a figure of so many inches, in the style of a file or of a page."""
+    # Imported late, for it takes a second; without pyplot, which keeps figures for ever.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({**_STYLE, **(_PAGE_STYLE if page else {})}):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def save(drawn: Any, path: Path) -> None:
+    """Write a figure as PNG."""
+    make_folder(path.parent)
+    write_atomically(path, lambda file: drawn.savefig(file, dpi=140, format="png"))
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder for pictures, unless it is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create the folder {path}: {error.strerror}") from error
+
+
+def inline(drawn: Any, label: str) -> Markup:
+    """Write a figure as part of a page, described by a label for those who do not see it.
+
+    What `named` was given shows its name under the pointer.
+    """
+    text = StringIO()
+    drawn.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    width, height = (72 * inches for inches in drawn.get_size_inches())
+    svg = text.getvalue()
+    svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    for pattern, replacement in (
+        (r"<(metadata|defs)>.*?</\1>", ""),
+        (r'<g id="named (.*?)">', r"<g><title>\1</title>"),
+        (r' (id|clip-path)="[^"]*"', ""),
+        (r"font: ([\d.]+px) [^;\"]*", r"font-size: \1"),
+        (r"font-family: [^;\"]*; ?", ""),
+        (r'<path d="[^"]*" style="fill: none"/>| transform="rotate\(-0 [^"]*"', ""),
+        (r"\s+", " "),
+    ):
+        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\.(\d)\d+", r".\1", path[0]), svg)
+    svg = re.sub(
+        "#[0-9a-f]{6}",
+        lambda colour: f"var(--{_VARIABLES[colour[0]]})" if colour[0] in _VARIABLES else colour[0],
+        svg,
+    )
+    opening = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">')
+    return opening.format(width, height, escape(label)) + Markup(svg)
+
+
+def named(artist: Any, name: str) -> None:
+    """Let a part of a figure show a name under the pointer, once it is in a page."""
+    artist.set_gid(f"named {name}")
+
+
+class Line(NamedTuple):
+    """One line of a chart."""
+
+    name: str
+    place: int
+    """Of its method, which decides colour and dashes."""
+    points: Sequence[tuple[float, float]]
+
+
+class Bar(NamedTuple):
+    """A difference and where it lies with 95 % confidence, if that is known."""
+
+    name: str
+    mean: float
+    interval: tuple[float, float] | None
+    tone: Tone
+
+
+def panels(curves: Sequence[Mapping[str, Curve]]) -> list[str]:
+    """List the quantities to draw: scores first, then losses, then settings that change."""
+    names = {name: None for each in curves for name in each if name not in _LEFT_OUT}
+
+    def rank(name: str) -> int:
+        if name.startswith("val/"):
+            return -1
+        last = name.rpartition("/")[2]
+        return _LAST.index(last) + 1 if last in _LAST else 0
+
+    return sorted(names, key=rank)
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
+    """Average neighbours until no more than ``most`` points are left; the last step stays."""
+    size = -(-len(points) // most) or 1
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _draw_lines(axis: Any, lines: Sequence[Line]) -> None:
+    for line in lines:
+        points = [each for each in thinned(line.points) if all(map(math.isfinite, each))]
+        if len(points) == 1:
+            _dot(axis, points[0], 5, COLOURS[line.place % len(COLOURS)], line.name)
+        elif points:
+            pattern = DASHES[line.place // len(COLOURS) % len(DASHES)]
+            dashes = (0, [*map(int, pattern.split())]) if pattern else "-"
+            colour = COLOURS[line.place % len(COLOURS)]
+            (drawn,) = axis.plot(
+                *zip(*points, strict=True),
+                **{"color": colour, "linewidth": 1.6, "linestyle": dashes, "label": line.name},
+            )
+            named(drawn, line.name)
+    axis.grid(axis="y")
+    axis.locator_params(nbins=5)
+
+
+def _dot(
+    axis: Any, point: Sequence[float | int], size: float | int, colour: str, name: str
+) -> None:
+    """Draw a point: a line from it to itself, whose ends are round."""
+    x, y = point
+    style = {"color": colour, "linewidth": size, "solid_capstyle": "round", "label": name}
+    (dot,) = axis.plot([x, x], [y, y], **style)
+    named(dot, name)
+
+
+def training_curves(title: str, lines: Sequence[Line]) -> Markup:
+    """Draw values over steps."""
+    with figure(5, 3.05, page=True) as drawn:
+        axis = drawn.subplots()
+        _draw_lines(axis, lines)
+        axis.margins(x=0)
+        axis.set_xlim(left=0)
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(lambda value, _: _number(value))
+        last = ", ".join(
+            f"{line.name} {_number(line.points[-1][1])}"
+            for line in lines
+            if line.points and math.isfinite(line.points[-1][1])
+        )
+        return inline(drawn, f"{title} over training steps; last values: {last}")
+
+
+def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
+    """Plot validation mIoU and every training term over steps.
+
+    Args:
+        path: picture to write.
+        runs: name and ``metrics.csv`` of each run.
+    """
+    found = {name: curves_of(read_curves(file)) for name, file in runs.items()}
+    names = [name for name in panels([*found.values()]) if name != "learning_rate"]
+    with figure(3.4 * len(names), 3) as drawn:
+        axes = drawn.subplots(1, len(names), squeeze=False)[0]
+        for axis, name in zip(axes, names, strict=True):
+            lines = [
+                Line(run, i, each.get(name, [])) for i, (run, each) in enumerate(found.items())
+            ]
+            _draw_lines(axis, lines)
+            axis.set_title(name.removeprefix("val/"), fontsize=9)
+            axis.set_xlabel("step", fontsize=8)
+            axis.tick_params(labelsize=7)
+        axes[0].legend(fontsize=7)
+        save(drawn, path)
+
+
+def differences(title: str, bars: Sequence[Bar]) -> Markup:
+    """Draw differences as points with their intervals about a line at 0."""
+    with figure(5.8, 0.5 + 0.36 * len(bars), page=True) as drawn:
+        axis = drawn.subplots()
+        axis.axvline(0, color=SOFT, linewidth=1.4)
+        for row, bar in enumerate(bars):
+            colour = TONES[bar.tone]
+            if bar.interval is not None:
+                axis.plot(
+                    bar.interval, [row, row], color=colour, linewidth=3, solid_capstyle="butt"
+                )
+            _dot(axis, (bar.mean, row), 10, colour, bar.name)
+        axis.set_ylim(len(bars) - 0.5, -0.5)
+        axis.set_yticks(range(len(bars)), [_shortened(bar.name) for bar in bars])
+        for label, bar in zip(axis.get_yticklabels(), bars, strict=True):
+            named(label, bar.name)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+        axis.locator_params(axis="x", nbins=5)
+        axis.grid(axis="x")
+        spoken = "; ".join(f"{bar.name} {_spoken(bar)}" for bar in bars)
+        return inline(drawn, f"{title}: {spoken}")
+
+
+def reliability_diagram(title: str, points: Sequence[tuple[float, float, float]]) -> Markup:
+    """Draw accuracy against confidence; a point's area is its bin's share of the pixels.
+
+    Args:
+        title: whose they are.
+        points: confidence, accuracy and share of every bin that has pixels.
+    """
+    with figure(3.3, 3.3, page=True) as drawn:
+        axis = drawn.subplots()
+        axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1.4)
+        axis.plot(*zip(*(each[:2] for each in points), strict=True), color=COLOURS[5])
+        for confidence, accuracy, share in points:
+            said = f"confidence {confidence:.0%}, right {accuracy:.0%}, {share:.1%} of the pixels"
+            _dot(axis, (confidence, accuracy), 4 + 18 * math.sqrt(share), COLOURS[5], said)
+            axis.lines[-1].set_alpha(0.5)
+        ticks = (0, 0.5, 1)
+        axis.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.grid(axis="y")
+        spoken = ", ".join(f"{x:.0%} sure {y:.0%} right" for x, y, _ in points)
+        return inline(drawn, f"Reliability of {title}: {spoken}")
+
+
+def _number(value: float) -> str:
+    """Write a tick shortly.
+
+    >>> _number(40000), _number(0.25), _number(1200)
+    ('40k', '0.25', '1.2k')
+    """
+    return f"{value / 1000:.3g}k" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def _spoken(bar: Bar) -> str:
+    interval = bar.interval
+    return f"{bar.mean:+.2f}" + (f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else "")
