@@ -12,7 +12,8 @@ from PIL import Image
 
 from fakd import models
 from fakd.commands.report import report
-from fakd.comparing.verdict import references
+from fakd.comparing.statistics import Difference
+from fakd.comparing.verdict import Comparison, references
 from fakd.data import scenes
 from fakd.errors import InputError
 from fakd.inference import score
@@ -21,9 +22,10 @@ from fakd.models import pspnet
 from fakd.report import charts
 from fakd.report.charts import panels, thinned
 from fakd.report.examination import Examination, Shot, examine
-from fakd.report.html import LIMIT, Note, fit, render, with_pictures, write_report
+from fakd.report.html import LIMIT, Note, add_pictures, fit, render, write_report
 from fakd.report.methods import method_table
-from fakd.report.page import class_bars, ranked, section
+from fakd.report.page import Section, ranked
+from fakd.runs.naming import title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.settings import Inference
 
@@ -285,13 +287,14 @@ def test_a_report_stays_below_its_limit_whatever_the_pictures(grid, tmp_path):
     data.palette, data.class_names = tuple(palette), tuple(f"c{i}" for i in range(20))
     sections = []
     for methods in groups.values():
-        plain = section("pair", methods, [], None, [])
-        sections += [type(plain)(**{**vars(plain), "examined": examined})] * 2
-    pictured = with_pictures(sections, [data, data], NOTE)
-    size = write_report(tmp_path / "report.html", pictured, NOTE)
+        for _ in range(2):
+            sections.append(Section("pair", methods, [], None, []))
+            sections[-1].examined = examined
+    add_pictures(sections, [data, data], NOTE)
+    size = write_report(tmp_path / "report.html", sections, NOTE)
     assert size == (tmp_path / "report.html").stat().st_size < LIMIT
     assert size > LIMIT / 3
-    assert all(each.scenes for each in pictured)
+    assert all(each.scenes for each in sections)
 
 
 def test_pictures_are_made_smaller_before_they_are_left_out():
@@ -324,15 +327,14 @@ def test_pictures_show_the_classes_in_their_colours():
 def test_rare_classes_come_first_with_mean_and_spread(grid):
     runs = [read_run(path.parent) for path in grid.root.glob("*/*/*/result.json")]
     methods = next(iter(by_pair(runs).values()))
-    rows = class_bars(methods)
+    rows = Section("pair", methods, [], None, []).classes
     shares = [row.share for row in rows]
     assert shares == sorted(shares)
     assert sum(shares) == pytest.approx(100)
     for row in rows:
         index = runs[0].class_names.index(row.name)
         expected = [run.class_iou[index] for run in methods["cwd"]]
-        assert row.bars[1].iou == pytest.approx(np.mean(expected))
-        assert row.bars[1].spread == pytest.approx(np.std(expected, ddof=1))
+        assert row.bars[1] == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
 
 
 def test_every_term_has_its_curve_and_half_a_row_does_no_harm(made_up):
@@ -377,10 +379,11 @@ def test_a_chart_places_its_points():
 
 def test_names_of_methods_have_room_beside_their_differences():
     names = ("cwd", "cwd-fa-full-own-class-spared", "a-name-that-no-chart-has-room-for-" * 2)
-    drawn = str(charts.differences("gain", [charts.Bar(each, 1.0, None, "flat") for each in names]))
+    compared = [Comparison(each, "alone", Difference(1.0, None, 1), 1.0) for each in names]
+    drawn = str(charts.differences("gain", compared))
     labels = r'<text style="[^"]*text-anchor: end[^"]*" x="([\d.]+)"[^>]*>(.*?)</text>'
     shown = re.findall(labels, drawn)
-    assert [text for _, text in shown][:2] == list(names[:2])
+    assert [text for _, text in shown][:2] == ["CWD", title_of(names[1])]
     assert len(shown[2][1]) < 40
     assert f"<title>{names[2]}</title>" in drawn
     assert all(float(x) >= 6 * len(text) for x, text in shown)
@@ -403,7 +406,7 @@ def test_the_impossible_is_refused(folders, more, message, tmp_path):
 
 def test_a_page_that_would_be_too_large_is_refused(grid, tmp_path):
     run = read_run(next(grid.root.glob("*/*/*/result.json")).parent)
-    plain = section("pair", {run.method: [run]}, [], None, ["x" * 6_000_000])
+    plain = Section("pair", {run.method: [run]}, [], None, ["x" * 6_000_000])
     with pytest.raises(InputError, match="fewer runs"):
         write_report(tmp_path / "report.html", [plain], NOTE)
     assert "x" * 1000 in render([plain], NOTE)

@@ -12,7 +12,8 @@ from fakd.commands.tables import tables
 from fakd.data import scenes
 from fakd.errors import InputError
 from fakd.models import pspnet
-from fakd.report.paper.figures import class_means, draw_classes, regression, write_figures
+from fakd.report.methods import class_iou
+from fakd.report.paper.figures import draw_classes, regression, write_figures
 from fakd.report.paper.pictures import (
     activation,
     draw_activations,
@@ -241,9 +242,11 @@ def test_classes_are_averaged_over_the_seeds_that_have_them(made_up):
     runs[0].result["final"]["classes"]["road"]["iou"] = None
     for run in runs:
         run.result["final"]["classes"]["sky"]["iou"] = None
-    means = class_means(runs)
+    means, spread = class_iou(runs)
     assert means[0] == runs[1].class_iou[0]
     assert np.isnan(means[2])
+    assert np.isnan(spread[[0, 2]]).all()
+    assert spread[1] == pytest.approx(np.std([run.class_iou[1] for run in runs], ddof=1))
     assert means[1] == pytest.approx((runs[0].class_iou[1] + runs[1].class_iou[1]) / 2)
 
 

@@ -50,8 +50,8 @@ def report(
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     # Imported here because `fakd report --help` need not wait for it.
     from fakd.models.files import own_version
-    from fakd.report.html import Note, with_pictures, write_report
-    from fakd.report.page import failed_runs, section
+    from fakd.report.html import Note, add_pictures, write_report
+    from fakd.report.page import Section
     from fakd.runs.folder import command_line
     from fakd.runs.reading import by_pair, read_folders
     from fakd.training.start import pick_device
@@ -67,13 +67,14 @@ def report(
         for remark in remarks:
             console.print(f"[yellow]note:[/] {escape(remark)}", soft_wrap=True)
         own = [each for each in failures if each.pair == pair]
-        sections.append(section(title, methods, own, examined, remarks))
+        sections.append(Section(title, methods, own, examined, remarks))
         shown.append(data if pictures else None)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     pairs = {pair for _, pair in groups}
     strays = [each for each in failures if each.pair not in pairs]
-    note = Note(made, own_version(), command_line(), failed_runs(strays, True))
-    size = write_report(out, with_pictures(sections, shown, note), note)
+    note = Note(made, own_version(), command_line(), strays)
+    add_pictures(sections, shown, note)
+    size = write_report(out, sections, note)
     for each in sections:
         console.print(f"\n[bold]{escape(each.name)}[/]", soft_wrap=True)
         for sentence in [text for verdicts in each.verdicts for text, _ in verdicts]:

@@ -8,12 +8,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from markupsafe import Markup, escape
 
-from fakd.comparing.verdict import Tone
+from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
 from fakd.errors import InputError
 from fakd.files import write_atomically
+from fakd.report.measurements import Reliability
 from fakd.runs.folder import read_curves
+from fakd.runs.naming import title_of
 from fakd.runs.reading import Curve, curves_of
 
 COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
@@ -127,15 +130,6 @@ class Line(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-class Bar(NamedTuple):
-    """A difference and where it lies with 95 % confidence, if that is known."""
-
-    name: str
-    mean: float
-    interval: tuple[float, float] | None
-    tone: Tone
-
-
 def panels(curves: Sequence[Mapping[str, Curve]]) -> list[str]:
     """List the quantities to draw: scores first, then losses, then settings that change."""
     names = {name: None for each in curves for name in each if name not in _LEFT_OUT}
@@ -224,50 +218,50 @@ def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
         save(drawn, path)
 
 
-def differences(title: str, bars: Sequence[Bar]) -> Markup:
+def differences(title: str, compared: Sequence[Comparison]) -> Markup:
     """Draw differences as points with their intervals about a line at 0."""
-    with figure(5.8, 0.5 + 0.36 * len(bars), page=True) as drawn:
+    spoken = []
+    with figure(5.8, 0.5 + 0.36 * len(compared), page=True) as drawn:
         axis = drawn.subplots()
         axis.axvline(0, color=SOFT, linewidth=1.4)
-        for row, bar in enumerate(bars):
-            colour = TONES[bar.tone]
-            if bar.interval is not None:
-                axis.plot(
-                    bar.interval, [row, row], color=colour, linewidth=3, solid_capstyle="butt"
-                )
-            _dot(axis, (bar.mean, row), 10, colour, bar.name)
-        axis.set_ylim(len(bars) - 0.5, -0.5)
-        axis.set_yticks(range(len(bars)), [_shortened(bar.name) for bar in bars])
-        for label, bar in zip(axis.get_yticklabels(), bars, strict=True):
-            named(label, bar.name)
+        names = [title_of(each.method) for each in compared]
+        for row, (name, each) in enumerate(zip(names, compared, strict=True)):
+            mean, interval = each.difference.mean, each.difference.any_interval
+            colour = TONES[tone(each.difference)]
+            if interval is not None:
+                axis.plot(interval, [row, row], color=colour, linewidth=3, solid_capstyle="butt")
+            _dot(axis, (mean, row), 10, colour, name)
+            spoken.append(f"{name} {signed(mean)}" + (f" ({ends(interval)})" if interval else ""))
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_yticks(range(len(names)), [_shortened(name) for name in names])
+        for label, name in zip(axis.get_yticklabels(), names, strict=True):
+            named(label, name)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
         axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x")
-        spoken = "; ".join(f"{bar.name} {_spoken(bar)}" for bar in bars)
-        return inline(drawn, f"{title}: {spoken}")
+        return inline(drawn, f"{title}: {'; '.join(spoken)}")
 
 
-def reliability_diagram(title: str, points: Sequence[tuple[float, float, float]]) -> Markup:
-    """Draw accuracy against confidence; a point's area is its bin's share of the pixels.
-
-    Args:
-        title: whose they are.
-        points: confidence, accuracy and share of every bin that has pixels.
-    """
+def reliability_diagram(title: str, bins: Reliability) -> Markup:
+    """Draw accuracy against confidence; a point's area is its bin's share of the pixels."""
+    filled = bins.pixels > 0
+    pixels = bins.pixels[filled]
+    points = torch.stack([bins.confidence[filled], bins.right[filled]]).div(pixels).T.tolist()
+    shares = pixels.div(pixels.sum()).tolist()
     with figure(3.3, 3.3, page=True) as drawn:
         axis = drawn.subplots()
         axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1.4)
-        axis.plot(*zip(*(each[:2] for each in points), strict=True), color=COLOURS[5])
-        for confidence, accuracy, share in points:
-            said = f"confidence {confidence:.0%}, right {accuracy:.0%}, {share:.1%} of the pixels"
-            _dot(axis, (confidence, accuracy), 4 + 18 * math.sqrt(share), COLOURS[5], said)
+        axis.plot(*zip(*points, strict=True), color=COLOURS[5])
+        for point, share in zip(points, shares, strict=True):
+            said = "confidence {:.0%}, right {:.0%}".format(*point) + f", {share:.1%} of the pixels"
+            _dot(axis, point, 4 + 18 * math.sqrt(share), COLOURS[5], said)
             axis.lines[-1].set_alpha(0.5)
         ticks = (0, 0.5, 1)
         axis.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
         for each in (axis.xaxis, axis.yaxis):
             each.set_major_formatter(lambda value, _: f"{value:g}")
         axis.grid(axis="y")
-        spoken = ", ".join(f"{x:.0%} sure {y:.0%} right" for x, y, _ in points)
+        spoken = ", ".join("{:.0%} sure {:.0%} right".format(*point) for point in points)
         return inline(drawn, f"Reliability of {title}: {spoken}")
 
 
@@ -282,8 +276,3 @@ def _number(value: float) -> str:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-
-
-def _spoken(bar: Bar) -> str:
-    interval = bar.interval
-    return f"{bar.mean:+.2f}" + (f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else "")

@@ -3,9 +3,9 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ from fakd.errors import InputError
 from fakd.files import write_text
 from fakd.report.charts import COLOURS, DASHES
 from fakd.report.examination import Shot
-from fakd.report.page import Failed, Picture, Scene, Section
+from fakd.report.page import Picture, Scene, Section
+from fakd.runs.naming import title_of
+from fakd.runs.reading import Failure
 from fakd.types import IGNORE
 
 LIMIT = 5_000_000
@@ -38,34 +40,26 @@ class Note(NamedTuple):
     made: str
     version: str
     command: str
-    failures: Sequence[Failed] = ()
+    failures: Sequence[Failure] = ()
     """Runs of pairs of which no run has finished."""
 
 
-def with_pictures(
+def add_pictures(
     sections: Sequence[Section], data: Sequence[SegmentationData | None], note: Note
-) -> list[Section]:
+) -> None:
     """Add the pictures that fit into a report's size, an equal share for every section."""
     spoken_for = len(render(sections, note).encode()) + _ROOM
     pictured = [each for each in sections if each.examined and each.examined.shots]
     budget = max(0, LIMIT - spoken_for) // max(1, len(pictured))
-    return [
-        each if opened is None else _with_pictures(each, opened, budget)
-        for each, opened in zip(sections, data, strict=True)
-    ]
-
-
-def _with_pictures(section: Section, data: SegmentationData, budget: int) -> Section:
-    if section.examined is None:
-        return section
-    shots = section.examined.shots
-    scenes: list[Scene] = fit(shots, data.palette, budget)
-    named = [
-        (data.class_names[each], "#{:02x}{:02x}{:02x}".format(*data.palette[each]))
-        for each in _classes_in(shots[: len(scenes)])
-        if each < data.classes
-    ]
-    return replace(section, scenes=scenes, colours=named)
+    for section, opened in zip(sections, data, strict=True):
+        if opened is not None and section.examined is not None:
+            shots = section.examined.shots
+            section.scenes = fit(shots, opened.palette, budget)
+            section.colours = [
+                (opened.class_names[each], "#{:02x}{:02x}{:02x}".format(*opened.palette[each]))
+                for each in _classes_in(shots[: len(section.scenes)])
+                if each < opened.classes
+            ]
 
 
 def fit(shots: Sequence[Shot], palette: Sequence[Sequence[int]], budget: int) -> list[Scene]:
@@ -82,13 +76,8 @@ def fit(shots: Sequence[Shot], palette: Sequence[Sequence[int]], budget: int) ->
 
 def _within(scenes: Sequence[Scene], budget: int) -> list[Scene]:
     """Keep the first scenes that together stay within a number of bytes."""
-    kept: list[Scene] = []
-    for scene in scenes:
-        budget -= scene.bytes
-        if budget < 0:
-            break
-        kept.append(scene)
-    return kept
+    sizes = accumulate(scene.bytes for scene in scenes)
+    return [scene for scene, size in zip(scenes, sizes, strict=True) if size <= budget]
 
 
 def _classes_in(shots: Sequence[Shot]) -> list[int]:
@@ -170,9 +159,10 @@ def _environment() -> Environment:
     environment.globals |= {
         "style": _part("style.css"),
         "script": _part("script.js"),
-        "colours_of_methods": len(COLOURS),
+        "hues": len(COLOURS),
         "dashes": DASHES,
     }
+    environment.filters["title_of"] = title_of
     return environment
 
 

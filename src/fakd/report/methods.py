@@ -1,8 +1,11 @@
 """The table of a pair's methods: scores, differences, time and cost of each."""
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
+import numpy as np
+from jaxtyping import Float
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,6 +16,17 @@ from fakd.report.table import Entry, Row, mean_and_spread, number, terminal
 from fakd.runs.naming import title_of
 from fakd.runs.published import Score, published_cell, teacher_score
 from fakd.runs.reading import Failure, Methods, Run
+
+
+def class_iou(
+    runs: Sequence[Run],
+) -> tuple[Float[np.ndarray, " classes"], Float[np.ndarray, " classes"]]:
+    """Mean and standard deviation of every class's IoU over the seeds that have it, in percent.
+
+    NaN where none has one, or only one for a deviation.
+    """
+    scores = np.ma.masked_invalid(np.stack([run.class_iou for run in runs]))
+    return scores.mean(0).filled(math.nan), scores.std(0, ddof=1).filled(math.nan)
 
 
 def scores_of(runs: Sequence[Run]) -> Row:
@@ -125,7 +139,7 @@ def _teacher(methods: Methods, examined: Examination | None) -> Row | None:
 
 
 def _difference(difference: Difference) -> Entry:
-    interval = difference.interval or difference.over_images
+    interval = difference.any_interval
     if interval is None:
         return Entry(signed(difference.mean), difference.mean, "one seed")
     note, mark = "", ""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from fakd.comparing.verdict import find_method
 from fakd.errors import InputError
 from fakd.report.charts import COLOURS, INK, figure, save
+from fakd.report.methods import class_iou
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Run, by_pair
 
@@ -70,15 +71,6 @@ def file_tail(data: str, pair: str) -> str:
     return "-".join(part.replace("/", "-").replace(" ", "-") for part in (data, pair))
 
 
-def class_means(runs: Sequence[Run]) -> Float[np.ndarray, " classes"]:
-    """Mean IoU of every class over the seeds, in percent; NaN where no seed has one."""
-    scores = np.stack([run.class_iou for run in runs])
-    count = np.isfinite(scores).sum(0)
-    empty = np.full(count.shape, np.nan)
-    means: np.ndarray = np.divide(np.nansum(scores, 0), count, out=empty, where=count > 0)
-    return means
-
-
 def draw_gain(
     path: Path, alone: Sequence[Run], plain: Sequence[Run], augmented: Sequence[Run]
 ) -> None:
@@ -87,7 +79,7 @@ def draw_gain(
     Difficulty is the IoU of the student alone. A point's area is the class's share of the labelled
     pixels; the line is a least-squares fit in which all classes count the same, r its correlation.
     """
-    difficulty, gain = class_means(alone), class_means(augmented) - class_means(plain)
+    difficulty, gain = class_iou(alone)[0], class_iou(augmented)[0] - class_iou(plain)[0]
     known = np.isfinite(difficulty) & np.isfinite(gain)
     names = [name for name, shown in zip(alone[0].class_names, known, strict=True) if shown]
     difficulty, gain = difficulty[known], gain[known]
@@ -147,9 +139,9 @@ def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
             for index, runs in enumerate(methods.values()):
                 places = np.arange(len(ids)) + (index - (len(methods) - 1) / 2) * width
                 style = {"color": COLOURS[index % len(COLOURS)], "error_kw": {"elinewidth": 0.8}}
-                spread = _class_spread(runs)[ids] if len(runs) > 1 else None
-                heights = np.nan_to_num(class_means(runs)[ids])
-                bars.append(axis.bar(places, heights, width, yerr=spread, **style))
+                heights, spread = (np.nan_to_num(each[ids]) for each in class_iou(runs))
+                error = spread if len(runs) > 1 else None
+                bars.append(axis.bar(places, heights, width, yerr=error, **style))
             labels = [f"{first.class_names[i]} ({shares[i]:.2g} %)" for i in ids]
             axis.set_xticks(np.arange(len(ids)), labels, rotation=40, ha="right", fontsize=8)
             axis.set_xlim(-0.6, min(len(order), BARS_PER_ROW) - 0.4)
@@ -162,12 +154,6 @@ def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
         place = {"loc": "outside lower center", "ncols": len(methods), "frameon": False}
         drawn.legend(bars, list(methods), **place)
         save(drawn, path)
-
-
-def _class_spread(runs: Sequence[Run]) -> Float[np.ndarray, " classes"]:
-    scores = np.stack([run.class_iou for run in runs])
-    spread: np.ndarray = np.nan_to_num(scores.std(0, ddof=1))
-    return spread
 
 
 def _seeds(*methods: Sequence[Run]) -> str:

@@ -16,8 +16,9 @@ from fakd.errors import InputError
 from fakd.inference import predict_classes, predict_logits, to_unit
 from fakd.report.charts import figure, save
 from fakd.report.examination import TEACHER, spaced
+from fakd.report.methods import class_iou
 from fakd.report.opening import inference_of, open_data_of, open_networks
-from fakd.report.paper.figures import class_means, file_tail
+from fakd.report.paper.figures import file_tail
 from fakd.report.pictures import colour, save_grid, show_pictures
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Methods, Run, by_pair
@@ -112,7 +113,7 @@ def shown_methods(methods: Methods) -> dict[str, Sequence[Run]]:
 
 def most_changed(plain: Sequence[Run], augmented: Sequence[Run]) -> int:
     """Find the class whose mean IoU augmentation raised or lowered most."""
-    change = np.abs(class_means(augmented) - class_means(plain))
+    change = np.abs(class_iou(augmented)[0] - class_iou(plain)[0])
     return int(np.nanargmax(change)) if np.isfinite(change).any() else 0
 
 
