@@ -118,14 +118,19 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = never) -> N
     with lock(cell.lock) as held:
         if held is None or cell.finished:
             return
-        beside(cell.folder, FAILED).unlink(missing_ok=True)
         begin = cell.log.stat().st_size if cell.log.exists() else 0
-        with _process(cell, held, environment) as child:
-            while child.poll() is None and not stop():
-                time.sleep(_POLL)
-            code = child.poll()
+        code = _run(cell, held, environment, stop)
         if code is not None and not (code == 0 and cell.finished):
             cell.record_failure(f"{_ending(code)}: {_last_line(cell.log, begin)}")
+
+
+def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> int | None:
+    """Let the cell's command work; return its exit code, or None if it was stopped."""
+    beside(cell.folder, FAILED).unlink(missing_ok=True)
+    with _process(cell, held, environment) as child:
+        while child.poll() is None and not stop():
+            time.sleep(_POLL)
+        return child.poll()
 
 
 def trial_of(cell: Cell) -> Cell:
@@ -146,15 +151,9 @@ def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = never) -> 
     with lock(trial.lock) as held:
         if held is None or trial.finished or trial.outcome is None:
             return
-        beside(trial.folder, FAILED).unlink(missing_ok=True)
         shutil.rmtree(trial.folder, ignore_errors=True)
-        laps: list[float] = []
-        with _process(trial, held, environment) as child:
-            while child.poll() is None and len(laps) < LAPS and not stop():
-                time.sleep(_POLL)
-                laps = _laps(trial)
-            code = child.poll()
-        if len(laps) >= LAPS:
+        code = _run(trial, held, environment, lambda: stop() or len(_laps(trial)) >= LAPS)
+        if len(laps := _laps(trial)) >= LAPS:
             seconds = statistics.mean(laps[1:LAPS])
             content = {"seconds_per_step": seconds, "steps_timed": LAP * (LAPS - 1)}
             write_json(trial.outcome, content)

@@ -94,17 +94,16 @@ def _stacked(images: Sequence[ImageCounts]) -> Pixels:
 
 def _require_same_set(run: Run, other: Run) -> None:
     if run.class_names != other.class_names:
-        raise _different(run, other, "classes")
-    if run.images is None or other.images is None:
+        what = "classes"
+    elif run.images is None or other.images is None:
         return
-    if run.images.names != other.images.names:
-        raise _different(run, other, "images")
-    if not np.array_equal(run.images.pixels.truth, other.images.pixels.truth):
-        raise _different(run, other, "labels of the same images")
-
-
-def _different(run: Run, other: Run, what: str) -> InputError:
-    return InputError(
+    elif run.images.names != other.images.names:
+        what = "images"
+    elif not np.array_equal(run.images.pixels.truth, other.images.pixels.truth):
+        what = "labels of the same images"
+    else:
+        return
+    raise InputError(
         f"expected runs scored on the same data, got different {what} in {run.folder} and "
         f"{other.folder}; compare runs of one data set, or train one of them again"
     )
@@ -185,12 +184,11 @@ def sentence(comparison: Comparison) -> str:
 
 
 def _range(difference: Difference) -> str:
-    if difference.interval is not None:
-        alone = ", over seeds only" if difference.over_images is None else ""
-        return f" (95 % {ends(difference.interval, 1)}{alone})"
-    if difference.over_images is not None:
-        return f" (95 % {ends(difference.over_images, 1)} over images only)"
-    return ""
+    if (interval := difference.any_interval) is None:
+        return ""
+    source = ", over seeds only" if difference.over_images is None else ""
+    source = " over images only" if difference.interval is None else source
+    return f" (95 % {ends(interval, 1)}{source})"
 
 
 def ends(interval: Interval, digits: int = 2) -> str:

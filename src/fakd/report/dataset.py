@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -157,17 +158,12 @@ _Tile = tuple[str, Image.Image, set[int]]
 
 def _tiles(splits: Sequence[SplitFacts], palette: Sequence[Colour]) -> list[_Tile]:
     """Take as many pictures of each split, or more of one that the other lacks."""
-    drawn = []
-    for split in splits:
-        tiles: list[_Tile] = []
-        for pair in split.sample:
-            if len(tiles) == OVERLAYS:
-                break
-            if (tile := _tile(split.listing.split, pair, palette)) is not None:
-                tiles.append(tile)
-        drawn.append(tiles)
+    tiles = (
+        filter(None, (_tile(split.listing.split, pair, palette) for pair in split.sample))
+        for split in splits
+    )
+    first, second = (list(islice(each, OVERLAYS)) for each in tiles)
     half = OVERLAYS // 2
-    first, second = drawn
     return [
         *first[: max(half, OVERLAYS - len(second))],
         *second[: max(half, OVERLAYS - len(first))],

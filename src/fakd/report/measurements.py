@@ -96,10 +96,9 @@ class Quality:
 
     def __init__(self, network: Segmenter, inference: Inference) -> None:
         self.network, self.inference = network, inference
-        self.counts: Int[Tensor, "3 classes"] = torch.zeros(3, network.classes, dtype=torch.long)
-        self.matrix: Int[Tensor, "classes classes"] = torch.zeros(
-            network.classes, network.classes, dtype=torch.long
-        )
+        classes = network.classes
+        self.counts = torch.zeros(3, classes, dtype=torch.long)
+        self.matrix = torch.zeros(classes, classes, dtype=torch.long)
         self.reliability = Reliability.empty()
 
     def add(
@@ -123,16 +122,10 @@ class Quality:
         return Scores.from_matrix(self.matrix)
 
     @property
-    def boundary_iou(self) -> Float[Tensor, " classes"]:
-        """Boundary IoU of every class in percent; NaN for one neither labelled nor predicted."""
-        found, labelled, predicted = self.counts.double()
-        iou: Float[Tensor, " classes"] = 100 * found / (labelled + predicted - found)
-        return iou
-
-    @property
     def mean_boundary_iou(self) -> float:
-        """Mean over the classes that have one, in percent."""
-        return float(self.boundary_iou.nanmean())
+        """Mean over the classes that are labelled or predicted, in percent."""
+        found, labelled, predicted = self.counts.double()
+        return float((100 * found / (labelled + predicted - found)).nanmean())
 
     @property
     def calibration_error(self) -> float:
