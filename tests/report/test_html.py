@@ -369,6 +369,15 @@ def test_charts_of_little_are_drawn(points):
     assert "a<b" not in drawn
 
 
+def test_charts_take_the_colours_of_the_page():
+    style = (Path(charts.__file__).parent / "style.css").read_text()
+    light = style[: style.index("prefers-color-scheme: dark")]
+    assert all(f"--{name}: {colour};" in light for colour, name in charts._VARIABLES.items())
+    drawn = str(charts.training_curves("loss", [charts.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]))
+    assert "var(--c1)" in drawn
+    assert not re.search("#[0-9a-f]{6}", drawn), "light and dark both"
+
+
 def test_a_chart_places_its_points():
     drawn = str(charts.training_curves("loss", [charts.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])]))
     line = re.search(r'<title>a</title> <path d="M (.*?)"', drawn)[1]

@@ -1,6 +1,6 @@
 """Whether a method helped: compared with another on the same seeds and images, in a sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
@@ -80,6 +80,14 @@ def find_method(methods: Methods, name: str) -> str | None:
     if name in methods:
         return name
     return next((each for each, runs in methods.items() if cell_of(runs[0].recipe) == name), None)
+
+
+def augmented_pairs(methods: Methods) -> Iterator[tuple[str, Sequence[Run], Sequence[Run]]]:
+    """Yield each of PD and CWD with its runs without and with augmentation, where both were run."""
+    for base in ("pd", "cwd"):
+        plain, augmented = find_method(methods, base), find_method(methods, f"{base}-fa")
+        if plain and augmented:
+            yield base, methods[plain], methods[augmented]
 
 
 def seconds_per_step(runs: Sequence[Run]) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fakd.comparing.verdict import find_method
+from fakd.comparing.verdict import augmented_pairs, find_method
 from fakd.errors import InputError
 from fakd.report.charts import COLOURS, INK, figure, save
 from fakd.report.methods import class_iou
@@ -47,12 +47,10 @@ def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
         alone = find_method(methods, ALONE)
         if alone is None:
             continue
-        for base in ("pd", "cwd"):
-            plain, augmented = find_method(methods, base), find_method(methods, f"{base}-fa")
-            if plain and augmented:
-                path = out / f"figure-2-{base}-{tail}.png"
-                draw_gain(path, *(methods[each] for each in (alone, plain, augmented)))
-                written.append(path)
+        for base, plain, augmented in augmented_pairs(methods):
+            path = out / f"figure-2-{base}-{tail}.png"
+            draw_gain(path, methods[alone], plain, augmented)
+            written.append(path)
         others = [find_method(methods, each) for each in ("cwd", "cwd-fa")]
         shown = [alone, *(each for each in others if each)]
         if len(shown) > 1:

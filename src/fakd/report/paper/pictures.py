@@ -1,6 +1,6 @@
 """The paper's pictures from finished runs: activation maps (Figure 3) and examples."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fakd.comparing.verdict import find_method
+from fakd.comparing.verdict import augmented_pairs, find_method
 from fakd.data import Sample, SegmentationData
 from fakd.errors import InputError
 from fakd.inference import predict_classes, predict_logits, to_unit
@@ -25,7 +25,6 @@ from fakd.runs.reading import Methods, Run, by_pair
 from fakd.settings import Inference
 from fakd.types import IGNORE, Segmenter
 
-_BASES = ("cwd", "pd")
 OPACITY = 0.65
 """Of a map over its image."""
 
@@ -81,16 +80,15 @@ def write_pictures(
         path = out / f"examples-{tail}.png"
         draw_examples(path, samples, data, networks, inference)
         written.append(path)
-        # Where another pair's data have the class, these may not.
-        known = shown_class is None or shown_class in data.class_names
-        base, plain, augmented = next(_augmented(shown), ("", "", ""))
-        titles = [TEACHER, title_of(plain), title_of(augmented)]
-        seeing = {title: networks[title] for title in titles if title in networks}
-        if base and seeing and known:
-            before, after = shown[plain], shown[augmented]
-            changed = most_changed(before, after)
+        for base, plain, augmented in augmented_pairs(shown):
+            titles = [TEACHER, *(title_of(runs[0].method) for runs in (plain, augmented))]
+            seeing = {title: networks[title] for title in titles if title in networks}
+            # Where another pair's data have the class, these may not.
+            if not seeing or (shown_class and shown_class not in data.class_names):
+                continue
+            changed = most_changed(plain, augmented)
             class_id = data.class_names.index(shown_class) if shown_class else changed
-            richest = richest_images(before[0], class_id, len(data.val), images)
+            richest = richest_images(plain[0], class_id, len(data.val), images)
             path = out / f"figure-3-{base}-{tail}.png"
             samples = [data.val[index] for index in richest]
             draw_activations(path, samples, class_id, data, seeing, inference)
@@ -104,7 +102,7 @@ def shown_methods(methods: Methods) -> dict[str, Sequence[Run]]:
     The first four methods where there is neither.
     """
     alone = find_method(methods, ALONE)
-    for base in _BASES:
+    for base in ("cwd", "pd"):
         found = [find_method(methods, name) for name in (base, f"{base}-fa")]
         if any(found):
             return {name: methods[name] for name in (alone, *found) if name}
@@ -128,14 +126,6 @@ def richest_images(run: Run, class_id: int, total: int, most: int) -> list[int]:
     pixels = run.images.pixels.truth[:, class_id]
     parts = np.array_split(np.arange(total), min(total, most))
     return [int(part[pixels[part].argmax()]) for part in parts]
-
-
-def _augmented(methods: Methods) -> Iterator[tuple[str, str, str]]:
-    """Yield base, plain method and augmented method, for each base that has both."""
-    for base in _BASES:
-        plain, augmented = find_method(methods, base), find_method(methods, f"{base}-fa")
-        if plain and augmented:
-            yield base, plain, augmented
 
 
 def _first(methods: Methods) -> Run:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fakd.comparing.verdict import compare_runs, find_method, seconds_per_step
+from fakd.comparing.verdict import augmented_pairs, compare_runs, seconds_per_step
 from fakd.errors import InputError
 from fakd.files import write_text
 from fakd.report.methods import published, published_teacher, scores_of, teacher_miou
@@ -77,15 +77,15 @@ def _main_tables(groups: Groups) -> dict[str, tuple[str, list[Row]]]:
                     **published_teacher(methods),
                 }
             )
-        rows += [_row(pair, method, same) for method, same in methods.items()]
+        rows += [_row(pair, same) for same in methods.values()]
     return tables
 
 
-def _row(pair: str, method: str, runs: Sequence[Run]) -> Row:
+def _row(pair: str, runs: Sequence[Run]) -> Row:
     paper, bpkd = (published_cell(runs[0].recipe, source) for source in ("paper", "bpkd"))
     return {
         "pair": Entry(pair),
-        "method": Entry(title_of(method)),
+        "method": Entry(title_of(runs[0].method)),
         **scores_of(runs),
         **published("paper", paper),
         **published("BPKD", bpkd),
@@ -97,19 +97,15 @@ def _augmentation_rows(groups: Groups) -> list[Row]:
     """Each loss without and with augmentation, where both were run."""
     rows: list[Row] = []
     for (data, pair), methods in groups.items():
-        for base in ("pd", "cwd"):
-            plain, augmented = find_method(methods, base), find_method(methods, f"{base}-fa")
-            if plain is None or augmented is None:
-                continue
-            rows.append({"data": Entry(data), **_row(pair, plain, methods[plain])})
-            row = {"data": Entry(data), **_row(pair, augmented, methods[augmented])}
-            comparison = compare_runs(methods[augmented], methods[plain])
-            if comparison is not None:
-                row["gain of FA"] = number(comparison.difference.mean)
+        for _, plain, augmented in augmented_pairs(methods):
+            gain: dict[str, Entry] = {}
+            if (comparison := compare_runs(augmented, plain)) is not None:
+                gain["gain of FA"] = number(comparison.difference.mean)
                 if interval := comparison.difference.interval:
-                    row["95 % from"], row["95 % to"] = map(number, interval)
-                row["time"] = number(comparison.time_ratio)
-            rows.append(row)
+                    gain["95 % from"], gain["95 % to"] = map(number, interval)
+                gain["time"] = number(comparison.time_ratio)
+            rows.append({"data": Entry(data), **_row(pair, plain)})
+            rows.append({"data": Entry(data), **_row(pair, augmented), **gain})
     return rows
 
 
@@ -117,20 +113,12 @@ def _strength_rows(groups: Groups) -> list[Row]:
     """CWD by strength, where there are at least two besides plain CWD."""
     rows: list[Row] = []
     for (data, pair), methods in groups.items():
-        found = sorted(
-            (strength, method)
-            for method, runs in methods.items()
-            for base, strength in [base_and_strength(runs[0].recipe)]
-            if base == "cwd"
-        )
+        known = [(*base_and_strength(runs[0].recipe), runs) for runs in methods.values()]
+        found = [(strength, runs) for base, strength, runs in known if base == "cwd"]
         if sum(strength > 0 for strength, _ in found) >= 2:
             rows += [
-                {
-                    "data": Entry(data),
-                    "strength": number(strength, ".1f"),
-                    **_row(pair, method, methods[method]),
-                }
-                for strength, method in found
+                {"data": Entry(data), "strength": number(strength, ".1f"), **_row(pair, runs)}
+                for strength, runs in sorted(found, key=lambda each: each[0])
             ]
     return rows
 
