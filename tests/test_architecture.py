@@ -61,7 +61,7 @@ def test_files_are_short_and_named_for_their_content(path):
     assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)]
 
 
-@pytest.mark.parametrize("module", ["commands.report", "commands.tables", "comparing.engines"])
+@pytest.mark.parametrize("module", ["commands.compare", "commands.report", "commands.tables"])
 def test_what_needs_no_tensor_waits_for_none(module):
     code = f"import sys, fakd.{module}; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

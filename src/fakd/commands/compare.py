@@ -1,22 +1,22 @@
 """`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fakd.comparing.engines import Place, open_engine
 from fakd.comparing.grid import Grid
-from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
 from fakd.comparing.work import work_all
-from fakd.data import SegmentationData, open_data
-from fakd.runs.reading import Outcome, Run, by_pair, read_grid
-from fakd.runs.recipe import describe
 from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Schedule
+
+if TYPE_CHECKING:
+    from fakd.data import SegmentationData
+    from fakd.runs.reading import Outcome, Run
 
 
 def compare(
-    data: SegmentationData | str | Path,
+    data: "SegmentationData | str | Path",
     run: str | Path,
     teacher: dict[str, Any] | str | Path | None = None,
     student: dict[str, Any] | str | Path | None = None,
@@ -35,7 +35,7 @@ def compare(
     on: Place = "local",
     parallel: int | None = None,
     cluster: dict[str, Any] | None = None,
-) -> list[Run]:
+) -> "list[Run]":
     """Compare distillation methods over seeds, the student alone among them, and say what helped.
 
     For example: fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
@@ -75,6 +75,12 @@ def compare(
     Raises:
         ChildProcessError: runs have failed; the others are finished.
     """
+    # Imported here because `fakd compare --help` need not wait for them.
+    from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
+    from fakd.data import open_data
+    from fakd.runs.reading import read_grid
+    from fakd.runs.recipe import describe
+
     settings = describe(
         {
             "data": open_data(data),
@@ -116,11 +122,11 @@ def compare(
     return outcome.runs
 
 
-def _judge(outcome: Outcome, console: Console) -> None:
+def _judge(outcome: "Outcome", console: Console) -> None:
     """Say of every pair what helped."""
-    # Imported here because they take a second that `fakd --help` need not wait.
     from fakd.comparing.verdict import cautions, references, sentence
     from fakd.report.methods import terminal_table
+    from fakd.runs.reading import by_pair
 
     for (name, pair), methods in by_pair(outcome.runs).items():
         console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
