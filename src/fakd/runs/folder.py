@@ -274,9 +274,9 @@ def readable(folder: Path) -> Iterator[None]:
         )
     try:
         yield
+    except InputError as error:
+        raise InputError(f"{folder}, written by {writer}: {error}") from error
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"{folder} holds a run that cannot be read ({reason}), written by {writer}; train it "
