@@ -3,8 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fakd.report.charts import save_curves
-from fakd.report.pictures import colour, overlay, save_grid, save_mask, save_picture
+from fakd.report.figures import colour, overlay, save_curves, save_grid, save_mask, save_picture
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 

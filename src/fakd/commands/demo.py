@@ -12,8 +12,7 @@ from fakd.data import SegmentationData, scenes
 from fakd.inference import predict_classes
 from fakd.losses import ChannelKL
 from fakd.models import load, pspnet
-from fakd.report.charts import save_curves
-from fakd.report.pictures import colour, save_grid
+from fakd.report.figures import colour, save_curves, save_grid
 from fakd.report.table import comparison_table
 from fakd.runs.folder import CURVES
 from fakd.settings import Augmentation, Existing, Inference, Intervals, Schedule

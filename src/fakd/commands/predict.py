@@ -8,7 +8,7 @@ from fakd import models
 from fakd.data import default_palette, image_files, read_image
 from fakd.errors import InputError
 from fakd.inference import predict_classes, unlike_training
-from fakd.report.pictures import overlay, save_mask, save_picture
+from fakd.report.figures import overlay, save_mask, save_picture
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
 from fakd.training.start import pick_device

@@ -15,9 +15,8 @@ from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
 from fakd.errors import InputError
 from fakd.files import write_atomically
 from fakd.report.measurements import Reliability
-from fakd.runs.folder import read_curves
 from fakd.runs.naming import title_of
-from fakd.runs.reading import Curve, curves_of
+from fakd.runs.reading import Curve
 
 COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
 """Those of methods, of which the first is grey; the colour-blind can tell them apart."""
@@ -150,7 +149,8 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[t
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def _draw_lines(axis: Any, lines: Sequence[Line]) -> None:
+def draw_lines(axis: Any, lines: Sequence[Line]) -> None:
+    """Draw values over steps, one point as a dot."""
     for line in lines:
         points = [each for each in thinned(line.points) if all(map(math.isfinite, each))]
         if len(points) == 1:
@@ -182,7 +182,7 @@ def training_curves(title: str, lines: Sequence[Line]) -> Markup:
     """Draw values over steps."""
     with figure(5, 3.05, page=True) as drawn:
         axis = drawn.subplots()
-        _draw_lines(axis, lines)
+        draw_lines(axis, lines)
         axis.margins(x=0)
         axis.set_xlim(left=0)
         for each in (axis.xaxis, axis.yaxis):
@@ -193,29 +193,6 @@ def training_curves(title: str, lines: Sequence[Line]) -> Markup:
             if line.points and math.isfinite(line.points[-1][1])
         )
         return inline(drawn, f"{title} over training steps; last values: {last}")
-
-
-def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
-    """Plot validation mIoU and every training term over steps.
-
-    Args:
-        path: picture to write.
-        runs: name and ``metrics.csv`` of each run.
-    """
-    found = {name: curves_of(read_curves(file)) for name, file in runs.items()}
-    names = [name for name in panels([*found.values()]) if name != "learning_rate"]
-    with figure(3.4 * len(names), 3) as drawn:
-        axes = drawn.subplots(1, len(names), squeeze=False)[0]
-        for axis, name in zip(axes, names, strict=True):
-            lines = [
-                Line(run, i, each.get(name, [])) for i, (run, each) in enumerate(found.items())
-            ]
-            _draw_lines(axis, lines)
-            axis.set_title(name.removeprefix("val/"), fontsize=9)
-            axis.set_xlabel("step", fontsize=8)
-            axis.tick_params(labelsize=7)
-        axes[0].legend(fontsize=7)
-        save(drawn, path)
 
 
 def differences(title: str, compared: Sequence[Comparison]) -> Markup:

@@ -19,7 +19,7 @@ from fakd.data.inspection.headers import Header
 from fakd.data.pairs import Pair
 from fakd.errors import InputError
 from fakd.report.charts import figure, save
-from fakd.report.pictures import class_legend, overlay
+from fakd.report.figures import class_legend, overlay
 from fakd.types import IGNORE
 
 OVERLAYS = 8

@@ -16,10 +16,10 @@ from fakd.errors import InputError
 from fakd.inference import predict_classes, predict_logits, to_unit
 from fakd.report.charts import figure, save
 from fakd.report.examination import TEACHER, spaced
+from fakd.report.figures import colour, save_grid, show_pictures
 from fakd.report.methods import class_iou
 from fakd.report.opening import inference_of, open_data_of, open_networks
 from fakd.report.paper.figures import file_tail
-from fakd.report.pictures import colour, save_grid, show_pictures
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Methods, Run, by_pair
 from fakd.settings import Inference

@@ -1,4 +1,4 @@
-"""Pictures: masks, overlays, grids of examples."""
+"""Figures on disk: masks, overlays, grids of examples, training curves."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from fakd.files import write_atomically
-from fakd.report.charts import figure, make_folder, save
+from fakd.report.charts import Line, draw_lines, figure, make_folder, panels, save
+from fakd.runs.folder import read_curves
+from fakd.runs.reading import curves_of
 from fakd.types import IGNORE
 
 Palette = Sequence[Sequence[int]]
@@ -106,3 +108,26 @@ def class_legend(
             fontsize=fontsize,
             frameon=False,
         )
+
+
+def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
+    """Plot validation mIoU and every training term over steps.
+
+    Args:
+        path: picture to write.
+        runs: name and ``metrics.csv`` of each run.
+    """
+    found = {name: curves_of(read_curves(file)) for name, file in runs.items()}
+    names = [name for name in panels([*found.values()]) if name != "learning_rate"]
+    with figure(3.4 * len(names), 3) as drawn:
+        axes = drawn.subplots(1, len(names), squeeze=False)[0]
+        for axis, name in zip(axes, names, strict=True):
+            lines = [
+                Line(run, i, each.get(name, [])) for i, (run, each) in enumerate(found.items())
+            ]
+            draw_lines(axis, lines)
+            axis.set_title(name.removeprefix("val/"), fontsize=9)
+            axis.set_xlabel("step", fontsize=8)
+            axis.tick_params(labelsize=7)
+        axes[0].legend(fontsize=7)
+        save(drawn, path)
