@@ -6,8 +6,8 @@ import yaml
 
 from fakd.errors import InputError
 from fakd.losses import PRESETS, ChannelKL, PairwiseSimilarity, PixelKL, WeightedSum, preset
-from fakd.report.curves import last_augmentation
-from fakd.runs.folder import command_line
+from fakd.report.paper.tables import last_augmentation
+from fakd.runs.folder import FORMAT, command_line
 from fakd.runs.naming import method_of, refuse_former_weights, student_of, title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.runs.recipe import describe
@@ -30,8 +30,8 @@ def test_a_run_of_a_grid_is_named_by_its_place(made_up):
     assert run.class_iou.shape == run.class_pixels.shape == (5,)
     assert len(run.images.names) == 20
     assert run.images.pixels.hit.shape == (20, 5)
-    assert run.curves.is_file()
-    assert last_augmentation(run.curves) == 0.25
+    assert run.curves == {"channel/augmentation": [(10, 0.1), (20, 0.25)]}
+    assert last_augmentation(run) == 0.25
 
 
 def test_any_other_run_is_named_by_its_recipe(made_up, tmp_path):
@@ -73,6 +73,39 @@ def test_counts_of_another_number_of_classes_are_refused(made_up):
     few = np.ones((2, 3), int)
     np.savez(folder / "images.npz", names=np.array(["a", "b"]), hit=few, truth=few, said=few)
     with pytest.raises(InputError, match=r"expected \(2, 5\) counts in images.npz"):
+        read_run(folder)
+
+
+def test_a_run_of_another_format_is_refused_and_names_its_version(made_up):
+    folder = made_up.in_grid("cwd", 0, HALF)
+    written = {"format": FORMAT + 1, "versions": {"fakd": "7.2.0"}}
+    (folder / "environment.json").write_text(json.dumps(written))
+    with pytest.raises(
+        InputError, match=r"written by fakd 7\.2\.0 in format 2, .* reads format 1;"
+    ):
+        read_run(folder)
+    (folder / "environment.json").write_text(json.dumps({**written, "format": FORMAT}))
+    assert read_run(folder).environment == {**written, "format": FORMAT}
+
+
+@pytest.mark.parametrize("recipe", ["seed: 0\ndistillation: {losses: 3}\n", "- 1\n", "a: [\n"])
+def test_a_recipe_that_says_nothing_to_this_version_names_the_one_that_wrote_it(made_up, recipe):
+    folder = made_up.in_grid("cwd", 0, HALF)
+    (folder / "recipe.yaml").write_text(recipe)
+    (folder / "environment.json").write_text('{"versions": {"fakd": "7.2.0"}}')
+    with pytest.raises(
+        InputError, match=r"cannot be read \(.*\), written by fakd 7\.2\.0; "
+    ) as caught:
+        read_run(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_with_weights_where_version_0_1_had_them_names_its_version(made_up):
+    loss = {"class_path": "fakd.losses.ChannelKL"}
+    folder = made_up.in_grid("cwd", 0, HALF, recipe={"distillation": loss, "weight": 7.5})
+    (folder / "environment.json").write_text('{"versions": {"fakd": "0.1.0"}}')
+    expected = r"seed-0, written by fakd 0\.1\.0: there is no weight beside distillation"
+    with pytest.raises(InputError, match=expected):
         read_run(folder)
 
 

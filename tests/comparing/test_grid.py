@@ -12,14 +12,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fakd.comparing.calibration import measure, trial_of, within
-from fakd.comparing.cell import Cell, attempt, lock
+from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
 from fakd.comparing.engines import LocalEngine, environments
 from fakd.comparing.grid import Grid, merged
 from fakd.comparing.methods import network, resolve_methods, resolve_pairs, resolve_seeds
 from fakd.comparing.work import GridProgress, work
 from fakd.errors import InputError
 from fakd.losses import PRESETS
+from fakd.runs.folder import beside
 from fakd.settings import Hardware
 
 # Understands `-m fakd COMMAND --recipe FILE --existing reuse` and does what the recipe says.
@@ -49,7 +49,7 @@ def stand_in(tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     # Every JSON is YAML; the stand-in must not wait for a YAML reader.
-    monkeypatch.setattr("fakd.comparing.cell.yaml.safe_dump", lambda value, **_: json.dumps(value))
+    monkeypatch.setattr("fakd.runs.folder.yaml.safe_dump", lambda value, **_: json.dumps(value))
     return script
 
 
@@ -61,7 +61,7 @@ def cell(folder, method="cwd", seed=0, **recipe):
 
 
 def starts(each):
-    return each.beside(".starts").read_text().count("started")
+    return beside(each.folder, ".starts").read_text().count("started")
 
 
 def run(cells, parallel=1, function=attempt):
@@ -79,7 +79,7 @@ def test_a_failure_is_recorded_with_its_last_line_and_stops_nobody(tmp_path, sta
     assert cells[0].failure == "exit code 1: fakd: failed: no luck"
     assert cells[1].finished
     assert cells[1].failure is None
-    assert cells[1].beside(".log").read_text() == "the stand-in works\n"
+    assert cells[1].log.read_text() == "the stand-in works\n"
 
 
 def test_finished_cells_are_left_alone_and_failed_ones_tried_again(tmp_path, stand_in):
@@ -129,7 +129,8 @@ from pathlib import Path
 sys.executable = {str(stand_in)!r}
 import json
 import fakd.comparing.cell as cell
-cell.yaml.safe_dump = lambda value, **_: json.dumps(value)
+import fakd.runs.folder as folder
+folder.yaml.safe_dump = lambda value, **_: json.dumps(value)
 cell.attempt(cell.Cell("train", Path({str(each.folder)!r}), {dict(each.recipe)!r}, "x"), {{}})
 """
     python = stand_in.read_text().split()[0][2:]
@@ -168,14 +169,6 @@ def test_a_call_that_the_engine_loses_is_a_failure(tmp_path):
     each = cell(tmp_path)
     assert run([each], function=broken) == [each]
     assert each.failure == "RuntimeError: the node is gone"
-
-
-def test_a_lock_has_one_holder(tmp_path):
-    with lock(tmp_path / "a") as first, lock(tmp_path / "a") as second:
-        assert first is not None
-        assert second is None
-    with lock(tmp_path / "a") as third:
-        assert third is not None
 
 
 def test_equal_minutes_give_each_method_the_steps_it_has_time_for(tmp_path, stand_in):

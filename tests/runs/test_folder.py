@@ -4,7 +4,8 @@ import json
 import pytest
 
 from fakd.errors import InputError
-from fakd.runs.folder import RESULT, Curves, RunFolder, differences
+from fakd.models.files import FINISHED
+from fakd.runs.folder import BEST, FORMAT, RESULT, Curves, RunFolder, differences, lock
 
 RECIPE = {"schedule": {"steps": 10}, "seed": 0, "run": "a", "hardware": {"workers": 0}}
 
@@ -66,6 +67,21 @@ def test_the_environment_is_recorded(tmp_path):
     assert {"command", "versions", "processors", "gpus"} <= recorded.keys()
 
 
+def test_a_run_of_another_format_is_not_continued(tmp_path):
+    RunFolder(tmp_path / "a", RECIPE)
+    file = tmp_path / "a" / "environment.json"
+    recorded = json.loads(file.read_text())
+    assert recorded["format"] == FORMAT
+    file.write_text(json.dumps(recorded | {"format": FORMAT + 1}))
+    with pytest.raises(InputError, match=r"written by fakd .* in format 2.*use that version"):
+        RunFolder(tmp_path / "a", RECIPE)
+    RunFolder(tmp_path / "a", RECIPE, "overwrite")
+
+
+def test_the_best_network_is_where_a_run_is_loaded_from():
+    assert BEST == FINISHED
+
+
 def read(path):
     with (path / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -88,3 +104,11 @@ def test_curves_grow_columns_and_forget_what_came_after_a_checkpoint(tmp_path):
         ("2", "1"),
         ("3", "0.25"),
     ]
+
+
+def test_a_lock_has_one_holder(tmp_path):
+    with lock(tmp_path / "a") as first, lock(tmp_path / "a") as second:
+        assert first is not None
+        assert second is None
+    with lock(tmp_path / "a") as third:
+        assert third is not None

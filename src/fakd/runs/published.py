@@ -51,7 +51,7 @@ class Score(NamedTuple):
 @cache
 def published_scores() -> Mapping[str, Any]:
     """Published scores: source -> data set -> pair -> method -> mIoU, mAcc, any remark."""
-    text = files("fakd.report").joinpath("published.yaml").read_text(encoding="utf-8")
+    text = files("fakd.runs").joinpath("published.yaml").read_text(encoding="utf-8")
     scores: dict[str, Any] = yaml.safe_load(text)
     return scores
 

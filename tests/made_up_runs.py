@@ -1,8 +1,9 @@
+"""Finished runs as folders, made up: their scores are known, and no network is trained."""
+
 import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import yaml
 
 from fakd.comparing.statistics import Pixels, mean_iou
@@ -111,8 +112,3 @@ class MadeUpRuns:
         found = np.clip(np.asarray(accuracy) + wobble + own, 0, 1)
         hit = np.round(truth * found).astype(int)
         return Pixels(hit, truth, hit + np.roll(truth - hit, 1, axis=1))
-
-
-@pytest.fixture
-def made_up(tmp_path) -> MadeUpRuns:
-    return MadeUpRuns(tmp_path / "grid")

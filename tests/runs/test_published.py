@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fakd.models.mmseg.published import PUBLISHED
-from fakd.report.paper.scores import published_scores
+from fakd.runs.published import published_scores
 
 PSP, SCRATCH, HRNET = "pspnet-r101-to-r18", "pspnet-r101-to-r18-scratch", "hrnet-w48-to-w18s"
 DEEPLAB, ISANET = "deeplabv3plus-r101-to-mv2", "isanet-r101-to-r18"

@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fakd.comparing.comparison import Comparison, compare, seconds_per_step
 from fakd.comparing.statistics import Difference, Interval, half_width
-from fakd.comparing.verdict import cautions, references, sentence, verdict_table, verdicts
+from fakd.comparing.verdict import (
+    Comparison,
+    cautions,
+    compare_runs,
+    references,
+    seconds_per_step,
+    sentence,
+)
 from fakd.errors import InputError
+from fakd.report.methods import terminal_table
 from fakd.runs.reading import by_pair, read_grid, read_run
 
 BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
@@ -28,6 +35,10 @@ def grid(made_up, gains, seeds=3, **more):
             own = (0.002, -0.001, 0.0, 0.001, -0.002)[(seed + len(method)) % 5]
             made_up.in_grid(method, seed, BASE * 0.8 + luck + gain + own, **more)
     return next(iter(by_pair(read_grid(made_up.root).runs).values()))
+
+
+def verdicts(compared):
+    return [sentence(each) for found in compared.values() for each in found]
 
 
 def shown(table, width=220):
@@ -100,13 +111,13 @@ def test_one_seed_claims_nothing(made_up):
 
 def test_without_counts_of_images_the_interval_says_so(made_up):
     methods = grid(made_up, {"alone": 0.0, "cwd": 0.05}, counted=False)
-    found = compare(methods["cwd"], methods["alone"])
+    found = compare_runs(methods["cwd"], methods["alone"])
     assert found.difference.over_images is None
     assert found.difference.interval == found.difference.over_seeds
     (text,) = verdicts(references(methods))
     assert text.startswith("CWD helped: +")
     assert "over seeds only" in text
-    assert " s)" in shown(verdict_table(methods, references(methods)))
+    assert " s)" in shown(terminal_table(methods, references(methods)))
 
 
 def test_one_seed_without_counts_has_no_interval(made_up):
@@ -117,7 +128,7 @@ def test_one_seed_without_counts_has_no_interval(made_up):
 
 def test_seeds_are_paired(made_up):
     methods = grid(made_up, {"alone": 0.0, "cwd": 0.05})
-    found = compare(list(reversed(methods["cwd"])), methods["alone"])
+    found = compare_runs(list(reversed(methods["cwd"])), methods["alone"])
     scores = [[run.miou for run in methods[name]] for name in ("cwd", "alone")]
     gains = np.subtract(*scores)
     assert found.difference.mean == pytest.approx(gains.mean())
@@ -129,8 +140,8 @@ def test_seeds_are_paired(made_up):
 
 def test_only_shared_seeds_count(made_up):
     methods = grid(made_up, {"alone": 0.0, "cwd": 0.05})
-    assert compare(methods["cwd"][:2], methods["alone"][1:]).difference.seeds == 1
-    assert compare(methods["cwd"][:1], methods["alone"][1:]) is None
+    assert compare_runs(methods["cwd"][:2], methods["alone"][1:]).difference.seeds == 1
+    assert compare_runs(methods["cwd"][:1], methods["alone"][1:]) is None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +157,7 @@ def test_runs_scored_on_other_images_are_refused(made_up, change, what):
     first = read_run(made_up.in_grid("alone", 0, BASE))
     second = read_run(made_up.in_grid("cwd", 0, BASE, **change))
     with pytest.raises(InputError, match=rf"different {what} in .*cwd/seed-0 and .*alone/seed-0"):
-        compare([second], [first])
+        compare_runs([second], [first])
 
 
 def test_time_is_the_median_of_a_step(made_up):
@@ -155,7 +166,7 @@ def test_time_is_the_median_of_a_step(made_up):
         made_up.in_grid("alone", seed, BASE, seconds=55.0)
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
     assert seconds_per_step(methods["cwd"]) == pytest.approx(0.11)
-    assert compare(methods["cwd"], methods["alone"]).time_ratio == pytest.approx(2.0)
+    assert compare_runs(methods["cwd"], methods["alone"]).time_ratio == pytest.approx(2.0)
 
 
 def test_the_table_has_every_method_and_what_failed(made_up):
@@ -165,7 +176,7 @@ def test_the_table_has_every_method_and_what_failed(made_up):
     failures = read_grid(made_up.root).failures
     lines = [
         line.rstrip()
-        for line in shown(verdict_table(methods, references(methods), failures)).splitlines()
+        for line in shown(terminal_table(methods, references(methods), failures)).splitlines()
     ]
     assert lines[0].split()[:4] == ["method", "seeds", "mIoU", "mAcc"]
     assert "against the student alone" in lines[0]
@@ -191,7 +202,7 @@ def test_pairs_are_judged_apart(made_up):
 def test_without_the_student_alone_there_is_nothing_to_judge_by(made_up):
     methods = grid(made_up, {"pd": 0.0, "dist": 0.05})
     assert verdicts(references(methods)) == []
-    assert "against" not in shown(verdict_table(methods, references(methods)))
+    assert "against" not in shown(terminal_table(methods, references(methods)))
 
 
 def test_what_stands_out_among_many_is_doubted(made_up):
