@@ -18,7 +18,7 @@ LEVELS = [
     {"files", "processes", "settings"},
     {"covariance"},
     {"types"},
-    {"losses", "models", "data", "metrics"},
+    {"losses", "models", "data", "scenes", "metrics"},
     {"inference"},
     {"runs"},
     {"training"},

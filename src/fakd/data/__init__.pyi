@@ -1,12 +1,11 @@
 from .batches import Batch, evaluation_samples, training_batches
 from .dataset import CachedSplit, Sample, SegmentationData, Split
 from .decode import read_image
-from .folders import folder, image_files, open_data
+from .folders import folder, image_files, open_data, scenes
 from .pairs import Pair, PairedSplit
 from .palette import default_palette
 from .published import ade20k, cityscapes, pascal_context, voc2012
 from .seeds import mixed
-from .streets.dataset import scenes
 from .transforms import Augmentation, augment
 
 __all__ = [

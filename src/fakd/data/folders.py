@@ -16,6 +16,7 @@ from fakd.data.matching import Matcher
 from fakd.data.pairs import PairedSplit
 from fakd.data.scan import files_below
 from fakd.errors import InputError
+from fakd.scenes.dataset import scenes as scenes  # a stub imports from its own package only
 from fakd.types import IGNORE
 
 
@@ -175,6 +176,4 @@ def open_data(data: SegmentationData | str | Path) -> SegmentationData:
     """Open what a flag or a caller names: a data set, ``scenes``, a folder or its YAML file."""
     if isinstance(data, SegmentationData):
         return data
-    from fakd.data.streets.dataset import scenes
-
     return scenes() if data == "scenes" else folder(data)

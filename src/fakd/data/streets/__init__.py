@@ -1,1 +1,0 @@
-"""The built-in data: street scenes made up from a seed."""
