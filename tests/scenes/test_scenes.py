@@ -25,10 +25,11 @@ def test_labels_of_one_scene_are_kept_for_good():
 
 
 def test_size_and_type():
-    sample = scenes(size=(33, 57)).val[0]
-    assert sample.image.shape == (3, 33, 57)
-    assert sample.labels.shape == (33, 57)
-    assert sample.image.dtype == sample.labels.dtype == torch.uint8
+    for height, width in ((33, 57), (16, 16), (200, 17)):
+        sample = scenes(size=(height, width)).val[0]
+        assert sample.image.shape == (3, height, width)
+        assert sample.labels.shape == (height, width)
+        assert sample.image.dtype == sample.labels.dtype == torch.uint8
 
 
 def test_every_class_occurs_in_a_long_tail():

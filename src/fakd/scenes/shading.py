@@ -39,18 +39,15 @@ def shade(canvas: Canvas) -> tuple[Levels, Labels]:
     image = packed.view(np.uint32)[:, 0][every].view(np.uint8).reshape(*every.shape, 4)
     pixels = np.asarray(Image.fromarray(image).reduce(2))[:, :, :3].astype(np.float32)
     # How far the view through each row falls and through each column veers, per metre ahead.
-    y, x = (2 * np.arange(length, dtype=np.float32) + 1 for length in numbers.shape)
+    y, x = (2 * np.arange(length, dtype=np.float32) + 1 for length in (rows, columns))
     down, across = (y[:, None] - canvas.horizon) / canvas.focal, (x - canvas.centre) / canvas.focal
     walls = np.nonzero((table["wall"]["open"] > 0)[numbers])
     # As a difference, so that pixels which are only partly wall keep their other part.
-    pixels[walls] += _windows(
-        table[numbers[walls]], down[walls[0], 0], across[walls[1]], canvas.eye
-    )
+    rays = down[walls[0], 0], across[walls[1]]
+    pixels[walls] += _windows(table[numbers[walls]], *rays, canvas.eye)
 
-    fine, coarse = (
-        noise.random(numbers.shape, dtype=np.float32) * 2 - 1,
-        _clumps(rows, columns, noise),
-    )
+    fine = noise.random((rows, columns), dtype=np.float32) * 2 - 1
+    coarse = _clumps(rows, columns, noise)
     texture = 1 + table["rough"][numbers] * (fine + coarse)
     floor = canvas.eye / np.maximum(down, 1e-3)
     # Joints between the slabs of pavements, tracks worn into roads, and shadows.
@@ -88,10 +85,9 @@ def _windows(part: np.ndarray, down: Vector, across: Vector, eye: float) -> Pict
     """Tell how windows, bars and courses of brick change the colours of pixels of walls."""
     wall, plain = part["wall"], part["colour"]
     veer = np.where(np.abs(across) < 1e-3, np.float32(1e-3), across)
-    along_street = np.clip(wall["aside"] / veer, 1, 400)
-    facing = wall["aside"] == 0
-    along = np.where(facing, veer * part["ahead"], along_street)
-    up = eye - down * np.where(facing, part["ahead"], along_street)
+    # Along the street, depth follows from how far aside the wall is; across it, depth is given.
+    ahead = np.where(wall["aside"] == 0, part["ahead"], np.clip(wall["aside"] / veer, 1, 400))
+    along, up = np.where(wall["aside"] == 0, veer * ahead, ahead), eye - down * ahead
     storey, bay = up / wall["storey"], along / wall["bay"]
     beside = np.maximum(np.abs(storey % 1 - 0.5), np.abs(bay % 1 - 0.5))
     # A hash of the window's place says how bright it is and whether somebody is at home.
