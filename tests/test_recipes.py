@@ -40,14 +40,16 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
     # The same widths on the smallest backbone: pretrained weights are not needed for one step.
     small = {**trained.init_args.as_dict(), "backbone": "mobilenetv3_small_050", "weights": None}
     network = cli.build(trained.class_path, small, tiny_data.classes)
-    objective = Supervised()
+    objective, teacher = Supervised(), None
     if command == "distill":
         teacher = cli.build(trained.class_path, small, tiny_data.classes)
         loss = build(config.distillation.as_dict())
         assert strengths(loss) == {strength_in(path.stem)}
-        objective = Distillation(teacher, network, loss, config.weight)
+        objective = Distillation(teacher, network, loss)
     images, labels = torch.rand(2, 3, 32, 48), torch.randint(0, tiny_data.classes, (2, 32, 48))
-    terms = objective(network(images), images, labels, 0.5)
+    answer = None if teacher is None else teacher.eval()(images)
+    labelled = torch.ones(len(images), dtype=torch.bool)
+    terms = objective(network(images), labels, labelled, 0.5, answer).terms
     sum(terms.values()).backward()
     assert all(torch.isfinite(term) for term in terms.values())
     assert network.classifier.weight.grad.abs().sum() > 0

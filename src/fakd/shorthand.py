@@ -12,6 +12,7 @@ import yaml
 
 from fakd import data, losses, models
 from fakd.errors import InputError
+from fakd.runs.naming import refuse_former_weights
 
 # Flag -> (package whose public names may be given bare, what opens a path, its parameter).
 _OPENERS = {
@@ -84,6 +85,8 @@ def _recipe(file: str, flags: Iterable[str]) -> str:
         return file
     if not isinstance(content, dict):
         return file
+    if "distillation" in flags:
+        refuse_former_weights(content)
     meant = {key: _meant_in_file(key, content[key]) for key in flags if content.get(key)}
     if all(content[key] == meant[key] for key in meant):
         return file
@@ -158,6 +161,8 @@ def one_line(message: str, known: Iterable[str], elsewhere: Mapping[str, str] = 
         if key and class_path:
             options += [f"{key[1]}.{name}" for name in _parameters(class_path[1])]
             wrong = f"{key[1]}.{wrong}"
+        if wrong == "weight" and "distillation" in options:
+            return f"there is no {wrong} here; a loss has it: --distillation.weight"
         if (root := wrong.partition(".")[0]) in elsewhere:
             return f"there is no {root} here; that is for fakd {elsewhere[root]}"
         nearest = difflib.get_close_matches(wrong, options, 1, 0.5)

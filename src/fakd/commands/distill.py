@@ -20,10 +20,10 @@ from fakd.settings import (
     Schedule,
     Settings,
 )
-from fakd.training.announcement import announce
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
-from fakd.training.start import console_of, finished_result, open_folder, start
+from fakd.training.start import announce, console_of, finished_result, open_folder, start
+from fakd.training.teacher import NetworkTeacher
 from fakd.training.validation import require_same_classes
 from fakd.types import DistillationLoss, Segmenter
 
@@ -34,7 +34,6 @@ def distill(
     data: SegmentationData | str | Path,
     run: str | Path,
     distillation: DistillationLoss | None = None,
-    weight: float | None = None,
     schedule: Schedule = Schedule(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
@@ -57,8 +56,8 @@ def distill(
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
-        distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
-        weight: its factor beside the cross-entropy; each loss has its default.
+        distillation: the loss against the teacher, its weight beside the cross-entropy among its
+            arguments; ChannelKL with strength 1 (FAKD) if not given.
         schedule: how long and how fast to train.
         augmentation: how training images are varied.
         inference: how images are shown to the networks when they are evaluated.
@@ -85,18 +84,18 @@ def distill(
     settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
-    objective = Distillation(
-        teacher, student, distillation, weight, labelled, auxiliary_weight, average
-    )
+    objective = Distillation(teacher, student, distillation, labelled, auxiliary_weight, average)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    teacher.to(fabric.device)
     console = console_of(fabric)
     announce(console, data, inference)
     _compare_class_names(console, teacher, data)
-    training = Training(fabric, student, objective, data, settings, folder, console, run.name)
-    return training.run(teacher if check_teacher else None)
+    answers = NetworkTeacher(teacher, fabric, hardware)
+    training = Training(
+        fabric, student, objective, data, settings, folder, console, run.name, answers
+    )
+    return training.run(check_teacher)
 
 
 def _compare_class_names(console: Console, teacher: Segmenter, data: SegmentationData) -> None:

@@ -14,9 +14,8 @@ from fakd.inference import score, unlike_training
 from fakd.metrics import Scores
 from fakd.report.table import class_table
 from fakd.settings import Inference
-from fakd.training.announcement import announce
 from fakd.training.progress import StepProgress
-from fakd.training.start import pick_device
+from fakd.training.start import announce, pick_device
 from fakd.training.validation import require_same_classes
 from fakd.types import Segmenter
 

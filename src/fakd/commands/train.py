@@ -16,10 +16,9 @@ from fakd.settings import (
     Schedule,
     Settings,
 )
-from fakd.training.announcement import announce
 from fakd.training.loop import Training
 from fakd.training.objective import Supervised
-from fakd.training.start import console_of, finished_result, open_folder, start
+from fakd.training.start import announce, console_of, finished_result, open_folder, start
 from fakd.training.validation import require_same_classes
 from fakd.types import Segmenter
 
