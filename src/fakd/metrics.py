@@ -18,7 +18,8 @@ def confusion_matrix(
     the matrix of all of them.
     """
     # Ignored pixels fill the first row; masking them out before costs more than all the rest.
-    index = torch.add(prediction.flatten().int(), labels.flatten().int() - IGNORE, alpha=classes)
+    index = torch.add(prediction.flatten().int(), labels.flatten().int(), alpha=classes)
+    index -= IGNORE * classes
     counts = torch.bincount(index, minlength=(classes + 1) * classes)
     if len(counts) > (classes + 1) * classes:
         raise ValueError(

@@ -484,3 +484,18 @@ val: {images: "val/images/{name}.png", masks: "val/masks/{name}.png", list: gone
         "expected a list of images",
     ):
         assert any(part in text for text in stops)
+
+
+def test_a_list_that_is_no_text_is_said_once(sound):
+    where = "images: 'train/images/{name}.png', masks: 'train/masks/{name}.png', list: l.txt"
+    sound.describe(f"classes: [road, car]\ntrain: {{{where}}}\n")
+    (sound.root / "l.txt").write_bytes(b"\xff\xfe\x00")
+    stops = [text for text in texts(sound, Weight.STOPS) if "l.txt" in text]
+    assert len(stops) == 1
+    assert "it is no text" in stops[0]
+
+
+def test_images_none_of_which_has_a_mask_are_said_once(sound):
+    for name in "abcd":
+        (sound.root / f"val/masks/val_{name}.png").unlink()
+    single(sound, "val: 4 images without a mask", "val_a.png")

@@ -169,6 +169,7 @@ class _Matcher:
         lists = self._lists()
         if not lists:
             return []
+        refused = len(self._listing.refusals)
         excluded = {name for file in self._part.excluded for name in self._names(file)}
         names = dict.fromkeys(name for file in lists for name in self._names(file))
         names = dict.fromkeys(name for name in names if name not in excluded)
@@ -179,7 +180,7 @@ class _Matcher:
                 f"{self._root / lists[0]} names {missing[0]}, but there is no {path}{more}; "
                 f"{self._remedy()}"
             )
-        elif not names:
+        elif not names and len(self._listing.refusals) == refused:
             self._refuse(f"{self._root / lists[0]} names no image; {self._remedy()}")
         return [name for name in names if name in images]
 

@@ -133,7 +133,7 @@ def _pairing(split: SplitFacts) -> Iterator[Finding]:
             f"{_count(len(alone), 'mask')} without an image ({some(alone, 2)}); add the images, or "
             "remove the masks"
         )
-    if not listing.pairs and not listing.refusals:
+    if not (listing.pairs or listing.refusals or listing.images_alone):
         yield _stops(
             "no image has a mask; name each mask as its image, or say in dataset.yaml where they "
             "lie"

@@ -28,28 +28,9 @@ _ORIENTATION = 0x0112
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _TAIL = 64
 """Bytes at the end of a file in which its end is marked; some programs add a few more."""
-_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Advance = Callable[[int, int], None]
 """Takes how many steps are done, and of how many."""
-
-
-class Budget:
-    """Time that may be spent.
-
-    Args:
-        seconds: From now on; None for as long as it takes.
-        workers: Threads that read files; 0 and 1 are the same.
-    """
-
-    def __init__(self, seconds: float | None, workers: int) -> None:
-        self._began = time.monotonic()
-        self._seconds = math.inf if seconds is None else seconds
-        self.workers = max(1, workers)
-
-    def left(self, share: float = 1.0) -> bool:
-        """Tell whether less than this share of the time has passed."""
-        return time.monotonic() - self._began < share * self._seconds
 
 
 class Header(NamedTuple):
@@ -128,6 +109,46 @@ class SplitFacts:
         return self.classes[number] / max(1, self.known_pixels - self.classes[IGNORE])
 
 
+class Budget:
+    """Time that may be spent.
+
+    Args:
+        seconds: From now on; None for as long as it takes.
+        workers: Threads that read files; 0 and 1 are the same.
+    """
+
+    def __init__(self, seconds: float | None, workers: int) -> None:
+        self._began = time.monotonic()
+        self._seconds = math.inf if seconds is None else seconds
+        self.workers = max(1, workers)
+
+    def left(self, share: float = 1.0) -> bool:
+        """Tell whether less than this share of the time has passed."""
+        return time.monotonic() - self._began < share * self._seconds
+
+    def spent(
+        self,
+        share: float,
+        work: Callable[[Pair], _Result],
+        items: Sequence[tuple[SplitFacts, Pair]],
+        least: int,
+        advance: Advance,
+    ) -> Iterator[tuple[SplitFacts, Pair, _Result]]:
+        """Work through pairs in batches until a share of the time is over."""
+        size = 4 * self.workers
+        with ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, len(items), size):
+                if start >= least and not self.left(share):
+                    return
+                batch = items[start : start + size]
+                results = pool.map(work, (pair for _, pair in batch))
+                for done, ((split, pair), result) in enumerate(
+                    zip(batch, results, strict=True), start=start + 1
+                ):
+                    yield split, pair, result
+                    advance(done, len(items))
+
+
 def spread(count: int, seed: int = 0) -> list[int]:
     """Order indices so that any beginning of the order is spread evenly.
 
@@ -146,17 +167,11 @@ def spread(count: int, seed: int = 0) -> list[int]:
 
 def read_headers(splits: Sequence[SplitFacts], budget: Budget, advance: Advance) -> None:
     """Read the headers of all images and masks, in an even order, within half of the time."""
-    work = _in_turn(splits)
-    for done, ((split, _), results) in enumerate(
-        _mapped(lambda item: _headers(item[1]), work, budget, 0.5, LEAST * len(splits)), start=1
-    ):
+    work, least = _in_turn(splits), LEAST * len(splits)
+    for split, _, (headers, failed) in budget.spent(0.5, _headers, work, least, advance):
         split.looked_at += 1
-        for path, result in results:
-            if isinstance(result, Header):
-                split.headers[path] = result
-            else:
-                split.unreadable[path] = result
-        advance(done, len(work))
+        split.headers.update(headers)
+        split.unreadable.update(failed)
 
 
 def read_pixels(
@@ -173,13 +188,10 @@ def read_pixels(
     work = _in_turn(splits, samples)
     least = len(work) if samples is not None else LEAST * len(splits)
     # What others take of the time afterwards: hashes and a picture.
-    for done, ((split, pair), (values, failed)) in enumerate(
-        _mapped(lambda item: _values(item[1]), work, budget, 0.9, least), start=1
-    ):
+    for split, pair, (values, failed) in budget.spent(0.9, _values, work, least, advance):
         split.sample.append(pair)
         split.unreadable.update(failed)
         _count(split, pair, values)
-        advance(done, len(work))
 
 
 def _in_turn(
@@ -195,33 +207,18 @@ def _in_turn(
     ]
 
 
-def _mapped(
-    work: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    budget: Budget,
-    share: float,
-    least: int,
-) -> Iterator[tuple[_Item, _Result]]:
-    """Work through items in batches until a share of the time is over."""
-    size = 4 * budget.workers
-    with ThreadPoolExecutor(budget.workers) as pool:
-        for start in range(0, len(items), size):
-            if start >= least and not budget.left(share):
-                return
-            batch = items[start : start + size]
-            yield from zip(batch, pool.map(work, batch), strict=True)
-
-
-def _headers(pair: Pair) -> list[tuple[Path, Header | str]]:
-    results: list[tuple[Path, Header | str]] = []
+def _headers(pair: Pair) -> tuple[dict[Path, Header], dict[Path, str]]:
+    """Read a pair's headers, and name files whose header cannot be read."""
+    headers: dict[Path, Header] = {}
+    failed: dict[Path, str] = {}
     for path in (pair.image, pair.mask):
         if path is None or path.suffix.lower() == ".mat":
             continue
         try:
-            results.append((path, read_header(path, upright=path == pair.image)))
+            headers[path] = read_header(path, upright=path == pair.image)
         except InputError as error:
-            results.append((path, str(error)))
-    return results
+            failed[path] = str(error)
+    return headers, failed
 
 
 def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Path, str]]:
