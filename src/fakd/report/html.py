@@ -94,7 +94,9 @@ def _scene(shot: Shot, palette: Sequence[Sequence[int]], side: int) -> Scene:
     maps = []
     for title, classes in shot.maps.items():
         small = Image.fromarray(classes).resize((width, height), Image.Resampling.NEAREST)
-        maps.append(Picture(title, _uri(_painted(small, palette), "PNG", optimize=True)))
+        maps.append(
+            Picture(title, _uri(_painted(np.asarray(small), palette), "PNG", optimize=True))
+        )
     return Scene(
         shot.name,
         shot.disagreement,
@@ -105,12 +107,14 @@ def _scene(shot: Shot, palette: Sequence[Sequence[int]], side: int) -> Scene:
     )
 
 
-def _painted(classes: Image.Image, palette: Sequence[Sequence[int]]) -> Image.Image:
-    """Turn class ids into a palette picture; ignored pixels are black."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[: len(palette)] = np.asarray(palette, dtype=np.uint8)[:IGNORE]
-    picture = classes.copy()
+def _painted(classes: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:
+    """Turn class ids into a palette picture, of few classes; ignored pixels are black."""
+    colours = np.zeros((max(256, len(palette) + 1), 3), dtype=np.uint8)
+    colours[: len(palette)] = palette
+    if len(colours) > 256:
+        return Image.fromarray(colours[classes])
     # An "L" picture that is given a palette becomes a "P" one with the same values.
+    picture = Image.fromarray(classes.astype(np.uint8))
     picture.putpalette(colours.flatten().tolist())
     return picture
 
