@@ -116,8 +116,8 @@ def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Fail
     rows, notes = method_table(methods, compared)
     scores = ("method", "seeds", "mIoU", "mAcc")
     names = [name for name in notes if name in (*scores, "s/step") or name.startswith("against")]
-    # The teacher's row has no more than the score that is not compared here.
-    table = terminal([row for row in rows if row["method"].text != TEACHER], names)
+    # The teacher's row comes first; it has nothing to compare.
+    table = terminal(rows[-len(methods) :], names)
     failed = [
         f"[red]{escape(title_of(each.method))}, seed {each.seed}, failed:[/] {escape(each.reason)}"
         for each in failures
