@@ -7,8 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from fakd.runs.folder import (
     LOG,
     RESULT,
     beside,
+    last_line,
     lock,
     read_curves,
     read_json,
@@ -116,21 +117,53 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = never) -> N
     A run that was interrupted continues at its last checkpoint. A failure is left as a file.
     """
     with lock(cell.lock) as held:
-        if held is None or cell.finished:
-            return
-        begin = cell.log.stat().st_size if cell.log.exists() else 0
-        code = _run(cell, held, environment, stop)
-        if code is not None and not (code == 0 and cell.finished):
-            cell.record_failure(f"{_ending(code)}: {_last_line(cell.log, begin)}")
+        if held is not None and not cell.finished:
+            ending = _run(cell, held, environment, stop)
+            if ending and not cell.finished:
+                cell.record_failure(ending)
 
 
-def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> int | None:
-    """Let the cell's command work; return its exit code, or None if it was stopped."""
+def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> str | None:
+    """Let the cell's command work, the lock in its hands; say how it ended, None if stopped."""
     beside(cell.folder, FAILED).unlink(missing_ok=True)
-    with _process(cell, held, environment) as child:
-        while child.poll() is None and not stop():
+    recipe = beside(cell.folder, GIVEN)
+    write_yaml(recipe, cell.recipe)
+    command = [sys.executable, "-m", "fakd", cell.command, "--recipe", str(recipe.absolute())]
+    with cell.log.open("ab") as output:
+        begin = output.tell()
+        child = subprocess.Popen(
+            [*command, "--existing", "reuse"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            cwd=cell.directory,
+            pass_fds=(held,),
+            # A terminal's Ctrl-C must reach us first: we end our runs in order.
+            start_new_session=True,
+        )
+    try:
+        while (code := child.poll()) is None and not stop():
             time.sleep(_POLL)
-        return child.poll()
+    finally:
+        _end(child)
+    if code is None:
+        return None
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    said = last_line(cell.log.read_bytes()[begin:].decode("utf-8", "replace"))
+    return f"{how}: {said or 'it said nothing'}"
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Interrupt the process and all it started; kill them if they take too long."""
+    if child.poll() is not None:
+        return
+    for signal_, patience in ((signal.SIGINT, _PATIENCE), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal_)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(patience)
+            return
 
 
 def trial_of(cell: Cell) -> Cell:
@@ -152,14 +185,14 @@ def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = never) -> 
         if held is None or trial.finished or trial.outcome is None:
             return
         shutil.rmtree(trial.folder, ignore_errors=True)
-        code = _run(trial, held, environment, lambda: stop() or len(_laps(trial)) >= LAPS)
+        ending = _run(trial, held, environment, lambda: stop() or len(_laps(trial)) >= LAPS)
         if len(laps := _laps(trial)) >= LAPS:
             seconds = statistics.mean(laps[1:LAPS])
             content = {"seconds_per_step": seconds, "steps_timed": LAP * (LAPS - 1)}
             write_json(trial.outcome, content)
             shutil.rmtree(trial.folder, ignore_errors=True)
-        elif code is not None:
-            trial.record_failure(f"{_ending(code)}: {_last_line(trial.log)}")
+        elif ending:
+            trial.record_failure(ending)
 
 
 def within(cell: Cell, minutes: float, trial: Cell) -> Cell:
@@ -174,53 +207,3 @@ def _laps(trial: Cell) -> list[float]:
     batch: float = trial.recipe["schedule"]["batch_size"]
     rows = read_curves(trial.folder / CURVES)
     return [batch / row["images/s"] for row in rows if "images/s" in row]
-
-
-@contextmanager
-def _process(cell: Cell, held: int, environment: Mapping[str, str]) -> Iterator[subprocess.Popen]:
-    """Start the cell's command with the lock in its hands; on leaving, it is no more."""
-    recipe = beside(cell.folder, GIVEN)
-    write_yaml(recipe, cell.recipe)
-    command = [sys.executable, "-m", "fakd", cell.command, "--recipe", str(recipe.absolute())]
-    with cell.log.open("ab") as output:
-        child = subprocess.Popen(
-            [*command, "--existing", "reuse"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            cwd=cell.directory,
-            pass_fds=(held,),
-            # A terminal's Ctrl-C must reach us first: we end our runs in order.
-            start_new_session=True,
-        )
-    try:
-        yield child
-    finally:
-        _end(child)
-
-
-def _last_line(log: Path, begin: int = 0) -> str:
-    """Read the last line that says something, from a byte of the log on."""
-    text = log.read_bytes()[begin:].decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
-
-
-def _ending(code: int) -> str:
-    """Say how a process ended."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
-
-
-def _end(child: subprocess.Popen) -> None:
-    """Interrupt the process and all it started; kill them if they take too long."""
-    if child.poll() is not None:
-        return
-    for signal_, patience in ((signal.SIGINT, _PATIENCE), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal_)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(patience)
-            return

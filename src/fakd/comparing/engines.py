@@ -1,12 +1,13 @@
 """Where a grid's runs are worked on: here, on a Ray cluster, under SLURM."""
 
 import os
-import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from importlib import import_module
+from itertools import cycle, islice
 from typing import Any, Literal
 
 from fakd.comparing.cell import Cell
@@ -15,8 +16,8 @@ from fakd.settings import Hardware
 
 Work = Callable[..., None]
 """Called with a cell, the environment of its process, and perhaps what says to stop."""
-
-
+# Clusters queue what they have no room for.
+_UNLIMITED = 10**6
 Task = Any
 """A call that was handed over: a future of any library, which has ``done()`` and ``result()``."""
 
@@ -44,11 +45,9 @@ class LocalEngine(Engine):
     """Runs on this machine, each with its own GPUs or its share of the processor's cores."""
 
     def __init__(self, hardware: Hardware, parallel: int | None) -> None:
-        slots = environments(hardware, parallel, visible_gpus(hardware.accelerator), processors())
-        self.slots = len(slots)
-        self._free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
-        for environment in slots:
-            self._free.put(environment)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._free = environments(hardware, parallel, _gpus(hardware.accelerator), cores or 1)
+        self.slots = len(self._free)
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(self.slots, "fakd-run")
 
@@ -66,11 +65,12 @@ class LocalEngine(Engine):
         self._threads.shutdown()
 
     def _call(self, function: Work, cell: Cell) -> None:
-        environment = self._free.get()
+        # There are as many threads as environments, so one is always free.
+        environment = self._free.pop(0)
         try:
             function(cell, environment, self._stopped.is_set)
         finally:
-            self._free.put(environment)
+            self._free.append(environment)
 
 
 def environments(
@@ -91,17 +91,14 @@ def environments(
     count = parallel or (len(gpus) // each if gpus else 1)
     # What the user has set for all processes is not ours to change.
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, processors // count))
-    result = []
-    for slot in range(count):
-        environment = {"OMP_NUM_THREADS": threads}
-        if gpus:
-            mine = [gpus[(slot * each + i) % len(gpus)] for i in range(each)]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-        result.append(environment)
+    result = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
+    turns = cycle(gpus)
+    for environment in result if gpus else []:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(islice(turns, each))
     return result
 
 
-def visible_gpus(accelerator: str) -> list[str]:
+def _gpus(accelerator: str) -> list[str]:
     """List the CUDA devices runs may use, in the words of CUDA_VISIBLE_DEVICES."""
     if accelerator not in ("auto", "cuda", "gpu"):
         return []
@@ -111,13 +108,6 @@ def visible_gpus(accelerator: str) -> list[str]:
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[:count] if named else [str(index) for index in range(count)]
-
-
-def processors() -> int:
-    """Count the cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class RayEngine(Engine):
@@ -138,23 +128,20 @@ class RayEngine(Engine):
             ray.init(**{"log_to_driver": False, "include_dashboard": False, **options})
         uses_gpus = hardware.accelerator != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         threads = hardware.threads or 1
-        self._needs = {
-            "num_cpus": threads + hardware.workers,
-            "num_gpus": hardware.devices if uses_gpus else 0,
+        self._remote = ray.remote(
+            num_cpus=threads + hardware.workers,
+            num_gpus=hardware.devices if uses_gpus else 0,
             # The grid tries again itself, with what the failed attempt has left.
-            "max_retries": 0,
-        }
+            max_retries=0,
+        )
         self._environment = {"OMP_NUM_THREADS": str(threads)}
         self._references: list[Any] = []
-        # Ray queues what it has no room for.
-        self.slots = parallel or 10**6
+        self.slots = parallel or _UNLIMITED
 
     def submit(self, function: Work, cell: Cell) -> Task:
         """Hand a call to the cluster."""
-        remote = self._ray.remote(**self._needs)(function)
-        reference = remote.remote(cell, self._environment)
-        self._references.append(reference)
-        return reference.future()
+        self._references.append(self._remote(function).remote(cell, self._environment))
+        return self._references[-1].future()
 
     def stop(self) -> None:
         """Interrupt the tasks, which end their processes, and wait for that."""
@@ -185,22 +172,30 @@ class SlurmEngine(Engine):
     ) -> None:
         self._submitit = _extra("slurm", "submitit")
         threads = hardware.threads or 1
-        parameters: dict[str, Any] = {
+        self._parameters: dict[str, Any] = {
             "name": "fakd",
             "timeout_min": 24 * 60,
             "cpus_per_task": threads + hardware.workers,
             "gpus_per_node": 0 if hardware.accelerator == "cpu" else hardware.devices,
             **options,
         }
-        self._parameters, self._logs = parameters, logs
-        self._executor: Any = None
+        self._place = {"folder": logs, "cluster": self._parameters.pop("cluster", None)}
         self._environment = {"OMP_NUM_THREADS": str(threads)}
         self._jobs: list[Any] = []
-        self.slots = parallel or 10**6
+        self.slots = parallel or _UNLIMITED
+
+    @cached_property
+    def _executor(self) -> Any:
+        # Not before it is needed: submitit creates the folder.
+        try:
+            executor = self._submitit.AutoExecutor(**self._place)
+            executor.update_parameters(**self._parameters)
+        except (NameError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"--cluster: submitit refuses {self._parameters}: {error}") from error
+        return executor
 
     def submit(self, function: Work, cell: Cell) -> Task:
         """Submit a job."""
-        self._executor = self._executor or self._open()
         self._jobs.append(self._executor.submit(function, cell, self._environment))
         return self._jobs[-1]
 
@@ -209,17 +204,6 @@ class SlurmEngine(Engine):
         for job in self._jobs:
             if not job.done():
                 job.cancel()
-
-    def _open(self) -> Any:
-        # Not before it is needed: submitit creates the folder.
-        parameters = dict(self._parameters)
-        cluster = parameters.pop("cluster", None)
-        try:
-            executor = self._submitit.AutoExecutor(folder=self._logs, cluster=cluster)
-            executor.update_parameters(**parameters)
-        except (NameError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"--cluster: submitit refuses {parameters}: {error}") from error
-        return executor
 
 
 def _extra(place: str, library: str) -> Any:

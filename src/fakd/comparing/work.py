@@ -4,8 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -16,54 +15,39 @@ from rich.text import Text
 
 from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
 from fakd.comparing.engines import Engine, Task, Work
-from fakd.runs.folder import RESULT, read_json
+from fakd.runs.folder import RESULT, last_line, read_json
 
 _SHOWN = 12
 
 
-class GridProgress(AbstractContextManager["GridProgress"]):
+class GridProgress:
     """What runs, what is done, what has failed, and about how long the rest will take.
 
     Args:
         console: where to write; its being a terminal decides between a table and lines.
         title: what is going on.
         cells: all that is to be done.
-        interval: seconds between two renewals of the table.
     """
 
-    def __init__(
-        self, console: Console, title: str, cells: Sequence[Cell], interval: float = 1.0
-    ) -> None:
-        self._console, self._title, self._cells, self._interval = console, title, cells, interval
-        self._states = dict.fromkeys(cells, "waiting")
-        self._began = time.monotonic()
-        self._shown = 0.0
-        self._before = 0.0
-        self._started: dict[Cell, float] = {}
-        self._live = Live(console=console, transient=True, auto_refresh=False)
-
-    def __enter__(self) -> "GridProgress":
-        for cell in self._cells:
-            if cell.finished:
-                self._states[cell] = "done"
+    def __init__(self, console: Console, title: str, cells: Sequence[Cell]) -> None:
+        self._console, self._title = console, title
+        self._states = {cell: "done" if cell.finished else "waiting" for cell in cells}
         # What was done before says nothing about the pace of this sitting.
-        self._before = sum(self._share(cell) for cell in self._cells)
-        if self._console.is_terminal:
-            self._live.start()
-        return self
+        self._before = sum(map(self._share, cells))
+        self._began = time.monotonic()
+        self._started: dict[Cell, float] = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+    def table(self) -> AbstractContextManager[object]:
+        """Show a live table meanwhile, on a terminal."""
+        if not self._console.is_terminal:
+            return nullcontext()
+        options: dict[str, Any] = {"transient": True, "refresh_per_second": 1}
+        return Live(console=self._console, get_renderable=self._table, **options)
 
     def started(self, cell: Cell) -> None:
         """Say that a cell begins, or continues."""
-        self._states[cell] = "running"
         self._started[cell] = time.monotonic()
+        self._states[cell] = "running"
         at = f" at step {cell.step}" if cell.step else ""
         self._say(f"{cell.label}: {'continues' if at else 'starts'}{at}")
 
@@ -86,34 +70,22 @@ class GridProgress(AbstractContextManager["GridProgress"]):
             soft_wrap=True,
         )
 
-    def update(self) -> None:
-        """Renew the table, if it is old enough."""
-        now = time.monotonic()
-        if self._console.is_terminal and now - self._shown > self._interval:
-            self._shown = now
-            self._live.update(self._table(), refresh=True)
-
     def summary(self) -> str:
         """Count the cells, and estimate the minutes left from the pace so far."""
         states = [*self._states.values()]
         parts = [f"{states.count('done')} of {len(states)} done"]
         parts += [f"{n} {state}" for state in ("running", "failed") if (n := states.count(state))]
-        if (minutes := self._minutes_left()) is not None:
+        shares = sum(map(self._share, self._states))
+        gained, rest = shares - self._before, len(states) - shares
+        if gained > 0 and rest > 0:
+            minutes = rest / gained * (time.monotonic() - self._began) / 60
             parts.append(f"about {minutes:.0f} min left" if minutes >= 1 else "under 1 min left")
         return ", ".join(parts)
 
     def _share(self, cell: Cell) -> float:
         if self._states[cell] in ("done", "failed"):
             return 1.0
-        steps: int = cell.recipe["schedule"]["steps"]
-        return min(1.0, cell.step / steps)
-
-    def _minutes_left(self) -> float | None:
-        shares = sum(self._share(cell) for cell in self._cells)
-        gained, rest = shares - self._before, len(self._cells) - shares
-        if gained <= 0 or rest <= 0:
-            return None
-        return rest / gained * (time.monotonic() - self._began) / 60
+        return min(1.0, cell.step / float(cell.recipe["schedule"]["steps"]))
 
     def _table(self) -> Group:
         table = Table(box=None, show_header=False)
@@ -140,7 +112,7 @@ def work(
     earlier = {cell: cell.failed_at for cell in cells}
     waiting, running = list(cells), dict[Cell, Task]()
     failed: list[Cell] = []
-    with display, _interruptible():
+    with display.table(), _interruptible():
         try:
             while waiting or running:
                 for cell in [*waiting]:
@@ -159,7 +131,6 @@ def work(
                 for cell in [cell for cell, task in running.items() if task.done()]:
                     _look(cell, running.pop(cell), earlier[cell])
                     waiting.insert(0, cell)
-                display.update()
                 if waiting or running:
                     time.sleep(poll)
         except BaseException:
@@ -190,20 +161,16 @@ def _timed(
     """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
     trials = {cell.folder.parent: trial_of(cell) for cell in cells if not cell.finished}
     display = GridProgress(console, "timing", [*trials.values()])
-    untimed = {
-        trial.folder.parent: trial.failure or "its steps could not be timed"
-        for trial in work(measure, [*trials.values()], engine, display)
-    }
+    untimed = work(measure, [*trials.values()], engine, display)
     ready, lost = [], []
     for cell in cells:
-        method = cell.folder.parent
         if cell.finished:
             ready.append(cell)
-        elif method in untimed:
-            cell.record_failure(untimed[method])
+        elif (trial := trials[cell.folder.parent]) in untimed:
+            cell.record_failure(trial.failure or "its steps could not be timed")
             lost.append(cell)
         else:
-            ready.append(within(cell, minutes, trials[method]))
+            ready.append(within(cell, minutes, trial))
     return ready, lost
 
 
@@ -213,8 +180,7 @@ def _look(cell: Cell, task: Task, earlier: int | None) -> None:
         task.result()
     except Exception as error:
         if not cell.finished and cell.failed_at in (None, earlier):
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            cell.record_failure(f"{type(error).__name__}: {lines[-1] if lines else 'lost'}")
+            cell.record_failure(f"{type(error).__name__}: {last_line(str(error)) or 'lost'}")
 
 
 @contextmanager
@@ -223,11 +189,7 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -225,6 +225,11 @@ def read_curves(file: Path) -> list[dict[str, float]]:
     ]
 
 
+def last_line(text: str) -> str:
+    """Read the last line that says something; nothing where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read one JSON file of a run."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

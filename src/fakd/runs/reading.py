@@ -19,6 +19,7 @@ from fakd.runs.folder import (
     IMAGES,
     RECIPE,
     RESULT,
+    last_line,
     place_in_grid,
     read_curves,
     read_environment,
@@ -188,7 +189,7 @@ def read_grid(folder: str | Path) -> Outcome:
     ]
     runs = [read_run(path) for path in finished]
     failures = [
-        Failure(path, *place, _last_line(path))
+        Failure(path, *place, last_line(path.read_text(encoding="utf-8")) or "no reason given")
         for path in folder.glob(f"*/*/*{FAILED}")
         if (place := place_in_grid(path.with_suffix(""))) and path.with_suffix("") not in finished
     ]
@@ -250,8 +251,3 @@ def _read_images(path: Path, classes: int) -> ImageCounts | None:
     if shapes != {(len(names), classes)}:
         raise ValueError(f"expected {(len(names), classes)} counts in {path.name}, got {shapes}")
     return ImageCounts(names, pixels)
-
-
-def _last_line(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return next((line for line in reversed(lines) if line), "no reason given")
