@@ -8,6 +8,18 @@ from pathlib import Path
 from fakd.errors import InputError
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, unless it is there.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create the folder {path}: {error.strerror}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; see `write_atomically`."""
 

@@ -5,14 +5,14 @@ import pytest
 
 from fakd.errors import InputError
 from fakd.models.files import FINISHED
-from fakd.runs.folder import BEST, FORMAT, RESULT, Curves, RunFolder, differences, lock
+from fakd.runs.folder import BEST, FORMAT, RESULT, Curves, RunFolder, differences, lock, write_json
 
 RECIPE = {"schedule": {"steps": 10}, "seed": 0, "run": "a", "hardware": {"workers": 0}}
 
 
 def test_a_finished_run_is_refused_reused_or_overwritten(tmp_path):
-    folder = RunFolder(tmp_path / "a", RECIPE)
-    folder.write_json(RESULT, {"miou": 1})
+    RunFolder(tmp_path / "a", RECIPE)
+    write_json(tmp_path / "a" / RESULT, {"miou": 1})
     before = sorted(path.name for path in (tmp_path / "a").iterdir())
     with pytest.raises(InputError, match=r"finished run.*--existing overwrite"):
         RunFolder(tmp_path / "a", RECIPE)

@@ -8,18 +8,9 @@ from typing import Any
 
 from fakd.comparing.cell import Cell
 from fakd.errors import InputError
-from fakd.runs.folder import (
-    GRID,
-    GRID_LOCK,
-    differences,
-    in_grid,
-    lock,
-    read_yaml,
-    write_yaml,
-)
+from fakd.files import make_folder
+from fakd.runs.folder import GRID, GRID_LOCK, differences, in_grid, lock, read_yaml, write_yaml
 
-# What may grow in a folder that already holds a grid.
-GROWS = ("pairs", "methods", "seeds")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*$")
 
 
@@ -64,8 +55,8 @@ class Grid:
         """Write the grid as the recipe of `fakd compare` that gives it again."""
         return {
             "run": str(self.run),
-            "pairs": {name: dict(pair) for name, pair in self.pairs.items()},
-            "methods": {name: dict(method) for name, method in self.methods.items()},
+            "pairs": dict(self.pairs),
+            "methods": dict(self.methods),
             "seeds": list(self.seeds),
             "minutes": self.minutes,
             **self.shared,
@@ -78,31 +69,20 @@ class Grid:
             InputError: the folder holds another grid that differs in more than what was added to
                 it, or something else.
         """
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot create the folder {self.run}: {error.strerror}") from error
+        make_folder(self.run)
         file, guard = self.run / GRID, self.run / GRID_LOCK
         if not file.is_file() and any(path != guard for path in self.run.iterdir()):
             raise InputError(
                 f"{self.run} is not empty and holds no grid (no {GRID}); choose another --run"
             )
-        with lock(guard, wait=True):
-            if file.is_file():
-                self._require_grown(read_yaml(file))
-            write_yaml(file, self.describe())
-
-    def _require_grown(self, old: Mapping[str, Any]) -> None:
         new = self.describe()
-        changed = [
-            *(f"{kind}: without {name}" for kind in GROWS for name in _missing(old, new, kind)),
-            *differences(_kept(old, old), _kept(new, old)),
-        ]
-        if changed:
-            raise InputError(
-                f"{self.run} holds another grid ({changed[0]}); only pairs, methods and seeds may "
-                "be added to it: give the rest as before, or choose another --run"
-            )
+        with lock(guard, wait=True):
+            if file.is_file() and (changed := _changes(read_yaml(file), new)):
+                raise InputError(
+                    f"{self.run} holds another grid ({changed[0]}); only pairs, methods and seeds "
+                    "may be added to it: give the rest as before, or choose another --run"
+                )
+            write_yaml(file, new)
 
     def cells(self) -> list[Cell]:
         """List the runs, every method of a seed before the next seed."""
@@ -137,14 +117,16 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def _missing(old: Mapping[str, Any], new: Mapping[str, Any], kind: str) -> list[str]:
-    return [str(name) for name in old.get(kind, ()) if name not in new[kind]]
-
-
-def _kept(grid: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of a grid what was added to the old one."""
-    rest = {key: value for key, value in grid.items() if key != "seeds"}
-    for kind in ("pairs", "methods"):
-        entries: Mapping[str, Any] = grid.get(kind, {})
-        rest[kind] = {name: entry for name, entry in entries.items() if name in old.get(kind, ())}
-    return rest
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name what is no longer as in the old grid; more pairs, methods and seeds do not count."""
+    old = {"pairs": {}, "methods": {}, "seeds": [], **old}
+    missing = [
+        f"{kind}: without {name}"
+        for kind in ("pairs", "methods", "seeds")
+        for name in old[kind]
+        if name not in new[kind]
+    ]
+    if missing:
+        return missing
+    kept = {kind: {name: new[kind][name] for name in old[kind]} for kind in ("pairs", "methods")}
+    return differences(old, {**new, **kept, "seeds": old["seeds"]})

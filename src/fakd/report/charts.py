@@ -12,8 +12,7 @@ import torch
 from markupsafe import Markup, escape
 
 from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
-from fakd.errors import InputError
-from fakd.files import write_atomically
+from fakd.files import make_folder, write_atomically
 from fakd.report.measurements import Reliability
 from fakd.runs.naming import title_of
 from fakd.runs.reading import Curve
@@ -75,14 +74,6 @@ def save(drawn: Any, path: Path) -> None:
     """Write a figure as PNG."""
     make_folder(path.parent)
     write_atomically(path, lambda file: drawn.savefig(file, dpi=140, format="png"))
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder for pictures, unless it is there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create the folder {path}: {error.strerror}") from error
 
 
 def inline(drawn: Any, label: str) -> Markup:

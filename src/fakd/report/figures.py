@@ -10,9 +10,8 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fakd.files import write_atomically
-from fakd.report.charts import Line, draw_lines, figure, make_folder, panels, save
-from fakd.runs.folder import read_curves
+from fakd.files import make_folder, write_atomically
+from fakd.report.charts import Line, draw_lines, figure, panels, save
 from fakd.runs.reading import curves_of
 
 Palette = Sequence[Sequence[int]]
@@ -121,7 +120,7 @@ def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
         path: picture to write.
         runs: name and ``metrics.csv`` of each run.
     """
-    found = {name: curves_of(read_curves(file)) for name, file in runs.items()}
+    found = {name: curves_of(file) for name, file in runs.items()}
     names = [name for name in panels([*found.values()]) if name != "learning_rate"]
     with figure(3.4 * len(names), 3) as drawn:
         axes = drawn.subplots(1, len(names), squeeze=False)[0]

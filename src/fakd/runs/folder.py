@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from fakd.errors import InputError
-from fakd.files import write_atomically, write_text
+from fakd.files import make_folder, write_atomically, write_text
 from fakd.settings import Existing
 
 FORMAT = 1
@@ -81,22 +81,14 @@ class RunFolder:
             self._inspect(existing)
         if self.result is not None:
             return
-        self.resumable = (path / LAST).is_file()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot create the run folder {path}: {error.strerror}") from error
+        make_folder(path)
         write_yaml(path / RECIPE, self.recipe)
-        self.write_json(ENVIRONMENT, environment())
+        write_json(path / ENVIRONMENT, environment())
 
     @property
     def last(self) -> Path:
         """The checkpoint training continues from."""
         return self.path / LAST
-
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write one JSON file of the run, whole or not at all."""
-        write_json(self.path / name, content)
 
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.

@@ -57,8 +57,7 @@ def method_of(recipe: Mapping[str, Any]) -> str:
     if not isinstance(spec, Mapping):
         return str(spec)
     refuse_former_weights({key: value for key, value in recipe.items() if value is not None})
-    given = weighted_losses(spec)
-    by_kind = itemgetter(1, 0)
+    given, by_kind = weighted_losses(spec), itemgetter(1, 0)
     for name, preset in PRESETS.items():
         if sorted(weighted_losses(preset), key=by_kind) == sorted(given, key=by_kind):
             return name
@@ -98,12 +97,12 @@ def weighted_losses(spec: Mapping[str, Any]) -> list[tuple[float, str, dict[str,
     path, given = spec["class_path"], spec.get("init_args") or {}
     if path == "fakd.losses.WeightedSum":
         return [part for loss in given["losses"].values() for part in weighted_losses(loss)]
-    settings = {**_defaults(path), **_as_in_a_file(given)}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    every = {**defaults_of(path), **_as_in_a_file(given)}
+    settings = {key: value for key, value in every.items() if value is not None}
     return [(float(settings.pop("weight", 1.0)), path, settings)]
 
 
-def _defaults(path: str) -> dict[str, Any]:
+def defaults_of(path: str) -> dict[str, Any]:
     """Look up what one of our losses takes where nothing is given; nothing of others'."""
     module, _, name = path.rpartition(".")
     if module != losses.__name__ or name not in losses.__all__:
@@ -120,7 +119,7 @@ def _as_in_a_file(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(weight: float, path: str, settings: dict[str, Any]) -> str:
-    usual = _defaults(path)
+    usual = defaults_of(path)
     own = [
         f"{key}={f'{value:g}' if isinstance(value, float) else value}"
         for key, value in settings.items()
@@ -141,8 +140,6 @@ def student_of(recipe: Mapping[str, Any]) -> str:
     if not isinstance(spec, Mapping):
         return str(spec)
     given = spec.get("init_args") or {}
-    parts = [spec["class_path"].rpartition(".")[2]]
-    for key in ("backbone", "weights", "path"):
-        if given.get(key) is not None:
-            parts.append(PurePath(str(given[key])).name)
-    return "-".join(parts)
+    named = (given[key] for key in ("backbone", "weights", "path") if given.get(key) is not None)
+    parts = (PurePath(str(each)).name for each in named)
+    return "-".join([spec["class_path"].rpartition(".")[2], *parts])

@@ -10,7 +10,7 @@ import yaml
 
 from fakd.losses import PRESETS
 from fakd.models.mmseg.published import PUBLISHED, Published
-from fakd.runs.naming import ALONE, weighted_losses
+from fakd.runs.naming import ALONE, defaults_of, weighted_losses
 
 BENCHMARKS = {
     "ade20k": ("Table 1", "ADE20K"),
@@ -28,15 +28,6 @@ _PAIRS = {
     ("isanet", "resnet18", True): ("isanet-r101-to-r18", "isanet_r101"),
 }
 _BASES = {"fakd.losses.PixelKL": "pd", "fakd.losses.ChannelKL": "cwd"}
-# A loss of the paper has no other setting than its strength.
-_PLAIN = {
-    "temperature": 1.0,
-    "covariance": "diagonal",
-    "bound": "marginal",
-    "spare_own_class": False,
-    "reduction": "pixel_mean",
-    "t_squared": True,
-}
 _PRESETS = ("skds-cirkd", "ifvd-cirkd", "cirkd")
 
 
@@ -77,30 +68,30 @@ def teacher_score(recipe: Mapping[str, Any]) -> Score | None:
 
 def _checkpoint(recipe: Mapping[str, Any]) -> Published | None:
     """Find the published checkpoint that the teacher was loaded from, converted or not."""
-    spec = recipe.get("teacher")
-    given = spec.get("init_args") if isinstance(spec, Mapping) else None
-    stem = PurePath(str((given or {}).get("path", ""))).stem
+    _, given = _spec(recipe.get("teacher"))
+    stem = PurePath(str(given.get("path", ""))).stem
     return next((each for each in PUBLISHED if PurePath(each.file).stem == stem), None)
+
+
+def _spec(value: Any) -> tuple[str, Mapping[str, Any]]:
+    """Read class path and arguments, none of what is not written so."""
+    if not isinstance(value, Mapping):
+        return "", {}
+    return str(value.get("class_path", "")), value.get("init_args") or {}
 
 
 def benchmark_of(recipe: Mapping[str, Any]) -> str | None:
     """Name the paper's data set that a recipe uses, None for any other."""
-    spec = recipe.get("data")
-    if not isinstance(spec, Mapping):
-        return None
-    given = spec.get("init_args") or {}
-    name = str(spec.get("class_path", "")).removeprefix("fakd.data.").replace("_", "-")
+    path, given = _spec(recipe.get("data"))
+    name = path.removeprefix("fakd.data.").replace("_", "-")
     as_published = given.get("classes", 59) == 59 and given.get("augmented", True)
     return name if name in BENCHMARKS and as_published else None
 
 
 def pair_of(recipe: Mapping[str, Any]) -> str | None:
     """Name the paper's pair of networks by a recipe's student and teacher, None for any other."""
-    spec = recipe.get("student", recipe.get("network"))
-    if not isinstance(spec, Mapping):
-        return None
-    given = spec.get("init_args") or {}
-    builder = str(spec["class_path"]).removeprefix("fakd.models.")
+    path, given = _spec(recipe.get("student", recipe.get("network")))
+    builder = path.removeprefix("fakd.models.")
     student = (builder, str(given.get("backbone")), given.get("weights") is not None)
     pair, teacher = _PAIRS.get(student, (None, ""))
     if pair is None or recipe.get("teacher") is None:
@@ -115,15 +106,12 @@ def cell_of(recipe: Mapping[str, Any]) -> str | None:
     The factor beside the cross-entropy is not looked at, nor are the settings of SKDS, IFVD and
     CIRKD, which are known by the losses they consist of: the paper gives neither.
     """
+    spec = recipe.get("distillation")
+    if not isinstance(spec, Mapping):
+        return ALONE if spec is None else None
     base, strength = base_and_strength(recipe)
     if base is not None:
-        suffix = {0.0: "", 1.0: "-fa"}.get(strength, f"-fa-{strength:g}")
-        return base + suffix
-    spec = recipe.get("distillation")
-    if spec is None:
-        return ALONE
-    if not isinstance(spec, Mapping):
-        return None
+        return base + {0.0: "", 1.0: "-fa"}.get(strength, f"-fa-{strength:g}")
     families = {_kinds(PRESETS[name]): name.partition("-")[0] for name in _PRESETS}
     return families.get(_kinds(spec))
 
@@ -133,14 +121,15 @@ def _kinds(spec: Mapping[str, Any]) -> frozenset[str]:
 
 
 def base_and_strength(recipe: Mapping[str, Any]) -> tuple[str | None, float]:
-    """Tell PD and CWD, as the paper has them, and how strongly they are augmented."""
+    """Tell PD and CWD, as the paper has them, and how strongly they are augmented.
+
+    They have no setting of their own but the strength.
+    """
     spec = recipe.get("distillation")
-    if not isinstance(spec, Mapping):
+    parts = weighted_losses(spec) if isinstance(spec, Mapping) else []
+    if len(parts) != 1 or (path := parts[0][1]) not in _BASES:
         return None, 0.0
-    parts = weighted_losses(spec)
-    _, path, settings = parts[0]
-    own = {key: value for key, value in settings.items() if key != "strength"}
-    plain = all(_PLAIN.get(key) == value for key, value in own.items())
-    if len(parts) > 1 or path not in _BASES or not plain:
-        return None, 0.0
-    return _BASES[path], float(settings["strength"])
+    settings, usual = parts[0][2], defaults_of(path)
+    strength = float(settings.pop("strength"))
+    plain = all(usual.get(key) == value for key, value in settings.items())
+    return (_BASES[path], strength) if plain else (None, 0.0)

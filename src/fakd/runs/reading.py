@@ -71,7 +71,7 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """What was logged while it was trained, by quantity."""
-        return curves_of(read_curves(self.folder / CURVES))
+        return curves_of(self.folder / CURVES)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Run:
     def class_iou(self) -> np.ndarray:
         """Final IoU of every class in percent; NaN where a class has none."""
         classes = self.result["final"]["classes"].values()
-        return np.array([np.nan if each["iou"] is None else each["iou"] for each in classes])
+        return np.array([each["iou"] for each in classes], dtype=float)
 
     @cached_property
     def class_pixels(self) -> np.ndarray:
@@ -157,15 +157,14 @@ def read_run(folder: str | Path) -> Run:
             raise ValueError("no classes")
         # The student alone has no teacher, yet belongs with the runs it is compared with.
         by_recipe = student_of(recipe), method_of(recipe), int(recipe["seed"])
-        pair, method, seed = place_in_grid(folder) or by_recipe
         images = _read_images(folder / IMAGES, len(classes))
-    return Run(folder, pair, method, seed, recipe, result, images)
+    return Run(folder, *(place_in_grid(folder) or by_recipe), recipe, result, images)
 
 
-def curves_of(rows: Iterable[Mapping[str, float]]) -> dict[str, Curve]:
-    """Gather the logged rows by quantity."""
+def curves_of(file: Path) -> dict[str, Curve]:
+    """Gather the rows of a ``metrics.csv`` by quantity."""
     found: dict[str, Curve] = {}
-    for row in rows:
+    for row in read_curves(file):
         for name, value in row.items():
             if name != "step":
                 found.setdefault(name, []).append((row["step"], value))
@@ -184,16 +183,15 @@ def read_grid(folder: str | Path) -> Outcome:
             f"expected a grid with {GRID} in {folder}, found none; name the folder that fakd "
             "compare wrote"
         )
-    finished = [
-        path.parent for path in folder.glob(f"*/*/*/{RESULT}") if place_in_grid(path.parent)
-    ]
-    runs = [read_run(path) for path in finished]
+    results = [path.parent for path in folder.glob(f"*/*/*/{RESULT}")]
+    finished = [path for path in results if place_in_grid(path)]
     failures = [
         Failure(path, *place, last_line(path.read_text(encoding="utf-8")) or "no reason given")
         for path in folder.glob(f"*/*/*{FAILED}")
         if (place := place_in_grid(path.with_suffix(""))) and path.with_suffix("") not in finished
     ]
-    return Outcome(sorted(runs, key=_order), sorted(failures, key=_order))
+    runs = sorted(map(read_run, finished), key=_order)
+    return Outcome(runs, sorted(failures, key=_order))
 
 
 def read_folders(folders: Iterable[str | Path]) -> Outcome:

@@ -17,7 +17,7 @@ from fakd.data import Batch, SegmentationData, cached, mixed, training_batches
 from fakd.inference import to_unit
 from fakd.metrics import Scores
 from fakd.processes import average_gradients
-from fakd.runs.folder import RESULT, Curves, RunFolder
+from fakd.runs.folder import RESULT, Curves, RunFolder, write_json
 from fakd.settings import Settings
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
 from fakd.training.objective import Objective
@@ -267,7 +267,7 @@ class Training:
             )
 
     def _resume(self) -> None:
-        last = self.folder.last if self.folder and self.folder.resumable else None
+        last = self.folder.last if self.folder and self.folder.last.is_file() else None
         path = self.fabric.broadcast(last)
         if path is None:
             return
@@ -280,7 +280,7 @@ class Training:
         result = result_of(self.network, self.data, scores, state, self.fabric.device)
         self._save_network("final", self.state.step, scores)
         if self.folder:
-            self.folder.write_json(RESULT, result)
+            write_json(self.folder.path / RESULT, result)
         return result
 
 
