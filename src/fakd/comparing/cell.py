@@ -32,17 +32,12 @@ from fakd.runs.folder import (
 )
 
 Stop = Callable[[], bool]
-"""Says whether the work is to end early."""
+"""Says whether the work is to end early; never, where whoever began it can end the process."""
 _POLL = 0.1
 _PATIENCE = 15.0
 LAP, LAPS = 4, 3
 """Steps between two measurements, and measurements; the first warms up and does not count."""
 ENDLESS = 10**9
-
-
-def never() -> bool:
-    """Stop never: where whoever started the work can end the process instead."""
-    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +47,8 @@ class Cell:
     Args:
         command: what trains it.
         folder: the run's folder; recipe, log, lock and failure lie beside it under its name.
-        recipe: the complete recipe of that command.
-        label: what it is called in lines and tables.
+        recipe: of that command, complete.
+        label: its name in lines and tables.
         outcome: the file whose presence says that it is done; the run's result if not given.
         directory: where relative paths of the recipe begin.
     """
@@ -111,7 +106,7 @@ class Cell:
         write_text(beside(self.folder, FAILED), reason + "\n")
 
 
-def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = never) -> None:
+def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
     """Run the cell to its end, unless it is finished or someone else is at it.
 
     A run that was interrupted continues at its last checkpoint. A failure is left as a file.
@@ -179,7 +174,7 @@ def trial_of(cell: Cell) -> Cell:
     return replace(cell, folder=folder, recipe=recipe, label=label, outcome=outcome)
 
 
-def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = never) -> None:
+def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
     """Time a few steps of a trial and leave the seconds of one in its outcome."""
     with lock(trial.lock) as held:
         if held is None or trial.finished or trial.outcome is None:

@@ -111,13 +111,7 @@ def _gpus(accelerator: str) -> list[str]:
 
 
 class RayEngine(Engine):
-    """Runs as Ray tasks; Ray gives each its GPUs and cores.
-
-    Args:
-        hardware: what one run needs.
-        parallel: how many at a time; as many as the cluster has room for if not given.
-        options: passed to ``ray.init``, for example ``{address: auto}`` for a running cluster.
-    """
+    """Runs as Ray tasks; Ray gives each its GPUs and cores."""
 
     def __init__(
         self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any]
@@ -157,15 +151,7 @@ class RayEngine(Engine):
 
 
 class SlurmEngine(Engine):
-    """Runs as SLURM jobs; where there is no SLURM, submitit runs them here.
-
-    Args:
-        hardware: what one run needs.
-        parallel: how many jobs may be submitted at a time; all if not given.
-        options: submitit's parameters, for example ``{slurm_partition: gpu, timeout_min: 240}``;
-            ``cluster: local`` runs the jobs here.
-        logs: folder of submitit's own files.
-    """
+    """Runs as SLURM jobs; where there is no SLURM, submitit runs them here."""
 
     def __init__(
         self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any], logs: str
@@ -222,7 +208,17 @@ Place = Literal["local", "ray", "slurm"]
 def open_engine(
     place: Place, hardware: Hardware, parallel: int | None, options: Mapping[str, Any], logs: str
 ) -> Engine:
-    """Prepare the engine of a place; ``logs`` is where its own log files go."""
+    """Prepare the engine of a place.
+
+    Args:
+        place: this machine, a Ray cluster, or SLURM.
+        hardware: what one run needs.
+        parallel: how many runs, tasks or jobs at a time; as many as there is room for if not given.
+        options: of the cluster: what ``ray.init`` takes, for example ``{address: auto}`` for one
+            that runs, or submitit's parameters, for example ``{slurm_partition: gpu, timeout_min:
+            240}``; ``{cluster: local}`` lets submitit run the jobs here.
+        logs: folder of submitit's own files.
+    """
     if place == "ray":
         return RayEngine(hardware, parallel, options)
     if place == "slurm":

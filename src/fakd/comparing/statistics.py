@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from scipy.special import stdtrit
 
 from fakd.runs.reading import Pixels
@@ -93,8 +93,7 @@ def paired_difference(method: Sequence[float], reference: Sequence[float]) -> Di
 
 def half_width(spread: float, seeds: int) -> float:
     """Half the width of Student's t interval of a mean over seeds."""
-    quantile = float(stdtrit(seeds - 1, (1 + LEVEL) / 2))
-    return quantile * spread / math.sqrt(seeds)
+    return float(stdtrit(seeds - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(seeds)
 
 
 def bootstrap_differences(
@@ -110,22 +109,16 @@ def bootstrap_differences(
         reference: Counts of the same seeds and images.
         resamples: How many sets are drawn; always the same ones.
     """
-    draws = _draws(method.hit.shape[1], resamples)
+    images = method.hit.shape[1]
+    chances = np.full(images, 1 / images)
+    # How often each image is in each draw, [resamples, images].
+    draws = np.random.default_rng(0).multinomial(images, chances, resamples).astype(float)
 
     def score(pixels: Pixels) -> Float[np.ndarray, "seeds resamples"]:
         return mean_iou(Pixels(*(draws @ counts.astype(float) for counts in pixels)))
 
     differences: Float[np.ndarray, " resamples"] = (score(method) - score(reference)).mean(0)
     return differences
-
-
-def _draws(images: int, resamples: int) -> Float[np.ndarray, "resamples images"]:
-    """How often each image is in each draw."""
-    chances = np.full(images, 1 / images)
-    counts: Integer[np.ndarray, "resamples images"] = np.random.default_rng(0).multinomial(
-        images, chances, size=resamples
-    )
-    return counts.astype(float)
 
 
 def percentile_interval(differences: Float[np.ndarray, " resamples"]) -> Interval:

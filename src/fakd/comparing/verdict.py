@@ -66,8 +66,8 @@ def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison |
     counted = [(run.images, other.images) for run, other in pairs if run.images and other.images]
     if counted:
         ours, theirs = zip(*counted, strict=True)
-        drawn = bootstrap_differences(_stacked(ours), _stacked(theirs))
-        difference = replace(difference, over_images=percentile_interval(drawn))
+        interval = percentile_interval(bootstrap_differences(_stacked(ours), _stacked(theirs)))
+        difference = replace(difference, over_images=interval)
     ratio = seconds_per_step(runs) / max(seconds_per_step(references), 1e-9)
     return Comparison(runs[0].method, references[0].method, difference, ratio)
 
@@ -101,20 +101,18 @@ def _stacked(images: Sequence[ImageCounts]) -> Pixels:
 
 
 def _require_same_set(run: Run, other: Run) -> None:
+    ours, theirs, what = run.images, other.images, ""
     if run.class_names != other.class_names:
         what = "classes"
-    elif run.images is None or other.images is None:
-        return
-    elif run.images.names != other.images.names:
+    elif ours and theirs and ours.names != theirs.names:
         what = "images"
-    elif not np.array_equal(run.images.pixels.truth, other.images.pixels.truth):
+    elif ours and theirs and not np.array_equal(ours.pixels.truth, theirs.pixels.truth):
         what = "labels of the same images"
-    else:
-        return
-    raise InputError(
-        f"expected runs scored on the same data, got different {what} in {run.folder} and "
-        f"{other.folder}; compare runs of one data set, or train one of them again"
-    )
+    if what:
+        raise InputError(
+            f"expected runs scored on the same data, got different {what} in {run.folder} and "
+            f"{other.folder}; compare runs of one data set, or train one of them again"
+        )
 
 
 def references(methods: Methods) -> dict[str, list[Comparison]]:
@@ -194,8 +192,8 @@ def sentence(comparison: Comparison) -> str:
 def _range(difference: Difference) -> str:
     if (interval := difference.any_interval) is None:
         return ""
-    source = ", over seeds only" if difference.over_images is None else ""
-    source = " over images only" if difference.interval is None else source
+    seeds_only = ", over seeds only" if difference.over_images is None else ""
+    source = " over images only" if difference.interval is None else seeds_only
     return f" (95 % {ends(interval, 1)}{source})"
 
 
@@ -225,18 +223,12 @@ def the(method: str) -> str:
 
 def _what_would_do(difference: Difference) -> str:
     """Count the seeds after which some verdict would stand if mean and spread stay."""
-    above = difference.over_images.high - difference.mean if difference.over_images else 0.0
-    below = difference.mean - difference.over_images.low if difference.over_images else 0.0
-    spread = difference.spread or 0.0
-    verdict_at = (
-        (difference.mean, below),
-        (-difference.mean, above),
-        (WORTH - difference.mean, above),
-    )
+    mean, spread = difference.mean, difference.spread or 0.0
+    low, high = difference.over_images or (mean, mean)
+    verdict_at = ((mean, mean - low), (-mean, high - mean), (WORTH - mean, high - mean))
     counts = [seeds_needed(spread, within, over_images) for within, over_images in verdict_at]
-    enough = min((count for count in counts if count is not None), default=None)
-    if enough is not None:
-        more = max(enough - difference.seeds, 1)
+    if enough := [count for count in counts if count is not None]:
+        more = max(min(enough) - difference.seeds, 1)
         return f"{more} more seed{'s' if more > 1 else ''} would do"
     if all(over_images >= within for within, over_images in verdict_at):
         return "the images are too few for any number of seeds"

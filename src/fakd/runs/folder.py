@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -76,7 +77,10 @@ class RunFolder:
         self.recipe = dict(recipe)
         self.result: dict[str, Any] | None = None
         if existing == "overwrite" and (path / RECIPE).is_file():
-            self._clear()
+            ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
+            for file in path.iterdir():
+                if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
+                    file.unlink()
         else:
             self._inspect(existing)
         if self.result is not None:
@@ -93,9 +97,7 @@ class RunFolder:
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.
 
-        Args:
-            names: Of the images.
-            counts: Pixels right, labelled and predicted, ``[3, images, classes]``.
+        The counts are of pixels right, labelled and predicted, ``[3, images, classes]``.
         """
         arrays = dict(zip(("hit", "truth", "said"), counts, strict=True))
 
@@ -129,12 +131,6 @@ class RunFolder:
                 "choose another --run, or give --existing overwrite"
             )
 
-    def _clear(self) -> None:
-        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
-        for file in self.path.iterdir():
-            if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
-                file.unlink()
-
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """List the settings in which two recipes compute different things, as ``key: old -> new``."""
@@ -163,7 +159,6 @@ class Curves:
 
         self._path = folder / CURVES
         self._rows = [row for row in read_curves(self._path) if row["step"] <= first_step]
-        self._columns = list(dict.fromkeys(key for row in self._rows for key in row))
         self._rewrite()
         self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
 
@@ -177,7 +172,6 @@ class Curves:
             with self._path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(_written(row))
         else:
-            self._columns = list(dict.fromkeys([*self._columns, *row]))
             self._rewrite()
 
     def close(self) -> None:
@@ -185,19 +179,16 @@ class Curves:
         self._board.close()
 
     def _rewrite(self) -> None:
-        def write(path: Path) -> None:
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(map(_written, self._rows))
-
-        write_atomically(self._path, write)
+        self._columns = list(dict.fromkeys(key for row in self._rows for key in row))
+        text = StringIO()
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(map(_written, self._rows))
+        write_text(self._path, text.getvalue())
 
 
 def _written(row: Mapping[str, float]) -> dict[str, str]:
-    return {
-        name: str(int(value)) if name == "step" else f"{value:.6g}" for name, value in row.items()
-    }
+    return {**{name: f"{value:.6g}" for name, value in row.items()}, "step": f"{row['step']:.0f}"}
 
 
 def read_curves(file: Path) -> list[dict[str, float]]:
@@ -210,11 +201,8 @@ def read_curves(file: Path) -> list[dict[str, float]]:
         return []
     text = file.read_text(encoding="utf-8")
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    return [
-        {name: float(value) for name, value in row.items() if name and value}
-        for row in rows
-        if row.get("step")
-    ]
+    filled = ({name: float(value) for name, value in row.items() if name and value} for row in rows)
+    return [row for row in filled if "step" in row]
 
 
 def last_line(text: str) -> str:
@@ -310,7 +298,6 @@ def environment() -> dict[str, Any]:
     import torch
 
     packages = ("fakd", "torch", "torchvision", "timm", "lightning-fabric")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "format": FORMAT,
         "command": command_line(),
@@ -319,7 +306,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {name: version(name) for name in packages},
     }
 
