@@ -12,7 +12,7 @@ from torch import Tensor
 from common import SEED, Size, measure, parser, report
 from fakd.losses import ChannelKL
 from fakd.models import pspnet
-from fakd.settings import Schedule
+from fakd.settings import Optimizer
 from fakd.training.objective import Distillation, Objective, Supervised
 from fakd.training.optimizer import build_optimizer
 from fakd.types import DistillationLoss, Segmenter
@@ -41,7 +41,7 @@ def training_step(
     objective: Objective = Supervised()
     if loss is not None:
         objective = Distillation(teacher, student, loss).to(device)
-    optimizer = build_optimizer(Schedule(), student)
+    optimizer = build_optimizer(Optimizer(), student)
 
     def run() -> Tensor:
         with torch.no_grad():

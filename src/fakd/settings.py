@@ -1,8 +1,8 @@
 """The settings of commands: plain values, which every recipe holds."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from fakd.errors import InputError
 
@@ -19,28 +19,29 @@ class Schedule:
     """How long and how fast to train.
 
     Args:
-        steps: optimiser steps; training is counted in steps, not epochs.
+        steps: optimiser steps; training is counted in steps.
+        epochs: passes over the training images, instead of steps.
         batch_size: images per step, over all devices together.
-        learning_rate: of SGD at the first step after the warm-up.
-        momentum: of SGD.
-        weight_decay: L2 penalty on every parameter.
-        power: the learning rate falls as (1 - step/steps)^power.
+        learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
+        shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
+            constant not at all, one-cycle rising over three tenths of the steps and falling again.
+        power: of poly.
         minimum_learning_rate: where it falls to.
         warmup: steps in which the learning rate rises linearly from near 0.
-        head_multiplier: the heads learn this many times faster than the backbone.
-        clip: largest gradient norm; none clips nothing.
+        clip: largest norm of the gradient; none clips nothing.
+        clip_value: largest absolute value of a weight's gradient; none clips nothing.
     """
 
     steps: int = 1000
+    epochs: float | None = None
     batch_size: int = 8
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    learning_rate: float | None = None
+    shape: Literal["poly", "cosine", "constant", "one-cycle"] = "poly"
     power: float = 0.9
     minimum_learning_rate: float = 0.0
     warmup: int = 0
-    head_multiplier: float = 1.0
     clip: float | None = None
+    clip_value: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values no training can be run with."""
@@ -49,24 +50,96 @@ class Schedule:
                 raise InputError(
                     f"expected schedule.{name} of at least 1, got {getattr(self, name)}"
                 )
-        if not self.learning_rate > 0:
-            raise InputError(f"expected schedule.learning_rate above 0, got {self.learning_rate}")
+        for name in ("epochs", "learning_rate", "clip", "clip_value"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"expected schedule.{name} above 0, got {value}")
+        if self.epochs is not None and self.steps != Schedule.steps:
+            raise InputError("expected schedule.steps or schedule.epochs, got both; give one")
         if not 0 <= self.warmup < self.steps:
             raise InputError(
                 f"expected schedule.warmup between 0 and schedule.steps ({self.steps}), "
                 f"got {self.warmup}"
             )
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"expected schedule.clip above 0 or none, got {self.clip}")
+        if self.shape == "one-cycle" and self.warmup:
+            raise InputError("one-cycle warms up by itself; leave out schedule.warmup")
+        if not 0 <= self.minimum_learning_rate <= (self.learning_rate or math.inf):
+            raise InputError(
+                "expected schedule.minimum_learning_rate between 0 and schedule.learning_rate, "
+                f"got {self.minimum_learning_rate}"
+            )
+
+    def settled(self, images: int, optimizer: "Optimizer") -> "Schedule":
+        """Turn epochs over so many images into steps, and fill in the usual learning rate."""
+        steps = self.steps
+        if self.epochs is not None:
+            steps = max(1, math.ceil(self.epochs * images / self.batch_size))
+        rate = self.learning_rate or (0.01 if optimizer.kind == "SGD" else 1e-4)
+        return replace(self, steps=steps, epochs=None, learning_rate=rate)
 
     def learning_rate_at(self, step: int) -> float:
-        """Compute the learning rate of a step, counted from 0: linear warm-up, then poly decay."""
-        decay: float = (1 - step / self.steps) ** self.power
+        """Compute the learning rate of a step, counted from 0: linear warm-up, then the shape."""
+        if self.learning_rate is None:
+            raise ValueError("expected a schedule that is settled, got one without learning rate")
+        done = step / self.steps
+        if self.shape == "one-cycle":
+            rising = 0.3
+            done = 1 - done / rising if done < rising else (done - rising) / (1 - rising)
+        decay: float = {
+            "poly": (1 - done) ** self.power,
+            "constant": 1.0,
+        }.get(self.shape, (1 + math.cos(math.pi * done)) / 2)
         span = self.learning_rate - self.minimum_learning_rate
         rate = span * decay + self.minimum_learning_rate
         if step < self.warmup:
             rate *= (step + 1) / (self.warmup + 1)
         return rate
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How gradients change weights.
+
+    Args:
+        kind: a class of torch.optim, such as SGD or AdamW.
+        weight_decay: 0.0005 for SGD, else the class's own if not given.
+        decay_norms: whether weight decay also pulls at norms, biases and position embeddings.
+        head_multiplier: the heads learn this many times faster than the backbone.
+        layer_decay: each block of a transformer learns this many times slower than the next one.
+        arguments: what else the class takes, for example {betas: [0.9, 0.98]}; SGD has a momentum
+            of 0.9 unless it is given.
+    """
+
+    kind: str = "SGD"
+    weight_decay: float | None = None
+    decay_norms: bool = True
+    head_multiplier: float = 1.0
+    layer_decay: float | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Fill in what SGD usually has, and refuse what no optimiser takes."""
+        if self.kind == "SGD":
+            object.__setattr__(self, "arguments", {"momentum": 0.9, **self.arguments})
+            if self.weight_decay is None:
+                object.__setattr__(self, "weight_decay", 5e-4)
+        if not 0 <= (self.weight_decay or 0) < math.inf:
+            raise InputError(
+                f"expected optimizer.weight_decay of at least 0, got {self.weight_decay}"
+            )
+        if not 0 < self.head_multiplier < math.inf:
+            raise InputError(
+                f"expected optimizer.head_multiplier above 0, got {self.head_multiplier}"
+            )
+        if self.layer_decay is not None and not 0 < self.layer_decay < 1:
+            raise InputError(
+                f"expected optimizer.layer_decay between 0 and 1, got {self.layer_decay}"
+            )
+        if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
+            raise InputError(
+                f"optimizer.arguments: {', '.join(sorted(taken))} is set by schedule.learning_rate "
+                "or optimizer.weight_decay"
+            )
 
 
 @dataclass(frozen=True)
@@ -212,6 +285,7 @@ class Settings:
     """Everything about a run but the network, the data and what is minimised."""
 
     schedule: Schedule = field(default_factory=Schedule)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)
     inference: Inference = field(default_factory=Inference)
     hardware: Hardware = field(default_factory=Hardware)

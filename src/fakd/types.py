@@ -53,6 +53,15 @@ class Segmenter(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
         """Classify every position of the network's output grid."""
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Sort all parameters into ``backbone`` and ``head``, or into one group, ``network``."""
+        backbone = getattr(self, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            return {"network": list(self.parameters())}
+        within = {id(parameter) for parameter in backbone.parameters()}
+        head = [parameter for parameter in self.parameters() if id(parameter) not in within]
+        return {"backbone": list(backbone.parameters()), "head": head}
+
     @property
     @abstractmethod
     def classifier(self) -> nn.Conv2d | None:

@@ -6,10 +6,10 @@ import torch
 from fakd.losses import PRESETS, MemoryContrast, WeightedSum, preset
 from fakd.models import fcn_hrnet, pspnet
 from fakd.runs.recipe import describe
-from fakd.settings import Schedule
+from fakd.settings import Optimizer
 from fakd.training.checkpoint import load_checkpoint, save_checkpoint
 from fakd.training.objective import Distillation
-from fakd.training.optimizer import build_optimizer
+from fakd.training.optimizer import build_optimizer, set_learning_rate
 
 CLASSES = 4
 every_preset = pytest.mark.parametrize("name", sorted(PRESETS))
@@ -49,9 +49,9 @@ class Sitting:
     def __init__(self, name, checkpoint=None):
         self.student, self.teacher = networks()
         self.objective = Distillation(self.teacher, self.student, method(name))
-        schedule = Schedule(steps=4)
         beside = self.objective.learnt_with_student()
-        self.optimizer = build_optimizer(schedule, self.student, beside)
+        self.optimizer = build_optimizer(Optimizer(), self.student, beside)
+        set_learning_rate(self.optimizer, 0.01)
         self.parts = self.student, self.objective, (self.optimizer, *self.objective.optimizers())
         if checkpoint is not None:
             load_checkpoint(checkpoint, *self.parts)

@@ -13,8 +13,8 @@ from fakd.training.start import start
 from fakd.training.teacher import NetworkTeacher, Teacher
 
 SETTINGS = Settings(
-    Schedule(steps=3, batch_size=2, warmup=0),
-    Augmentation(crop=(32, 48), photometric=False),
+    Schedule(steps=3, batch_size=2, learning_rate=0.01),
+    augmentation=Augmentation(crop=(32, 48), photometric=False),
     hardware=Hardware(accelerator="cpu"),
 )
 

@@ -17,6 +17,7 @@ from fakd.settings import (
     Hardware,
     Inference,
     Intervals,
+    Optimizer,
     Schedule,
     Settings,
 )
@@ -36,6 +37,7 @@ def distill(
     distillation: DistillationLoss | None = None,
     weight: float | None = None,
     schedule: Schedule = Schedule(),
+    optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
@@ -60,6 +62,7 @@ def distill(
         distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
         weight: its factor beside the cross-entropy; each loss has its default.
         schedule: how long and how fast to train.
+        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
         inference: how images are shown to the networks when they are evaluated.
         hardware: where and how to compute.
@@ -80,9 +83,12 @@ def distill(
     data = open_data(data)
     teacher = models.load(teacher) if isinstance(teacher, str | Path) else teacher
     distillation = ChannelKL(strength=1.0) if distillation is None else distillation
+    schedule = schedule.settled(len(data.train), optimizer)
     recipe = describe(dict(locals()))
     require_same_classes(student, data)
-    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
+    settings = Settings(
+        schedule, optimizer, augmentation, inference, hardware, intervals, seed, broken
+    )
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
     objective = Distillation(

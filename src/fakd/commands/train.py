@@ -13,6 +13,7 @@ from fakd.settings import (
     Hardware,
     Inference,
     Intervals,
+    Optimizer,
     Schedule,
     Settings,
 )
@@ -28,6 +29,7 @@ def train(
     data: SegmentationData | str | Path,
     run: str | Path,
     schedule: Schedule = Schedule(),
+    optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
@@ -47,6 +49,7 @@ def train(
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
         schedule: how long and how fast to train.
+        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
         inference: how images are shown to the network when it is evaluated.
         hardware: where and how to compute.
@@ -64,9 +67,12 @@ def train(
     """
     run = Path(run)
     data = open_data(data)
+    schedule = schedule.settled(len(data.train), optimizer)
     recipe = describe(dict(locals()))
     require_same_classes(network, data)
-    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
+    settings = Settings(
+        schedule, optimizer, augmentation, inference, hardware, intervals, seed, broken
+    )
     fabric = start(hardware, seed)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:

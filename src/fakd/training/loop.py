@@ -96,7 +96,7 @@ class Training:
             self.network.to(memory_format=torch.channels_last)
         self.objective, self.teacher = objective.to(fabric.device), teacher
         self.extra = objective.learnt_with_student()
-        self.optimizer = build_optimizer(settings.schedule, network, self.extra)
+        self.optimizer = build_optimizer(settings.optimizer, network, self.extra)
         self.optimizers = (self.optimizer, *objective.optimizers())
         self.state = State()
         self.curves: Curves | None = None
@@ -183,6 +183,8 @@ class Training:
         average_gradients(self.extra)
         if schedule.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), schedule.clip)
+        if schedule.clip_value is not None:
+            nn.utils.clip_grad_value_(self.network.parameters(), schedule.clip_value)
         optimizer.step()
         terms = {**outcome.terms, **self.objective.after_step(outcome)}
         if measured:
