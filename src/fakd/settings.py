@@ -236,7 +236,8 @@ class Hardware:
     Args:
         accelerator: cpu, cuda, mps, or auto for the best one present.
         devices: how many; each takes its share of the batch.
-        precision: 32-true, or bf16-mixed for networks in bfloat16 (losses stay in float32).
+        precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
+            networks in 16 bits (losses stay in float32).
         channels_last: memory layout that most convolutions prefer.
         workers: processes that decode and augment; 0 does it in the training process.
         threads: CPU threads per process; PyTorch decides if not given.
@@ -244,7 +245,7 @@ class Hardware:
 
     accelerator: str = "auto"
     devices: int = 1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = True
     workers: int = 0
     threads: int | None = None
@@ -281,6 +282,48 @@ class Intervals:
 
 
 @dataclass(frozen=True)
+class Freeze:
+    """Which weights stay as they are; their batch norms keep their statistics too.
+
+    Args:
+        names: parts of the network by their dotted names, such as backbone or backbone.layer1; a
+            * stands for anything.
+        until: the step from which they learn after all.
+    """
+
+    names: tuple[str, ...] = ()
+    until: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a step that means nothing."""
+        if self.until is not None and (self.until < 1 or not self.names):
+            raise InputError(
+                "expected freeze.until of at least 1 step, and freeze.names that it thaws, got "
+                f"{self.until} and {self.names}"
+            )
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a run ends before its last step.
+
+    Args:
+        patience: evaluations without a better mIoU.
+        minutes: time spent on training, evaluation and saving left out.
+    """
+
+    patience: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would end a run before it began."""
+        for name in ("patience", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"expected stopping.{name} above 0, got {value}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything about a run but the network, the data and what is minimised."""
 
@@ -290,6 +333,9 @@ class Settings:
     inference: Inference = field(default_factory=Inference)
     hardware: Hardware = field(default_factory=Hardware)
     intervals: Intervals = field(default_factory=Intervals)
+    freeze: Freeze = field(default_factory=Freeze)
+    stopping: Stopping = field(default_factory=Stopping)
+    ema: float | None = None
     seed: int = 0
     broken: Broken = "stop"
 

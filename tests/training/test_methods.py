@@ -52,7 +52,8 @@ class Sitting:
         beside = self.objective.learnt_with_student()
         self.optimizer = build_optimizer(Optimizer(), self.student, beside)
         set_learning_rate(self.optimizer, 0.01)
-        self.parts = self.student, self.objective, (self.optimizer, *self.objective.optimizers())
+        modules = {"network": self.student, "objective": self.objective}
+        self.parts = modules, (self.optimizer, *self.objective.optimizers())
         if checkpoint is not None:
             load_checkpoint(checkpoint, *self.parts)
 

@@ -14,12 +14,14 @@ from fakd.settings import (
     Average,
     Broken,
     Existing,
+    Freeze,
     Hardware,
     Inference,
     Intervals,
     Optimizer,
     Schedule,
     Settings,
+    Stopping,
 )
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
@@ -42,6 +44,9 @@ def distill(
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
     intervals: Intervals = Intervals(),
+    freeze: Freeze = Freeze(),
+    stopping: Stopping = Stopping(),
+    ema: float | None = None,
     auxiliary_weight: float = 0.4,
     average: Average = "valid",
     check_teacher: bool = True,
@@ -67,6 +72,10 @@ def distill(
         inference: how images are shown to the networks when they are evaluated.
         hardware: where and how to compute.
         intervals: how often to log, save and evaluate.
+        freeze: which weights stay as they are.
+        stopping: when to end before the last step.
+        ema: evaluate and save an exponential moving average of the weights, which at every step
+            keeps this share of itself, for example 0.999.
         auxiliary_weight: factor of the auxiliary head's cross-entropy.
         average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
         check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
@@ -87,7 +96,17 @@ def distill(
     recipe = describe(dict(locals()))
     require_same_classes(student, data)
     settings = Settings(
-        schedule, optimizer, augmentation, inference, hardware, intervals, seed, broken
+        schedule=schedule,
+        optimizer=optimizer,
+        augmentation=augmentation,
+        inference=inference,
+        hardware=hardware,
+        intervals=intervals,
+        freeze=freeze,
+        stopping=stopping,
+        ema=ema,
+        seed=seed,
+        broken=broken,
     )
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)

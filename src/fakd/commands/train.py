@@ -10,12 +10,14 @@ from fakd.settings import (
     Average,
     Broken,
     Existing,
+    Freeze,
     Hardware,
     Inference,
     Intervals,
     Optimizer,
     Schedule,
     Settings,
+    Stopping,
 )
 from fakd.training.loop import Training
 from fakd.training.objective import Supervised
@@ -34,6 +36,9 @@ def train(
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
     intervals: Intervals = Intervals(),
+    freeze: Freeze = Freeze(),
+    stopping: Stopping = Stopping(),
+    ema: float | None = None,
     auxiliary_weight: float = 0.4,
     average: Average = "valid",
     broken: Broken = "stop",
@@ -54,6 +59,10 @@ def train(
         inference: how images are shown to the network when it is evaluated.
         hardware: where and how to compute.
         intervals: how often to log, save and evaluate.
+        freeze: which weights stay as they are.
+        stopping: when to end before the last step.
+        ema: evaluate and save an exponential moving average of the weights, which at every step
+            keeps this share of itself, for example 0.999.
         auxiliary_weight: factor of the auxiliary head's cross-entropy.
         average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
         broken: what to do about a training image or mask that cannot be read: stop, or skip it,
@@ -71,7 +80,17 @@ def train(
     recipe = describe(dict(locals()))
     require_same_classes(network, data)
     settings = Settings(
-        schedule, optimizer, augmentation, inference, hardware, intervals, seed, broken
+        schedule=schedule,
+        optimizer=optimizer,
+        augmentation=augmentation,
+        inference=inference,
+        hardware=hardware,
+        intervals=intervals,
+        freeze=freeze,
+        stopping=stopping,
+        ema=ema,
+        seed=seed,
+        broken=broken,
     )
     fabric = start(hardware, seed)
     folder = open_folder(fabric, run, recipe, existing)

@@ -26,6 +26,9 @@ def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> 
     """
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
+    cuda = hardware.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    if hardware.precision == "16-mixed" and not cuda:
+        raise InputError("hardware.precision 16-mixed needs a CUDA GPU; choose bf16-mixed here")
     strategy = "auto"
     if hardware.devices > 1:
         strategy = "ddp_find_unused_parameters_true" if unused_parameters else "ddp"
