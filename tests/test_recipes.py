@@ -12,8 +12,10 @@ from fakd.comparing.methods import resolve_methods
 from fakd.data import SegmentationData
 from fakd.losses import WeightedSum
 from fakd.losses.presets import build
+from fakd.settings import Task
 from fakd.shorthand import expand
 from fakd.training.objective import Distillation, Supervised
+from fakd.training.task import TaskLoss
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "dataset.yaml")
@@ -40,12 +42,14 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
     # The same widths on the smallest backbone: pretrained weights are not needed for one step.
     small = {**trained.init_args.as_dict(), "backbone": "mobilenetv3_small_050", "weights": None}
     network = cli.build(trained.class_path, small, tiny_data.classes)
-    objective, teacher = Supervised(), None
+    objective, teacher = Supervised(TaskLoss(Task(), tiny_data.classes)), None
     if command == "distill":
         teacher = cli.build(trained.class_path, small, tiny_data.classes)
         loss = build(config.distillation.as_dict())
         assert strengths(loss) == {strength_in(path.stem)}
-        objective = Distillation(teacher, network, loss, config.weight)
+        objective = Distillation(
+            teacher, network, loss, config.weight, TaskLoss(Task(), tiny_data.classes)
+        )
     images, labels = torch.rand(2, 3, 32, 48), torch.randint(0, tiny_data.classes, (2, 32, 48))
     answer = None if teacher is None else teacher.eval()(images)
     labelled = torch.ones(len(images), dtype=torch.bool)

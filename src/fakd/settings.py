@@ -22,6 +22,8 @@ class Schedule:
         steps: optimiser steps; training is counted in steps.
         epochs: passes over the training images, instead of steps.
         batch_size: images per step, over all devices together.
+        accumulate: parts in which each device goes through its share of a step's images, to need
+            less memory; gradients are those of the whole, where losses are means over images.
         learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
         shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
             constant not at all, one-cycle rising over three tenths of the steps and falling again.
@@ -35,6 +37,7 @@ class Schedule:
     steps: int = 1000
     epochs: float | None = None
     batch_size: int = 8
+    accumulate: int = 1
     learning_rate: float | None = None
     shape: Literal["poly", "cosine", "constant", "one-cycle"] = "poly"
     power: float = 0.9
@@ -45,7 +48,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuse values no training can be run with."""
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(
                     f"expected schedule.{name} of at least 1, got {getattr(self, name)}"
@@ -279,6 +282,51 @@ class Intervals:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"expected intervals.{name} of at least 1 step, got {value}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a network by the labels.
+
+    Args:
+        auxiliary_weight: factor of the auxiliary head's cross-entropy.
+        average: divide the cross-entropy by the labelled pixels (valid), or by all as
+            mmsegmentation 0.x did.
+        class_weights: factor of each class in the cross-entropy: auto from how rare the classes
+            are in the training images, or one number per class.
+        label_smoothing: share of a label that is spread evenly over all classes.
+        hardest: count only pixels whose own class is less likely than this, such as 0.7, but at
+            least a sixteenth of them (OHEM).
+        dice: factor of the Dice loss, beside the cross-entropy.
+        lovasz: factor of the Lovász-Softmax loss, which sorts all pixels for each class.
+    """
+
+    auxiliary_weight: float = 0.4
+    average: Average = "valid"
+    class_weights: Literal["auto"] | tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    hardest: float | None = None
+    dice: float = 0.0
+    lovasz: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse factors and shares that mean nothing."""
+        for name in ("auxiliary_weight", "dice", "lovasz"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"expected task.{name} of at least 0, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(
+                f"expected task.label_smoothing from 0 to below 1, got {self.label_smoothing}"
+            )
+        if self.hardest is not None and not 0 < self.hardest <= 1:
+            raise InputError(f"expected task.hardest above 0 and up to 1, got {self.hardest}")
+        if isinstance(self.class_weights, tuple) and not (
+            all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
+        ):
+            raise InputError(
+                "expected task.class_weights of at least 0, and one above, got "
+                f"{self.class_weights}"
+            )
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from fakd.settings import (
     Schedule,
     Settings,
     Stopping,
+    Task,
 )
 from fakd.training.loop import Training
 from fakd.training.objective import Supervised
 from fakd.training.start import start
+from fakd.training.task import TaskLoss
 
 
 def training(data, steps=4, learning_rate=0.05, fabric=None, **settings):
@@ -37,7 +39,15 @@ def training(data, steps=4, learning_rate=0.05, fabric=None, **settings):
     }
     whole = Settings(hardware=hardware, **given)
     fabric = fabric or start(hardware, 0)
-    return Training(fabric, network, Supervised(), data, whole, None, Console(quiet=True))
+    return Training(
+        fabric,
+        network,
+        Supervised(TaskLoss(Task(), data.classes)),
+        data,
+        whole,
+        None,
+        Console(quiet=True),
+    )
 
 
 def test_the_moving_average_is_what_its_formula_says_and_what_is_scored(tiny_data, monkeypatch):

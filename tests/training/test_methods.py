@@ -6,10 +6,11 @@ import torch
 from fakd.losses import PRESETS, MemoryContrast, WeightedSum, preset
 from fakd.models import fcn_hrnet, pspnet
 from fakd.runs.recipe import describe
-from fakd.settings import Optimizer
+from fakd.settings import Optimizer, Task
 from fakd.training.checkpoint import load_checkpoint, save_checkpoint
 from fakd.training.objective import Distillation
 from fakd.training.optimizer import build_optimizer, set_learning_rate
+from fakd.training.task import TaskLoss
 
 CLASSES = 4
 every_preset = pytest.mark.parametrize("name", sorted(PRESETS))
@@ -48,7 +49,9 @@ class Sitting:
 
     def __init__(self, name, checkpoint=None):
         self.student, self.teacher = networks()
-        self.objective = Distillation(self.teacher, self.student, method(name))
+        self.objective = Distillation(
+            self.teacher, self.student, method(name), task=TaskLoss(Task(), CLASSES)
+        )
         beside = self.objective.learnt_with_student()
         self.optimizer = build_optimizer(Optimizer(), self.student, beside)
         set_learning_rate(self.optimizer, 0.01)

@@ -6,10 +6,11 @@ from rich.console import Console
 
 from fakd.losses import ChannelKL
 from fakd.models import pspnet
-from fakd.settings import Augmentation, Hardware, Schedule, Settings
+from fakd.settings import Augmentation, Hardware, Schedule, Settings, Task
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
 from fakd.training.start import start
+from fakd.training.task import TaskLoss
 from fakd.training.teacher import NetworkTeacher, Teacher
 
 SETTINGS = Settings(
@@ -31,7 +32,9 @@ def network(seed, channels=16):
 
 def trained(fabric, data, teacher):
     student = network(0)
-    objective = Distillation(teacher.network, student, ChannelKL(strength=1.0))
+    objective = Distillation(
+        teacher.network, student, ChannelKL(strength=1.0), task=TaskLoss(Task(), 12)
+    )
     console = Console(quiet=True)
     training = Training(fabric, student, objective, data, SETTINGS, None, console, teacher=teacher)
     training.run()

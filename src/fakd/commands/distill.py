@@ -11,7 +11,6 @@ from fakd.losses import ChannelKL
 from fakd.runs.recipe import describe
 from fakd.settings import (
     Augmentation,
-    Average,
     Broken,
     Existing,
     Freeze,
@@ -22,10 +21,19 @@ from fakd.settings import (
     Schedule,
     Settings,
     Stopping,
+    Task,
 )
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
-from fakd.training.start import announce, console_of, finished_result, open_folder, start
+from fakd.training.start import (
+    announce,
+    console_of,
+    finished_result,
+    open_folder,
+    start,
+    weigh_classes,
+)
+from fakd.training.task import TaskLoss
 from fakd.training.teacher import NetworkTeacher
 from fakd.training.validation import require_same_classes
 from fakd.types import DistillationLoss, Segmenter
@@ -47,8 +55,7 @@ def distill(
     freeze: Freeze = Freeze(),
     stopping: Stopping = Stopping(),
     ema: float | None = None,
-    auxiliary_weight: float = 0.4,
-    average: Average = "valid",
+    task: Task = Task(),
     check_teacher: bool = True,
     broken: Broken = "stop",
     seed: int = 0,
@@ -76,8 +83,7 @@ def distill(
         stopping: when to end before the last step.
         ema: evaluate and save an exponential moving average of the weights, which at every step
             keeps this share of itself, for example 0.999.
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
         check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
         broken: what to do about a training image or mask that cannot be read: stop, or skip it,
             say so, and count it in the result.
@@ -110,14 +116,14 @@ def distill(
     )
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
-    objective = Distillation(
-        teacher, student, distillation, weight, labelled, auxiliary_weight, average
-    )
+    by_labels = TaskLoss(task, data.classes) if labelled else None
+    objective = Distillation(teacher, student, distillation, weight, by_labels)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
     console = console_of(fabric)
     announce(console, data, inference)
+    weigh_classes(fabric, console, objective.task, data, settings, folder)
     _compare_class_names(console, teacher, data)
     answers = NetworkTeacher(teacher, fabric, hardware)
     training = Training(

@@ -7,7 +7,6 @@ from fakd.data import SegmentationData, open_data
 from fakd.runs.recipe import describe
 from fakd.settings import (
     Augmentation,
-    Average,
     Broken,
     Existing,
     Freeze,
@@ -18,10 +17,19 @@ from fakd.settings import (
     Schedule,
     Settings,
     Stopping,
+    Task,
 )
 from fakd.training.loop import Training
 from fakd.training.objective import Supervised
-from fakd.training.start import announce, console_of, finished_result, open_folder, start
+from fakd.training.start import (
+    announce,
+    console_of,
+    finished_result,
+    open_folder,
+    start,
+    weigh_classes,
+)
+from fakd.training.task import TaskLoss
 from fakd.training.validation import require_same_classes
 from fakd.types import Segmenter
 
@@ -39,8 +47,7 @@ def train(
     freeze: Freeze = Freeze(),
     stopping: Stopping = Stopping(),
     ema: float | None = None,
-    auxiliary_weight: float = 0.4,
-    average: Average = "valid",
+    task: Task = Task(),
     broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
@@ -63,8 +70,7 @@ def train(
         stopping: when to end before the last step.
         ema: evaluate and save an exponential moving average of the weights, which at every step
             keeps this share of itself, for example 0.999.
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
         broken: what to do about a training image or mask that cannot be read: stop, or skip it,
             say so, and count it in the result.
         seed: all that is random in the run derives from it.
@@ -96,7 +102,8 @@ def train(
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    objective = Supervised(auxiliary_weight, average)
+    objective = Supervised(TaskLoss(task, data.classes))
     console = console_of(fabric)
     announce(console, data, inference)
+    weigh_classes(fabric, console, objective.task, data, settings, folder)
     return Training(fabric, network, objective, data, settings, folder, console, run.name).run()

@@ -28,6 +28,13 @@ class Batch(NamedTuple):
     skipped: tuple[str, ...] = ()
     """Why samples that belong here were left out and others took their places."""
 
+    def parts(self, count: int) -> list["Batch"]:
+        """Split the samples into so many equal parts."""
+        if count == 1:
+            return [self]
+        tensors = self.images, self.labels, self.labelled
+        return [Batch(*part) for part in zip(*(t.chunk(count) for t in tensors), strict=True)]
+
 
 def training_batches(
     split: Split,

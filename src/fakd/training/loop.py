@@ -23,7 +23,7 @@ from fakd.runs.folder import RESULT, Curves, RunFolder
 from fakd.settings import Settings
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
 from fakd.training.freezing import freeze
-from fakd.training.objective import Objective
+from fakd.training.objective import Objective, scaled
 from fakd.training.optimizer import build_optimizer, set_learning_rate
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.teacher import Teacher
@@ -92,6 +92,12 @@ class Training:
         teacher: Teacher | None = None,
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
+        parts = fabric.world_size * settings.schedule.accumulate
+        if settings.schedule.batch_size % parts:
+            raise InputError(
+                f"expected schedule.batch_size to be a multiple of {parts}, the devices times "
+                f"schedule.accumulate, got {settings.schedule.batch_size}"
+            )
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = CachedSplit(data.train), CachedSplit(data.val)
         self.folder, self.console, self.title = folder, console, title
@@ -230,19 +236,29 @@ class Training:
         schedule, device = self.settings.schedule, self.fabric.device
         # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
         torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
-        images = to_unit(batch.images.to(device, non_blocking=True))
-        if self.settings.hardware.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        labels = batch.labels.to(device, non_blocking=True)
         set_learning_rate(optimizer, schedule.learning_rate_at(step))
-        # Asked first, so that its activations are gone before the student's are kept.
-        answer = None if self.teacher is None else self.teacher.answer(images, batch)
-        prediction = student(images)
-        progress = step / schedule.steps
-        with self.fabric.autocast():
-            outcome = self.objective(prediction, labels, batch.labelled, progress, answer)
         optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(torch.stack(list(outcome.terms.values())).sum())
+        parts = batch.parts(schedule.accumulate)
+        task = self.objective.task
+        shares = [1.0] * len(parts) if task is None else task.shares([p.labels for p in parts])
+        sums: dict[str, Tensor] = {}
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
+            images = to_unit(part.images.to(device, non_blocking=True))
+            if self.settings.hardware.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            labels = part.labels.to(device, non_blocking=True)
+            # Asked first, so that its activations are gone before the student's are kept.
+            answer = None if self.teacher is None else self.teacher.answer(images, part)
+            with self.fabric.no_backward_sync(student, enabled=number < len(parts)):
+                prediction = student(images)
+                with self.fabric.autocast():
+                    outcome = self.objective(
+                        prediction, labels, part.labelled, step / schedule.steps, answer, share
+                    )
+                terms = scaled(outcome.terms, 1 / len(parts))
+                self.fabric.backward(torch.stack(list(terms.values())).sum())
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         average_gradients(self.extra)
         clips = schedule.clip is not None or schedule.clip_value is not None
         norm = None
@@ -257,7 +273,7 @@ class Training:
         optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        terms = {**outcome.terms, **self.objective.after_step(outcome)}
+        terms = {**sums, **self.objective.after_step(outcome)}
         if measured:
             terms |= self.objective.measures(outcome)
         if measured and norm is not None:
