@@ -242,6 +242,8 @@ class Hardware:
         precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
             networks in 16 bits (losses stay in float32).
         channels_last: memory layout that most convolutions prefer.
+        checkpoint_activations: compute activations twice instead of keeping them, in networks that
+            offer it; batch norms then count each batch twice.
         workers: processes that decode and augment; 0 does it in the training process.
         threads: CPU threads per process; PyTorch decides if not given.
     """
@@ -250,6 +252,7 @@ class Hardware:
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = True
+    checkpoint_activations: bool = False
     workers: int = 0
     threads: int | None = None
 

@@ -22,9 +22,9 @@ from fakd.processes import average_gradients
 from fakd.runs.folder import RESULT, Curves, RunFolder
 from fakd.settings import Settings
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
-from fakd.training.freezing import freeze
 from fakd.training.objective import Objective, scaled
 from fakd.training.optimizer import build_optimizer, set_learning_rate
+from fakd.training.preparation import checkpoint_activations, freeze
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.teacher import Teacher
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
@@ -107,6 +107,8 @@ class Training:
         self.network = network.to(fabric.device)
         if settings.hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        if settings.hardware.checkpoint_activations:
+            checkpoint_activations(self.network)
         self.objective, self.teacher = objective.to(fabric.device), teacher
         self.extra = objective.learnt_with_student()
         self.state = State()

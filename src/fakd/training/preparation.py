@@ -1,4 +1,4 @@
-"""Keeping parts of a network as they are."""
+"""What a network is told before it is trained: what stays as it is, what is computed twice."""
 
 from fnmatch import fnmatchcase
 
@@ -29,3 +29,22 @@ def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
         for weight in single:
             weight.requires_grad_(False)
     return norms
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Let those parts of a network that offer it recompute their activations (timm, transformers).
+
+    Raises:
+        InputError: none does.
+    """
+    offered = False
+    for module in network.modules():
+        for name in ("set_grad_checkpointing", "gradient_checkpointing_enable"):
+            if callable(switch := getattr(module, name, None)):
+                switch()
+                offered = True
+    if not offered:
+        raise InputError(
+            f"hardware.checkpoint_activations: no part of {type(network).__name__} offers it; "
+            "lower schedule.batch_size or give schedule.accumulate"
+        )
