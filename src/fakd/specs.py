@@ -97,7 +97,7 @@ def full_path(name: str, package: str) -> str:
     >>> full_path("pspnet", "fakd.models"), full_path("my.net", "fakd.models")
     ('fakd.models.pspnet', 'my.net')
     """
-    return name if "." in name else f"{package}.{name}"
+    return name if "." in name or not package else f"{package}.{name}"
 
 
 def is_spec(value: Any) -> bool:
@@ -113,12 +113,16 @@ def written(class_path: str, **arguments: Any) -> Spec:
 def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
     """List what a class path takes by name, and tell whether it takes any other name as well."""
     function = find(path)
+    # A class's own __new__ need not say what its __init__ takes.
+    made = inspect.isclass(function) and function.__init__ is not object.__init__
     try:
-        found = inspect.signature(function).parameters
+        found = dict(inspect.signature(function.__init__ if made else function).parameters)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"expected {path} to be a class or a function, got {function!r}"
         ) from error
+    if made:
+        del found[next(iter(found))]
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     named = {name: each for name, each in found.items() if each.kind not in kinds}
     # The configurations of transformers take num_labels and more without saying so.
@@ -130,15 +134,17 @@ def checked(
     spec: Mapping[str, Any],
     where: str,
     *,
+    package: str = "",
     counted: bool = False,
     asked_by: object = None,
     ours: Collection[str] = ARCHITECTURES,
 ) -> Spec:
-    """Check a spec and all in it against the signatures it names, and convert its values.
+    """Check a spec and all in it against the signatures it names, and write out all values.
 
     Args:
         spec: what the user or a file wrote.
         where: what errors call it, such as ``network``.
+        package: the one whose names may stand bare.
         counted: whether the number of classes will be filled in.
         asked_by: the file that holds the spec; None for what the user wrote.
         ours: what of this package such a file may ask for.
@@ -147,7 +153,7 @@ def checked(
         InputError: there is no such class path or argument, one is missing or of another type, or
             only a file asks for what may not be built for it.
     """
-    path, given = spec["class_path"], dict(spec.get("init_args") or {})
+    path, given = full_path(spec["class_path"], package), dict(spec.get("init_args") or {})
     if asked_by is not None:
         _require_permitted(path, given, asked_by, ours)
     known, open_ended = parameters(path)
@@ -157,7 +163,13 @@ def checked(
         if isinstance(value, str) and _CLASS_PATH.match(value) and not _accepts_text(hint):
             value = written(value)
         if is_spec(value):
-            return checked(value, place, counted=counted, asked_by=asked_by, ours=ours)
+            rules: dict[str, Any] = {
+                "package": package,
+                "counted": counted,
+                "asked_by": asked_by,
+                "ours": ours,
+            }
+            return checked(value, place, **rules)
         if isinstance(value, Mapping) and any(map(is_spec, value.values())):
             return {key: converted(each, Any, f"{place}.{key}") for key, each in value.items()}
         return _converted(value, hint, place) if asked_by is None else _with_tuple(value, hint)
@@ -173,7 +185,25 @@ def checked(
         filled = name in given or (counted and name in _CLASS_COUNTS)
         if each.default is each.empty and not filled:
             raise InputError(f"{where}: {path} needs {name}; give --{where}.{name}")
+    defaults = {name: each.default for name, each in known.items() if name not in _CLASS_COUNTS}
+    if asked_by is None:
+        given = {name: each for name, each in defaults.items() if _is_plain(each)} | given
     return {"class_path": path, "init_args": given}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def plain(value: Any) -> Any:
+    """Write paths as text and tuples as lists, as JSON and YAML hold them."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
@@ -279,6 +309,7 @@ def _counted(spec: Spec, classes: int) -> Spec:
 
 
 def _remember(made: Any, spec: Spec) -> None:
+    spec = plain(spec)
     try:
         _built[made] = spec
     except TypeError:
