@@ -37,13 +37,16 @@ def training_step(
     crop = (STRIDE * size.rows, STRIDE * size.cols)
     images = torch.rand(size.batch, 3, *crop).to(device, memory_format=torch.channels_last)
     labels = torch.randint(size.classes, (size.batch, *crop)).to(device)
+    labelled = torch.ones(size.batch, dtype=torch.bool)
     objective: Objective = Supervised()
     if loss is not None:
         objective = Distillation(teacher, student, loss).to(device)
     optimizer = build_optimizer(Schedule(), student)
 
     def run() -> Tensor:
-        terms = objective(student(images), images, labels, 0.5)
+        with torch.no_grad():
+            answer = None if loss is None else teacher(images)
+        terms = objective(student(images), labels, labelled, 0.5, answer).terms
         total = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -61,7 +64,7 @@ def main() -> None:
     runs = []
     for size in chosen.sizes:
         teacher = pspnet("resnet101", size.classes).to(chosen.device)
-        teacher.to(memory_format=torch.channels_last)
+        teacher.eval().to(memory_format=torch.channels_last)
         variants = {
             name: training_step(METHODS[name], teacher, size, chosen.device) for name in chosen.only
         }

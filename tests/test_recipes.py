@@ -11,7 +11,7 @@ from fakd import cli
 from fakd.comparing.methods import resolve_methods
 from fakd.data import SegmentationData
 from fakd.losses import WeightedSum
-from fakd.losses.presets import build
+from fakd.specs import build
 from fakd.training.objective import Distillation, Supervised
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -38,14 +38,16 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
     # The same widths on the smallest backbone: pretrained weights are not needed for one step.
     trained["init_args"] |= {"backbone": "mobilenetv3_small_050", "weights": None}
     network = cli.network(trained, tiny_data.classes)
-    objective = Supervised()
+    objective, teacher = Supervised(), None
     if command == "distill":
         teacher = cli.network(trained, tiny_data.classes)
         loss = build(config["distillation"])
         assert strengths(loss) == {strength_in(path.stem)}
         objective = Distillation(teacher, network, loss, config["weight"])
     images, labels = torch.rand(2, 3, 32, 48), torch.randint(0, tiny_data.classes, (2, 32, 48))
-    terms = objective(network(images), images, labels, 0.5)
+    answer = None if teacher is None else teacher.eval()(images)
+    labelled = torch.ones(len(images), dtype=torch.bool)
+    terms = objective(network(images), labels, labelled, 0.5, answer).terms
     sum(terms.values()).backward()
     assert all(torch.isfinite(term) for term in terms.values())
     assert network.classifier.weight.grad.abs().sum() > 0

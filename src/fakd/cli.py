@@ -183,7 +183,7 @@ def command_parser(name: str) -> ArgumentParser:
             options["required"] = True
         else:
             options["default"] = each.default
-        # Any other type with class paths in it would be built by the parser.
+        # Of dict[str, Any] the parser would build whatever names a class path in it.
         kind = dict if key in PACKAGES else each.annotation
         parser.add_argument(f"--{key}", type=kind, **options)
     return parser

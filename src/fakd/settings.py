@@ -13,6 +13,9 @@ Broken = Literal["stop", "skip"]
 Existing = Literal["refuse", "reuse", "overwrite"]
 """What to do where a finished run already is."""
 
+Place = Literal["local", "ray", "slurm"]
+"""Where the runs of a comparison are done."""
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
 from fakd.errors import InputError
@@ -100,7 +100,7 @@ def full_path(name: str, package: str) -> str:
     return name if "." in name or not package else f"{package}.{name}"
 
 
-def is_spec(value: Any) -> bool:
+def is_spec(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Tell whether a plain value describes an object."""
     return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
 
@@ -131,7 +131,7 @@ def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def checked(
-    spec: Mapping[str, Any],
+    spec: Any,
     where: str,
     *,
     package: str = "",
@@ -153,6 +153,13 @@ def checked(
         InputError: there is no such class path or argument, one is missing or of another type, or
             only a file asks for what may not be built for it.
     """
+    if not is_spec(spec):
+        raise InputError(f"{where}: expected {{class_path: ..., init_args: ...}}, got {spec!r}")
+    if strange := set(spec) - {"class_path", "init_args"}:
+        raise InputError(
+            f"{where}: expected class_path and init_args, got {', '.join(sorted(strange))}; "
+            "arguments belong into init_args"
+        )
     path, given = full_path(spec["class_path"], package), dict(spec.get("init_args") or {})
     if asked_by is not None:
         _require_permitted(path, given, asked_by, ours)

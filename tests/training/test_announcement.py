@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fakd.data import scenes
 from fakd.settings import Inference
-from fakd.training.announcement import announce, unlike_published
+from fakd.training.start import announce, unlike_published
 
 PROTOCOL = {"base": [520, 520], "window": 480, "stride": 320}
 

@@ -40,6 +40,9 @@ def batch(seed=0):
     return images, labels
 
 
+LABELLED = torch.ones(2, dtype=torch.bool)
+
+
 class Sitting:
     """A run as the trainer conducts it, from the same start or from a checkpoint."""
 
@@ -56,12 +59,16 @@ class Sitting:
     def step(self, number):
         torch.manual_seed(number)
         images, labels = batch(number)
-        terms = self.objective(self.student(images), images, labels, number / 4)
+        outcome = self.outcome(images, labels, number / 4)
         self.optimizer.zero_grad()
-        sum(terms.values()).backward()
+        sum(outcome.terms.values()).backward()
         self.optimizer.step()
-        opposed = self.objective.after_step()
-        return {**terms, **opposed}
+        return {**outcome.terms, **self.objective.after_step(outcome)}
+
+    def outcome(self, images, labels, progress):
+        with torch.no_grad():
+            answer = self.teacher.eval()(images)
+        return self.objective(self.student(images), labels, LABELLED, progress, answer)
 
     def tensors(self):
         return {**self.student.state_dict(), **self.objective.state_dict()}
@@ -117,9 +124,9 @@ def test_a_batch_without_a_label_is_survived(name):
     sitting = Sitting(name)
     images, _ = batch()
     labels = torch.full((2, 32, 48), 255)
-    terms = sitting.objective(sitting.student(images), images, labels, 0.5)
-    sum(terms.values()).backward()
-    terms |= sitting.objective.after_step()
+    outcome = sitting.outcome(images, labels, 0.5)
+    sum(outcome.terms.values()).backward()
+    terms = outcome.terms | sitting.objective.after_step(outcome)
     assert all(torch.isfinite(term) for term in terms.values())
     gradients = [p.grad for p in sitting.student.parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -130,14 +137,14 @@ def test_half_precision_networks_give_nearly_the_same_loss(name):
     images, labels = batch()
     sitting = Sitting(name)
     with torch.no_grad():
-        student, teacher = sitting.student(images), sitting.teacher(images)
+        student, teacher = sitting.student(images), sitting.teacher.eval()(images)
     values = []
     for dtype in (torch.float32, torch.bfloat16):
         sitting = Sitting(name)
-        sitting.objective._teacher = (lambda _, dtype=dtype: _cast(teacher, dtype),)
         torch.manual_seed(0)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            values.append(sitting.objective(_cast(student, dtype), images, labels, 0.5))
+            said = _cast(student, dtype), _cast(teacher, dtype)
+            values.append(sitting.objective(said[0], labels, LABELLED, 0.5, said[1]).terms)
     for key, exact in values[0].items():
         assert values[1][key].dtype == torch.float32
         torch.testing.assert_close(values[1][key], exact, rtol=0.05, atol=0.02)

@@ -18,6 +18,14 @@ def batch():
     return images, labels
 
 
+ALL = torch.ones(2, dtype=torch.bool)
+
+
+def answer(teacher, images):
+    with torch.no_grad():
+        return teacher.eval()(images)
+
+
 def test_cross_entropy_divides_by_valid_or_by_all_pixels():
     logits = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 5, (2, 8, 8), generator=torch.Generator().manual_seed(1))
@@ -40,7 +48,7 @@ def test_a_batch_without_labels_gives_zero_not_nan():
 def test_supervised_adds_the_auxiliary_head(tiny_network, batch):
     images, labels = batch
     student = tiny_network(images)
-    terms = Supervised(auxiliary_weight=0.4)(student, images, labels, 0.0)
+    terms = Supervised(auxiliary_weight=0.4)(student, labels, ALL, 0.0).terms
     assert list(terms) == ["task", "auxiliary"]
     torch.testing.assert_close(terms["auxiliary"], 0.4 * cross_entropy(student.auxiliary, labels))
 
@@ -48,17 +56,16 @@ def test_supervised_adds_the_auxiliary_head(tiny_network, batch):
 def test_distillation_weighs_the_loss_and_trains_only_the_student(tiny_network, batch):
     images, labels = batch
     torch.manual_seed(1)
-    teacher = pspnet("mobilenetv3_small_050", 12, channels=24).train()
+    teacher = pspnet("mobilenetv3_small_050", 12, channels=24).eval()
     objective = Distillation(teacher, tiny_network, ChannelKL(), weight=3.0)
     objective.train()
     student = tiny_network(images)
-    terms = objective(student, images, labels, 0.5)
+    terms = objective(student, labels, ALL, 0.5, teacher(images)).terms
     with torch.no_grad():
         expected = 3 * channel_kl(student.logits, teacher(images).logits)
     torch.testing.assert_close(terms["distillation"], expected.detach(), check_dtype=False)
     sum(terms.values()).backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert not teacher.training
     assert not [name for name in objective.state_dict() if "teacher" in name]
 
 
@@ -66,25 +73,46 @@ def test_strength_brings_statistics_that_are_saved(tiny_network, batch):
     images, labels = batch
     teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
     objective = Distillation(teacher, tiny_network, ChannelKL(strength=1.0))
-    objective(tiny_network(images), images, labels, 0.5)
+    outcome = objective(tiny_network(images), labels, ALL, 0.5, answer(teacher, images))
     small = F.interpolate(labels[:, None].float(), (4, 6), mode="nearest").long()
     counts = torch.bincount(small[small != 255].flatten(), minlength=12)
     assert torch.equal(objective.covariance.count, counts)
     assert "covariance.count" in objective.state_dict()
-    measures = objective.measures()
+    measures = objective.measures(outcome)
     assert measures["lambda"] == pytest.approx(0.5)
     assert measures["augmentation"] > 0
-    objective.release()
-    assert objective.measures() == {}
+    assert Supervised().measures(outcome) == {}
 
 
 def test_without_labels_the_teacher_names_the_classes(tiny_network, batch):
     images, labels = batch
     teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
-    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0), labelled=False)
-    terms = objective(tiny_network(images), images, torch.full_like(labels, 255), 1.0)
+    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0), supervised=False)
+    labels = torch.full_like(labels, 255)
+    terms = objective(tiny_network(images), labels, ~ALL, 1.0, answer(teacher, images)).terms
     assert list(terms) == ["distillation"]
     assert objective.covariance.count.sum() == 2 * 4 * 6
+
+
+def test_a_batch_of_both_takes_each_samples_classes_from_where_they_are(tiny_network, batch):
+    images, labels = batch
+    labels[1] = 255
+    teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
+    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0))
+    said, labelled = answer(teacher, images), torch.tensor([True, False])
+    student = tiny_network(images)
+    outcome = objective(student, labels, labelled, 0.0, said)
+    assert torch.equal(outcome.inputs.labels[0], labels[0, ::8, ::8])
+    assert torch.equal(outcome.inputs.labels[1], said.logits[1].argmax(0))
+    alone = cross_entropy(student.logits[:1], labels[:1])
+    torch.testing.assert_close(outcome.terms["task"], alone)
+
+
+def test_a_step_without_the_teachers_answer_is_refused(tiny_network, batch):
+    images, labels = batch
+    objective = Distillation(tiny_network, tiny_network, ChannelKL())
+    with pytest.raises(ValueError, match="teacher's answer"):
+        objective(tiny_network(images), labels, ALL, 0.0)
 
 
 def test_a_teacher_that_is_only_a_function_and_has_another_grid(tiny_network, batch):
@@ -92,7 +120,7 @@ def test_a_teacher_that_is_only_a_function_and_has_another_grid(tiny_network, ba
     weights = torch.randn(12, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     teacher = LogitsOnly(lambda x: F.conv2d(F.avg_pool2d(x, 4), weights), classes=12)
     objective = Distillation(teacher, tiny_network, ChannelKL())
-    terms = objective(tiny_network(images), images, labels, 0.0)
+    terms = objective(tiny_network(images), labels, ALL, 0.0, answer(teacher, images)).terms
     assert torch.isfinite(terms["distillation"])
 
 

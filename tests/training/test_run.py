@@ -27,6 +27,12 @@ def test_another_recipe_is_refused_and_named(tmp_path):
         RunFolder(tmp_path / "a", {**RECIPE, "schedule": {"steps": 20}})
 
 
+def test_another_seed_is_another_recipe(tmp_path):
+    RunFolder(tmp_path / "a", RECIPE)
+    with pytest.raises(InputError, match=r"another recipe \(seed: 0 -> 1\)"):
+        RunFolder(tmp_path / "a", {**RECIPE, "seed": 1})
+
+
 def test_hardware_may_change_between_sittings(tmp_path):
     RunFolder(tmp_path / "a", RECIPE)
     RunFolder(tmp_path / "a", {**RECIPE, "hardware": {"workers": 4}})

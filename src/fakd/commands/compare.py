@@ -2,30 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fakd.comparing.calibration import measure, trial_of, within
-from fakd.comparing.cell import Cell, attempt
-from fakd.comparing.engines import Engine, Place, open_engine
-from fakd.comparing.grid import Grid
-from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
-from fakd.comparing.verdict import cautions, references, verdict_table, verdicts
-from fakd.comparing.work import GridProgress, work
-from fakd.data import SegmentationData, open_data
-from fakd.runs.reading import Run, by_pair, read_grid
-from fakd.runs.recipe import describe
-from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Schedule
+import fakd
+from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Place, Schedule
+
+if TYPE_CHECKING:
+    from fakd.comparing.cell import Cell
+    from fakd.comparing.engines import Engine
+    from fakd.runs.reading import Run
 
 
 def compare(
-    data: SegmentationData | str | Path,
+    data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     teacher: dict[str, Any] | str | Path | None = None,
     student: dict[str, Any] | str | Path | None = None,
-    pairs: dict[str, Any] | None = None,
-    methods: dict[str, Any] | list[str] | str = "alone,cwd,cwd-fa",
+    pairs: dict | None = None,
+    methods: dict | list[str] | str = "alone,cwd,cwd-fa",
     seeds: int | list[int] | str = 3,
     minutes: float | None = None,
     schedule: Schedule = Schedule(),
@@ -38,8 +34,8 @@ def compare(
     check_teacher: bool = True,
     on: Place = "local",
     parallel: int | None = None,
-    cluster: dict[str, Any] | None = None,
-) -> list[Run]:
+    cluster: dict | None = None,
+) -> "list[Run]":
     """Compare distillation methods over seeds, the student alone among them, and say what helped.
 
     For example: fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
@@ -79,9 +75,17 @@ def compare(
     Raises:
         ChildProcessError: runs have failed; the others are finished.
     """
+    # Imported here because `fakd compare --help` need not wait for it.
+    from fakd.comparing.engines import open_engine
+    from fakd.comparing.grid import Grid
+    from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
+    from fakd.comparing.verdict import cautions, references, verdict_table, verdicts
+    from fakd.runs.reading import by_pair, read_grid
+    from fakd.runs.recipe import describe
+
     settings = describe(
         {
-            "data": open_data(data),
+            "data": fakd.data.open_data(data),
             "schedule": schedule,
             "augmentation": augmentation,
             "inference": inference,
@@ -127,9 +131,12 @@ def compare(
 
 
 def _run(
-    cells: Sequence[Cell], minutes: float | None, engine: Engine, console: Console
-) -> list[Cell]:
+    cells: "Sequence[Cell]", minutes: float | None, engine: "Engine", console: Console
+) -> "list[Cell]":
     """Do all that is unfinished and return what failed."""
+    from fakd.comparing.cell import attempt
+    from fakd.comparing.work import GridProgress, work
+
     lost: list[Cell] = []
     if minutes is not None:
         cells, lost = _timed(cells, minutes, engine, console)
@@ -139,9 +146,12 @@ def _run(
 
 
 def _timed(
-    cells: Sequence[Cell], minutes: float, engine: Engine, console: Console
-) -> tuple[list[Cell], list[Cell]]:
+    cells: "Sequence[Cell]", minutes: float, engine: "Engine", console: Console
+) -> "tuple[list[Cell], list[Cell]]":
     """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
+    from fakd.comparing.calibration import measure, trial_of, within
+    from fakd.comparing.work import GridProgress, work
+
     ready = [cell for cell in cells if cell.finished]
     rest = [cell for cell in cells if not cell.finished]
     trials = {cell.folder.parent: trial_of(cell) for cell in rest}

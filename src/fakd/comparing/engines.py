@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from fakd.comparing.cell import Cell
 from fakd.errors import InputError
-from fakd.settings import Hardware
+from fakd.settings import Hardware, Place
 
 Work = Callable[..., None]
 """Called with a cell, the environment of its process, and perhaps what says to stop."""
@@ -241,9 +241,6 @@ class SlurmEngine(Engine):
         except (NameError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--cluster: submitit refuses {parameters}: {error}") from error
         return executor
-
-
-Place = Literal["local", "ray", "slurm"]
 
 
 def open_engine(

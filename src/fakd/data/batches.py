@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +23,8 @@ class Batch(NamedTuple):
     images: UInt8[Tensor, "batch 3 height width"]
     labels: UInt8[Tensor, "batch height width"]
     """Class ids; `IGNORE` where there is none, everywhere in an unlabelled image."""
+    labelled: Bool[Tensor, " batch"]
+    """Which samples have labels at all."""
     skipped: tuple[str, ...] = ()
     """Why samples that belong here were left out and others took their places."""
 
@@ -117,7 +119,8 @@ class _Steps(Dataset):
         except InputError as error:
             return error
         images, labels, _ = zip(*samples, strict=True)
-        return Batch(torch.stack(images), torch.stack(labels), tuple(skipped))
+        labelled = torch.full((len(images),), self._split.labelled)
+        return Batch(torch.stack(images), torch.stack(labels), labelled, tuple(skipped))
 
     def _sample(self, step: int, slot: int, skipped: list[str]) -> Sample:
         epoch, place = divmod(step * self._batch_size + slot, len(self._split))

@@ -1,6 +1,7 @@
 """A recipe: the plain values from which a run can be repeated."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ from torch import nn
 
 from fakd.data import SegmentationData
 from fakd.types import DistillationLoss, Segmenter
+
+
+def recipe_of(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what a command was called with: those of the values that are its parameters."""
+    return {name: describe(values[name]) for name in inspect.signature(command).parameters}
 
 
 def describe(value: Any) -> Any:

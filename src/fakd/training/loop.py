@@ -1,8 +1,10 @@
 """The training loop: step, log, evaluate, save; the same for every objective."""
 
 import math
+import resource
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,10 +23,45 @@ from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, sav
 from fakd.training.objective import Objective
 from fakd.training.optimizer import build_optimizer, set_learning_rate
 from fakd.training.progress import StepProgress, Stopwatch
-from fakd.training.result import result_of
-from fakd.training.state import SkippedSamples, State
-from fakd.training.validation import refuse_blind_teacher, validate, validate_images
+from fakd.training.teacher import Teacher
+from fakd.training.validation import refuse_degenerate_teacher, validate_images
 from fakd.types import Segmenter
+
+
+@dataclass
+class State:
+    """Plain values of a run that travel in its checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Spent on training, loading included, evaluation and saving left out."""
+    best_miou: float = -math.inf
+    best_step: int = 0
+    teacher_miou: float | None = None
+    skipped: int = 0
+    """Broken samples that others took the place of."""
+
+
+class SkippedSamples:
+    """Counts the broken samples of this process, and tells of each file once."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told: set[str] = set()
+
+    def note(self, lines: tuple[str, ...] | list[str], display: StepProgress) -> None:
+        """Take in why a batch lacks samples."""
+        for line in lines:
+            self._count += 1
+            if line not in self._told:
+                self._told.add(line)
+                display.say(f"left out: {line}")
+
+    def taken(self, fabric: Fabric) -> int:
+        """Sum up over all processes what was noted since the last time."""
+        count = torch.tensor(self._count, device=fabric.device)
+        self._count = 0
+        return int(fabric.all_reduce(count, reduce_op="sum"))  # type: ignore[arg-type]
 
 
 class Training:
@@ -45,6 +82,7 @@ class Training:
         folder: RunFolder | None,
         console: Console,
         title: str = "train",
+        teacher: Teacher | None = None,
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
         # Small sets are decoded hundreds of times otherwise.
@@ -56,9 +94,9 @@ class Training:
         self.network = network.to(fabric.device)
         if settings.hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.objective = objective.to(fabric.device)
-        self.beside = objective.learnt_with_student()
-        self.optimizer = build_optimizer(settings.schedule, network, self.beside)
+        self.objective, self.teacher = objective.to(fabric.device), teacher
+        self.extra = objective.learnt_with_student()
+        self.optimizer = build_optimizer(settings.schedule, network, self.extra)
         self.optimizers = (self.optimizer, *objective.optimizers())
         self.state = State()
         self.curves: Curves | None = None
@@ -66,10 +104,11 @@ class Training:
         self.watch, self.lapped = Stopwatch(), 0
         self.skipped = SkippedSamples()
 
-    def run(self, teacher: Segmenter | None = None) -> dict[str, Any]:
+    def run(self, check_teacher: bool = False) -> dict[str, Any]:
         """Train to the last step and return the result that ``result.json`` holds.
 
-        A ``teacher`` given here is evaluated first.
+        Args:
+            check_teacher: evaluate the teacher first.
 
         Raises:
             InputError: the teacher is no better than naming one class everywhere.
@@ -77,8 +116,8 @@ class Training:
         """
         schedule, intervals = self.settings.schedule, self.settings.intervals
         self._resume()
-        if teacher is not None and self.state.teacher_miou is None:
-            self._check(teacher)
+        if check_teacher and self.teacher is not None and self.state.teacher_miou is None:
+            self._check(self.teacher)
         student, optimizer = self.fabric.setup(self.network, self.optimizer)
         first = self.lapped = self.state.step
         if self.folder:
@@ -91,9 +130,10 @@ class Training:
             self.display.begin(first)
             for step, batch in enumerate(self._batches(first), start=first):
                 self.skipped.note(batch.skipped, self.display)
-                terms = self._step(step, batch, student, optimizer)
                 done, last = step + 1, step + 1 == schedule.steps
-                if done % intervals.log == 0 or last:
+                logged = done % intervals.log == 0 or last
+                terms = self._step(step, batch, student, optimizer, measured=logged)
+                if logged:
                     self._log(done, terms)
                 if done % evaluate_every == 0 or last:
                     with self.watch.paused():
@@ -120,9 +160,11 @@ class Training:
             broken=self.settings.broken,
         )
 
-    def _step(self, step: int, batch: Batch, student: Any, optimizer: Any) -> dict[str, Tensor]:
+    def _step(
+        self, step: int, batch: Batch, student: Any, optimizer: Any, measured: bool
+    ) -> dict[str, Tensor]:
+        """Make one step; return its loss terms and, if asked for, what else is worth a curve."""
         schedule, device = self.settings.schedule, self.fabric.device
-        self.objective.release()
         # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
         torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
         images = to_unit(batch.images.to(device, non_blocking=True))
@@ -130,20 +172,26 @@ class Training:
             images = images.contiguous(memory_format=torch.channels_last)
         labels = batch.labels.to(device, non_blocking=True)
         set_learning_rate(optimizer, schedule.learning_rate_at(step))
+        # Asked first, so that its activations are gone before the student's are kept.
+        answer = None if self.teacher is None else self.teacher.answer(images, batch)
         prediction = student(images)
+        progress = step / schedule.steps
         with self.fabric.autocast():
-            terms = self.objective(prediction, images, labels, step / schedule.steps)
+            outcome = self.objective(prediction, labels, batch.labelled, progress, answer)
         optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(torch.stack(list(terms.values())).sum())
-        average_gradients(self.beside)
+        self.fabric.backward(torch.stack(list(outcome.terms.values())).sum())
+        average_gradients(self.extra)
         if schedule.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), schedule.clip)
         optimizer.step()
-        return {**terms, **self.objective.after_step()}
+        terms = {**outcome.terms, **self.objective.after_step(outcome)}
+        if measured:
+            terms |= self.objective.measures(outcome)
+        return {name: term.detach() for name, term in terms.items()}
 
     def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:
         schedule = self.settings.schedule
-        values = self._finite({**terms, **self.objective.measures()}, done)
+        values = self._finite(terms, done)
         speed = self._lap(done)
         if self.curves:
             rate = schedule.learning_rate_at(done - 1)
@@ -188,11 +236,11 @@ class Training:
         )
         return scores
 
-    def _check(self, teacher: Segmenter) -> None:
-        scores = validate(self.fabric, teacher, self.val, self.settings)
+    def _check(self, teacher: Teacher) -> None:
+        scores = teacher.validate(self.val, self.settings)
         self.state.teacher_miou = scores.miou
         self.console.print(f"{self.title}: teacher  val mIoU {100 * scores.miou:.2f}")
-        refuse_blind_teacher(scores, self.data.name)
+        refuse_degenerate_teacher(scores, self.data.name)
 
     def _save(self, done: int, terms: Mapping[str, Tensor]) -> None:
         self._finite(terms, done)
@@ -234,3 +282,41 @@ class Training:
         if self.folder:
             self.folder.write_json(RESULT, result)
         return result
+
+
+def result_of(
+    network: nn.Module,
+    data: SegmentationData,
+    scores: Scores,
+    state: dict[str, Any],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Put together what ``result.json`` holds: scores in percent, time, memory, size.
+
+    Args:
+        network: What was trained.
+        data: What it was trained on.
+        scores: Of the last step.
+        state: The run's plain values: steps, seconds, best scores, samples left out.
+        device: What it was trained on.
+    """
+    teacher = state["teacher_miou"]
+    return {
+        "steps": state["step"],
+        "train_seconds": round(state["seconds"], 3),
+        "peak_memory_bytes": peak_memory(device),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "best": {"miou": 100 * state["best_miou"], "step": state["best_step"]},
+        "final": scores.as_dict(data.class_names),
+        "teacher_miou": teacher if teacher is None else 100 * teacher,
+        "skipped_samples": state["skipped"],
+        "data": {"name": data.name, "fingerprint": data.fingerprint()},
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Measure the most memory held so far, in bytes: the GPU's, or the whole process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

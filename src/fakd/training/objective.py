@@ -1,10 +1,11 @@
 """What a step minimises: the task alone, or the task and a teacher."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from fakd.covariance import ClassCovariance, LogitStatistics
@@ -16,28 +17,47 @@ from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction, Segment
 Terms = dict[str, Tensor]
 
 
+class Outcome(NamedTuple):
+    """What a step minimises, and what it was computed from."""
+
+    terms: Terms
+    """The weighted loss terms by name; their sum is minimised."""
+    inputs: LossInputs | None = None
+    """What the distillation loss looked at; None without one."""
+
+
 class Objective(nn.Module, ABC):
     """Turns a student's answer into the weighted terms whose sum is minimised.
 
-    Whatever it learns or accumulates (class statistics, an alignment layer) is in its state dict
-    and with that in the checkpoint; a teacher is not.
+    Nothing of a batch is remembered between two calls: what follows a step is given its `Outcome`.
+    What it learns or accumulates (class statistics, an alignment layer, a critic, queues) is in its
+    state dict and with that in the checkpoint.
     """
 
     @abstractmethod
     def forward(
         self,
         student: Prediction,
-        images: Float[Tensor, "batch 3 height width"],
         labels: Integer[Tensor, "batch height width"],
+        labelled: Bool[Tensor, " batch"],
         progress: float,
-    ) -> Terms:
-        """Compute the weighted loss terms of one batch, by name."""
+        teacher: Prediction | None = None,
+    ) -> Outcome:
+        """Compute the terms of one batch.
 
-    def measures(self) -> Terms:
-        """Name further quantities of the last batch worth a curve; asked for only when logged."""
+        Args:
+            student: its answer.
+            labels: class ids; `IGNORE` where there is none.
+            labelled: which samples have labels at all; on the CPU, so that asking costs no wait.
+            progress: share of the training steps done.
+            teacher: its answer to the same images; None where there is no teacher.
+        """
+
+    def measures(self, outcome: Outcome) -> Terms:
+        """Name further quantities worth a curve; asked for only when logged."""
         return {}
 
-    def after_step(self) -> Terms:
+    def after_step(self, outcome: Outcome) -> Terms:
         """Train what opposes the student, such as a critic; returns its losses by name."""
         return {}
 
@@ -50,9 +70,6 @@ class Objective(nn.Module, ABC):
         groups = [group for each in self.optimizers() for group in each.param_groups]
         apart = {id(parameter) for group in groups for parameter in group["params"]}
         return [parameter for parameter in self.parameters() if id(parameter) not in apart]
-
-    def release(self) -> None:
-        """Let go of the last batch, so that its tensors do not take memory in the next step."""
 
 
 def cross_entropy(
@@ -97,23 +114,25 @@ class Supervised(Objective):
     def forward(
         self,
         student: Prediction,
-        images: Float[Tensor, "batch 3 height width"],
         labels: Integer[Tensor, "batch height width"],
+        labelled: Bool[Tensor, " batch"],
         progress: float,
-    ) -> Terms:
+        teacher: Prediction | None = None,
+    ) -> Outcome:
         """Compute the task's terms."""
-        return task_terms(student, labels, self.auxiliary_weight, self.average)
+        return Outcome(task_terms(student, labels, self.auxiliary_weight, self.average))
 
 
 class Distillation(Objective):
-    """Cross-entropy plus a distillation loss against a frozen teacher.
+    """Cross-entropy plus a distillation loss against a teacher's answer.
 
     Args:
-        teacher: asked in eval mode and without gradient; no part of the state dict.
+        teacher: whose answers will come; looked at for its classes and channels, and not kept.
         student: the network being trained, whose classifier the class statistics are seen through.
         loss: the distillation loss.
         weight: its factor; the loss's own default if not given.
-        labelled: False takes the class of every pixel from the teacher and drops the cross-entropy.
+        supervised: False leaves out the cross-entropy, for data without any labels. The class of
+            an unlabelled sample's pixel is always the teacher's.
 
     Raises:
         InputError: the teacher knows another number of classes than the student, or the loss needs
@@ -126,7 +145,7 @@ class Distillation(Objective):
         student: Segmenter,
         loss: DistillationLoss,
         weight: float | None = None,
-        labelled: bool = True,
+        supervised: bool = True,
         auxiliary_weight: float = 0.4,
         average: Average = "valid",
     ) -> None:
@@ -136,31 +155,31 @@ class Distillation(Objective):
                 f"the teacher knows {teacher.classes} classes, the student {student.classes}; "
                 "distillation needs the same classes in the same order on both sides"
             )
-        # In a tuple, so that the teacher is neither saved nor switched to training mode.
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        # In a tuple, as the student's classifier must not be saved here too.
         self._classifier = (student.classifier,)
         self.loss = loss
         self.weight = loss.default_weight if weight is None else weight
-        self.labelled = labelled
+        self.supervised = supervised
         self.auxiliary_weight = auxiliary_weight
         self.average: Average = average
         self.covariance = _statistics_for(loss, student)
         loss.prepare(student, teacher)
-        self._last: LossInputs | None = None
 
     def forward(
         self,
         student: Prediction,
-        images: Float[Tensor, "batch 3 height width"],
         labels: Integer[Tensor, "batch height width"],
+        labelled: Bool[Tensor, " batch"],
         progress: float,
-    ) -> Terms:
+        teacher: Prediction | None = None,
+    ) -> Outcome:
         """Compute the task's terms and the weighted distillation loss."""
-        with torch.no_grad():
-            teacher = self._teacher[0](images)
+        if teacher is None:
+            raise ValueError("expected the teacher's answer to the same images, got None")
         teacher, labels_here = to_student_grid(teacher, labels, student.logits)
-        if not self.labelled:
-            labels_here = teacher.logits.argmax(1)
+        if not labelled.all():
+            named = labelled.to(labels_here.device, non_blocking=True)[:, None, None]
+            labels_here = torch.where(named, labels_here, teacher.logits.argmax(1))
         statistics = None
         if self.covariance is not None:
             seen = student.logits if self.covariance.kind == "logits" else student.features
@@ -168,29 +187,25 @@ class Distillation(Objective):
             weight = None if self._classifier[0] is None else self._classifier[0].weight
             statistics = LogitStatistics(self.covariance, weight, labels_here)
         inputs = LossInputs(student, teacher, labels_here, statistics, progress)
-        self._last = inputs
         terms = {}
-        if self.labelled:
+        if self.supervised:
             terms = task_terms(student, labels, self.auxiliary_weight, self.average)
         parts = self.loss.terms(inputs)
-        return {**terms, **{name: self.weight * value for name, value in parts.items()}}
+        terms |= {name: self.weight * value for name, value in parts.items()}
+        return Outcome(terms, inputs)
 
     @torch.no_grad()
-    def measures(self) -> Terms:
-        """Ask the loss for its measures of the last batch."""
-        return {} if self._last is None else self.loss.measures(self._last)
+    def measures(self, outcome: Outcome) -> Terms:
+        """Ask the loss for its measures."""
+        return {} if outcome.inputs is None else self.loss.measures(outcome.inputs)
 
-    def after_step(self) -> Terms:
+    def after_step(self, outcome: Outcome) -> Terms:
         """Let the loss train its opponent on the batch that the student has just learnt from."""
-        return {} if self._last is None else self.loss.after_step(self._last)
+        return {} if outcome.inputs is None else self.loss.after_step(outcome.inputs)
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """List the loss's own optimisers."""
         return self.loss.optimizers()
-
-    def release(self) -> None:
-        """Forget the last batch."""
-        self._last = None
 
 
 def to_student_grid(

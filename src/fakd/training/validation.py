@@ -54,7 +54,7 @@ def validate_images(
     return Scores.from_matrix(summed(matrix)), summed(counts)
 
 
-def refuse_blind_teacher(scores: Scores, data: str) -> None:
+def refuse_degenerate_teacher(scores: Scores, data: str) -> None:
     """Refuse a teacher that is no better than naming the most frequent class everywhere.
 
     Raises:
