@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 import fakd
 from fakd import specs
 from fakd.errors import InputError
-from fakd.shorthand import PACKAGES, expand, first_unknown, gather, one_line
+from fakd.shorthand import PACKAGES, expand, first_unknown, gather, one_line, require_there
 
 # Where each stands; it is imported when it is run.
 COMMANDS = {
@@ -195,6 +195,8 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     named = [key for key in PACKAGES if arguments.get(key) is not None and key not in apart]
     if not named:
         return arguments
+    for key in named:
+        require_there(key, arguments[key])
     counted = "data" in arguments
     for key in named:
         package = PACKAGES[key]

@@ -20,6 +20,11 @@ PACKAGES = {
     "network": "fakd.models",
     "student": "fakd.models",
 }
+# What opens a path, its parameter, and what may lie there.
+OPENERS = {
+    "fakd.data.folder": ("root", "a folder of data or the .yaml file that describes it"),
+    "fakd.models.load": ("path", "a finished run, a .safetensors file, or mmsegmentation's .pth"),
+}
 _EXAMPLES = {
     "data": "FOLDER",
     "teacher": "runs/teacher",
@@ -126,9 +131,8 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
     hint = nearest(value, package.__all__, cutoff=0.7)
     if hint and not Path(value).exists():
         raise InputError(f"--{flag}: there is no {value}{hint}")
-    if flag == "data":
-        return written("fakd.data.folder", root=value)
-    return written("fakd.models.load", path=value)
+    opener = "fakd.data.folder" if flag == "data" else "fakd.models.load"
+    return written(opener, **{OPENERS[opener][0]: value})
 
 
 def _distillation(value: str) -> str | dict[str, Any]:
@@ -175,6 +179,14 @@ def gather(
             raise InputError(f"{key}: name it before its options, such as {example}")
     rest += [f"--{key}={json.dumps(spec, default=str)}" for key, spec in found.items()]
     return rest, recipes
+
+
+def require_there(key: str, spec: Mapping[str, Any]) -> None:
+    """Refuse a path that does not exist, before whatever would read it is imported."""
+    parameter, kinds = OPENERS.get(spec["class_path"], ("", ""))
+    path = (spec.get("init_args") or {}).get(parameter)
+    if path is not None and not Path(str(path)).expanduser().exists():
+        raise InputError(f"{key}: {path} does not exist; name {kinds}")
 
 
 def _split(arguments: Sequence[str]) -> Iterable[tuple[str, str | None]]:
@@ -224,12 +236,13 @@ def _plain(text: str) -> Any:
 
 
 def _content(recipe: str) -> Any:
-    """Read a recipe, or what `expand` made of one; None if the parser says better what is wrong."""
+    """Read a recipe, or what `expand` made of one; None for what the parser will refuse."""
+    is_file = "\n" not in recipe and Path(recipe).is_file()
     try:
-        if "\n" not in recipe and Path(recipe).is_file():
-            recipe = Path(recipe).read_text(encoding="utf-8")
-        return yaml.safe_load(recipe)
-    except (OSError, ValueError, yaml.YAMLError):
+        return yaml.safe_load(Path(recipe).read_text(encoding="utf-8") if is_file else recipe)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        if is_file:
+            raise InputError(f"cannot read the recipe {recipe}: {error}") from error
         return None
 
 

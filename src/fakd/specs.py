@@ -302,7 +302,7 @@ def build(
     return made
 
 
-def _counted(spec: Spec, classes: int) -> Spec:
+def _counted(spec: Mapping[str, Any], classes: int) -> Spec:
     """Fill in the number of classes wherever it may be given and is not."""
     known, open_ended = parameters(spec["class_path"])
     names = [name for name in _CLASS_COUNTS if name in known]
@@ -312,7 +312,7 @@ def _counted(spec: Spec, classes: int) -> Spec:
         name: _counted(value, classes) if is_spec(value) else value
         for name, value in spec["init_args"].items()
     }
-    return {**spec, "init_args": dict.fromkeys(names, classes) | given}
+    return {"class_path": spec["class_path"], "init_args": dict.fromkeys(names, classes) | given}
 
 
 def _remember(made: Any, spec: Spec) -> None:
@@ -335,7 +335,7 @@ def spec_of(made: Any) -> Spec | None:
         return None
 
 
-def architecture(spec: Spec) -> Spec:
+def architecture(spec: Mapping[str, Any]) -> Spec:
     """Write a network's spec without what its weights started from, which a file has anyway."""
     known, _ = parameters(spec["class_path"])
     arguments = {
