@@ -231,11 +231,19 @@ def _of_kind(kind: str, key: str, made: Any) -> Any:
 
 def network(spec: specs.Spec, classes: int | None) -> "fakd.Segmenter":
     """Build a network, and adapt one that is not made for this package."""
-    made: fakd.Segmenter = fakd.models.adapt(specs.build(spec, classes=classes))
+    from torch.nn import Module
+
+    made = specs.build(spec, classes=classes)
+    if not callable(made):
+        kind = type(made).__name__
+        raise InputError(f"expected a network from {spec['class_path']}, got a {kind}")
+    # A function's class count cannot be seen.
+    made = fakd.models.adapt(made, None if isinstance(made, Module) else classes)
     if not spec["class_path"].startswith("fakd.models.load"):
         # Recorded without the class count, which a recipe's reader takes from the data as well.
         made.origin = specs.plain(spec)
-    return made
+    segmenter: fakd.Segmenter = made
+    return segmenter
 
 
 def _explain_part(name: str, rest: Sequence[str]) -> bool:
