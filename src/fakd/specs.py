@@ -79,9 +79,12 @@ def find(path: str) -> Any:
         raise InputError(f"expected a dotted path such as fakd.models.pspnet, got {path!r}")
     try:
         owner = import_module(module)
-    except (ImportError, SyntaxError) as error:
-        above = module.rpartition(".")[0]
-        if not above or not isinstance(error, ModuleNotFoundError):
+    except SyntaxError as error:
+        raise InputError(f"{path} cannot be imported: {error}") from error
+    except ImportError as error:
+        # Either there is no such module, which may be a class instead, or one that it imports.
+        itself = f"{module}.".startswith(f"{error.name}.") if error.name else False
+        if "." not in module or not itself:
             raise InputError(f"{path} cannot be imported: {error}") from error
         owner = find(module)
     try:
