@@ -43,7 +43,7 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
         teacher = cli.network(trained, tiny_data.classes)
         loss = build(config["distillation"])
         assert strengths(loss) == {strength_in(path.stem)}
-        objective = Distillation(teacher, network, loss, config["weight"])
+        objective = Distillation(teacher, network, loss)
     images, labels = torch.rand(2, 3, 32, 48), torch.randint(0, tiny_data.classes, (2, 32, 48))
     answer = None if teacher is None else teacher.eval()(images)
     labelled = torch.ones(len(images), dtype=torch.bool)

@@ -137,6 +137,8 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     arguments, recipes = gather(expand(given, parameters), parameters)
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
+        if wrong == "weight" and "distillation" in parameters:
+            raise InputError("there is no weight here; a loss has it: --distillation.weight")
         root = wrong.partition(".")[0]
         owner = next((other for other in COMMANDS if root in _parameters(other)), name)
         if owner != name and root not in parameters:

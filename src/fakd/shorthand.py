@@ -91,6 +91,10 @@ def _recipe(file: str, flags: Iterable[str]) -> str:
         return file
     if not isinstance(content, dict):
         return file
+    if "distillation" in flags:
+        from fakd.runs.naming import refuse_former_weights
+
+        refuse_former_weights(content)
     meant = {key: _meant_in_file(key, content[key]) for key in flags if content.get(key)}
     if all(content[key] == meant[key] for key in meant):
         return file

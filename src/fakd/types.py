@@ -4,17 +4,19 @@ Axes: ``batch``, ``classes``, ``channels`` (of a feature), ``height x width`` (a
 ``rows x cols`` (a feature map). Labels are class ids; ``IGNORE`` marks pixels without a class.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Literal, NamedTuple, get_origin
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from fakd.covariance import CovarianceKind, LogitStatistics
+from fakd.errors import require_at_least, require_choice
 
 IGNORE = 255
 
@@ -86,16 +88,40 @@ class LossInputs:
 
 
 class DistillationLoss(nn.Module, ABC):
-    """A scalar that falls as the student nears the teacher; unweighted, mean over the batch."""
+    """A scalar that falls as the student nears the teacher; unweighted, mean over the batch.
 
-    default_weight: ClassVar[float] = 1.0
-    """The factor beside the task loss when a recipe names none."""
+    Between two calls it keeps nothing but what its state dict and its optimisers hold.
+
+    Args:
+        weight: The factor that whoever adds it up multiplies it by.
+
+    Raises:
+        ValueError: the weight is below 0 or not finite, or an argument that is annotated with a
+            ``Literal`` is none of its values.
+    """
+
+    arguments: dict[str, Any]
+    """What its constructor was given, by name, defaults included: how a recipe writes it."""
 
     covariance: CovarianceKind | None = None
     """Which class statistics of the student must be tracked for this loss; None for none."""
 
     momentum: float | None = None
     """Exponential window of those statistics; None keeps everything ever seen."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Record the arguments, which a loss may keep under other names, or not at all."""
+        loss = super().__new__(cls)
+        loss.__dict__["arguments"] = _recorded(cls, args, kwargs)
+        return loss
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        require_at_least(0, weight=weight)
+        self.weight = weight
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if get_origin(parameter.annotation) is Literal:
+                require_choice(name, self.arguments[name], parameter.annotation)
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build what depends on the two networks, such as an alignment layer; called once.
@@ -111,7 +137,7 @@ class DistillationLoss(nn.Module, ABC):
         """Compute the loss in float32."""
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Compute the parts whose sum the loss is, by the name of their curve."""
+        """Compute the unweighted parts whose sum the loss is, by the name of their curve."""
         return {"distillation": self(inputs)}
 
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
@@ -125,3 +151,18 @@ class DistillationLoss(nn.Module, ABC):
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Quantities worth a curve beside the loss, by name; computed only when logged."""
         return {}
+
+
+def _recorded(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(kind.__init__)  # type: ignore[misc]
+    try:
+        # Partial, because a copy is made without arguments and then given its state.
+        bound = signature.bind_partial(None, *args, **kwargs)
+    except TypeError:
+        return {}  # The constructor, which comes next, says what is wrong.
+    bound.apply_defaults()
+    arguments = dict(list(bound.arguments.items())[1:])
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name)
+    return arguments

@@ -75,6 +75,26 @@ def test_a_recipe_for_another_command_is_recognised(capsys, tmp_path):
     assert "there is no teacher here; that is for fakd distill" in error
 
 
+@pytest.mark.parametrize(
+    ("loss", "weight", "instead"),
+    [
+        ("{class_path: ChannelKL}", "weight: 7.5", "write distillation.init_args.weight: 7.5"),
+        ("cwd", "weight: null", "a loss has it among its arguments; leave it out"),
+        (
+            "{class_path: fakd.losses.WeightedSum, init_args: {weights: {a: 2.0}, losses: {}}}",
+            "",
+            "write losses.a.init_args.weight: 2.0",
+        ),
+    ],
+)
+def test_weights_where_version_0_1_wrote_them_are_refused(capsys, tmp_path, loss, weight, instead):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"distillation: {loss}\n{weight}\n")
+    assert refused(capsys, ["distill", "--recipe", recipe]).strip().endswith(instead)
+    flags = ["distill", "--distillation=ChannelKL", "--weight=3"]
+    assert "a loss has it: --distillation.weight" in refused(capsys, flags)
+
+
 def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
     path = tmp_path / "seven.safetensors"
     network = models.pspnet("mobilenetv3_small_050", 7, channels=8)

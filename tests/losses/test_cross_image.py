@@ -174,7 +174,7 @@ def test_the_module_averages_squares_before_it_compares():
     plain = CrossImageSimilarity()(inputs(student, teacher))
     torch.testing.assert_close(plain, cross_image_similarity(student, teacher, 0.1))
     assert not pooled.state_dict()
-    assert pooled.default_weight == 1.0
+    assert pooled.weight == 1.0
 
 
 def test_impossible_settings_are_refused():

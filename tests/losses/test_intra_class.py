@@ -181,7 +181,7 @@ def test_the_module_computes_it_and_leaves_the_teacher_alone():
         assert not loss.state_dict()
     assert student.grad.abs().sum() > 0
     assert teacher.grad is None
-    assert (IntraClassVariation.default_weight, IntraClassVariation().normalise) == (20.0, "all")
+    assert (IntraClassVariation().weight, IntraClassVariation().normalise) == (20.0, "all")
 
 
 def test_impossible_demands_are_refused():

@@ -177,7 +177,7 @@ def test_half_precision_autocast_and_memory_format():
 
 
 def test_settings():
-    assert PairwiseSimilarity.default_weight == 10.0
+    assert PairwiseSimilarity().weight == 10.0
     loss = PairwiseSimilarity([3, 2], None, True)
     assert (loss.kernel, loss.scale, loss.detach_norm) == ((3, 2), None, True)
     assert not loss.state_dict()

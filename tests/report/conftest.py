@@ -61,7 +61,6 @@ class MadeUpRuns:
                 "teacher": {"class_path": "fakd.models.load", "init_args": {"path": "t"}},
                 "student": options.get("student", STUDENT),
                 "distillation": options.get("distillation", spec),
-                "weight": options.get("weight"),
                 "data": options["data"],
                 "seed": seed,
             }

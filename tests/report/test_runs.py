@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import yaml
 
-from fakd import losses
 from fakd.errors import InputError
-from fakd.losses import PRESETS, ChannelKL, PixelKL, WeightedSum, preset
+from fakd.losses import PRESETS, ChannelKL, PairwiseSimilarity, PixelKL, WeightedSum, preset
 from fakd.report.curves import last_augmentation
 from fakd.runs.folder import command_line
-from fakd.runs.naming import method_of, student_of, title_of
+from fakd.runs.naming import method_of, refuse_former_weights, student_of, title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.runs.recipe import describe
+from stand_ins import message
 
 HALF = [0.5] * 5
 
 
-def recipe_of(loss, weight=None):
-    return {"distillation": yaml.safe_load(yaml.safe_dump(describe(loss))), "weight": weight}
+def recipe_of(loss):
+    return {"distillation": yaml.safe_load(yaml.safe_dump(describe(loss)))}
 
 
 def test_a_run_of_a_grid_is_named_by_its_place(made_up):
@@ -123,34 +123,59 @@ def test_the_same_run_twice_is_refused(made_up, tmp_path):
 def test_a_preset_is_known_by_its_settings(name):
     spec = PRESETS[name]
     first = next(other for other in PRESETS if PRESETS[other] == spec)
-    assert method_of({"distillation": spec, "weight": None}) == first
-    classes = [each["class_path"] for each in spec["init_args"]["losses"].values()]
-    if all(hasattr(losses, path.rpartition(".")[2]) for path in classes):
-        assert method_of(recipe_of(preset(name))) == first
+    assert method_of({"distillation": spec}) == first
+    assert method_of(recipe_of(preset(name))) == first
+    if "losses" not in spec["init_args"]:
+        assert method_of(recipe_of(WeightedSum({"any": preset(name)}))) == first
 
 
 @pytest.mark.parametrize(
-    ("loss", "weight", "method"),
+    ("loss", "method"),
     [
-        (ChannelKL(strength=1.0), None, "cwd-fa"),
-        (ChannelKL(), 5, "cwd"),
-        (WeightedSum({"channel": ChannelKL()}, {"channel": 2.5}), 2.0, "cwd"),
-        (ChannelKL(), 7.5, "7.5 x ChannelKL"),
-        (PixelKL(strength=1.5), None, "PixelKL(strength=1.5)"),
+        (ChannelKL(strength=1.0), "cwd-fa"),
+        (ChannelKL(weight=5.0), "cwd"),
+        (WeightedSum({"channel": ChannelKL()}), "cwd"),
+        (WeightedSum({"one": WeightedSum({"other": ChannelKL(strength=1.0)})}), "cwd-fa"),
+        (ChannelKL(weight=7.5), "7.5 x ChannelKL"),
+        (PixelKL(strength=1.5), "PixelKL(strength=1.5)"),
+        (PairwiseSimilarity((4, 4)), "PairwiseSimilarity(kernel=[4, 4])"),
         (
             ChannelKL(strength=1.0, covariance="full", spare_own_class=True),
-            None,
             "ChannelKL(strength=1, covariance=full, spare_own_class=True)",
         ),
         (
-            WeightedSum({"a": ChannelKL(strength=0.5), "b": PixelKL()}, {"b": 2.0}),
-            None,
+            WeightedSum({"a": ChannelKL(strength=0.5), "b": PixelKL(weight=2.0)}),
             "ChannelKL(strength=0.5) + 2 x PixelKL",
+        ),
+        (
+            WeightedSum(dict(reversed(preset("ifvd-cirkd").arguments["losses"].items()))),
+            "ifvd-cirkd",
         ),
     ],
 )
-def test_a_method_is_named_by_what_its_loss_computes(loss, weight, method):
-    assert method_of(recipe_of(loss, weight)) == method
+def test_a_method_is_named_by_what_its_loss_computes(loss, method):
+    assert method_of(recipe_of(loss)) == method
+
+
+def test_weights_where_version_0_1_had_them_are_refused():
+    bare = {"class_path": "fakd.losses.ChannelKL"}
+    both = {"class_path": "fakd.losses.WeightedSum", "init_args": {"losses": {"maps": bare}}}
+    old = {**both, "init_args": {**both["init_args"], "weights": {"maps": 2.5}}}
+    for recipe, expected in (
+        (
+            {"distillation": bare, "weight": 7.5},
+            "leave it out and write distillation.init_args.weight: 7.5",
+        ),
+        (
+            {"distillation": both, "weight": 2},
+            "multiply the weight of each loss of the WeightedSum by 2",
+        ),
+        ({"distillation": old, "weight": None}, "write losses.maps.init_args.weight: 2.5"),
+    ):
+        assert message(lambda recipe=recipe: method_of(recipe)).endswith(expected)
+    # What every run of 0.1 wrote where nobody gave a weight: the loss's own, then as now.
+    assert method_of({"distillation": bare, "weight": None}) == "cwd"
+    assert message(lambda: refuse_former_weights({"weight": None})).endswith("leave it out")
 
 
 def test_the_student_alone_and_losses_of_ones_own():

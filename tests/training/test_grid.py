@@ -213,12 +213,12 @@ def test_the_student_alone_is_always_among_the_methods():
 
 
 def test_a_method_may_differ_in_any_setting(tmp_path):
-    own = {"class_path": "ChannelKL", "init_args": {"strength": 2.0}}
-    methods = {"own": {"distillation": own, "weight": 3.0, "schedule": {"warmup": 1}}, "pd": None}
+    own = {"class_path": "ChannelKL", "init_args": {"strength": 2.0, "weight": 3.0}}
+    methods = {"own": {"distillation": own, "schedule": {"warmup": 1}}, "pd": None}
     cells = {each.folder.parent.name: each for each in grid(tmp_path, methods).cells()}
-    assert cells["own"].recipe["weight"] == 3.0
     assert cells["own"].recipe["schedule"] == {"steps": 4, "warmup": 1}
-    assert cells["own"].recipe["distillation"]["init_args"]["strength"] == 2.0
+    given = cells["own"].recipe["distillation"]["init_args"]
+    assert (given["strength"], given["weight"]) == (2.0, 3.0)
     assert cells["pd"].recipe["schedule"] == {"steps": 4, "warmup": 0}
     assert cells["alone"].command == "train"
     assert cells["alone"].recipe["network"] == cells["pd"].recipe["student"]
@@ -275,6 +275,13 @@ def test_one_pair_or_several():
             resolve_pairs(*wrong)
 
 
+def test_a_weight_beside_a_methods_loss_is_refused():
+    own = {"distillation": {"class_path": "ChannelKL"}, "weight": 3.0}
+    expected = r"methods\.own: there is no weight beside .* distillation\.init_args\.weight: 3\.0"
+    with pytest.raises(InputError, match=expected):
+        resolve_methods({"own": own})
+
+
 def test_a_grid_may_grow_but_not_change(tmp_path):
     grid(tmp_path).open()
     grid(tmp_path).open()
@@ -286,7 +293,7 @@ def test_a_grid_may_grow_but_not_change(tmp_path):
         (grid(tmp_path, "cwd,pd"), "seeds: without 5"),
         (grid(tmp_path, "cwd,pd", (0, 5), data="e"), "data: d -> e"),
         (grid(tmp_path, "cwd,pd", (0, 5), minutes=1.0), "minutes: None -> 1.0"),
-        (grid(tmp_path, {"cwd": {"weight": 2.0}, "pd": None}, (0, 5)), "weight: None -> 2.0"),
+        (grid(tmp_path, {"cwd": {"average": "all"}, "pd": None}, (0, 5)), "average: None -> all"),
     ):
         with pytest.raises(InputError, match=expected):
             changed.open()

@@ -57,7 +57,7 @@ def test_distillation_weighs_the_loss_and_trains_only_the_student(tiny_network, 
     images, labels = batch
     torch.manual_seed(1)
     teacher = pspnet("mobilenetv3_small_050", 12, channels=24).eval()
-    objective = Distillation(teacher, tiny_network, ChannelKL(), weight=3.0)
+    objective = Distillation(teacher, tiny_network, ChannelKL(weight=3.0))
     objective.train()
     student = tiny_network(images)
     terms = objective(student, labels, ALL, 0.5, teacher(images)).terms

@@ -53,7 +53,7 @@ def compare(
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
         pairs: several teachers and students instead, {NAME: {teacher: ..., student: ...}}.
         methods: presets, as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path: ...,
-            init_args: ...}, weight: 1.0}}, where any setting may differ, such as schedule.
+            init_args: ...}}}, where any setting may differ, such as schedule.
         seeds: how many, from 0 on, or which, as 3,4,5.
         minutes: train every run for so long instead of schedule.steps; a step of each method is
             timed first.

@@ -25,7 +25,6 @@ def distill(
     data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     distillation: "fakd.DistillationLoss | None" = None,
-    weight: float | None = None,
     schedule: Schedule = Schedule(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
@@ -48,8 +47,8 @@ def distill(
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
-        distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
-        weight: its factor beside the cross-entropy; each loss has its default.
+        distillation: the loss against the teacher, its weight beside the cross-entropy among its
+            arguments; ChannelKL with strength 1 (FAKD) if not given.
         schedule: how long and how fast to train.
         augmentation: how training images are varied.
         inference: how images are shown to the networks when they are evaluated.
@@ -84,9 +83,7 @@ def distill(
     settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
-    objective = Distillation(
-        teacher, student, distillation, weight, labelled, auxiliary_weight, average
-    )
+    objective = Distillation(teacher, student, distillation, labelled, auxiliary_weight, average)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result

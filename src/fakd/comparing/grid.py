@@ -26,7 +26,7 @@ class Grid:
     Args:
         run: the folder of the grid.
         pairs: name to teacher and student, as a recipe names them.
-        methods: name to its distillation, weight, and settings that differ from the shared ones.
+        methods: name to its distillation, and settings that differ from the shared ones.
         seeds: one run per seed of every pair and method.
         shared: the settings that all runs have in common, the data among them.
         minutes: equal time for every run instead of equal steps.
@@ -112,8 +112,7 @@ class Grid:
 
     def _cell(self, pair: str, method: str, seed: int) -> Cell:
         given = {**self.pairs[pair], **self.methods[method]}
-        loss, weight = given.pop("distillation"), given.pop("weight", None)
-        teacher, student = given.pop("teacher"), given.pop("student")
+        loss, teacher, student = (given.pop(key) for key in ("distillation", "teacher", "student"))
         shared = dict(self.shared)
         check_teacher = given.pop("check_teacher", shared.pop("check_teacher"))
         folder = self.run / pair / method / f"seed-{seed}"
@@ -121,7 +120,7 @@ class Grid:
         label = f"{pair} {method} seed {seed}"
         if loss is None:
             return Cell("train", folder, {"network": student, **rest}, label)
-        distilled = {"teacher": teacher, "student": student, "distillation": loss, "weight": weight}
+        distilled = {"teacher": teacher, "student": student, "distillation": loss}
         return Cell("distill", folder, {**distilled, **rest, "check_teacher": check_teacher}, label)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fakd import models, specs
 from fakd.errors import InputError
 from fakd.losses import PRESETS
-from fakd.runs.naming import ALONE
+from fakd.runs.naming import ALONE, refuse_former_weights
 from fakd.runs.recipe import describe
 from fakd.settings import Augmentation, Hardware, Inference, Intervals, Schedule
 
@@ -21,7 +21,7 @@ _NESTED: Mapping[str, Callable[..., Any]] = {
     "hardware": Hardware,
     "intervals": Intervals,
 }
-_PLAIN = ("weight", "auxiliary_weight", "average", "check_teacher", "teacher", "student")
+_PLAIN = ("auxiliary_weight", "average", "check_teacher", "teacher", "student")
 
 
 def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Spec]:
@@ -33,7 +33,7 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
         InputError: there is no such preset, setting or loss.
 
     >>> resolve_methods("cwd+fa")["cwd-fa"]["distillation"]["class_path"]
-    'fakd.losses.WeightedSum'
+    'fakd.losses.ChannelKL'
     """
     if isinstance(given, str):
         given = [name.strip() for name in given.split(",") if name.strip()]
@@ -74,9 +74,13 @@ def _method(name: str, entry: Any) -> Spec:
     given = {} if entry is None else entry
     if not isinstance(given, Mapping):
         raise InputError(
-            f"methods.{name}: expected a mapping such as {{distillation: cwd, weight: 1.0}}, "
+            f"methods.{name}: expected a mapping such as {{distillation: cwd, average: all}}, "
             f"got {given!r}"
         )
+    try:
+        refuse_former_weights(given)
+    except InputError as error:
+        raise InputError(f"methods.{name}: {error}") from error
     special = {key: value for key, value in given.items() if key != "distillation"}
     for key, value in special.items():
         _require_setting(f"methods.{name}", key, value)

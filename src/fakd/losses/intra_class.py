@@ -1,6 +1,6 @@
 """Intra-class feature variation (IFVD): match how typical of its class each pixel is."""
 
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -87,22 +87,16 @@ class IntraClassVariation(DistillationLoss):
     Args:
         normalise: Which pixels the loss is the mean over: all, as published, or only those with a
             class (valid), for data of which much is unlabelled.
+        weight: Factor beside the task's loss.
     """
 
-    default_weight: ClassVar[float] = 20.0
-
-    def __init__(self, normalise: Normalise = "all") -> None:
-        super().__init__()
-        if normalise not in get_args(Normalise):
-            raise ValueError(
-                f"expected normalise to be one of {get_args(Normalise)}, got {normalise!r}"
-            )
-        self.normalise: Normalise = normalise
+    def __init__(self, normalise: Normalise = "all", weight: float = 20.0) -> None:
+        super().__init__(weight)
+        self.normalise = normalise
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Check that both networks show their features."""
-        feature_channels(student, "student", "IntraClassVariation")
-        feature_channels(teacher, "teacher", "IntraClassVariation")
+        feature_channels(student, teacher, "IntraClassVariation")
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss."""

@@ -130,7 +130,6 @@ class Distillation(Objective):
         teacher: whose answers will come; looked at for its classes and channels, and not kept.
         student: the network being trained, whose classifier the class statistics are seen through.
         loss: the distillation loss.
-        weight: its factor; the loss's own default if not given.
         supervised: False leaves out the cross-entropy, for data without any labels. The class of
             an unlabelled sample's pixel is always the teacher's.
 
@@ -144,7 +143,6 @@ class Distillation(Objective):
         teacher: Segmenter,
         student: Segmenter,
         loss: DistillationLoss,
-        weight: float | None = None,
         supervised: bool = True,
         auxiliary_weight: float = 0.4,
         average: Average = "valid",
@@ -158,7 +156,6 @@ class Distillation(Objective):
         # In a tuple, as the student's classifier must not be saved here too.
         self._classifier = (student.classifier,)
         self.loss = loss
-        self.weight = loss.default_weight if weight is None else weight
         self.supervised = supervised
         self.auxiliary_weight = auxiliary_weight
         self.average: Average = average
@@ -191,7 +188,7 @@ class Distillation(Objective):
         if self.supervised:
             terms = task_terms(student, labels, self.auxiliary_weight, self.average)
         parts = self.loss.terms(inputs)
-        terms |= {name: self.weight * value for name, value in parts.items()}
+        terms |= {name: self.loss.weight * value for name, value in parts.items()}
         return Outcome(terms, inputs)
 
     @torch.no_grad()

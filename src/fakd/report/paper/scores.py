@@ -137,7 +137,7 @@ def base_and_strength(recipe: Mapping[str, Any]) -> tuple[str | None, float]:
     spec = recipe.get("distillation")
     if not isinstance(spec, Mapping):
         return None, 0.0
-    parts = weighted_losses(spec, recipe.get("weight"))
+    parts = weighted_losses(spec)
     _, path, settings = parts[0]
     own = {key: value for key, value in settings.items() if key != "strength"}
     plain = all(_PLAIN.get(key) == value for key, value in own.items())
