@@ -108,6 +108,23 @@ def test_a_users_own_network_is_built_again_when_allowed(mine, tmp_path):
     assert same(fakd.load(file, allow="my_networks"), network)
 
 
+def test_a_users_own_segmenter_is_named_as_it_was_built(mine, tmp_path):
+    (tmp_path / "my_networks.py").write_text(
+        "import fakd\n"
+        "def small(classes: int) -> fakd.Segmenter:\n"
+        "    return fakd.models.pspnet('mobilenetv3_small_050', classes, channels=8)\n"
+    )
+    network = specs.build(specs.written("my_networks.small"), classes=3)
+    assert network.config == specs.written("my_networks.small", classes=3)
+    file = saved(network, tmp_path / "network.safetensors")
+    assert same(fakd.load(file), network)
+    specs._allowed.clear()
+    with pytest.raises(InputError, match=r"my_networks\.small"):
+        fakd.load(file)
+    fakd.specs.allow("my_networks")
+    assert same(fakd.load(file), network)
+
+
 def test_a_file_has_nothing_imported_unasked(mine, tmp_path):
     network = pspnet("mobilenetv3_small_050", 3, channels=8)
     nested = specs.written("fakd.models.adapt", network=specs.written(mine, classes=3))

@@ -10,7 +10,7 @@ import yaml
 
 from fakd import data, losses, models
 from fakd.errors import InputError
-from fakd.specs import full_path, is_spec, nearest, written
+from fakd.specs import CLASS_PATH, full_path, is_spec, nearest, written
 
 # Parameter -> the package whose public names may be given bare.
 PACKAGES = {
@@ -32,7 +32,6 @@ _EXAMPLES = {
     "network": "pspnet",
     "distillation": "ChannelKL",
 }
-_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 _FILES = (".yaml", ".yml", ".safetensors", ".pth")
 # Flags without a value.
 _BARE = ("help", "print_config")
@@ -130,7 +129,7 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
     if value in package.__all__ and not Path(value).exists():
         return full_path(value, PACKAGES[flag])
     is_path = Path(value).exists() or value.endswith(_FILES)
-    if value.lstrip().startswith("{") or (_CLASS_PATH.match(value) and not is_path):
+    if value.lstrip().startswith("{") or (CLASS_PATH.match(value) and not is_path):
         return value
     hint = nearest(value, package.__all__, cutoff=0.7)
     if hint and not Path(value).exists():

@@ -10,6 +10,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
@@ -44,7 +45,7 @@ STARTING_WEIGHTS: Mapping[str, Any] = {
 }
 """Arguments that say what a network starts from, and the value that means: from nothing."""
 _CLASS_COUNTS = ("classes", "num_classes")
-_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 _allowed: set[str] = set()
 _built: WeakKeyDictionary[Any, Spec] = WeakKeyDictionary()
@@ -168,18 +169,14 @@ def checked(
         _require_permitted(path, given, asked_by, ours)
     known, open_ended = parameters(path)
     hints = _hints(find(path))
+    rules = {"package": package, "counted": counted, "asked_by": asked_by, "ours": ours}
+    inner: Callable[..., Spec] = partial(checked, **rules)  # type: ignore[arg-type]
 
     def converted(value: Any, hint: Any, place: str) -> Any:
-        if isinstance(value, str) and _CLASS_PATH.match(value) and not _accepts_text(hint):
+        if isinstance(value, str) and CLASS_PATH.match(value) and not _accepts_text(hint):
             value = written(value)
         if is_spec(value):
-            rules: dict[str, Any] = {
-                "package": package,
-                "counted": counted,
-                "asked_by": asked_by,
-                "ours": ours,
-            }
-            return checked(value, place, **rules)
+            return inner(value, place)
         if isinstance(value, Mapping) and any(map(is_spec, value.values())):
             return {key: converted(each, Any, f"{place}.{key}") for key, each in value.items()}
         return _converted(value, hint, place) if asked_by is None else _with_tuple(value, hint)
