@@ -185,6 +185,20 @@ def test_values_become_what_the_signature_names():
     assert str(loaded["init_args"]["path"]) == "2024"
 
 
+def test_what_was_built_from_objects_has_no_spec():
+    made = specs.build(specs.written("torch.nn.Sequential") | {"init_args": {}})
+    assert specs.spec_of(made) == specs.written("torch.nn.Sequential")
+    objects = specs.written("fakd.models.Tapped", network=nn.Conv2d(3, 2, 1))
+    assert specs.build(objects).config is None
+
+
+def test_enumerations_are_written_by_name():
+    spec = FOREIGN["fcn"] | {"init_args": {"weights_backbone": "IMAGENET1K_V1"}}
+    converted = specs.checked(spec, "network", counted=True)
+    assert converted["init_args"]["weights_backbone"].name == "IMAGENET1K_V1"
+    assert specs.plain(converted)["init_args"]["weights_backbone"] == "IMAGENET1K_V1"
+
+
 def test_parameter_groups_name_backbone_and_head(mine):
     network = pspnet("mobilenetv3_small_050", 3, channels=8)
     groups = network.parameter_groups()

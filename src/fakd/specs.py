@@ -8,8 +8,10 @@ or if the user has allowed it.
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -205,11 +207,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Write paths as text and tuples as lists, as JSON and YAML hold them."""
+    """Write paths and enumerations as text and tuples as lists, as JSON and YAML hold them."""
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
+    if isinstance(value, Enum):
+        return value.name
     return str(value) if isinstance(value, Path) else value
 
 
@@ -318,9 +322,10 @@ def _counted(spec: Mapping[str, Any], classes: int) -> Spec:
 def _remember(made: Any, spec: Spec) -> None:
     spec = plain(spec)
     try:
+        json.dumps(spec)
         _built[made] = spec
     except TypeError:
-        return  # a number, a tuple: it is its own description
+        return  # a number, which describes itself; or made from objects that no file could name
     # What this package's functions make knows more about itself than what they were called with.
     own = spec["class_path"].startswith("fakd.")
     if not own and hasattr(made, "config") and hasattr(made, "origin"):
