@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from fakd.losses import ChannelKL, PixelKL, preset
 from fakd.models.mmseg.published import PUBLISHED, Published
-from fakd.report.paper.scores import Score, published_scores
+from fakd.runs.published import Score, published_scores
 from fakd.runs.recipe import describe
 
 Recipe = dict[str, Any]

@@ -1,6 +1,8 @@
 """The one exception that means: you asked for something impossible; checks of settings."""
 
 import math
+from collections.abc import Collection
+from itertools import islice
 from typing import Any, get_args
 
 
@@ -43,3 +45,13 @@ def require_at_least(least: float | int, remedy: str = "", **numbers: float | in
         if not least <= number < math.inf:
             end = remedy and f"; {remedy}"
             raise ValueError(f"expected {name} of at least {least}, got {number}{end}")
+
+
+def some(items: Collection[object], most: int) -> str:
+    """Name the first of some things, and say how many more there are.
+
+    >>> some(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(str(item) for item in islice(items, most)) + more

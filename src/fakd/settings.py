@@ -6,15 +6,14 @@ from typing import Literal
 
 from fakd.errors import InputError
 
+IGNORE = -1
+"""The label of a pixel without a class."""
 Average = Literal["valid", "all"]
 """What the cross-entropy is divided by: the labelled pixels, or all of them."""
 Broken = Literal["stop", "skip"]
 """What to do about a training image that cannot be read."""
 Existing = Literal["refuse", "reuse", "overwrite"]
 """What to do where a finished run already is."""
-
-Place = Literal["local", "ray", "slurm"]
-"""Where the runs of a comparison are done."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,8 @@ class Hardware:
         channels_last: memory layout that most convolutions prefer.
         workers: processes that decode and augment; 0 does it in the training process.
         threads: CPU threads per process; PyTorch decides if not given.
+        cache: GiB of memory in which decoded samples are kept, shared out among all worker
+            processes of the run; 0 keeps none.
     """
 
     accelerator: str = "auto"
@@ -178,9 +179,14 @@ class Hardware:
     channels_last: bool = True
     workers: int = 0
     threads: int | None = None
+    cache: float = 2.0
 
     def __post_init__(self) -> None:
         """Refuse counts that mean nothing."""
+        if not 0 <= self.cache < math.inf:
+            raise InputError(
+                f"expected hardware.cache of at least 0 GiB, got {self.cache}; 0 keeps nothing"
+            )
         if self.devices < 1 or self.workers < 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
                 "expected hardware.devices and hardware.threads of at least 1 and "

@@ -1,7 +1,8 @@
 """The two contracts everything else meets: what a segmenter answers and what a loss may see.
 
 Axes: ``batch``, ``classes``, ``channels`` (of a feature), ``height x width`` (an image),
-``rows x cols`` (a feature map). Labels are class ids; ``IGNORE`` marks pixels without a class.
+``rows x cols`` (a feature map). Labels are class ids; ``IGNORE``, which is -1,
+marks pixels without a class.
 """
 
 import inspect
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 from fakd.covariance import CovarianceKind, LogitStatistics
 from fakd.errors import require_at_least, require_choice
-
-IGNORE = 255
+from fakd.settings import IGNORE as IGNORE
 
 
 class Prediction(NamedTuple):

@@ -35,7 +35,7 @@ def run(arguments, folder):
             f"{name} --help"
             for name in ("demo", "train", "distill", "compare", "data check", "evaluate")
         ),
-        *(f"{name} --help" for name in ("predict", "models", "convert")),
+        *(f"{name} --help" for name in ("report", "tables", "predict", "models", "convert")),
     ],
 )
 def test_help_imports_nothing_heavy(arguments, tmp_path):
@@ -56,6 +56,8 @@ def test_help_imports_nothing_heavy(arguments, tmp_path):
         ("train --network.backbone resnet18 --data scenes --run r", "name it before"),
         ("train --recipe gone.yaml", "gone.yaml"),
         ("train --recipe bad.yaml", "bad.yaml"),
+        ("train --network pspnet --data scenes --run r --schedle.steps 3", "schedule.steps"),
+        ("train --network pspnet --data scenes --run r --pairs a", "that is for fakd compare"),
         ("train stray", "no stray here"),
         ("train --network gone --data scenes --run r", "gone does not exist"),
         ("evaluate --network gone.safetensors --data scenes", "gone.safetensors does not"),

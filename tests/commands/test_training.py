@@ -158,7 +158,7 @@ def files_of_scenes(root):
             picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
             picture.save(root / split / "images" / f"{index}.png")
             mask = root / split / "masks" / f"{index}.png"
-            Image.fromarray(sample.labels.numpy()).save(mask)
+            Image.fromarray(sample.labels.byte().numpy()).save(mask)
     (root / "dataset.yaml").write_text(yaml.safe_dump({"classes": list(data.class_names)}))
 
 

@@ -269,7 +269,7 @@ def prepared(seed=0, **settings):
 def inputs_of(seed=0, size=(64, 64), dtype=torch.float64, progress=0.0):
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, 2, CLASSES, *size, generator=generator, dtype=dtype)
-    labels = torch.full((2, *size), 255)
+    labels = torch.full((2, *size), -1)
     student.requires_grad_()
     return LossInputs(Prediction(student), Prediction(teacher), labels, None, progress)
 

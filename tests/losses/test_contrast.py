@@ -27,7 +27,7 @@ def drawn_maps(seed=0, batch=4, size=6, dtype=torch.float64):
     features = torch.randn(batch, CHANNELS, size, size, generator=generator, dtype=dtype)
     coarse = torch.randint(REMEMBERED + 1, (batch, size // 2, size // 2), generator=generator)
     labels = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    return features, labels.masked_fill(labels == REMEMBERED, 255)
+    return features, labels.masked_fill(labels == REMEMBERED, -1)
 
 
 def memory(seed=0, **settings):
@@ -49,7 +49,7 @@ class LoopMemory:
         for image, owner in zip(features, labels, strict=True):
             vectors = [unit(image[:, r, c]) for r in range(6) for c in range(6)]
             flat = owner.flatten().tolist()
-            for label in sorted(set(flat) - {255}):
+            for label in sorted(set(flat) - {-1}):
                 own = [i for i in range(36) if flat[i] == label]
                 mean = sum(vectors[i] for i in own) / len(own)
                 self.regions[label, self.region_pointer[label]] = unit(mean)
@@ -107,7 +107,7 @@ def test_the_memory_is_what_the_text_says_draw_by_draw(sampling, pixel_slots):
 def test_a_class_remembers_its_own_pixels_and_legacy_those_at_the_top():
     features = torch.zeros(1, CHANNELS, 6, 6)
     features[:, 0, :3], features[:, 1, 3:] = 1.0, 1.0
-    labels = torch.full((1, 6, 6), 255)
+    labels = torch.full((1, 6, 6), -1)
     labels[:, 3:] = 2
     for sampling, channel in (("class", 1), ("legacy", 0)):
         remembered = memory(pixel_sampling=sampling)
@@ -159,7 +159,7 @@ def test_it_starts_with_random_unit_vectors():
 def test_nothing_labelled_changes_nothing_and_zero_features_stay_finite():
     remembered = memory()
     before = {name: value.clone() for name, value in remembered.state_dict().items()}
-    remembered.enqueue(drawn_maps()[0], torch.full((4, 6, 6), 255))
+    remembered.enqueue(drawn_maps()[0], torch.full((4, 6, 6), -1))
     assert all(value.equal(before[name]) for name, value in remembered.state_dict().items())
     remembered.enqueue(torch.zeros(4, CHANNELS, 6, 6), drawn_maps()[1])
     assert remembered.pixels.rows.isfinite().all()
@@ -200,7 +200,7 @@ def enqueue_in_process(rank, folder):
 def batch_of_processes(step):
     features, labels = drawn_maps(step)
     if step == 1:
-        labels[2:] = 255  # one process without a single labelled pixel
+        labels[2:] = -1  # one process without a single labelled pixel
     return features, labels
 
 
@@ -238,7 +238,7 @@ def drawn(seed=0, batch=2, grid=(4, 3), dtype=torch.float64):
     student = torch.randn(batch, STUDENT, *grid, generator=generator, dtype=dtype)
     teacher = torch.randn(batch, TEACHER, *grid, generator=generator, dtype=dtype)
     labels = torch.randint(CLASSES, (batch, *grid), generator=generator)
-    labels[0, 0] = 255
+    labels[0, 0] = -1
     return student, teacher, labels
 
 
@@ -323,7 +323,7 @@ def by_hand(loss, student, teacher, labels):
         for b in range(len(labels))
         for r in range(labels.shape[1])
         for c in range(labels.shape[2])
-        if labels[b, r, c] != 255
+        if labels[b, r, c] != -1
     ]
     pairs = [
         torch.stack([maps[b, :, r, c] / maps[b, :, r, c].norm() for b, r, c in kept])
@@ -396,7 +396,7 @@ def test_unwritten_slots_can_be_left_out():
 def test_a_batch_without_labels_gives_zero_and_a_graph(mask):
     loss, (student, teacher, labels) = prepared(mask_unwritten=mask), drawn()
     student.requires_grad_()
-    value = loss(inputs(student, teacher, torch.full_like(labels, 255)))
+    value = loss(inputs(student, teacher, torch.full_like(labels, -1)))
     value.backward()
     assert value.item() == 0
     assert student.grad.eq(0).all()

@@ -23,7 +23,7 @@ def drawn(student=(3, 4, 3, 2), teacher=(3, 5, 3, 2), seed=0):
 def inputs(student, teacher):
     batch, _, *grid = student.shape
     logits = torch.zeros(batch, 2, *grid, dtype=student.dtype)
-    labels = torch.full((batch, *grid), 255)
+    labels = torch.full((batch, *grid), -1)
     return LossInputs(Prediction(logits, student), Prediction(logits, teacher), labels)
 
 

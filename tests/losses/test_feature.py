@@ -26,7 +26,7 @@ def drawn(student=(2, 3, 3, 4), teacher=(2, 3, 3, 4)):
 
 def inputs_of(student, teacher):
     logits = torch.zeros(len(student), 2, *student.shape[2:], dtype=student.dtype)
-    labels = torch.full((len(student), *student.shape[2:]), 255)
+    labels = torch.full((len(student), *student.shape[2:]), -1)
     return LossInputs(Prediction(logits, student), Prediction(logits, teacher), labels)
 
 

@@ -35,8 +35,7 @@ from fakd.losses import (
 )
 from fakd.runs.recipe import describe
 from fakd.specs import build
-from fakd.types import DistillationLoss, LossInputs, Prediction
-from references import IGNORED
+from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction
 from stand_ins import Shown
 
 CLASSES, CHANNELS, WIDER = 4, 3, 5
@@ -109,7 +108,7 @@ def tensors(dtype=torch.float64, scale=1.0):
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, generator=generator, dtype=dtype)
     labels = torch.randint(CLASSES, (2, 3, 2), generator=generator)
-    labels[0, 0] = IGNORED
+    labels[0, 0] = IGNORE
     features, weight = draw(2, CHANNELS, 3, 2), draw(CLASSES, CHANNELS, 1, 1)
     teacher = draw(2, CLASSES, 3, 2) * scale, draw(2, WIDER, 3, 2) * scale
     return features * scale, weight, teacher, labels
@@ -121,7 +120,7 @@ def inputs_for(loss, features, weight, teacher, labels, covariance=None):
     if loss.covariance is not None:
         fed = logits if loss.covariance == "logits" else features
         if covariance is None:
-            covariance = ClassCovariance(CLASSES, fed.shape[1], kind=loss.covariance)
+            covariance = ClassCovariance(CLASSES, fed.shape[1], loss.covariance, None, IGNORE)
             covariance.to(torch.promote_types(features.dtype, torch.float32))
             covariance.update(fed, labels)
         statistics = LogitStatistics(covariance, weight, labels)
@@ -273,7 +272,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(make, dtype):
 def test_a_batch_without_a_label_gives_a_finite_loss_and_gradient(make):
     loss, (features, weight, teacher, labels) = prepared(make), tensors()
     features.requires_grad_()
-    inputs = inputs_for(loss, features, weight, teacher, torch.full_like(labels, IGNORED))
+    inputs = inputs_for(loss, features, weight, teacher, torch.full_like(labels, IGNORE))
     value = drawn(loss, inputs)
     value.backward()
     assert value.isfinite()

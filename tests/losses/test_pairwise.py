@@ -18,7 +18,7 @@ def drawn(student=(2, 3, 5, 4), teacher=(2, 5, 5, 4), dtype=torch.float64, seed=
 
 
 def inputs_of(student, teacher):
-    labels = torch.full((len(student), *student.shape[2:]), 255)
+    labels = torch.full((len(student), *student.shape[2:]), -1)
     logits = torch.zeros_like(student)
     return LossInputs(Prediction(logits, student), Prediction(logits, teacher), labels)
 

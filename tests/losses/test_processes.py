@@ -63,7 +63,7 @@ def batch_of(number):
     generator = torch.Generator().manual_seed(number)
     images = torch.rand(4, 3, 8, 10, generator=generator, dtype=torch.float64)
     labels = torch.randint(CLASSES, (4, 8, 10), generator=generator)
-    labels[0, :5] = 255  # So that processes differ in how many pixels have a class.
+    labels[0, :5] = -1  # So that processes differ in how many pixels have a class.
     return images, labels
 
 

@@ -16,7 +16,7 @@ def drawn(student=(2, 4, 3, 4), teacher=(2, 4, 3, 4)):
 
 
 def inputs_of(student, teacher):
-    labels = torch.full((len(student), *student.shape[2:]), 255)
+    labels = torch.full((len(student), *student.shape[2:]), -1)
     return LossInputs(Prediction(student), Prediction(teacher), labels)
 
 

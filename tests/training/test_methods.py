@@ -11,6 +11,7 @@ from fakd.specs import build
 from fakd.training.checkpoint import load_checkpoint, save_checkpoint
 from fakd.training.objective import Distillation
 from fakd.training.optimizer import build_optimizer
+from fakd.types import IGNORE
 
 CLASSES = 4
 every_preset = pytest.mark.parametrize("name", sorted(PRESETS))
@@ -37,7 +38,7 @@ def batch(seed=0):
     images = torch.rand(2, 3, 32, 48, generator=generator)
     labels = torch.randint(CLASSES, (2, 2, 3), generator=generator)
     labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
-    labels[0, :5] = 255
+    labels[0, :5] = -1
     return images, labels
 
 
@@ -124,7 +125,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path):
 def test_a_batch_without_a_label_is_survived(name):
     sitting = Sitting(name)
     images, _ = batch()
-    labels = torch.full((2, 32, 48), 255)
+    labels = torch.full((2, 32, 48), IGNORE)
     outcome = sitting.outcome(images, labels, 0.5)
     sum(outcome.terms.values()).backward()
     terms = outcome.terms | sitting.objective.after_step(outcome)

@@ -12,7 +12,7 @@ from fakd.files import write_text
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
-    from fakd.data.inspection import Finding, Inspection, SplitFacts
+    from fakd.inspection import Finding, Inspection, SplitFacts
 
 _PICTURE = Path("data-check.png")
 _PATIENCE = 1.0
@@ -55,7 +55,7 @@ def check(
     if out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
     # Imported here because `fakd data check --help` need not wait for it.
-    from fakd.data.inspection import inspected
+    from fakd.inspection import inspected
 
     console = Console(highlight=False, markup=False, emoji=False)
     with ExitStack() as shown:
@@ -108,7 +108,7 @@ def _print(console: Console, inspection: "Inspection") -> None:
 
 
 def _print_findings(console: Console, findings: "list[Finding]") -> None:
-    from fakd.data.inspection import Weight
+    from fakd.inspection import Weight
 
     if not findings:
         console.print("\nnothing to fix", style="bold green")

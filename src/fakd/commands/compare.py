@@ -1,22 +1,22 @@
 """`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-import fakd
-from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Place, Schedule
+from fakd.comparing.engines import Place, open_engine
+from fakd.comparing.grid import Grid
+from fakd.comparing.work import work_all
+from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Schedule
 
 if TYPE_CHECKING:
-    from fakd.comparing.cell import Cell
-    from fakd.comparing.engines import Engine
-    from fakd.runs.reading import Run
+    from fakd.data import SegmentationData
+    from fakd.runs.reading import Outcome, Run
 
 
 def compare(
-    data: "fakd.data.SegmentationData | str | Path",
+    data: "SegmentationData | str | Path",
     run: str | Path,
     teacher: dict[str, Any] | str | Path | None = None,
     student: dict[str, Any] | str | Path | None = None,
@@ -75,17 +75,15 @@ def compare(
     Raises:
         ChildProcessError: runs have failed; the others are finished.
     """
-    # Imported here because `fakd compare --help` need not wait for it.
-    from fakd.comparing.engines import open_engine
-    from fakd.comparing.grid import Grid
+    # Imported here because `fakd compare --help` need not wait for them.
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
-    from fakd.comparing.verdict import cautions, references, verdict_table, verdicts
-    from fakd.runs.reading import by_pair, read_grid
+    from fakd.data import open_data
+    from fakd.runs.reading import read_grid
     from fakd.runs.recipe import describe
 
     settings = describe(
         {
-            "data": fakd.data.open_data(data),
+            "data": open_data(data),
             "schedule": schedule,
             "augmentation": augmentation,
             "inference": inference,
@@ -113,59 +111,28 @@ def compare(
         f"x {len(grid.seeds)} seeds, {sum(cell.finished for cell in cells)} finished",
         soft_wrap=True,
     )
-    failed = _run(cells, minutes, engine, console)
-    runs, failures = read_grid(grid.run)
-    for (name, pair), by_method in by_pair(runs).items():
-        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
-        compared = references(by_method)
-        failed_here = [each for each in failures if each.pair == pair]
-        console.print(verdict_table(by_method, compared, failed_here))
-        for sentence in (*verdicts(compared), *cautions(compared)):
-            console.print(sentence, soft_wrap=True)
+    failed = work_all(cells, minutes, engine, console)
+    outcome = read_grid(grid.run)
+    _judge(outcome, console)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
             f"({failed[0].failure}); the same command tries them again"
         )
-    return runs
+    return outcome.runs
 
 
-def _run(
-    cells: "Sequence[Cell]", minutes: float | None, engine: "Engine", console: Console
-) -> "list[Cell]":
-    """Do all that is unfinished and return what failed."""
-    from fakd.comparing.cell import attempt
-    from fakd.comparing.work import GridProgress, work
+def _judge(outcome: "Outcome", console: Console) -> None:
+    """Say of every pair what helped."""
+    from fakd.comparing.verdict import cautions, references, sentence
+    from fakd.report.methods import terminal_table
+    from fakd.runs.reading import by_pair
 
-    lost: list[Cell] = []
-    if minutes is not None:
-        cells, lost = _timed(cells, minutes, engine, console)
-    failed = work(attempt, cells, engine, GridProgress(console, "runs", cells))
-    engine.close()
-    return [*lost, *failed]
-
-
-def _timed(
-    cells: "Sequence[Cell]", minutes: float, engine: "Engine", console: Console
-) -> "tuple[list[Cell], list[Cell]]":
-    """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
-    from fakd.comparing.calibration import measure, trial_of, within
-    from fakd.comparing.work import GridProgress, work
-
-    ready = [cell for cell in cells if cell.finished]
-    rest = [cell for cell in cells if not cell.finished]
-    trials = {cell.folder.parent: trial_of(cell) for cell in rest}
-    display = GridProgress(console, "timing", [*trials.values()])
-    reasons = {
-        trial.folder.parent: trial.failure
-        for trial in work(measure, [*trials.values()], engine, display)
-    }
-    lost = []
-    for cell in rest:
-        method = cell.folder.parent
-        if method in reasons:
-            cell.record_failure(reasons[method] or "its steps could not be timed")
-            lost.append(cell)
-        else:
-            ready.append(within(cell, minutes, trials[method]))
-    return ready, lost
+    for (name, pair), methods in by_pair(outcome.runs).items():
+        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
+        compared = references(methods)
+        failures = [each for each in outcome.failures if each.pair == pair]
+        console.print(terminal_table(methods, compared, failures))
+        said = [sentence(each) for found in compared.values() for each in found]
+        for text in (*said, *cautions(compared)):
+            console.print(text, soft_wrap=True)

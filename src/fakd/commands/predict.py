@@ -21,8 +21,9 @@ def predict(
 ) -> int:
     """Segment an image or a folder of images with a finished run or weight file.
 
-    Every image gives ``out/masks/NAME.png``, a palette PNG whose pixel values are class ids, and
-    ``out/overlays/NAME.jpg``, the image tinted with the classes' colours.
+    Every image gives ``out/masks/NAME.png``, a palette PNG whose pixel values are class ids (of 16
+    bits and grey for more than 256 classes), and ``out/overlays/NAME.jpg``, the image tinted with
+    the classes' colours.
 
     Args:
         network: a finished run, a weight file, or any network.

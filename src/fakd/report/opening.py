@@ -1,8 +1,7 @@
 """Opening what the runs of a report name: their data, their networks, their teacher."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +11,9 @@ from fakd.data import SegmentationData
 from fakd.errors import InputError
 from fakd.report.examination import TEACHER
 from fakd.runs.naming import title_of
-from fakd.runs.reading import Run
+from fakd.runs.reading import Methods, Run
 from fakd.settings import Inference
 from fakd.types import Segmenter
-
-FINAL = "final.safetensors"
-"""The network after the last step, which the scores of a result belong to."""
 
 
 def open_data_of(run: Run) -> SegmentationData:
@@ -50,9 +46,7 @@ def inference_of(run: Run) -> Inference:
     return Inference(**_with_tuples({name: given[name] for name in names}))
 
 
-def open_networks(
-    methods: Mapping[str, Sequence[Run]], device: torch.device
-) -> tuple[dict[str, Segmenter], list[str]]:
+def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Segmenter], list[str]]:
     """Load the teacher and the first seed of every method.
 
     Returns:
@@ -67,16 +61,11 @@ def open_networks(
         except InputError as error:
             problems.append(f"The teacher is not shown: {error}.")
     for method, runs in methods.items():
-        folder = runs[0].folder
         try:
-            networks[title_of(method)] = models.load(_file(folder))
+            networks[title_of(method)] = models.load(runs[0].weights)
         except InputError as error:
             problems.append(f"{title_of(method)} is not shown: {error}.")
     return {title: each.to(device).eval() for title, each in networks.items()}, problems
-
-
-def _file(folder: Path) -> Path:
-    return folder / FINAL if (folder / FINAL).is_file() else folder
 
 
 def _open_teacher(run: Run) -> Segmenter:

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from fakd import models
-from fakd.data import Batch, CachedSplit, SegmentationData, mixed, training_batches
+from fakd.data import Batch, SegmentationData, cached, mixed, training_batches
 from fakd.inference import to_unit
 from fakd.metrics import Scores
 from fakd.processes import average_gradients
@@ -86,7 +86,7 @@ class Training:
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
         # Small sets are decoded hundreds of times otherwise.
-        self.train, self.val = CachedSplit(data.train), CachedSplit(data.val)
+        self.train, self.val = cached((data.train, data.val), settings.hardware)
         self.folder, self.console, self.title = folder, console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             for module in (network, objective):

@@ -223,11 +223,11 @@ def _statistics_for(loss: DistillationLoss, student: Segmenter) -> ClassCovarian
     if loss.covariance is None:
         return None
     if loss.covariance == "logits":
-        return ClassCovariance(student.classes, student.classes, "logits", loss.momentum)
+        return ClassCovariance(student.classes, student.classes, "logits", loss.momentum, IGNORE)
     if student.classifier is None:
         raise InputError(
             f"{type(loss).__name__} with strength above 0 needs the student's features and final "
             "classifier, and this student shows only its logits; use covariance='logits'"
         )
     channels = student.classifier.in_channels
-    return ClassCovariance(student.classes, channels, loss.covariance, loss.momentum)
+    return ClassCovariance(student.classes, channels, loss.covariance, loss.momentum, IGNORE)
