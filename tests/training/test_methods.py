@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from fakd.losses import PRESETS, MemoryContrast, WeightedSum, preset
-from fakd.losses.presets import build
 from fakd.models import fcn_hrnet, pspnet
 from fakd.runs.recipe import describe
 from fakd.settings import Schedule
+from fakd.specs import build
 from fakd.training.checkpoint import load_checkpoint, save_checkpoint
 from fakd.training.objective import Distillation
 from fakd.training.optimizer import build_optimizer

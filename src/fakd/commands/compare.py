@@ -20,8 +20,8 @@ def compare(
     run: str | Path,
     teacher: dict[str, Any] | str | Path | None = None,
     student: dict[str, Any] | str | Path | None = None,
-    pairs: dict[str, Any] | None = None,
-    methods: dict[str, Any] | list[str] | str = "alone,cwd,cwd-fa",
+    pairs: dict | None = None,
+    methods: dict | list[str] | str = "alone,cwd,cwd-fa",
     seeds: int | list[int] | str = 3,
     minutes: float | None = None,
     schedule: Schedule = Schedule(),
@@ -34,7 +34,7 @@ def compare(
     check_teacher: bool = True,
     on: Place = "local",
     parallel: int | None = None,
-    cluster: dict[str, Any] | None = None,
+    cluster: dict | None = None,
 ) -> "list[Run]":
     """Compare distillation methods over seeds, the student alone among them, and say what helped.
 

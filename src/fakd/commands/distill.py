@@ -5,10 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fakd import models
-from fakd.data import SegmentationData, open_data
-from fakd.losses import ChannelKL
-from fakd.runs.recipe import describe
+import fakd
 from fakd.settings import (
     Augmentation,
     Average,
@@ -20,20 +17,14 @@ from fakd.settings import (
     Schedule,
     Settings,
 )
-from fakd.training.loop import Training
-from fakd.training.objective import Distillation
-from fakd.training.start import announce, console_of, finished_result, open_folder, start
-from fakd.training.teacher import NetworkTeacher
-from fakd.training.validation import require_same_classes
-from fakd.types import DistillationLoss, Segmenter
 
 
 def distill(
-    teacher: Segmenter | str | Path,
-    student: Segmenter,
-    data: SegmentationData | str | Path,
+    teacher: "fakd.Segmenter | str | Path",
+    student: "fakd.Segmenter",
+    data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
-    distillation: DistillationLoss | None = None,
+    distillation: "fakd.DistillationLoss | None" = None,
     schedule: Schedule = Schedule(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
@@ -75,11 +66,19 @@ def distill(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
     """
+    # Imported here because `fakd distill --help` need not wait for it.
+    from fakd.runs.recipe import recipe_of
+    from fakd.training.loop import Training
+    from fakd.training.objective import Distillation
+    from fakd.training.start import announce, console_of, finished_result, open_folder, start
+    from fakd.training.teacher import NetworkTeacher
+    from fakd.training.validation import require_same_classes
+
     run = Path(run)
-    data = open_data(data)
-    teacher = models.load(teacher) if isinstance(teacher, str | Path) else teacher
-    distillation = ChannelKL(strength=1.0) if distillation is None else distillation
-    recipe = describe(dict(locals()))
+    data = fakd.data.open_data(data)
+    teacher = fakd.load(teacher) if isinstance(teacher, str | Path) else teacher
+    distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
+    recipe = recipe_of(distill, locals())
     require_same_classes(student, data)
     settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
     labelled = data.train.labelled
@@ -98,7 +97,9 @@ def distill(
     return training.run(check_teacher)
 
 
-def _compare_class_names(console: Console, teacher: Segmenter, data: SegmentationData) -> None:
+def _compare_class_names(
+    console: Console, teacher: "fakd.Segmenter", data: "fakd.data.SegmentationData"
+) -> None:
     """Warn of a teacher whose classes are called, and so perhaps ordered, differently."""
     pairs = zip(teacher.class_names or (), data.class_names, strict=False)
     differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]

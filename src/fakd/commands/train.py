@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fakd.data import SegmentationData, open_data
-from fakd.runs.recipe import describe
+import fakd
 from fakd.settings import (
     Augmentation,
     Average,
@@ -16,16 +15,11 @@ from fakd.settings import (
     Schedule,
     Settings,
 )
-from fakd.training.loop import Training
-from fakd.training.objective import Supervised
-from fakd.training.start import announce, console_of, finished_result, open_folder, start
-from fakd.training.validation import require_same_classes
-from fakd.types import Segmenter
 
 
 def train(
-    network: Segmenter,
-    data: SegmentationData | str | Path,
+    network: "fakd.Segmenter",
+    data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     schedule: Schedule = Schedule(),
     augmentation: Augmentation = Augmentation(),
@@ -62,9 +56,16 @@ def train(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
     """
+    # Imported here because `fakd train --help` need not wait for it.
+    from fakd.runs.recipe import recipe_of
+    from fakd.training.loop import Training
+    from fakd.training.objective import Supervised
+    from fakd.training.start import announce, console_of, finished_result, open_folder, start
+    from fakd.training.validation import require_same_classes
+
     run = Path(run)
-    data = open_data(data)
-    recipe = describe(dict(locals()))
+    data = fakd.data.open_data(data)
+    recipe = recipe_of(train, locals())
     require_same_classes(network, data)
     settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
     fabric = start(hardware, seed)
