@@ -48,7 +48,7 @@ def draw(size: Size) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(SEED)
     shape = (size.batch, size.rows, size.cols)
     patches = torch.randint(size.classes, (size.batch, 1, 8, 11), generator=generator)
-    labels = F.interpolate(patches.float(), shape[1:])[:, 0].to(torch.uint8)
+    labels = F.interpolate(patches.float(), shape[1:])[:, 0].to(torch.int16)
     guesses = torch.randint(size.classes, shape, generator=generator)
     wrong = torch.rand(shape, generator=generator) < 0.2
     prediction = torch.where(wrong, guesses, labels.long())

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from common import SEED, Size, measure, parser, report
 from fakd.data import Augmentation, Split, augment, folder, training_batches
-from fakd.data.colour import Distortion, draw_distortion
+from fakd.data.transforms import Distortion, draw_distortion
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from fakd.losses import ChannelKL, PixelKL, preset
 from fakd.models.mmseg.published import PUBLISHED, Published
-from fakd.report.paper.scores import Score, published_scores
+from fakd.runs.published import Score, published_scores
 from fakd.runs.recipe import describe
 
 Recipe = dict[str, Any]
@@ -75,34 +75,27 @@ ONLY_ON_ADE20K = "pspnet-r101-to-r18-scratch"
 NUMBERS = published_scores()
 
 
-def methods(benchmark: Benchmark, ablations: bool) -> dict[str, tuple[str, Recipe | None, float]]:
-    """Method -> the table it belongs to, its loss, and the factor of that loss."""
+def methods(benchmark: Benchmark, ablations: bool) -> dict[str, tuple[str, Recipe | None]]:
+    """Method -> the table it belongs to, and its loss."""
     title, weight = benchmark.title, benchmark.cwd_weight
     cirkd = describe(preset(benchmark.cirkd))
     if "ade20k" in benchmark.data["class_path"]:
         # 20,000 slots for each of 150 classes would be 6 GB on every device and in a checkpoint.
         cirkd["init_args"]["losses"]["memory"]["init_args"]["pixel_slots"] = 2000
-    table: dict[str, tuple[str, Recipe | None, float]] = {
-        "alone": (title, None, 0.0),
-        "skds": (title, describe(preset("skds-cirkd")), 1.0),
-        "ifvd": (title, describe(preset("ifvd-cirkd")), 1.0),
-        "cirkd": (title, cirkd, 1.0),
-        "cwd": (title, describe(ChannelKL(strength=0.0)), weight),
-        "cwd-fa": (title, describe(ChannelKL(strength=1.0)), weight),
+    table = {
+        "alone": (title, None),
+        "skds": (title, describe(preset("skds-cirkd"))),
+        "ifvd": (title, describe(preset("ifvd-cirkd"))),
+        "cirkd": (title, cirkd),
+        "cwd": (title, describe(ChannelKL(strength=0.0, weight=weight))),
+        "cwd-fa": (title, describe(ChannelKL(strength=1.0, weight=weight))),
     }
     if ablations:
-        table["pd"] = "Table 4, with and without augmentation", describe(PixelKL(strength=0.0)), 1.0
-        table["pd-fa"] = (
-            "Table 4, with and without augmentation",
-            describe(PixelKL(strength=1.0)),
-            1.0,
-        )
+        table["pd"] = "Table 4, with and without augmentation", describe(PixelKL(strength=0.0))
+        table["pd-fa"] = "Table 4, with and without augmentation", describe(PixelKL(strength=1.0))
         for strength in (0.5, 1.5, 2.5):
-            table[f"cwd-fa-{strength}"] = (
-                "Table 5, strength",
-                describe(ChannelKL(strength=strength)),
-                weight,
-            )
+            loss = ChannelKL(strength=strength, weight=weight)
+            table[f"cwd-fa-{strength}"] = "Table 5, strength", describe(loss)
     return table
 
 
@@ -118,7 +111,7 @@ def teacher_of(pair: Pair, benchmark: str) -> Published:
     return found
 
 
-def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None, weight: float):
+def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None):
     """One complete run: what is trained, on what, how long, how it is tested."""
     benchmark, pair = BENCHMARKS[benchmark_name], PAIRS[pair_name]
     student = {
@@ -129,7 +122,7 @@ def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None
     teacher = {"class_path": "fakd.models.load", "init_args": {"path": checkpoint}}
     networks = {"network": student}
     if loss is not None:
-        networks = {"teacher": teacher, "student": student, "distillation": loss, "weight": weight}
+        networks = {"teacher": teacher, "student": student, "distillation": loss}
     return {
         **networks,
         "data": benchmark.data,
@@ -150,7 +143,7 @@ def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None
         "inference": benchmark.test,
         "hardware": {"precision": "32-true", "workers": 8},
         "intervals": {"save": 500, "evaluate": 4000},
-        "average": "all",
+        "task": {"average": "all"},
         "seed": 0,
     }
 
@@ -183,9 +176,9 @@ def paper() -> dict[str, tuple[str, Recipe]]:
             if (benchmark_name, pair_name) in ABSENT:
                 continue
             ablations = on_ade20k and pair_name == "pspnet-r101-to-r18"
-            for method, (title, loss, weight) in methods(benchmark, ablations).items():
+            for method, (title, loss) in methods(benchmark, ablations).items():
                 files[f"{benchmark_name}/{pair_name}/{method}.yaml"] = (
                     comment(benchmark_name, pair_name, method, title),
-                    recipe(benchmark_name, pair_name, method, loss, weight),
+                    recipe(benchmark_name, pair_name, method, loss),
                 )
     return files

@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 from paper import paper
 
-from fakd import losses
-from fakd.losses import preset
+from fakd.losses import ChannelKL, PixelKL, preset
 from fakd.runs.recipe import describe
 
 HERE = Path(__file__).parent
@@ -18,20 +17,14 @@ Recipe = dict[str, Any]
 
 METHODS: dict[str, Recipe | None] = {
     "alone": None,
-    "pd": {"class_path": "fakd.losses.PixelKL", "init_args": {"strength": 0.0}},
-    "pd-fa": {"class_path": "fakd.losses.PixelKL", "init_args": {"strength": 1.0}},
-    "cwd": {"class_path": "fakd.losses.ChannelKL", "init_args": {"strength": 0.0}},
-    "cwd-fa": {"class_path": "fakd.losses.ChannelKL", "init_args": {"strength": 1.0}},
+    "pd": describe(preset("pd")),
+    "pd-fa": describe(preset("pd-fa")),
+    "cwd": describe(preset("cwd")),
+    "cwd-fa": describe(preset("cwd-fa")),
     # The variance a logit really has within a class, and no push against the class itself.
-    "cwd-fa-full": {
-        "class_path": "fakd.losses.ChannelKL",
-        "init_args": {"strength": 1.0, "covariance": "full", "spare_own_class": True},
-    },
+    "cwd-fa-full": describe(ChannelKL(strength=1.0, covariance="full", spare_own_class=True)),
     # Ours: it learns from how the logits vary, and cannot lower that by changing the classifier.
-    "cwd-fa-logits": {
-        "class_path": "fakd.losses.ChannelKL",
-        "init_args": {"strength": 1.0, "covariance": "logits"},
-    },
+    "cwd-fa-logits": describe(preset("cwd-fa-logits")),
     "skds": describe(preset("skds-cirkd")),
     "ifvd": describe(preset("ifvd-cirkd")),
     "cirkd": describe(preset("cirkd")),
@@ -39,14 +32,14 @@ METHODS: dict[str, Recipe | None] = {
     "dist": describe(preset("dist")),
 }
 # What `fakd compare` adds to the presets: strengths, covariances, bounds.
-VARIANTS: dict[str, tuple[str, Recipe]] = {
-    "cwd-fa-strength-0.5": ("ChannelKL", {"strength": 0.5}),
-    "cwd-fa-strength-1.5": ("ChannelKL", {"strength": 1.5}),
-    "cwd-fa-strength-2.5": ("ChannelKL", {"strength": 2.5}),
-    "cwd-fa-full": ("ChannelKL", {"covariance": "full"}),
-    "cwd-fa-full-spared": ("ChannelKL", {"covariance": "full", "spare_own_class": True}),
-    "pd-fa-difference": ("PixelKL", {"bound": "difference"}),
-    "pd-fa-tilted": ("PixelKL", {"bound": "tilted"}),
+VARIANTS = {
+    "cwd-fa-strength-0.5": ChannelKL(strength=0.5),
+    "cwd-fa-strength-1.5": ChannelKL(strength=1.5),
+    "cwd-fa-strength-2.5": ChannelKL(strength=2.5),
+    "cwd-fa-full": ChannelKL(strength=1.0, covariance="full"),
+    "cwd-fa-full-spared": ChannelKL(strength=1.0, covariance="full", spare_own_class=True),
+    "pd-fa-difference": PixelKL(strength=1.0, bound="difference"),
+    "pd-fa-tilted": PixelKL(strength=1.0, bound="tilted"),
 }
 SHORT = ("alone", "cwd", "cwd-fa")
 PUBLISHED = ("pd", "pd-fa", "features-l2", "skds-cirkd", "ifvd-cirkd", "cirkd", "cwd-fa-logits")
@@ -129,13 +122,6 @@ def camvid(folder: str, settings: Any, steps: dict[str, int]) -> dict[str, Recip
     return {f"{folder}/{name}.yaml": recipe for name, recipe in recipes.items()}
 
 
-def variant(loss: str, settings: Recipe) -> Recipe:
-    """A method of a grid that is no preset, with the loss's usual weight."""
-    kind = getattr(losses, loss)
-    spec = {"class_path": f"fakd.losses.{loss}", "init_args": {"strength": 1.0, **settings}}
-    return {"distillation": spec, "weight": kind.default_weight}
-
-
 def grid(
     folder: str,
     name: str,
@@ -161,7 +147,7 @@ def grid(
 
 def grids() -> dict[str, Recipe]:
     """The comparisons of docs/results.md, and the same at full size."""
-    variants = {name: variant(*parts) for name, parts in VARIANTS.items()}
+    variants = {name: {"distillation": describe(loss)} for name, loss in VARIANTS.items()}
     everything = dict.fromkeys((*SHORT, *PUBLISHED)) | variants
     few, best, cpu = [*SHORT, "cwd-fa-logits"], ["alone", "cwd", "cwd-fa-logits"], "camvid-cpu"
     long, timed = cpu_size(600, True), cpu_size(200, True)

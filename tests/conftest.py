@@ -8,6 +8,7 @@ import torch
 from fakd.data import SegmentationData, scenes
 from fakd.models import pspnet
 from fakd.types import Segmenter
+from made_up_runs import MadeUpRuns
 
 torch.set_num_threads(1)
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
@@ -24,6 +25,12 @@ def tiny_network(tiny_data: SegmentationData) -> Segmenter:
     """An untrained network of a few ten thousand weights."""
     torch.manual_seed(0)
     return pspnet("mobilenetv3_small_050", tiny_data.classes, channels=16)
+
+
+@pytest.fixture
+def made_up(tmp_path: Path) -> MadeUpRuns:
+    """A folder to make up runs in."""
+    return MadeUpRuns(tmp_path / "grid")
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_batch_moments_equal_numpy(kind, size):
     count, mean, covariance = class_statistics(features, labels, 4)
     np.testing.assert_array_equal(moments.count, count)
     np.testing.assert_allclose(moments.mean, mean, atol=1e-12)
-    np.testing.assert_allclose(moments.value, expected_value(kind, covariance), atol=1e-12)
+    np.testing.assert_allclose(moments.covariance, expected_value(kind, covariance), atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,8 +74,8 @@ def test_thousand_updates_equal_one_pass_over_everything(kind):
 
 def test_features_far_from_zero_keep_their_variance():
     features, labels = drawn(dtype=torch.float32)
-    near = class_moments(features, labels, 4).value
-    far = class_moments(features + 1000, labels, 4).value
+    near = class_moments(features, labels, 4).covariance
+    far = class_moments(features + 1000, labels, 4).covariance
     torch.testing.assert_close(far, near, rtol=2e-3, atol=0)
 
 
@@ -119,7 +119,7 @@ def test_merging_equals_seeing_all_at_once(counts, seed, full):
     together = moments(*(torch.cat(pair, dim=-1) for pair in zip(*parts, strict=True)))
     torch.testing.assert_close(merged.count, together.count)
     torch.testing.assert_close(merged.mean, together.mean)
-    torch.testing.assert_close(merged.value, together.value)
+    torch.testing.assert_close(merged.covariance, together.covariance)
 
 
 def test_merge_reproduces_a_case_worked_out_by_hand():
@@ -133,7 +133,7 @@ def test_merge_reproduces_a_case_worked_out_by_hand():
     )
     assert merged.count.item() == 3
     assert merged.mean.item() == pytest.approx(4)
-    assert merged.value.item() == pytest.approx(26 / 3)
+    assert merged.covariance.item() == pytest.approx(26 / 3)
 
 
 def test_momentum_is_an_exponential_window_over_the_batches_that_hold_the_class():

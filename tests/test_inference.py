@@ -209,8 +209,8 @@ def test_a_note_tells_in_which_flags_training_differed():
 def test_score_counts_every_labelled_pixel():
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     image[1] = 255
-    labels = torch.full((8, 8), 1, dtype=torch.uint8)
-    labels[0] = 255
+    labels = torch.full((8, 8), 1, dtype=torch.int16)
+    labels[0] = -1
     network = Colours().train()
     matrix = score(network, [(image, labels)], Inference(), torch.device("cpu"))
     assert matrix.tolist() == [[0, 0, 0], [0, 56, 0], [0, 0, 0]]
@@ -220,8 +220,8 @@ def test_score_counts_every_labelled_pixel():
 def test_scores_of_a_stream_are_those_of_all_pixels_at_once():
     generator = torch.Generator().manual_seed(2)
     images = [torch.randint(0, 256, (3, 8 + i, 12), generator=generator).byte() for i in range(5)]
-    labels = [torch.randint(0, 3, image.shape[1:], generator=generator).byte() for image in images]
-    labels[1][:4] = 255
+    labels = [torch.randint(0, 3, image.shape[1:], generator=generator).short() for image in images]
+    labels[1][:4] = -1
     alive = []
 
     def stream():

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from fakd.metrics import Scores, confusion_matrix
+from fakd.types import IGNORE
 
 
 def loop_scores(prediction, labels, classes):
     """Count pixel by pixel, as anyone would on paper."""
     hit, truth, said = [0] * classes, [0] * classes, [0] * classes
     for p, y in zip(prediction.flatten().tolist(), labels.flatten().tolist(), strict=True):
-        if y == 255:
+        if y == IGNORE:
             continue
         truth[y] += 1
         said[p] += 1
@@ -25,8 +26,8 @@ def random_masks(seed, classes=7, absent=3):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, classes, (3, 9, 11), generator=generator)
     prediction = torch.randint(0, classes, (3, 9, 11), generator=generator)
-    labels[labels == absent] = 255
-    return prediction, labels.to(torch.uint8)
+    labels[labels == absent] = IGNORE
+    return prediction, labels.to(torch.int16)
 
 
 def test_scores_equal_a_loop_over_pixels():
@@ -53,7 +54,7 @@ def test_a_class_only_predicted_counts_as_zero_iou_but_not_in_macc():
 
 
 def test_ignored_pixels_leave_prediction_and_truth():
-    labels, prediction = torch.tensor([0, 255, 1, 255]), torch.tensor([0, 1, 1, 0])
+    labels, prediction = torch.tensor([0, IGNORE, 1, IGNORE]), torch.tensor([0, 1, 1, 0])
     assert confusion_matrix(prediction, labels, 2).tolist() == [[1, 0], [0, 1]]
 
 
@@ -63,26 +64,26 @@ def test_matrices_of_parts_add_up():
     assert torch.equal(parts, confusion_matrix(prediction, labels, 7))
 
 
-@pytest.mark.parametrize("classes", [1, 7, 150, 255])
+@pytest.mark.parametrize("classes", [1, 7, 150, 255, 300])
 def test_every_kind_of_integer_counts_the_same(classes):
     generator = torch.Generator().manual_seed(classes)
     labels = torch.randint(0, classes, (64, 65), generator=generator)
     prediction = torch.randint(0, classes, (64, 65), generator=generator)
-    labels[:9] = 255
+    labels[:9] = IGNORE
     expected = torch.zeros(classes, classes, dtype=torch.long)
     for truth, said in zip(labels[9:].flatten(), prediction[9:].flatten(), strict=True):
         expected[truth, said] += 1
-    for kind in (torch.uint8, torch.int32, torch.int64):
-        for other in (torch.uint8, torch.int64):
+    for kind in (torch.int16, torch.int32, torch.int64):
+        for other in (torch.int16, torch.int64):
             matrix = confusion_matrix(prediction.to(kind), labels.to(other), classes)
             assert matrix.dtype == torch.int64
             assert torch.equal(matrix, expected)
 
 
-@pytest.mark.parametrize("label", [3, 254, 256, 900])
+@pytest.mark.parametrize("label", [3, 254, 255, 256, 900])
 def test_labels_of_no_class_are_refused_rather_than_left_out(label):
-    labels = torch.tensor([0, 255, 1, label])
-    with pytest.raises(ValueError, match=f"from 0 to 2 or 255 for none, got {label}"):
+    labels = torch.tensor([0, IGNORE, 1, label])
+    with pytest.raises(ValueError, match=f"from 0 to 2 or -1 for none, got {label}"):
         confusion_matrix(torch.zeros(4, dtype=torch.long), labels, 3)
 
 

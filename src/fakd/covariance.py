@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
+from fakd.errors import require_choice
 from fakd.processes import summed
 
 
@@ -18,7 +19,7 @@ class Moments:
 
     count: Shaped[Tensor, " classes"]
     mean: Float[Tensor, "classes channels"]
-    value: Float[Tensor, "classes ..."]
+    covariance: Float[Tensor, "classes ..."]
 
 
 def class_rows(
@@ -124,13 +125,26 @@ def merge(seen: Moments, batch: Moments) -> Moments:
     shift = batch.mean - seen.mean
     spread = shift.square()
     mean = seen.mean.lerp(batch.mean, share)
-    if seen.value.ndim == 3:
+    if seen.covariance.ndim == 3:
         spread, share = shift[:, :, None] * shift[:, None, :], share[..., None]
-    value = seen.value.lerp(batch.value, share).addcmul_(spread, share * (1 - share))
-    return Moments(total, mean, value)
+    covariance = seen.covariance.lerp(batch.covariance, share)
+    return Moments(total, mean, covariance.addcmul_(spread, share * (1 - share)))
 
 
 CovarianceKind = Literal["diagonal", "full", "logits"]
+
+
+def check_momentum(momentum: float | None) -> None:
+    """Refuse a window without a past or without an end.
+
+    Raises:
+        ValueError: names the value and what None means.
+    """
+    if momentum is not None and not 0 < momentum < 1:
+        raise ValueError(
+            f"expected momentum between 0 and 1, both excluded, got {momentum}; "
+            "None gives all pixels ever seen the same weight"
+        )
 
 
 class ClassCovariance(nn.Module):
@@ -163,18 +177,13 @@ class ClassCovariance(nn.Module):
             raise ValueError(
                 f"expected at least one class and one channel, got {classes=}, {channels=}"
             )
-        if kind not in get_args(CovarianceKind):
-            raise ValueError(f"expected kind to be one of {get_args(CovarianceKind)}, got {kind!r}")
+        require_choice("kind", kind, CovarianceKind)
         if kind == "logits" and channels != classes:
             raise ValueError(
                 f"kind 'logits' describes one logit per class, so channels must equal {classes=}, "
                 f"got {channels=}; choose 'diagonal' or 'full' for features"
             )
-        if momentum is not None and not 0 < momentum < 1:
-            raise ValueError(
-                f"expected momentum between 0 and 1, both excluded, got {momentum}; "
-                "None gives all pixels ever seen the same weight"
-            )
+        check_momentum(momentum)
         self.classes, self.channels, self.kind = classes, channels, kind
         self.momentum, self.ignore_index = momentum, ignore_index
         shape = (classes, channels, channels) if kind == "full" else (classes, channels)
@@ -217,7 +226,7 @@ class ClassCovariance(nn.Module):
                 seen = torch.where(batch.count > 0, faded, self.effective_count)
             merged = merge(Moments(seen, self.mean, self.value), batch)
         # New tensors, not new contents: a backward pass may still need the old ones.
-        self.mean, self.value = merged.mean, merged.value
+        self.mean, self.value = merged.mean, merged.covariance
         self.count = self.count + batch.count
         if self.effective_count is not None:
             self.effective_count = merged.count

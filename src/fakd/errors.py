@@ -1,4 +1,9 @@
-"""The one exception that means: you asked for something impossible."""
+"""The one exception that means: you asked for something impossible; checks of settings."""
+
+import math
+from collections.abc import Collection
+from itertools import islice
+from typing import Any, get_args
 
 
 class InputError(ValueError):
@@ -7,3 +12,46 @@ class InputError(ValueError):
     The message is one line in the user's words: what was expected, what came, what to do. The
     command line prints it without a traceback and exits with code 2.
     """
+
+
+def require_choice(name: str, value: Any, choices: Any) -> None:
+    """Refuse a value that is none of a ``Literal``'s.
+
+    Raises:
+        ValueError: names the setting, those there are, and the value.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"expected {name} to be one of {get_args(choices)}, got {value!r}")
+
+
+def require_above_zero(remedy: str = "", **numbers: float | int) -> None:
+    """Refuse numbers that are infinite, NaN, or not above 0.
+
+    Raises:
+        ValueError: names the first one, its value, and the remedy.
+    """
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise ValueError(f"expected {name} above 0, got {number}{remedy and f'; {remedy}'}")
+
+
+def require_at_least(least: float | int, remedy: str = "", **numbers: float | int) -> None:
+    """Refuse numbers that are infinite, NaN, or below the least.
+
+    Raises:
+        ValueError: names the first one, its value, and the remedy.
+    """
+    for name, number in numbers.items():
+        if not least <= number < math.inf:
+            end = remedy and f"; {remedy}"
+            raise ValueError(f"expected {name} of at least {least}, got {number}{end}")
+
+
+def some(items: Collection[object], most: int) -> str:
+    """Name the first of some things, and say how many more there are.
+
+    >>> some(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(str(item) for item in islice(items, most)) + more

@@ -7,7 +7,7 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 
 from fakd.metrics import confusion_matrix
@@ -142,7 +142,7 @@ def predict_classes(
 
 def score(
     network: Segmenter,
-    samples: Iterable[tuple[UInt8[Tensor, "3 height width"], UInt8[Tensor, "height width"]]],
+    samples: Iterable[tuple[UInt8[Tensor, "3 height width"], Integer[Tensor, "height width"]]],
     inference: Inference,
     device: torch.device,
     each: Callable[[Int[Tensor, "classes classes"]], None] | None = None,

@@ -1,11 +1,14 @@
 """The settings of commands: plain values, which every recipe holds."""
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from fakd.errors import InputError
 
+IGNORE = -1
+"""The label of a pixel without a class."""
 Average = Literal["valid", "all"]
 """What the cross-entropy is divided by: the labelled pixels, or all of them."""
 Broken = Literal["stop", "skip"]
@@ -246,6 +249,8 @@ class Hardware:
             offer it; batch norms then count each batch twice.
         workers: processes that decode and augment; 0 does it in the training process.
         threads: CPU threads per process; PyTorch decides if not given.
+        cache: GiB of memory in which decoded samples are kept, shared out among all worker
+            processes of the run; 0 keeps none.
     """
 
     accelerator: str = "auto"
@@ -255,9 +260,14 @@ class Hardware:
     checkpoint_activations: bool = False
     workers: int = 0
     threads: int | None = None
+    cache: float = 2.0
 
     def __post_init__(self) -> None:
         """Refuse counts that mean nothing."""
+        if not 0 <= self.cache < math.inf:
+            raise InputError(
+                f"expected hardware.cache of at least 0 GiB, got {self.cache}; 0 keeps nothing"
+            )
         if self.devices < 1 or self.workers < 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
                 "expected hardware.devices and hardware.threads of at least 1 and "
@@ -389,6 +399,11 @@ class Settings:
     ema: float | None = None
     seed: int = 0
     broken: Broken = "stop"
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Settings":
+        """Collect the settings among a command's arguments."""
+        return cls(**{each.name: given[each.name] for each in fields(cls)})
 
 
 def fitted_size(size: tuple[int, int], base: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -1,22 +1,24 @@
 """The two contracts everything else meets: what a segmenter answers and what a loss may see.
 
 Axes: ``batch``, ``classes``, ``channels`` (of a feature), ``height x width`` (an image),
-``rows x cols`` (a feature map). Labels are class ids; ``IGNORE`` marks pixels without a class.
+``rows x cols`` (a feature map). Labels are class ids; ``IGNORE``, which is -1,
+marks pixels without a class.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Literal, NamedTuple, get_origin
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from fakd.covariance import CovarianceKind, LogitStatistics
-
-IGNORE = 255
+from fakd.errors import require_at_least, require_choice
+from fakd.settings import IGNORE as IGNORE
 
 
 class Prediction(NamedTuple):
@@ -53,19 +55,22 @@ class Segmenter(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
         """Classify every position of the network's output grid."""
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Sort all parameters into ``backbone`` and ``head``, or into one group, ``network``."""
-        backbone = getattr(self, "backbone", None)
-        if not isinstance(backbone, nn.Module):
-            return {"network": list(self.parameters())}
-        within = {id(parameter) for parameter in backbone.parameters()}
-        head = [parameter for parameter in self.parameters() if id(parameter) not in within]
-        return {"backbone": list(backbone.parameters()), "head": head}
-
     @property
     @abstractmethod
     def classifier(self) -> nn.Conv2d | None:
         """The final linear layer, from features to logits; None if only logits are known."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Name what may learn at different rates: ``backbone``, then ``head``; or all ``network``.
+
+        By default the backbone is the attribute of that name, if there is one.
+        """
+        backbone = getattr(self, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            return {"network": list(self.parameters())}
+        slow = list(backbone.parameters())
+        known = {id(parameter) for parameter in slow}
+        return {"backbone": slow, "head": [p for p in self.parameters() if id(p) not in known]}
 
 
 @dataclass(frozen=True)
@@ -83,16 +88,40 @@ class LossInputs:
 
 
 class DistillationLoss(nn.Module, ABC):
-    """A scalar that falls as the student nears the teacher; unweighted, mean over the batch."""
+    """A scalar that falls as the student nears the teacher; unweighted, mean over the batch.
 
-    default_weight: ClassVar[float] = 1.0
-    """The factor beside the task loss when a recipe names none."""
+    Between two calls it keeps nothing but what its state dict and its optimisers hold.
+
+    Args:
+        weight: The factor that whoever adds it up multiplies it by.
+
+    Raises:
+        ValueError: the weight is below 0 or not finite, or an argument that is annotated with a
+            ``Literal`` is none of its values.
+    """
+
+    arguments: dict[str, Any]
+    """What its constructor was given, by name, defaults included: how a recipe writes it."""
 
     covariance: CovarianceKind | None = None
     """Which class statistics of the student must be tracked for this loss; None for none."""
 
     momentum: float | None = None
     """Exponential window of those statistics; None keeps everything ever seen."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Record the arguments, which a loss may keep under other names, or not at all."""
+        loss = super().__new__(cls)
+        loss.__dict__["arguments"] = _recorded(cls, args, kwargs)
+        return loss
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        require_at_least(0, weight=weight)
+        self.weight = weight
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if get_origin(parameter.annotation) is Literal:
+                require_choice(name, self.arguments[name], parameter.annotation)
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build what depends on the two networks, such as an alignment layer; called once.
@@ -108,7 +137,7 @@ class DistillationLoss(nn.Module, ABC):
         """Compute the loss in float32."""
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Compute the parts whose sum the loss is, by the name of their curve."""
+        """Compute the unweighted parts whose sum the loss is, by the name of their curve."""
         return {"distillation": self(inputs)}
 
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
@@ -122,3 +151,18 @@ class DistillationLoss(nn.Module, ABC):
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Quantities worth a curve beside the loss, by name; computed only when logged."""
         return {}
+
+
+def _recorded(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(kind.__init__)  # type: ignore[misc]
+    try:
+        # Partial, because a copy is made without arguments and then given its state.
+        bound = signature.bind_partial(None, *args, **kwargs)
+    except TypeError:
+        return {}  # The constructor, which comes next, says what is wrong.
+    bound.apply_defaults()
+    arguments = dict(list(bound.arguments.items())[1:])
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name)
+    return arguments

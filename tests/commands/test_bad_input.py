@@ -46,11 +46,11 @@ def weight_file(tmp_path, tiny_network):
         (["predict", "--network=nowhere", "--images=a", "--out=b"], "nowhere"),
         (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
           "--student.backbone=mobilenetv3_small_050"], "gone"),
-        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+        (["distill", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
           "--distillation=ChannelKL", "--distillation.strenght=1"], "distillation.strength"),
         (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
           "--distillation.strength=1"], "name it before its options, such as --distillation Chan"),
-        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+        (["distill", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
           "--distillation=ChannelKL", "--distillation.strength=much"], "much"),
     ],
 )  # fmt: skip
@@ -73,6 +73,26 @@ def test_a_recipe_for_another_command_is_recognised(capsys, tmp_path):
     recipe.write_text("teacher: {class_path: fakd.models.load, init_args: {path: a}}\n")
     error = refused(capsys, ["train", "--recipe", recipe, *NETWORK, *DATA, "--run", tmp_path / "r"])
     assert "there is no teacher here; that is for fakd distill" in error
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight", "instead"),
+    [
+        ("{class_path: ChannelKL}", "weight: 7.5", "write distillation.init_args.weight: 7.5"),
+        ("cwd", "weight: null", "a loss has it among its arguments; leave it out"),
+        (
+            "{class_path: fakd.losses.WeightedSum, init_args: {weights: {a: 2.0}, losses: {}}}",
+            "",
+            "write losses.a.init_args.weight: 2.0",
+        ),
+    ],
+)
+def test_weights_where_version_0_1_wrote_them_are_refused(capsys, tmp_path, loss, weight, instead):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"distillation: {loss}\n{weight}\n")
+    assert refused(capsys, ["distill", "--recipe", recipe]).strip().endswith(instead)
+    flags = ["distill", "--distillation=ChannelKL", "--weight=3"]
+    assert "a loss has it: --distillation.weight" in refused(capsys, flags)
 
 
 def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):

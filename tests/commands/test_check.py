@@ -119,7 +119,7 @@ def test_everything_is_read_however_long_it_takes(root):
 
 
 def test_pictures_are_taken_from_both_splits(root):
-    from fakd.data.inspection import inspected
+    from fakd.inspection import inspected
     from fakd.report.dataset import save_overlays
 
     write(root, "val", count=2)

@@ -140,7 +140,7 @@ def test_equal_minutes(teacher, tmp_path, in_process, monkeypatch):
         trial.outcome.parent.mkdir(parents=True, exist_ok=True)
         trial.outcome.write_text(json.dumps({"seconds_per_step": seconds}))
 
-    monkeypatch.setattr(sys.modules["fakd.commands.compare"], "measure", timed)
+    monkeypatch.setattr("fakd.comparing.work.measure", timed)
     run = tmp_path / "grid"
     assert compare(teacher, run, "--methods=cwd", "--seeds=1", "--minutes=0.002") == 0
     steps = [

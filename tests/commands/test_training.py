@@ -158,7 +158,7 @@ def files_of_scenes(root):
             picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
             picture.save(root / split / "images" / f"{index}.png")
             mask = root / split / "masks" / f"{index}.png"
-            Image.fromarray(sample.labels.numpy()).save(mask)
+            Image.fromarray(sample.labels.byte().numpy()).save(mask)
     (root / "dataset.yaml").write_text(yaml.safe_dump({"classes": list(data.class_names)}))
 
 
@@ -201,7 +201,7 @@ def test_a_preset_is_written_out_and_each_of_its_terms_logged(teacher, tmp_path)
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     parts = recipe["distillation"]["init_args"]["losses"]
     assert parts["intra_class"]["class_path"] == "fakd.losses.IntraClassVariation"
-    assert recipe["distillation"]["init_args"]["weights"]["intra_class"] == 20.0
+    assert parts["intra_class"]["init_args"]["weight"] == 20.0
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     assert {"pixel", "intra_class", "holistic", "holistic/critic"} <= row.keys()

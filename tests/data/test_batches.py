@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -9,15 +10,35 @@ from fakd.data import (
     CachedSplit,
     Sample,
     Split,
+    cached,
+    cut_like,
     evaluation_samples,
     folder,
     training_batches,
 )
 from fakd.data.seeds import mixed
 from fakd.errors import InputError
+from fakd.settings import Hardware
+from fakd.types import IGNORE
 
 SETTINGS = Augmentation(crop=(16, 20))
 PLAIN = Augmentation((4, 4), (1.0, 1.0), 0.0, False, 1.0)
+
+
+class Partly(Split):
+    """Images that say which they are, every other one without labels."""
+
+    labelled = False
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        image = torch.full((3, 20, 30), index, dtype=torch.uint8)
+        return Sample(image, None if index % 2 else image[0].short(), str(index))
+
+    def identity(self):
+        return []
 
 
 class Numbered(Split):
@@ -39,9 +60,9 @@ class Numbered(Split):
         if self.noisy:
             generator = torch.Generator().manual_seed(index)
             image = torch.randint(0, 256, (3, 24, 30), generator=generator).byte()
-            return Sample(image, image[0] % 3, str(index))
+            return Sample(image, image[0].short() % 3, str(index))
         image = torch.full((3, 4, 4), index, dtype=torch.uint8)
-        return Sample(image, image[0].clone(), str(index))
+        return Sample(image, image[0].short(), str(index))
 
     def identity(self):
         return [str(self.length)]
@@ -71,7 +92,7 @@ def test_shapes_and_types():
     batch = batches(last=1)[0]
     assert batch.images.shape == (4, 3, 16, 20)
     assert batch.labels.shape == (4, 16, 20)
-    assert batch.images.dtype == batch.labels.dtype == torch.uint8
+    assert (batch.images.dtype, batch.labels.dtype) == (torch.uint8, torch.int16)
 
 
 def test_workers_change_nothing():
@@ -172,7 +193,7 @@ def test_skipping_does_not_depend_on_workers_resumption_or_ranks():
     assert sum(len(batch.skipped) for batch in whole) > 2
     assert equal(whole, batches(split, broken="skip", workers=2))
     assert equal(whole[2:], batches(split, broken="skip", first=2))
-    assert equal(whole, batches(CachedSplit(split), broken="skip"))
+    assert equal(whole, batches(CachedSplit(split, 2**20), broken="skip"))
     ranks = [batches(split, broken="skip", rank=rank, world=2) for rank in range(2)]
     for batch, *parts in zip(whole, *ranks, strict=True):
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
@@ -225,13 +246,82 @@ def test_evaluation_keeps_order_sizes_and_missing_labels(made_up, workers):
 
 def test_the_cache_keeps_what_fits_and_changes_nothing():
     split = Numbered(3)
-    size = 4 * 16
-    cached = CachedSplit(split, limit=2 * size)
+    # Three bytes of image and two of label to a pixel.
+    kept = CachedSplit(split, limit=2 * 5 * 16)
     for _ in range(2):
-        assert [int(cached[index].image[0, 0, 0]) for index in range(3)] == [0, 1, 2]
+        assert [int(kept[index].image[0, 0, 0]) for index in range(3)] == [0, 1, 2]
     assert split.read == [0, 1, 2, 2]
-    assert len(cached) == 3
-    assert cached.labelled
-    assert list(cached.identity()) == list(split.identity())
+    assert len(kept) == 3
+    assert kept.labelled
+    assert list(kept.identity()) == list(split.identity())
     noisy = Numbered(7, noisy=True)
-    assert equal(batches(noisy), batches(CachedSplit(noisy)))
+    assert equal(batches(noisy), batches(CachedSplit(noisy, 2**20)))
+
+
+@pytest.mark.parametrize(("workers", "devices"), [(0, 1), (4, 1), (0, 2), (3, 2)])
+def test_a_run_shares_its_cache_out_among_its_processes(workers, devices):
+    train, val = Numbered(30), Numbered(10)
+    bytes_of_all = 40 * 5 * 16
+    processes = devices * max(1, workers)
+    hardware = Hardware(workers=workers, devices=devices, cache=processes * bytes_of_all / 2**30)
+    for _ in range(2):
+        kept = cached((train, val), replace(hardware, cache=hardware.cache / 2))
+        for split in kept:
+            for index in chain(range(len(split)), range(len(split))):
+                split[index]
+    # Half of each split is kept, and the other half is decoded twice, in each of two rounds.
+    assert (len(train.read), len(val.read)) == (2 * 45, 2 * 15)
+    everything = cached((train, val), hardware)
+    train.read.clear()
+    for index in chain(range(30), range(30)):
+        everything[0][index]
+    assert len(train.read) == 30
+
+
+def test_a_cache_of_nothing_keeps_nothing_and_a_negative_one_is_refused():
+    split = Numbered(2)
+    (kept,) = cached((split,), Hardware(cache=0.0))
+    assert [kept[0].name, kept[0].name] == ["0", "0"]
+    assert split.read == [0, 0]
+    with pytest.raises(InputError, match=r"hardware\.cache of at least 0 GiB, got -1"):
+        Hardware(cache=-1.0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_knows_its_samples_and_what_each_image_shows(workers):
+    split = Numbered(7, noisy=True, broken={3})
+    still = replace(SETTINGS, photometric=False)
+    for batch in training_batches(split, still, 4, 3, 0, 4, workers=workers, broken="skip"):
+        assert batch.indices.dtype == torch.int64
+        assert 3 not in batch.indices
+        assert batch.labelled.all()
+        for image, index, geometry in zip(
+            batch.images, batch.indices.tolist(), batch.geometries, strict=True
+        ):
+            error = (cut_like(split[index].image.float(), geometry) - image.float()).abs()
+            assert error[:, : geometry.rows.length, : geometry.columns.length].max() < 0.51
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_may_mix_samples_with_and_without_labels(workers):
+    seen = set()
+    for batch in training_batches(Partly(), PLAIN, 4, 0, 0, 6, workers=workers):
+        for index, labelled, image, labels in zip(
+            batch.indices.tolist(), batch.labelled.tolist(), batch.images, batch.labels, strict=True
+        ):
+            assert (image == index).all()
+            assert labelled == (index % 2 == 0)
+            assert (labels == (index if labelled else IGNORE)).all()
+        seen.add(int(batch.labelled.sum()))
+    assert seen & {1, 2, 3}
+
+
+def test_labels_of_another_type_are_refused_before_they_are_misread():
+    class Bytes(Numbered):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample._replace(labels=sample.labels.byte())
+
+    for read in (batches, lambda split: list(evaluation_samples(split))):
+        with pytest.raises(InputError, match=r"torch\.int16, -1 where .* got torch\.uint8 of \d"):
+            read(Bytes(4, noisy=True))

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import torch
 
-from fakd.data.colour import Distortion, distort, draw_distortion
+from fakd.data.transforms import Distortion, distort, draw_distortion
 
 
 def slow_distort(image: np.ndarray, distortion: Distortion) -> np.ndarray:

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from fakd.data import folder, open_data, scenes
+from fakd.types import IGNORE
 from stand_ins import message
 
 IDS = np.array([[0, 1, 2, 255], [2, 1, 0, 0]], np.uint8)
-EXPECTED = torch.from_numpy(IDS.copy())
+EXPECTED = torch.from_numpy(IDS.astype(np.int16)).where(torch.from_numpy(IDS) < 255, IGNORE)
 PALETTE = [[10, 20, 30], [200, 0, 0], [0, 200, 0]]
 COLOURED = f"classes: [road, car, sky]\npalette: {PALETTE}\nignore_colors: [[0, 0, 0]]\n"
 COLOURS = np.array([*PALETTE, *([[0, 0, 0]] * 253)], np.uint8)[IDS]
@@ -62,7 +63,7 @@ def test_grey_palette_and_16_bit_masks_keep_their_ids(made_up):
 
 def test_one_bit_masks(made_up):
     labels = first_labels(made_up, "classes: [road, car]\n", IDS == 1)
-    assert torch.equal(labels, (EXPECTED == 1).byte())
+    assert torch.equal(labels, (EXPECTED == 1).short())
 
 
 def test_colours_are_found_by_palette(made_up):
@@ -90,7 +91,7 @@ def test_ids_and_ignore_map_what_masks_say(made_up):
     description = "classes: [road, car]\nids: {7: road, 300: 1, 9: car}\nignore: [0]\n"
     mask = np.array([[0, 7, 300], [9, 255, 7]], np.uint16)
     labels = first_labels(made_up, description, mask)
-    assert labels.tolist() == [[255, 0, 1], [1, 255, 0]]
+    assert labels.tolist() == [[-1, 0, 1], [1, -1, 0]]
 
 
 def test_ids_may_give_255_a_class(made_up):
@@ -304,7 +305,7 @@ def test_a_missing_description_of_coloured_masks_is_suggested(made_up):
         ("classes: [a]\nfoo: 1", ["'foo'", "keys are", "ignore"]),
         ("ignore: [0]", ["lacks classes", "classes: ["]),
         ("classes: road", ["classes must be a list", "'road'"]),
-        ("classes: []", ["1 to 254", "got 0"]),
+        ("classes: []", ["1 to 32767", "got 0"]),
         ("classes: [a, no]", ["needs a name", "False", "quotes"]),
         ("classes: [a, a]", ["'a' twice"]),
         ("classes: [{name: a, colour: [1, 2, 3]}]", ["'colour'", "'color'"]),
@@ -343,7 +344,6 @@ def test_camvid_opens_with_its_recipe():
     assert (len(data.train), len(data.val), data.classes) == (367, 101, 11)
     counts = torch.zeros(256, dtype=torch.long)
     for index in range(0, 367, 30):
-        counts += data.train[index].labels.flatten().bincount(minlength=256)
-    assert counts[:11].all()
-    assert counts[11:255].sum() == 0
-    assert counts[255] > 0
+        counts += (data.train[index].labels + 1).flatten().bincount(minlength=256)
+    assert counts[:12].all()
+    assert counts[12:].sum() == 0

@@ -1,6 +1,8 @@
 """Each finding provoked once on a miniature set, and absent from the sound one."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import yaml
 from PIL import Image
 
 from fakd.data import folder, scenes
-from fakd.data.inspection import Weight, inspected, meanings, spread
 from fakd.errors import InputError
+from fakd.inspection import Weight, inspected, spread
+from fakd.types import IGNORE
 
 ROAD_CAR = np.tile(np.array([0, 1], np.uint8), (6, 4))
 
@@ -239,7 +242,8 @@ def test_time_ends_it_after_a_few(sound):
 def test_values_mean_what_the_reader_says(sound):
     sound.describe("classes: [road, car]\nids: {3: car, 4: road}\nignore: [9]\nothers: road\n")
     pair = inspected(sound.root).splits[0].listing.pairs[0]
-    assert meanings(pair, [3, 4, 9, 255, 1000, (0, 0, 0)]) == [1, 0, 255, 255, 0, None]
+    values = [3, 4, 9, 255, 1000, (0, 0, 0)]
+    assert [pair.reader.meaning(each) for each in values] == [1, 0, IGNORE, IGNORE, 0, None]
 
 
 def proposed(root) -> dict:
@@ -428,3 +432,70 @@ def test_a_png_that_exif_turns(sound):
     path = sound.root / "val/images/val_a.png"
     Image.fromarray(np.full((8, 6, 3), 50, np.uint8)).save(path, exif=exif)
     single(sound, "turned by EXIF", "val_a.png", weight=Weight.TELLS)
+
+
+def test_mistakes_are_found_before_pytorch_is_imported(sound):
+    (sound.root / "train/masks/train_b.png").unlink()
+    code = f"""
+import sys
+from pathlib import Path
+from fakd.data import folder
+from fakd.errors import InputError
+from fakd.inspection import inspected
+try:
+    folder({str(sound.root)!r})
+except InputError as error:
+    print(error)
+print(inspected(Path({str(sound.root)!r})).findings[0].text)
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    refusal, finding, imported = done.stdout.splitlines()
+    assert refusal.startswith("no mask ")
+    assert "1 image without a mask" in finding
+    assert imported == "False"
+
+
+def test_a_root_named_in_the_description_is_where_files_are_looked_for(sound, tmp_path):
+    (tmp_path / "described").mkdir()
+    text = "root: ../data\nclasses: [road, car]\n"
+    (tmp_path / "described" / "dataset.yaml").write_text(text)
+    inspection = inspected(tmp_path / "described")
+    assert inspection.findings == []
+    assert inspection.opened.root.resolve() == sound.root.resolve()
+
+
+def test_all_that_is_wrong_with_the_parts_of_a_split_is_said_at_once(sound):
+    sound.describe(
+        """
+classes: [road, car]
+train:
+  - {images: "train/images/{name}.png", masks: "train/masks/{name}.png"}
+  - {images: "train/images/{name}.png"}
+  - {images: "gone/{name}.png", masks: "gone/{name}_ids.png"}
+val: {images: "val/images/{name}.png", masks: "val/masks/{name}.png", list: gone.txt}
+"""
+    )
+    stops = texts(sound, Weight.STOPS)
+    for part in (
+        "train_a.png stands in two parts of train",
+        "some parts of train have masks and some have none",
+        "expected a folder",
+        "expected a list of images",
+    ):
+        assert any(part in text for text in stops)
+
+
+def test_a_list_that_is_no_text_is_said_once(sound):
+    where = "images: 'train/images/{name}.png', masks: 'train/masks/{name}.png', list: l.txt"
+    sound.describe(f"classes: [road, car]\ntrain: {{{where}}}\n")
+    (sound.root / "l.txt").write_bytes(b"\xff\xfe\x00")
+    stops = [text for text in texts(sound, Weight.STOPS) if "l.txt" in text]
+    assert len(stops) == 1
+    assert "it is no text" in stops[0]
+
+
+def test_images_none_of_which_has_a_mask_are_said_once(sound):
+    for name in "abcd":
+        (sound.root / f"val/masks/val_{name}.png").unlink()
+    single(sound, "val: 4 images without a mask", "val_a.png")

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from fakd.data import folder
 from fakd.data.layout import Pattern
@@ -46,9 +45,10 @@ def test_an_own_layout_with_lists(own):
     data = folder(own.root)
     assert [pair.name for pair in data.train.pairs] == ["north/1"]
     assert [pair.name for pair in data.val.pairs] == ["south/2"]
-    assert torch.equal(data.train[0].labels, torch.from_numpy(IDS))
-    assert data.train.read_mask(data.train.pairs[0]).tolist() == IDS.tolist()
-    assert data.train.pairs[0].reader.encoding.ids == {255: 255, 0: 0, 1: 1}
+    assert data.train[0].labels.tolist() == [[0, 1], [1, -1]]
+    pair = data.train.pairs[0]
+    assert pair.reader.stored(pair.mask).tolist() == IDS.tolist()
+    assert pair.reader.encoding.ids == {255: -1, 65535: -1, 0: 0, 1: 1}
     assert data.remarks == ()
     assert data.protocol is None
     lines = list(data.train.identity())
@@ -94,11 +94,11 @@ train:
 val: {images: "photos/{name}_rgb.jpg", masks: "truth/{name}_ids.png"}
 """
     own.describe(description)
-    assert folder(own.root).train[0].labels.tolist() == [[1, 0], [0, 255]]
+    assert folder(own.root).train[0].labels.tolist() == [[1, 0], [0, -1]]
     own.mask("better/north/1.png", IDS)
-    assert folder(own.root).train[0].labels.tolist() == [[1, 0], [0, 255]]
+    assert folder(own.root).train[0].labels.tolist() == [[1, 0], [0, -1]]
     own.mask("better/south/2.png", IDS)
-    assert folder(own.root).train[0].labels.tolist() == IDS.tolist()
+    assert folder(own.root).train[0].labels.tolist() == [[0, 1], [1, -1]]
     (own.root / "truth/north/1_ids.png").unlink()
     (own.root / "better/north/1.png").unlink()
     text = message(lambda: folder(own.root))
@@ -136,7 +136,7 @@ val: {images: "photos/{name}_rgb.jpg", masks: "truth/{name}_ids.png", list: test
 """
     )
     data = folder(own.root)
-    assert data.train[0].labels.tolist() == [[1, 0], [0, 255]]
+    assert data.train[0].labels.tolist() == [[1, 0], [0, -1]]
     assert data.protocol == {"base": [520, 500], "window": 480, "stride": 320}
     assert data.augmentation == {"base": [520, 520]}
     own.mask("truth/north/1_ids.png", np.array([[[1, 2, 3]] * 2] * 2, np.uint8))

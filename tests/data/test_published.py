@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import io
 
 from fakd.data import ade20k, cityscapes, open_data, pascal_context, voc2012
+from fakd.types import IGNORE
 from stand_ins import message
 
 VOID = 255
@@ -105,8 +106,8 @@ def test_ade20k(ade):
     assert (data.classes, data.class_names[0], data.class_names[149]) == (150, "wall", "flag")
     assert data.palette[:2] == ((120, 120, 120), (180, 120, 120))
     assert labels(data.train) == {
-        "ADE_train_00000001": [VOID, 0, 149, 0],
-        "ADE_train_00000003": [VOID, 0, 149, 2],
+        "ADE_train_00000001": [IGNORE, 0, 149, 0],
+        "ADE_train_00000003": [IGNORE, 0, 149, 2],
     }
     assert len(data.val) == 2
     assert data.protocol == data.augmentation == {"base": [2048, 512]}
@@ -119,7 +120,7 @@ def test_ade20k(ade):
 def test_cityscapes_from_the_archive_and_as_its_scripts_make_it(city):
     data = cityscapes(city.root)
     name = "lindau/lindau_000000_000019"
-    assert labels(data.val) == {name: [0, 18, VOID, VOID]}
+    assert labels(data.val) == {name: [0, 18, IGNORE, IGNORE]}
     assert [pair.name.partition("/")[0] for pair in data.train.pairs] == ["aachen", "ulm"]
     assert data.class_names[8] == "vegetation"
     assert data.palette[18] == (119, 11, 32)
@@ -128,8 +129,8 @@ def test_cityscapes_from_the_archive_and_as_its_scripts_make_it(city):
     assert str(city.root / "leftImg8bit/train") in data.remarks[0]
     assert "val has 1 of Cityscapes's 500 images" in data.remarks[1]
     city.mask(f"gtFine/val/{name}_gtFine_labelTrainIds.png", mask(18, 5, 0, VOID))
-    assert labels(cityscapes(city.root).val) == {name: [18, 5, 0, VOID]}
-    assert labels(cityscapes(city.root).train)["ulm/ulm_000000_000019"] == [0, 18, VOID, VOID]
+    assert labels(cityscapes(city.root).val) == {name: [18, 5, 0, IGNORE]}
+    assert labels(cityscapes(city.root).train)["ulm/ulm_000000_000019"] == [0, 18, IGNORE, IGNORE]
 
 
 def test_every_label_id_of_cityscapes_is_known(city):
@@ -142,19 +143,19 @@ def test_every_label_id_of_cityscapes_is_known(city):
         ids,
     )
     found = cityscapes(city.root).val[0].labels[0]
-    assert found[found != VOID].tolist() == list(range(19))
+    assert found[found != IGNORE].tolist() == list(range(19))
     assert found[7:9].tolist() == [0, 1]
-    assert found[[-1, 29, 30, 0]].unique().tolist() == [VOID]
+    assert found[[-1, 29, 30, 0]].unique().tolist() == [IGNORE]
 
 
 def test_voc_keeps_the_indices_of_palette_masks(augmented):
     data = voc2012(augmented.root)
     assert labels(data.train) == {
-        "2007_000032": [0, 1, VOID],
+        "2007_000032": [0, 1, IGNORE],
         "2008_000002": [5, 5, 5],
         "2008_000003": [5, 5, 5],
     }
-    assert labels(data.val) == {"2007_000033": [0, 20, VOID]}
+    assert labels(data.val) == {"2007_000033": [0, 20, IGNORE]}
     assert (data.classes, data.class_names[20]) == (21, "tvmonitor")
     assert data.palette[20] == (0, 64, 128)
     assert data.protocol == {"base": [2048, 512]}
@@ -186,7 +187,7 @@ def test_voc_with_the_masks_and_lists_of_sbd(voc, below):
     (dataset / "val.txt").write_text("2008_000003\n2007_000032\n")
     data = voc2012(voc.root)
     assert labels(data.train) == {
-        "2007_000032": [0, 1, VOID],
+        "2007_000032": [0, 1, IGNORE],
         "2008_000002": [7, 8, 0],
         "2008_000003": [7, 8, 0],
     }
@@ -197,7 +198,7 @@ def test_voc_with_the_masks_and_lists_of_sbd(voc, below):
 
 def test_pascal_context(context):
     data = pascal_context(context.root)
-    assert labels(data.train) == {"2008_000008": [VOID, 0, 58]}
+    assert labels(data.train) == {"2008_000008": [IGNORE, 0, 58]}
     assert (data.classes, data.class_names[0], data.class_names[58]) == (59, "aeroplane", "wood")
     assert data.palette[0] == (180, 120, 120)
     assert data.protocol == {"base": [520, 520], "window": 480, "stride": 320}
@@ -223,7 +224,7 @@ def test_pascal_context_from_maps_of_459_classes(context, place_of_maps):
     for name in ("2008_000008", "2008_000009"):
         context.image(f"JPEGImages/{name}.jpg", size=ids.shape)
         io.savemat(context.root / place_of_maps / f"{name}.mat", {"LabelMap": ids})
-    expected = [0, 58, 49, VOID, VOID, VOID]
+    expected = [0, 58, 49, IGNORE, IGNORE, IGNORE]
     assert labels(pascal_context(context.root).train) == {"2008_000008": expected}
     expected = [1, 59, 50, 0, 0, 0]
     assert labels(pascal_context(context.root, classes=60).val) == {"2008_000009": expected}

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fakd.data import Augmentation, Sample, augment
+from fakd.data import Augmentation, Sample, augment, cut_like
 from fakd.data.transforms import MEAN_COLOUR, _axis, crop_resized
 from fakd.errors import InputError
+from fakd.types import IGNORE
 
 STILL = Augmentation(
     crop=(24, 32), scale=(1.0, 1.0), flip=0.0, photometric=False, largest_class=1.0
@@ -25,8 +26,8 @@ def noise(height, width, seed=0):
 def blocks(height, width, size=16):
     """Labels in blocks, and an image that says at every pixel which label it has."""
     rows, columns = torch.arange(height) // size, torch.arange(width) // size
-    labels = ((rows[:, None] * 3 + columns) % 5).byte()
-    return Sample((labels * 50)[None].repeat(3, 1, 1), labels, "blocks")
+    labels = ((rows[:, None] * 3 + columns) % 5).short()
+    return Sample((labels * 50).byte()[None].repeat(3, 1, 1), labels, "blocks")
 
 
 def reference_resize(sample, factor):
@@ -35,13 +36,13 @@ def reference_resize(sample, factor):
     size = (int(height * factor + 0.5), int(width * factor + 0.5))
     image = F.interpolate(sample.image[None].double(), size, mode="bilinear", align_corners=False)
     labels = F.interpolate(sample.labels[None, None].float(), size, mode="nearest")
-    return image[0], labels[0, 0].byte()
+    return image[0], labels[0, 0].short()
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.73, 1.0, 1.31, 2.0])
 @pytest.mark.parametrize("draws", [(0.0, 0.0), (0.37, 0.62), (0.999, 0.999)])
 def test_crop_then_resize_equals_resize_then_crop(factor, draws):
-    sample = Sample(noise(93, 131), noise(93, 131)[0], "")
+    sample = Sample(noise(93, 131), noise(93, 131)[0].short(), "")
     image, labels = reference_resize(sample, factor)
     rows = _axis(93, image.shape[1], 40, draws[0])
     columns = _axis(131, image.shape[2], 56, draws[1])
@@ -72,7 +73,7 @@ def test_image_and_labels_stay_paired():
         result = augment(sample, settings, generator(seed))
         assert result.image.shape == (3, 40, 48)
         assert result.labels.shape == (40, 48)
-        labelled = result.labels != 255
+        labelled = result.labels != IGNORE
         value = result.image[0].float() / 50
         agree = (value - result.labels.float()).abs() < 0.02
         # Bilinear edges mix two blocks, over one source pixel on either side.
@@ -89,7 +90,7 @@ def test_a_shift_of_one_pixel_between_image_and_labels_would_show():
 
 
 def test_flip_mirrors_both():
-    sample = Sample(noise(24, 32), noise(24, 32, 1)[0], "x")
+    sample = Sample(noise(24, 32), noise(24, 32, 1)[0].short(), "x")
     flipped = augment(sample, replace(STILL, flip=1.0), generator())
     assert torch.equal(flipped.image, sample.image.flip(2))
     assert torch.equal(flipped.labels, sample.labels.flip(1))
@@ -97,19 +98,19 @@ def test_flip_mirrors_both():
 
 
 def test_small_images_are_padded_at_the_bottom_and_right():
-    sample = Sample(noise(10, 20), torch.zeros(10, 20, dtype=torch.uint8), "")
+    sample = Sample(noise(10, 20), torch.zeros(10, 20, dtype=torch.int16), "")
     result = augment(sample, STILL, generator())
     assert torch.equal(result.image[:, :10, :20], sample.image)
     assert (result.labels[:10, :20] == 0).all()
     for part in (result.image[:, 10:], result.image[:, :, 20:]):
         assert (part == torch.tensor(MEAN_COLOUR)[:, None, None]).all()
-    assert (result.labels[10:] == 255).all()
-    assert (result.labels[:, 20:] == 255).all()
+    assert (result.labels[10:] == IGNORE).all()
+    assert (result.labels[:, 20:] == IGNORE).all()
 
 
 def test_unlabelled_images_come_out_ignored():
     result = augment(Sample(noise(50, 60), None, ""), STILL, generator())
-    assert (result.labels == 255).all()
+    assert (result.labels == IGNORE).all()
     assert result.labels.shape == (24, 32)
 
 
@@ -137,9 +138,9 @@ def test_sizes_follow_the_scale_of_the_image_or_of_the_base():
 
 
 def test_crops_in_which_a_class_prevails_are_redrawn_up_to_ten_times():
-    labels = torch.zeros(64, 400, dtype=torch.uint8)
+    labels = torch.zeros(64, 400, dtype=torch.int16)
     labels[:, :40] = 1
-    sample = Sample(labels[None].repeat(3, 1, 1), labels, "")
+    sample = Sample(labels.byte()[None].repeat(3, 1, 1), labels, "")
     strict = Augmentation((64, 64), (1.0, 1.0), 0.0, False, 0.75)
     free = Augmentation((64, 64), (1.0, 1.0), 0.0, False, 1.0)
 
@@ -155,14 +156,14 @@ def test_crops_in_which_a_class_prevails_are_redrawn_up_to_ten_times():
 
 
 def test_ignored_pixels_do_not_count_for_the_largest_class():
-    labels = torch.full((64, 300), 255, dtype=torch.uint8)
+    labels = torch.full((64, 300), IGNORE, dtype=torch.int16)
     labels[:, 100:110], labels[:, 110:120] = 0, 1
-    sample = Sample(labels[None].repeat(3, 1, 1), labels, "")
+    sample = Sample(labels.byte()[None].repeat(3, 1, 1), labels, "")
     settings = Augmentation((64, 100), (1.0, 1.0), 0.0, False, 0.75)
     found = [
         augment(sample, settings, generator(seed)).labels.unique().tolist() for seed in range(60)
     ]
-    assert np.mean([classes == [0, 1, 255] for classes in found]) > 0.95
+    assert np.mean([classes == [IGNORE, 0, 1] for classes in found]) > 0.95
 
 
 def test_one_generator_decides_everything_and_nothing_else_moves():
@@ -195,3 +196,55 @@ def test_one_generator_decides_everything_and_nothing_else_moves():
 def test_impossible_settings_are_refused(settings, named):
     with pytest.raises(InputError, match=named):
         Augmentation(**settings)
+
+
+VIEWS = Augmentation(crop=(48, 64), photometric=False)
+
+
+def smooth(height, width):
+    """An image in which every place looks different and nothing is sharp."""
+    y = torch.linspace(0, 3, height)[:, None].expand(height, width)
+    x = torch.linspace(0, 3, width).expand(height, width)
+    waves = torch.stack([torch.sin(2 * x + y), torch.cos(3 * y), torch.sin(x * y)])
+    return ((waves + 1) * 127).round().byte()
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("size", [(60, 90), (30, 40), (200, 35)])
+def test_a_geometry_cuts_the_image_as_the_view_does(size, seed):
+    """Among the draws are enlarged and reduced, mirrored and padded views."""
+    sample = Sample(noise(*size), None, "")
+    view = augment(sample, VIEWS, generator(seed))
+    again = cut_like(sample.image.float(), view.geometry)
+    rows, cols = view.geometry.rows.length, view.geometry.columns.length
+    # Half a level of rounding, and what positions in float32 are off.
+    error = (again - view.image.float()).abs()[:, :rows, :cols]
+    assert error.max() < 0.51
+    assert (again[:, rows:] == 0).all()
+    assert (again[:, :, cols:] == 0).all()
+    plain = augment(sample, replace(VIEWS, flip=0.0), generator(seed)).geometry
+    assert (plain.rows, plain.columns) == (view.geometry.rows, view.geometry.columns)
+
+
+def test_the_views_above_are_of_all_kinds():
+    views = [augment(Sample(noise(60, 90), None, ""), VIEWS, generator(s)) for s in range(12)]
+    seen = [view.geometry for view in views]
+    assert {each.flipped for each in seen} == {True, False}
+    assert {each.rows.after > each.rows.before for each in seen} == {True, False}
+    assert {each.rows.length < 48 for each in seen} == {True, False}
+    assert {each.size for each in seen} == {(48, 64)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_geometry_cuts_a_coarser_map_to_a_coarser_grid(seed):
+    image = smooth(120, 160)
+    view = augment(Sample(image, None, ""), replace(VIEWS, crop=(64, 64)), generator(seed))
+    half = F.avg_pool2d(image.float(), 2)
+    cut = cut_like(half, view.geometry, grid=(32, 32))
+    expected = F.avg_pool2d(view.image.float(), 2)
+    rows, cols = view.geometry.rows.length // 2, view.geometry.columns.length // 2
+    error = (cut - expected).abs()[:, : rows - 1, : cols - 1]
+    assert error.mean() < 1
+    # A map that lies one cell beside its image would be further off.
+    beside = (cut.roll(1, 2) - expected)[:, : rows - 1, 1 : cols - 1].abs()
+    assert beside.mean() > 3 * error.mean()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fakd.errors import InputError
-from fakd.losses.alignment import Alignment, aligned_features, alignment_between, check_channels
+from fakd.losses.alignment import Alignment, aligned_features, check_channels, feature_channels
 from fakd.types import LossInputs, Prediction
 from stand_ins import Shown
 
@@ -78,12 +78,12 @@ def test_it_runs_in_float32_under_autocast(kind):
 
 
 def test_it_is_built_between_the_features_of_two_networks():
-    align = alignment_between(Shown(3), Shown(6), "conv", "ALoss")
+    align = Alignment(*feature_channels(Shown(3), Shown(6), "ALoss"))
     assert [tuple(weight.shape) for weight in align.parameters()] == [(6, 3, 1, 1)]
     with pytest.raises(InputError, match=r"ALoss compares features.*this teacher shows only"):
-        alignment_between(Shown(3), Shown(None), "conv", "ALoss")
+        feature_channels(Shown(3), Shown(None), "ALoss")
     with pytest.raises(InputError, match="this student shows only"):
-        alignment_between(Shown(None), Shown(6), "conv", "ALoss")
+        feature_channels(Shown(None), Shown(6), "ALoss")
 
 
 def test_features_are_aligned_and_their_absence_is_explained():

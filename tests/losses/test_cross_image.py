@@ -23,7 +23,7 @@ def drawn(student=(3, 4, 3, 2), teacher=(3, 5, 3, 2), seed=0):
 def inputs(student, teacher):
     batch, _, *grid = student.shape
     logits = torch.zeros(batch, 2, *grid, dtype=student.dtype)
-    labels = torch.full((batch, *grid), 255)
+    labels = torch.full((batch, *grid), -1)
     return LossInputs(Prediction(logits, student), Prediction(logits, teacher), labels)
 
 
@@ -174,7 +174,7 @@ def test_the_module_averages_squares_before_it_compares():
     plain = CrossImageSimilarity()(inputs(student, teacher))
     torch.testing.assert_close(plain, cross_image_similarity(student, teacher, 0.1))
     assert not pooled.state_dict()
-    assert pooled.default_weight == 1.0
+    assert pooled.weight == 1.0
 
 
 def test_impossible_settings_are_refused():

@@ -176,12 +176,13 @@ def test_the_module_computes_it_and_leaves_the_teacher_alone():
         loss = IntraClassVariation(normalise)
         loss.prepare(Shown(4), Shown(6))
         value = loss(inputs)
-        assert value.equal(intra_class_variation(student, teacher, labels, normalise))
+        expected = intra_class_variation(student, teacher, labels, normalise, classes=2)
+        assert value.equal(expected)
         value.backward()
         assert not loss.state_dict()
     assert student.grad.abs().sum() > 0
     assert teacher.grad is None
-    assert (IntraClassVariation.default_weight, IntraClassVariation().normalise) == (20.0, "all")
+    assert (IntraClassVariation().weight, IntraClassVariation().normalise) == (20.0, "all")
 
 
 def test_impossible_demands_are_refused():

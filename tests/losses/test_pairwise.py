@@ -18,7 +18,7 @@ def drawn(student=(2, 3, 5, 4), teacher=(2, 5, 5, 4), dtype=torch.float64, seed=
 
 
 def inputs_of(student, teacher):
-    labels = torch.full((len(student), *student.shape[2:]), 255)
+    labels = torch.full((len(student), *student.shape[2:]), -1)
     logits = torch.zeros_like(student)
     return LossInputs(Prediction(logits, student), Prediction(logits, teacher), labels)
 
@@ -177,7 +177,7 @@ def test_half_precision_autocast_and_memory_format():
 
 
 def test_settings():
-    assert PairwiseSimilarity.default_weight == 10.0
+    assert PairwiseSimilarity().weight == 10.0
     loss = PairwiseSimilarity([3, 2], None, True)
     assert (loss.kernel, loss.scale, loss.detach_norm) == ((3, 2), None, True)
     assert not loss.state_dict()

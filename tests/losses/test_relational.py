@@ -16,7 +16,7 @@ def drawn(student=(2, 4, 3, 4), teacher=(2, 4, 3, 4)):
 
 
 def inputs_of(student, teacher):
-    labels = torch.full((len(student), *student.shape[2:]), 255)
+    labels = torch.full((len(student), *student.shape[2:]), -1)
     return LossInputs(Prediction(student), Prediction(teacher), labels)
 
 
@@ -131,7 +131,7 @@ def test_the_module_computes_it_and_leaves_the_teacher_alone():
     assert teacher.grad is None
     assert not loss.state_dict()
     plain = Relational()
-    assert (plain.default_weight, plain.temperature, plain.inter, plain.intra) == (1, 1, 1, 1)
+    assert (plain.weight, plain.temperature, plain.inter, plain.intra) == (1, 1, 1, 1)
 
 
 def test_impossible_settings_are_refused():

@@ -14,7 +14,7 @@ def pixels(path):
 
 
 def test_classes_are_painted_and_ignored_pixels_stay_black():
-    painted = colour(torch.tensor([[0, 1, 255]]), PALETTE)
+    painted = colour(torch.tensor([[0, 1, -1]]), PALETTE)
     assert painted.permute(1, 2, 0).tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 0]]]
 
 

@@ -12,19 +12,20 @@ from PIL import Image
 
 from fakd import models
 from fakd.commands.report import report
-from fakd.comparing.verdict import references
+from fakd.comparing.statistics import Difference
+from fakd.comparing.verdict import Comparison, references
 from fakd.data import scenes
 from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
 from fakd.models import pspnet
-from fakd.report import chart
-from fakd.report.curves import panels, read_curves, thinned
+from fakd.report import charts
+from fakd.report.charts import panels, thinned
 from fakd.report.examination import Examination, Shot, examine
-from fakd.report.gallery import fit
-from fakd.report.html import LIMIT, Note, render, with_pictures, write_report
-from fakd.report.page import class_bars, section
-from fakd.report.summary import method_table, verdict
+from fakd.report.html import LIMIT, Note, add_pictures, fit, render, write_report
+from fakd.report.methods import method_table
+from fakd.report.page import Section, ranked
+from fakd.runs.naming import title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.settings import Inference
 
@@ -124,7 +125,7 @@ def test_verdicts_that_are_decided_come_first_and_large_gains_before_small_ones(
             unsteady = 0.05 * seed if method == "pd" else 0.0
             made_up.in_grid(method, seed, 0.6 + gain + unsteady)
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
-    said = verdict(references(methods)["alone"])
+    said = ranked(references(methods)["alone"])
     assert [each.tone for each in said] == ["helped", "helped", "hurt", "unsure"]
     assert [each.text.split()[0].strip(":") for each in said] == ["CWD+FA", "CWD", "DIST", "PD"]
 
@@ -145,12 +146,12 @@ def test_a_teacher_that_no_training_scored_is_scored_now(trained):
     matrix = score(teacher, pairs, Inference(), torch.device("cpu"))
     expected = 100 * Scores.from_matrix(matrix).miou
     examined = examine({"teacher": teacher}, data.val, Inference(), 9, lambda done: None)
-    column = {each.title: each.cells[0] for each in method_table(methods, {}, examined)}
-    assert column["method"].text == "teacher"
-    assert column["mIoU"].value == pytest.approx(expected)
-    assert column["mIoU"].note == "on 6 of 6 validation images"
+    (row, *_), _ = method_table(methods, {}, examined)
+    assert row["method"].text == "teacher"
+    assert row["mIoU"].value == pytest.approx(expected)
+    assert row["mIoU"].note == "on 6 of 6 validation images"
     methods["cwd"][0].result["teacher_miou"] = 50.0
-    assert method_table(methods, {}, examined)[2].cells[0].text == "50.00"
+    assert method_table(methods, {}, examined)[0][0]["mIoU"].text == "50.00"
 
 
 def test_the_papers_scores_stand_beside_runs_of_its_networks_and_data(made_up, tmp_path):
@@ -161,13 +162,12 @@ def test_the_papers_scores_stand_beside_runs_of_its_networks_and_data(made_up, t
     page = Page(write([made_up.root], tmp_path, images=0))
     assert "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops" in page.text
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
-    columns = {each.title: each.cells for each in method_table(methods, {}, None)}
-    assert [cell.text for cell in columns["method"]] == [
-        *("teacher", "student alone", "CWD", "CWD+FA")
-    ]
-    assert [cell.text for cell in columns["paper mIoU"]] == ["44.39", "17.11", "25.14", "26.96"]
-    assert [cell.text for cell in columns["paper mAcc"]] == ["54.74", "22.99", "34.13", "34.13"]
-    assert columns["paper mIoU"][3].note == "the paper's mAcc is CWD's too"
+    rows, _ = method_table(methods, {})
+    columns = {name: [row[name].text for row in rows] for name in rows[0]}
+    assert columns["method"] == ["teacher", "student alone", "CWD", "CWD+FA"]
+    assert columns["paper mIoU"] == ["44.39", "17.11", "25.14", "26.96"]
+    assert columns["paper mAcc"] == ["54.74", "22.99", "34.13", "34.13"]
+    assert rows[3]["paper mIoU"].note == "the paper's mAcc is CWD's too"
 
 
 def test_a_pair_that_never_finished_a_run_is_not_passed_over(grid, tmp_path):
@@ -287,13 +287,14 @@ def test_a_report_stays_below_its_limit_whatever_the_pictures(grid, tmp_path):
     data.palette, data.class_names = tuple(palette), tuple(f"c{i}" for i in range(20))
     sections = []
     for methods in groups.values():
-        plain = section("pair", methods, [], None, [])
-        sections += [type(plain)(**{**vars(plain), "examined": examined})] * 2
-    pictured = with_pictures(sections, [data, data], NOTE)
-    size = write_report(tmp_path / "report.html", pictured, NOTE)
+        for _ in range(2):
+            sections.append(Section("pair", methods, [], None, []))
+            sections[-1].examined = examined
+    add_pictures(sections, [data, data], NOTE)
+    size = write_report(tmp_path / "report.html", sections, NOTE)
     assert size == (tmp_path / "report.html").stat().st_size < LIMIT
     assert size > LIMIT / 3
-    assert all(each.scenes for each in pictured)
+    assert all(each.scenes for each in sections)
 
 
 def test_pictures_are_made_smaller_before_they_are_left_out():
@@ -326,27 +327,28 @@ def test_pictures_show_the_classes_in_their_colours():
 def test_rare_classes_come_first_with_mean_and_spread(grid):
     runs = [read_run(path.parent) for path in grid.root.glob("*/*/*/result.json")]
     methods = next(iter(by_pair(runs).values()))
-    rows = class_bars(methods)
+    rows = Section("pair", methods, [], None, []).classes
     shares = [row.share for row in rows]
     assert shares == sorted(shares)
     assert sum(shares) == pytest.approx(100)
     for row in rows:
         index = runs[0].class_names.index(row.name)
         expected = [run.class_iou[index] for run in methods["cwd"]]
-        assert row.bars[1].iou == pytest.approx(np.mean(expected))
-        assert row.bars[1].spread == pytest.approx(np.std(expected, ddof=1))
+        assert row.bars[1] == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
 
 
 def test_every_term_has_its_curve_and_half_a_row_does_no_harm(made_up):
-    run = read_run(made_up.in_grid("cwd-fa", 0, 0.7))
+    folder = made_up.in_grid("cwd-fa", 0, 0.7)
     head = "step,task,channel/lambda,channel/augmentation,images/s,val/mIoU\n"
-    run.curves.write_text(f"{head}10,1.5,0.1,0.2,3,\n20,1.2,0.2,0.3,3,40\n30,1.1")
-    curves = read_curves(run.curves)
-    assert curves["task"] == [(10, 1.5), (20, 1.2), (30, 1.1)]
+    # The last number may be half a number too: 1.1 of 1.15.
+    rows = "10,1.5,0.1,0.2,3,\n20,1.2,0.2,0.3,3,40\n30,1.1"
+    (folder / "metrics.csv").write_text(head + rows)
+    curves = read_run(folder).curves
+    assert curves["task"] == [(10, 1.5), (20, 1.2)]
     assert curves["val/mIoU"] == [(20, 40)]
     assert panels([curves]) == ["val/mIoU", "task", "channel/lambda", "channel/augmentation"]
-    run.curves.unlink()
-    assert read_curves(run.curves) == {}
+    (folder / "metrics.csv").unlink()
+    assert read_run(folder).curves == {}
 
 
 def test_long_curves_are_thinned_by_means():
@@ -361,26 +363,36 @@ def test_long_curves_are_thinned_by_means():
     "points", [[], [(5.0, 1.0)], [(1.0, 2.0), (2.0, 2.0)], [(1.0, float("nan")), (2.0, 3.0)]]
 )
 def test_charts_of_little_are_drawn(points):
-    drawn = str(chart.curves("loss", [chart.Line("a<b", 9, points)]))
+    drawn = str(charts.training_curves("loss", [charts.Line("a<b", 9, points)]))
     Page(drawn)
     assert "nan" not in drawn
     assert "a<b" not in drawn
 
 
+def test_charts_take_the_colours_of_the_page():
+    style = (Path(charts.__file__).parent / "style.css").read_text()
+    light = style[: style.index("prefers-color-scheme: dark")]
+    assert all(f"--{name}: {colour};" in light for colour, name in charts._VARIABLES.items())
+    drawn = str(charts.training_curves("loss", [charts.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]))
+    assert "var(--c1)" in drawn
+    assert not re.search("#[0-9a-f]{6}", drawn), "light and dark both"
+
+
 def test_a_chart_places_its_points():
-    drawn = str(chart.curves("loss", [chart.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])]))
-    (x0, y0), (x1, y1) = (
-        tuple(map(float, each.split())) for each in re.search(r'd="M(.*?)"', drawn)[1].split("L")
-    )
+    drawn = str(charts.training_curves("loss", [charts.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])]))
+    line = re.search(r'<title>a</title> <path d="M (.*?)"', drawn)[1]
+    (x0, y0), (x1, y1) = (tuple(map(float, each.split())) for each in line.split("L"))
     assert x0 < x1
     assert y1 < y0, "large values are above"
 
 
 def test_names_of_methods_have_room_beside_their_differences():
     names = ("cwd", "cwd-fa-full-own-class-spared", "a-name-that-no-chart-has-room-for-" * 2)
-    drawn = str(chart.differences("gain", [chart.Bar(each, 1.0, None, "flat") for each in names]))
-    shown = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end">(.*?)</text>', drawn)
-    assert [text for _, text in shown][:2] == list(names[:2])
+    compared = [Comparison(each, "alone", Difference(1.0, None, 1), 1.0) for each in names]
+    drawn = str(charts.differences("gain", compared))
+    labels = r'<text style="[^"]*text-anchor: end[^"]*" x="([\d.]+)"[^>]*>(.*?)</text>'
+    shown = re.findall(labels, drawn)
+    assert [text for _, text in shown][:2] == ["CWD", title_of(names[1])]
     assert len(shown[2][1]) < 40
     assert f"<title>{names[2]}</title>" in drawn
     assert all(float(x) >= 6 * len(text) for x, text in shown)
@@ -403,7 +415,7 @@ def test_the_impossible_is_refused(folders, more, message, tmp_path):
 
 def test_a_page_that_would_be_too_large_is_refused(grid, tmp_path):
     run = read_run(next(grid.root.glob("*/*/*/result.json")).parent)
-    plain = section("pair", {run.method: [run]}, [], None, ["x" * 6_000_000])
+    plain = Section("pair", {run.method: [run]}, [], None, ["x" * 6_000_000])
     with pytest.raises(InputError, match="fewer runs"):
         write_report(tmp_path / "report.html", [plain], NOTE)
     assert "x" * 1000 in render([plain], NOTE)

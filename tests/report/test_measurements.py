@@ -8,10 +8,17 @@ from torch import nn
 
 from fakd.data import scenes
 from fakd.models import pspnet
-from fakd.report.boundary import boundary_counts, boundary_width
 from fakd.report.examination import SHOTS, TEACHER, disagreement, examine, spaced
-from fakd.report.measurements import Quality, cost_of, input_size
-from fakd.report.reliability import BINS, Reliability, reliability
+from fakd.report.measurements import (
+    BINS,
+    Quality,
+    Reliability,
+    boundary_counts,
+    boundary_width,
+    cost_of,
+    input_size,
+    reliability,
+)
 from fakd.settings import Inference
 from fakd.types import IGNORE, Prediction, Segmenter
 

@@ -12,19 +12,29 @@ from fakd.commands.tables import tables
 from fakd.data import scenes
 from fakd.errors import InputError
 from fakd.models import pspnet
-from fakd.report.network_figures import activation, draw_activations, draw_examples
-from fakd.report.paper.figures import class_means, draw_classes, regression, write_figures
-from fakd.report.paper.scores import (
+from fakd.report.methods import class_iou
+from fakd.report.paper.figures import draw_classes, regression, write_figures
+from fakd.report.paper.pictures import (
+    activation,
+    draw_activations,
+    draw_examples,
+    heat_map,
+    most_changed,
+    richest_images,
+    shown_methods,
+)
+from fakd.report.paper.tables import write_tables
+from fakd.report.table import Entry, as_csv, markdown, mean_and_spread, number
+from fakd.runs.naming import method_of
+from fakd.runs.published import (
     benchmark_of,
     cell_of,
     pair_of,
     published_cell,
     teacher_score,
 )
-from fakd.report.paper.tables import markdown, write_tables
-from fakd.report.pictures import most_changed, richest_images, shown_methods
-from fakd.runs.naming import method_of
 from fakd.runs.reading import by_pair, read_grid, read_run
+from fakd.types import Prediction, Segmenter
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCENES = {"class_path": "fakd.data.scenes", "init_args": {"train": 2, "val": 6, "size": [32, 48]}}
@@ -184,8 +194,12 @@ def test_every_run_has_a_row(made_up, tmp_path):
 
 
 def test_markdown_joins_a_mean_and_its_spread():
-    rows = [{"a": "x|y", "b": 1.0, "b sd": 0.25, "c": None}, {"a": "z", "b": 2.0, "c": None}]
-    assert markdown(rows) == "| a | b |\n|---|---:|\n| x\\|y | 1.00 ± 0.25 |\n| z | 2.00 |\n"
+    rows = [
+        {"a": Entry("x|y"), "b": mean_and_spread([0.5, 1.5]), "c": Entry()},
+        {"a": Entry("z"), "b": number(2.0), "c": Entry()},
+    ]
+    assert markdown(rows) == "| a | b |\n|---|---:|\n| x\\|y | 1.00 ± 0.71 |\n| z | 2.00 |\n"
+    assert as_csv(rows) == "a,b,b sd,c\nx|y,1.0,0.7071,\nz,2.0,,\n"
 
 
 @pytest.mark.parametrize("write", [write_tables, write_figures])
@@ -228,9 +242,11 @@ def test_classes_are_averaged_over_the_seeds_that_have_them(made_up):
     runs[0].result["final"]["classes"]["road"]["iou"] = None
     for run in runs:
         run.result["final"]["classes"]["sky"]["iou"] = None
-    means = class_means(runs)
+    means, spread = class_iou(runs)
     assert means[0] == runs[1].class_iou[0]
     assert np.isnan(means[2])
+    assert np.isnan(spread[[0, 2]]).all()
+    assert spread[1] == pytest.approx(np.std([run.class_iou[1] for run in runs], ddof=1))
     assert means[1] == pytest.approx((runs[0].class_iou[1] + runs[1].class_iou[1]) / 2)
 
 
@@ -253,6 +269,39 @@ def test_an_activation_runs_from_0_to_1_over_the_image(tiny_network):
     with torch.no_grad():
         tiny_network.classifier.weight.zero_()
     assert not activation(tiny_network, image, 2).any()
+
+
+class Rising(Segmenter):
+    """Sees class 2 the more, the further right."""
+
+    classes = 12
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, self.classes, 1)
+
+    def forward(self, images):
+        logits = torch.zeros(len(images), self.classes, *images.shape[2:])
+        logits[:, 2] = torch.linspace(-3, 5, images.shape[3])
+        return Prediction(logits)
+
+    @property
+    def classifier(self):
+        return self.conv
+
+
+def test_figure_3_is_bright_where_the_network_sees_the_class(tmp_path, tiny_data):
+    sample = tiny_data.val[0]
+    draw_activations(tmp_path / "a.png", [sample], 2, tiny_data, {"CWD": Rising().eval()})
+    with Image.open(tmp_path / "a.png") as picture:
+        drawn = np.asarray(picture.convert("L"), dtype=float)
+    # Under the titles: the image, its map, the colour bar.
+    rows = drawn[int(0.4 * len(drawn)) : int(0.8 * len(drawn))]
+    heat = rows[:, int(0.42 * rows.shape[1]) : int(0.8 * rows.shape[1])].mean(0)
+    assert heat[-20:].mean() > heat[:20].mean() + 60
+    grey = torch.full((3, 1, 3), 100, dtype=torch.uint8)
+    painted = heat_map(grey, torch.tensor([[0.0, 0.5, 1.0]])).float().mean(0)[0]
+    assert painted[0] < painted[1] < painted[2]
 
 
 def test_pictures_that_cannot_be_drawn(tmp_path, tiny_data, tiny_network):

@@ -39,7 +39,9 @@ def batch():
     images = torch.randint(0, 256, (4, 3, 8, 10), generator=generator).byte()
     labels = torch.randint(0, CLASSES, (4, 8, 10), generator=generator)
     labels[0, :6], labels[3, :2] = IGNORE, IGNORE
-    return Batch(images, labels, torch.ones(4, dtype=torch.bool))
+    return Batch(
+        images, labels.short(), torch.arange(4), torch.ones(4, dtype=torch.bool), [None] * 4
+    )
 
 
 def gradients(loss, task, parts):

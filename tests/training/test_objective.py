@@ -16,7 +16,7 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 32, 48, generator=generator)
     labels = torch.randint(0, 12, (2, 32, 48), generator=generator)
-    labels[:, :4] = 255
+    labels[:, :4] = -1
     return images, labels
 
 
@@ -32,15 +32,15 @@ def answer(teacher, images):
 def test_cross_entropy_divides_by_valid_or_by_all_pixels():
     logits = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 5, (2, 8, 8), generator=torch.Generator().manual_seed(1))
-    labels[:, :2] = 255
+    labels[:, :2] = -1
     large = F.interpolate(logits, (8, 8), mode="bilinear")
-    valid = F.cross_entropy(large, labels, ignore_index=255)
+    valid = F.cross_entropy(large, labels, ignore_index=-1)
     torch.testing.assert_close(cross_entropy(logits, labels), valid)
     torch.testing.assert_close(cross_entropy(logits, labels, "all"), valid * 0.75)
 
 
 def test_a_batch_without_labels_gives_zero_not_nan():
-    labels = torch.full((1, 8, 8), 255)
+    labels = torch.full((1, 8, 8), -1)
     logits = torch.randn(1, 5, 4, 4, requires_grad=True)
     loss = cross_entropy(logits, labels)
     loss.backward()
@@ -60,7 +60,7 @@ def test_distillation_weighs_the_loss_and_trains_only_the_student(tiny_network, 
     images, labels = batch
     torch.manual_seed(1)
     teacher = pspnet("mobilenetv3_small_050", 12, channels=24).eval()
-    objective = Distillation(teacher, tiny_network, ChannelKL(), 3.0, TASK)
+    objective = Distillation(teacher, tiny_network, ChannelKL(weight=3.0), TASK)
     objective.train()
     student = tiny_network(images)
     terms = objective(student, labels, ALL, 0.5, teacher(images)).terms
@@ -78,7 +78,7 @@ def test_strength_brings_statistics_that_are_saved(tiny_network, batch):
     objective = Distillation(teacher, tiny_network, ChannelKL(strength=1.0))
     outcome = objective(tiny_network(images), labels, ALL, 0.5, answer(teacher, images))
     small = F.interpolate(labels[:, None].float(), (4, 6), mode="nearest").long()
-    counts = torch.bincount(small[small != 255].flatten(), minlength=12)
+    counts = torch.bincount(small[small != -1].flatten(), minlength=12)
     assert torch.equal(objective.covariance.count, counts)
     assert "covariance.count" in objective.state_dict()
     measures = objective.measures(outcome)
@@ -99,7 +99,7 @@ def test_without_labels_the_teacher_names_the_classes(tiny_network, batch):
 
 def test_a_batch_of_both_takes_each_samples_classes_from_where_they_are(tiny_network, batch):
     images, labels = batch
-    labels[1] = 255
+    labels[1] = -1
     teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
     objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0), task=TASK)
     said, labelled = answer(teacher, images), torch.tensor([True, False])

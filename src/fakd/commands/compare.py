@@ -1,45 +1,54 @@
 """`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fakd.comparing.calibration import measure, trial_of, within
-from fakd.comparing.cell import Cell, attempt
-from fakd.comparing.engines import Engine, Place, open_engine
+from fakd.comparing.engines import Place, open_engine
 from fakd.comparing.grid import Grid
-from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
-from fakd.comparing.verdict import cautions, references, verdict_table, verdicts
-from fakd.comparing.work import GridProgress, work
-from fakd.data import SegmentationData, open_data
-from fakd.runs.reading import Run, by_pair, read_grid
-from fakd.runs.recipe import describe
-from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Schedule
+from fakd.comparing.work import work_all
+from fakd.settings import (
+    Augmentation,
+    Freeze,
+    Hardware,
+    Inference,
+    Intervals,
+    Optimizer,
+    Schedule,
+    Stopping,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from fakd.data import SegmentationData
+    from fakd.runs.reading import Outcome, Run
 
 
 def compare(
-    data: SegmentationData | str | Path,
+    data: "SegmentationData | str | Path",
     run: str | Path,
     teacher: dict[str, Any] | str | Path | None = None,
     student: dict[str, Any] | str | Path | None = None,
-    pairs: dict[str, Any] | None = None,
-    methods: dict[str, Any] | list[str] | str = "alone,cwd,cwd-fa",
+    pairs: dict | None = None,
+    methods: dict | list[str] | str = "alone,cwd,cwd-fa",
     seeds: int | list[int] | str = 3,
     minutes: float | None = None,
     schedule: Schedule = Schedule(),
+    optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
     intervals: Intervals = Intervals(),
-    auxiliary_weight: float = 0.4,
-    average: Average = "valid",
+    freeze: Freeze = Freeze(),
+    stopping: Stopping = Stopping(),
+    ema: float | None = None,
+    task: Task = Task(),
     check_teacher: bool = True,
     on: Place = "local",
     parallel: int | None = None,
-    cluster: dict[str, Any] | None = None,
-) -> list[Run]:
+    cluster: dict | None = None,
+) -> "list[Run]":
     """Compare distillation methods over seeds, the student alone among them, and say what helped.
 
     For example: fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
@@ -57,17 +66,20 @@ def compare(
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
         pairs: several teachers and students instead, {NAME: {teacher: ..., student: ...}}.
         methods: presets, as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path: ...,
-            init_args: ...}, weight: 1.0}}, where any setting may differ, such as schedule.
+            init_args: ...}}}, where any setting may differ, such as schedule.
         seeds: how many, from 0 on, or which, as 3,4,5.
         minutes: train every run for so long instead of schedule.steps; a step of each method is
             timed first.
         schedule: how long and how fast to train.
+        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
         inference: how images are shown to the networks when they are evaluated.
         hardware: where and how each run computes.
         intervals: how often each run logs, saves and evaluates.
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        freeze: which weights stay as they are.
+        stopping: when to end a run before its last step.
+        ema: evaluate and save a moving average of the weights that keeps this share of itself.
+        task: what is asked of the networks by the labels: class weights, Dice, hardest pixels.
         check_teacher: let every run evaluate its teacher first, and refuse one that knows nothing.
         on: this machine, a Ray cluster, or SLURM.
         parallel: runs at a time; one per GPU, or one, if not given.
@@ -79,16 +91,26 @@ def compare(
     Raises:
         ChildProcessError: runs have failed; the others are finished.
     """
+    # Imported here because `fakd compare --help` need not wait for them.
+    from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
+    from fakd.data import open_data
+    from fakd.runs.reading import read_grid
+    from fakd.runs.recipe import describe
+
+    opened = open_data(data)
     settings = describe(
         {
-            "data": open_data(data),
-            "schedule": schedule,
+            "data": opened,
+            "schedule": schedule.settled(len(opened.train), optimizer),
+            "optimizer": optimizer,
             "augmentation": augmentation,
             "inference": inference,
             "hardware": hardware,
             "intervals": intervals,
-            "auxiliary_weight": auxiliary_weight,
-            "average": average,
+            "freeze": freeze,
+            "stopping": stopping,
+            "ema": ema,
+            "task": task,
             "check_teacher": check_teacher,
         }
     )
@@ -109,53 +131,28 @@ def compare(
         f"x {len(grid.seeds)} seeds, {sum(cell.finished for cell in cells)} finished",
         soft_wrap=True,
     )
-    failed = _run(cells, minutes, engine, console)
-    runs, failures = read_grid(grid.run)
-    for (name, pair), by_method in by_pair(runs).items():
-        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
-        compared = references(by_method)
-        failed_here = [each for each in failures if each.pair == pair]
-        console.print(verdict_table(by_method, compared, failed_here))
-        for sentence in (*verdicts(compared), *cautions(compared)):
-            console.print(sentence, soft_wrap=True)
+    failed = work_all(cells, minutes, engine, console)
+    outcome = read_grid(grid.run)
+    _judge(outcome, console)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
             f"({failed[0].failure}); the same command tries them again"
         )
-    return runs
+    return outcome.runs
 
 
-def _run(
-    cells: Sequence[Cell], minutes: float | None, engine: Engine, console: Console
-) -> list[Cell]:
-    """Do all that is unfinished and return what failed."""
-    lost: list[Cell] = []
-    if minutes is not None:
-        cells, lost = _timed(cells, minutes, engine, console)
-    failed = work(attempt, cells, engine, GridProgress(console, "runs", cells))
-    engine.close()
-    return [*lost, *failed]
+def _judge(outcome: "Outcome", console: Console) -> None:
+    """Say of every pair what helped."""
+    from fakd.comparing.verdict import cautions, references, sentence
+    from fakd.report.methods import terminal_table
+    from fakd.runs.reading import by_pair
 
-
-def _timed(
-    cells: Sequence[Cell], minutes: float, engine: Engine, console: Console
-) -> tuple[list[Cell], list[Cell]]:
-    """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
-    ready = [cell for cell in cells if cell.finished]
-    rest = [cell for cell in cells if not cell.finished]
-    trials = {cell.folder.parent: trial_of(cell) for cell in rest}
-    display = GridProgress(console, "timing", [*trials.values()])
-    reasons = {
-        trial.folder.parent: trial.failure
-        for trial in work(measure, [*trials.values()], engine, display)
-    }
-    lost = []
-    for cell in rest:
-        method = cell.folder.parent
-        if method in reasons:
-            cell.record_failure(reasons[method] or "its steps could not be timed")
-            lost.append(cell)
-        else:
-            ready.append(within(cell, minutes, trials[method]))
-    return ready, lost
+    for (name, pair), methods in by_pair(outcome.runs).items():
+        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
+        compared = references(methods)
+        failures = [each for each in outcome.failures if each.pair == pair]
+        console.print(terminal_table(methods, compared, failures))
+        said = [sentence(each) for found in compared.values() for each in found]
+        for text in (*said, *cautions(compared)):
+            console.print(text, soft_wrap=True)

@@ -5,10 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fakd import models
-from fakd.data import SegmentationData, open_data
-from fakd.losses import ChannelKL
-from fakd.runs.recipe import describe
+import fakd
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -23,29 +20,14 @@ from fakd.settings import (
     Stopping,
     Task,
 )
-from fakd.training.loop import Training
-from fakd.training.objective import Distillation
-from fakd.training.start import (
-    announce,
-    console_of,
-    finished_result,
-    open_folder,
-    start,
-    weigh_classes,
-)
-from fakd.training.task import TaskLoss
-from fakd.training.teacher import NetworkTeacher
-from fakd.training.validation import require_same_classes
-from fakd.types import DistillationLoss, Segmenter
 
 
 def distill(
-    teacher: Segmenter | str | Path,
-    student: Segmenter,
-    data: SegmentationData | str | Path,
+    teacher: "fakd.Segmenter | str | Path",
+    student: "fakd.Segmenter",
+    data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
-    distillation: DistillationLoss | None = None,
-    weight: float | None = None,
+    distillation: "fakd.DistillationLoss | None" = None,
     schedule: Schedule = Schedule(),
     optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
@@ -71,8 +53,8 @@ def distill(
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
-        distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
-        weight: its factor beside the cross-entropy; each loss has its default.
+        distillation: the loss against the teacher, its weight beside the cross-entropy among its
+            arguments; ChannelKL with strength 1 (FAKD) if not given.
         schedule: how long and how fast to train.
         optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
@@ -94,30 +76,34 @@ def distill(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
     """
-    run = Path(run)
-    data = open_data(data)
-    teacher = models.load(teacher) if isinstance(teacher, str | Path) else teacher
-    distillation = ChannelKL(strength=1.0) if distillation is None else distillation
-    schedule = schedule.settled(len(data.train), optimizer)
-    recipe = describe(dict(locals()))
-    require_same_classes(student, data)
-    settings = Settings(
-        schedule=schedule,
-        optimizer=optimizer,
-        augmentation=augmentation,
-        inference=inference,
-        hardware=hardware,
-        intervals=intervals,
-        freeze=freeze,
-        stopping=stopping,
-        ema=ema,
-        seed=seed,
-        broken=broken,
+    # Imported here because `fakd distill --help` need not wait for it.
+    from fakd.runs.recipe import recipe_of
+    from fakd.training.loop import Training
+    from fakd.training.objective import Distillation
+    from fakd.training.start import (
+        announce,
+        console_of,
+        finished_result,
+        open_folder,
+        start,
+        weigh_classes,
     )
+    from fakd.training.task import TaskLoss
+    from fakd.training.teacher import NetworkTeacher
+    from fakd.training.validation import require_same_classes
+
+    run = Path(run)
+    data = fakd.data.open_data(data)
+    schedule = schedule.settled(len(data.train), optimizer)
+    teacher = fakd.load(teacher) if isinstance(teacher, str | Path) else teacher
+    distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
+    recipe = recipe_of(distill, locals())
+    require_same_classes(student, data)
+    settings = Settings.of(locals())
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
     by_labels = TaskLoss(task, data.classes) if labelled else None
-    objective = Distillation(teacher, student, distillation, weight, by_labels)
+    objective = Distillation(teacher, student, distillation, by_labels)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
@@ -132,7 +118,9 @@ def distill(
     return training.run(check_teacher)
 
 
-def _compare_class_names(console: Console, teacher: Segmenter, data: SegmentationData) -> None:
+def _compare_class_names(
+    console: Console, teacher: "fakd.Segmenter", data: "fakd.data.SegmentationData"
+) -> None:
     """Warn of a teacher whose classes are called, and so perhaps ordered, differently."""
     pairs = zip(teacher.class_names or (), data.class_names, strict=False)
     differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]

@@ -1,33 +1,21 @@
 """`fakd report`: one HTML file that answers whether it helped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 
-from fakd.data import SegmentationData
 from fakd.errors import InputError
-from fakd.models.files import own_version
-from fakd.report.examination import Examination, examine
-from fakd.report.html import Note, with_pictures, write_report
-from fakd.report.opening import inference_of, open_data_of, open_networks
-from fakd.report.page import failed_runs, section
-from fakd.runs.folder import command_line
-from fakd.runs.reading import Run, by_pair, read_folders
-from fakd.training.progress import StepProgress
-from fakd.training.start import pick_device
 
+if TYPE_CHECKING:
+    import torch
 
-class _Seen(NamedTuple):
-    """What looking at a pair's networks brought, and what could not be looked at."""
-
-    data: SegmentationData | None
-    examined: Examination | None
-    remarks: list[str]
+    from fakd.data import SegmentationData
+    from fakd.report.examination import Examination
+    from fakd.runs.reading import Methods
 
 
 def report(
@@ -60,23 +48,33 @@ def report(
         raise InputError(f"expected --images of 0 or more, got {images}")
     if not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
+    # Imported here because `fakd report --help` need not wait for it.
+    from fakd.models.files import own_version
+    from fakd.report.html import Note, add_pictures, write_report
+    from fakd.report.page import Section
+    from fakd.runs.folder import command_line
+    from fakd.runs.reading import by_pair, read_folders
+    from fakd.training.start import pick_device
+
     finished, failures = read_folders(runs)
     device = pick_device(accelerator)
     console = Console(highlight=False)
     groups = by_pair(finished)
-    sections, opened = [], []
+    sections, shown = [], []
     for (name, pair), methods in groups.items():
-        seen = _look(f"{pair} on {name}", methods, images, device, console)
-        for remark in seen.remarks:
+        title = f"{pair} on {name}"
+        data, examined, remarks = _look(title, methods, images, device, console)
+        for remark in remarks:
             console.print(f"[yellow]note:[/] {escape(remark)}", soft_wrap=True)
         own = [each for each in failures if each.pair == pair]
-        sections.append(section(f"{pair} on {name}", methods, own, seen.examined, seen.remarks))
-        opened.append(seen.data if pictures else None)
+        sections.append(Section(title, methods, own, examined, remarks))
+        shown.append(data if pictures else None)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    shown = {pair for _, pair in groups}
-    strays = [each for each in failures if each.pair not in shown]
-    note = Note(made, own_version(), command_line(), failed_runs(strays, True))
-    size = write_report(out, with_pictures(sections, opened, note), note)
+    pairs = {pair for _, pair in groups}
+    strays = [each for each in failures if each.pair not in pairs]
+    note = Note(made, own_version(), command_line(), strays)
+    add_pictures(sections, shown, note)
+    size = write_report(out, sections, note)
     for each in sections:
         console.print(f"\n[bold]{escape(each.name)}[/]", soft_wrap=True)
         for sentence in [text for verdicts in each.verdicts for text, _ in verdicts]:
@@ -86,28 +84,30 @@ def report(
 
 
 def _look(
-    title: str,
-    methods: Mapping[str, Sequence[Run]],
-    images: int,
-    device: torch.device,
-    console: Console,
-) -> _Seen:
-    """Show validation images to the networks of a pair, as far as they and the data are there."""
+    title: str, methods: "Methods", images: int, device: "torch.device", console: Console
+) -> "tuple[SegmentationData | None, Examination | None, list[str]]":
+    """Show validation images to the networks of a pair, as far as they and the data are there.
+
+    Returns:
+        The data, what was found out, and what could not be looked at.
+    """
+    from fakd.report.examination import examine
+    from fakd.report.opening import inference_of, open_data_of, open_networks
+    from fakd.training.progress import StepProgress
+
     if images == 0:
-        return _Seen(None, None, [])
+        return None, None, []
     first = next(iter(methods.values()))[0]
     try:
         data = open_data_of(first)
     except InputError as error:
-        return _Seen(None, None, [f"No pictures and no measurements: {error}."])
+        return None, None, [f"No pictures and no measurements: {error}."]
     networks, problems = open_networks(methods, device)
     if not networks:
-        return _Seen(data, None, problems)
-    inference = inference_of(first)
+        return data, None, problems
+    count = {"networks": float(len(networks))}
     with StepProgress(console, f"look at {title}", min(images, len(data.val))) as display:
-
-        def advance(done: int) -> None:
-            display.show(done, {"networks": float(len(networks))})
-
-        examined = examine(networks, data.val, inference, images, advance)
-    return _Seen(data, examined, problems)
+        examined = examine(
+            networks, data.val, inference_of(first), images, lambda done: display.show(done, count)
+        )
+    return data, examined, problems

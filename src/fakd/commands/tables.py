@@ -7,11 +7,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from fakd.errors import InputError
-from fakd.report.paper.figures import write_figures
-from fakd.report.paper.tables import write_tables
-from fakd.report.pictures import write_pictures
-from fakd.runs.reading import read_folders
-from fakd.training.start import pick_device
 
 
 def tables(
@@ -43,6 +38,13 @@ def tables(
     """
     if images < 0:
         raise InputError(f"expected --images of 0 or more, got {images}")
+    # Imported here because `fakd tables --help` need not wait for it.
+    from fakd.report.paper.figures import write_figures
+    from fakd.report.paper.pictures import write_pictures
+    from fakd.report.paper.tables import write_tables
+    from fakd.runs.reading import read_folders
+    from fakd.training.start import pick_device
+
     finished, _ = read_folders(runs)
     console = Console(highlight=False)
     pictures: list[Path] = []

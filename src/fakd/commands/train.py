@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fakd.data import SegmentationData, open_data
-from fakd.runs.recipe import describe
+import fakd
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -19,24 +18,11 @@ from fakd.settings import (
     Stopping,
     Task,
 )
-from fakd.training.loop import Training
-from fakd.training.objective import Supervised
-from fakd.training.start import (
-    announce,
-    console_of,
-    finished_result,
-    open_folder,
-    start,
-    weigh_classes,
-)
-from fakd.training.task import TaskLoss
-from fakd.training.validation import require_same_classes
-from fakd.types import Segmenter
 
 
 def train(
-    network: Segmenter,
-    data: SegmentationData | str | Path,
+    network: "fakd.Segmenter",
+    data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     schedule: Schedule = Schedule(),
     optimizer: Optimizer = Optimizer(),
@@ -80,24 +66,27 @@ def train(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
     """
-    run = Path(run)
-    data = open_data(data)
-    schedule = schedule.settled(len(data.train), optimizer)
-    recipe = describe(dict(locals()))
-    require_same_classes(network, data)
-    settings = Settings(
-        schedule=schedule,
-        optimizer=optimizer,
-        augmentation=augmentation,
-        inference=inference,
-        hardware=hardware,
-        intervals=intervals,
-        freeze=freeze,
-        stopping=stopping,
-        ema=ema,
-        seed=seed,
-        broken=broken,
+    # Imported here because `fakd train --help` need not wait for it.
+    from fakd.runs.recipe import recipe_of
+    from fakd.training.loop import Training
+    from fakd.training.objective import Supervised
+    from fakd.training.start import (
+        announce,
+        console_of,
+        finished_result,
+        open_folder,
+        start,
+        weigh_classes,
     )
+    from fakd.training.task import TaskLoss
+    from fakd.training.validation import require_same_classes
+
+    run = Path(run)
+    data = fakd.data.open_data(data)
+    schedule = schedule.settled(len(data.train), optimizer)
+    recipe = recipe_of(train, locals())
+    require_same_classes(network, data)
+    settings = Settings.of(locals())
     fabric = start(hardware, seed)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:

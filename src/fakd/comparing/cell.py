@@ -1,26 +1,42 @@
-"""One cell of a grid: a run as a process of its own, with its recipe, log and lock beside it."""
+"""One cell of a grid: a run as a process of its own, and the timing of its method's steps."""
 
-import fcntl
 import os
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from fakd.files import write_text
-from fakd.runs.folder import CURVES, RESULT
+from fakd.runs.folder import (
+    CALIBRATION,
+    CURVES,
+    FAILED,
+    GIVEN,
+    LOCK,
+    LOG,
+    RESULT,
+    beside,
+    lock,
+    read_curves,
+    read_json,
+    write_json,
+    write_yaml,
+)
 
 Stop = Callable[[], bool]
 """Says whether the work is to end early."""
 _POLL = 0.1
 _PATIENCE = 15.0
+LAP, LAPS = 4, 3
+"""Steps between two measurements, and measurements; the first warms up and does not count."""
+ENDLESS = 10**9
 
 
 def never() -> bool:
@@ -48,9 +64,15 @@ class Cell:
     outcome: Path | None = None
     directory: Path = field(default_factory=Path.cwd)
 
-    def beside(self, suffix: str) -> Path:
-        """Name a file that lies beside the run's folder."""
-        return self.folder.with_name(self.folder.name + suffix)
+    @property
+    def log(self) -> Path:
+        """What its processes have printed."""
+        return beside(self.folder, LOG)
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever is at work on it."""
+        return beside(self.folder, LOCK)
 
     @property
     def finished(self) -> bool:
@@ -61,56 +83,31 @@ class Cell:
     def failure(self) -> str | None:
         """Exit code and last line of the last attempt, if that failed."""
         with suppress(FileNotFoundError):
-            return self.beside(".failed").read_text(encoding="utf-8").strip()
+            return beside(self.folder, FAILED).read_text(encoding="utf-8").strip()
         return None
 
     @property
     def failed_at(self) -> int | None:
         """When the last attempt failed, to tell an old failure from a new one."""
         with suppress(FileNotFoundError):
-            return self.beside(".failed").stat().st_mtime_ns
+            return beside(self.folder, FAILED).stat().st_mtime_ns
         return None
 
     @property
     def step(self) -> int:
         """The last step that the run has logged."""
-        with suppress(OSError, ValueError, IndexError):
-            return int((self.folder / CURVES).read_text().splitlines()[-1].partition(",")[0])
-        return 0
+        rows = read_curves(self.folder / CURVES)
+        return int(rows[-1]["step"]) if rows else 0
 
     def busy(self) -> bool:
         """Tell whether someone, perhaps another process, is at work on it."""
-        with lock(self.beside(".lock")) as held:
+        with lock(self.lock) as held:
             return held is None
 
     def record_failure(self, reason: str) -> None:
         """Leave the reason for the table, and for whoever looks."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.beside(".failed"), reason + "\n")
-
-
-@contextmanager
-def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
-    """Hold a file's lock and yield its descriptor, or None if another holds it already.
-
-    The kernel releases the lock when the last process that has the descriptor ends, however it
-    ends. A run inherits it, and so stays locked if only the process that started it was killed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield None
-            return
-        try:
-            yield descriptor
-        finally:
-            # Closing would not do where a straggler of the run still has the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
+        write_text(beside(self.folder, FAILED), reason + "\n")
 
 
 def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = never) -> None:
@@ -118,27 +115,74 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = never) -> N
 
     A run that was interrupted continues at its last checkpoint. A failure is left as a file.
     """
-    with lock(cell.beside(".lock")) as held:
+    with lock(cell.lock) as held:
         if held is None or cell.finished:
             return
-        cell.beside(".failed").unlink(missing_ok=True)
-        log = cell.beside(".log")
-        begin = log.stat().st_size if log.exists() else 0
-        with process(cell, held, environment) as child:
-            while child.poll() is None and not stop():
-                time.sleep(_POLL)
-            code = child.poll()
+        begin = cell.log.stat().st_size if cell.log.exists() else 0
+        code = _run(cell, held, environment, stop)
         if code is not None and not (code == 0 and cell.finished):
-            cell.record_failure(f"{ending(code)}: {last_line(log, begin)}")
+            cell.record_failure(f"{_ending(code)}: {_last_line(cell.log, begin)}")
+
+
+def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> int | None:
+    """Let the cell's command work; return its exit code, or None if it was stopped."""
+    beside(cell.folder, FAILED).unlink(missing_ok=True)
+    with _process(cell, held, environment) as child:
+        while child.poll() is None and not stop():
+            time.sleep(_POLL)
+        return child.poll()
+
+
+def trial_of(cell: Cell) -> Cell:
+    """Make the cell that times the steps of ``cell``'s method: the same command, cut short."""
+    folder = cell.folder.with_name("calibration")
+    schedule = {**cell.recipe["schedule"], "steps": ENDLESS}
+    intervals = {"log": LAP, "save": ENDLESS, "evaluate": ENDLESS}
+    recipe = {**cell.recipe, "schedule": schedule, "intervals": intervals, "run": str(folder)}
+    if cell.command == "distill":
+        recipe["check_teacher"] = False
+    label = f"{folder.parent.parent.name} {folder.parent.name}, timing its steps"
+    outcome = folder.with_name(CALIBRATION)
+    return replace(cell, folder=folder, recipe=recipe, label=label, outcome=outcome)
+
+
+def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = never) -> None:
+    """Time a few steps of a trial and leave the seconds of one in its outcome."""
+    with lock(trial.lock) as held:
+        if held is None or trial.finished or trial.outcome is None:
+            return
+        shutil.rmtree(trial.folder, ignore_errors=True)
+        code = _run(trial, held, environment, lambda: stop() or len(_laps(trial)) >= LAPS)
+        if len(laps := _laps(trial)) >= LAPS:
+            seconds = statistics.mean(laps[1:LAPS])
+            content = {"seconds_per_step": seconds, "steps_timed": LAP * (LAPS - 1)}
+            write_json(trial.outcome, content)
+            shutil.rmtree(trial.folder, ignore_errors=True)
+        elif code is not None:
+            trial.record_failure(f"{_ending(code)}: {_last_line(trial.log)}")
+
+
+def within(cell: Cell, minutes: float, trial: Cell) -> Cell:
+    """Give a cell the steps that its method, timed by a trial, makes in so many minutes."""
+    seconds: float = read_json(trial.folder.with_name(CALIBRATION))["seconds_per_step"]
+    schedule = {**cell.recipe["schedule"], "steps": max(1, round(60 * minutes / seconds))}
+    return replace(cell, recipe={**cell.recipe, "schedule": schedule})
+
+
+def _laps(trial: Cell) -> list[float]:
+    """Read the seconds per step of each lap from the curves of the trial."""
+    batch: float = trial.recipe["schedule"]["batch_size"]
+    rows = read_curves(trial.folder / CURVES)
+    return [batch / row["images/s"] for row in rows if "images/s" in row]
 
 
 @contextmanager
-def process(cell: Cell, held: int, environment: Mapping[str, str]) -> Iterator[subprocess.Popen]:
+def _process(cell: Cell, held: int, environment: Mapping[str, str]) -> Iterator[subprocess.Popen]:
     """Start the cell's command with the lock in its hands; on leaving, it is no more."""
-    recipe, log = cell.beside(".yaml"), cell.beside(".log")
-    write_text(recipe, yaml.safe_dump(dict(cell.recipe), sort_keys=False, allow_unicode=True))
+    recipe = beside(cell.folder, GIVEN)
+    write_yaml(recipe, cell.recipe)
     command = [sys.executable, "-m", "fakd", cell.command, "--recipe", str(recipe.absolute())]
-    with log.open("ab") as output:
+    with cell.log.open("ab") as output:
         child = subprocess.Popen(
             [*command, "--existing", "reuse"],
             stdin=subprocess.DEVNULL,
@@ -156,14 +200,14 @@ def process(cell: Cell, held: int, environment: Mapping[str, str]) -> Iterator[s
         _end(child)
 
 
-def last_line(log: Path, begin: int = 0) -> str:
+def _last_line(log: Path, begin: int = 0) -> str:
     """Read the last line that says something, from a byte of the log on."""
     text = log.read_bytes()[begin:].decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
 
-def ending(code: int) -> str:
+def _ending(code: int) -> str:
     """Say how a process ended."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"

@@ -7,9 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from typing import Any, Literal, Protocol, runtime_checkable
-
-import torch
+from typing import Any, Literal
 
 from fakd.comparing.cell import Cell
 from fakd.errors import InputError
@@ -19,15 +17,8 @@ Work = Callable[..., None]
 """Called with a cell, the environment of its process, and perhaps what says to stop."""
 
 
-@runtime_checkable
-class Task(Protocol):
-    """A call that was handed over: a future of any library."""
-
-    def done(self) -> bool:
-        """Tell whether the call has ended."""
-
-    def result(self) -> Any:
-        """Return what came of the call, or raise what it raised."""
+Task = Any
+"""A call that was handed over: a future of any library, which has ``done()`` and ``result()``."""
 
 
 class Engine(ABC):
@@ -114,6 +105,9 @@ def visible_gpus(accelerator: str) -> list[str]:
     """List the CUDA devices runs may use, in the words of CUDA_VISIBLE_DEVICES."""
     if accelerator not in ("auto", "cuda", "gpu"):
         return []
+    # Imported here because it takes seconds that a run on processors need not wait.
+    import torch
+
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[:count] if named else [str(index) for index in range(count)]
@@ -138,13 +132,7 @@ class RayEngine(Engine):
     def __init__(
         self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any]
     ) -> None:
-        try:
-            ray: Any = import_module("ray")
-        except ImportError as error:
-            raise InputError(
-                "--on ray needs the extra 'ray', which is not installed; pip install 'fakd[ray]'"
-            ) from error
-        self._ray = ray
+        self._ray = ray = _extra("ray", "ray")
         self._ours = not ray.is_initialized()
         if self._ours:
             ray.init(**{"log_to_driver": False, "include_dashboard": False, **options})
@@ -166,8 +154,7 @@ class RayEngine(Engine):
         remote = self._ray.remote(**self._needs)(function)
         reference = remote.remote(cell, self._environment)
         self._references.append(reference)
-        task: Task = reference.future()
-        return task
+        return reference.future()
 
     def stop(self) -> None:
         """Interrupt the tasks, which end their processes, and wait for that."""
@@ -196,13 +183,7 @@ class SlurmEngine(Engine):
     def __init__(
         self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any], logs: str
     ) -> None:
-        try:
-            submitit: Any = import_module("submitit")
-        except ImportError as error:
-            raise InputError(
-                "--on slurm needs the extra 'slurm', which is not installed; pip install "
-                "'fakd[slurm]'"
-            ) from error
+        self._submitit = _extra("slurm", "submitit")
         threads = hardware.threads or 1
         parameters: dict[str, Any] = {
             "name": "fakd",
@@ -211,7 +192,7 @@ class SlurmEngine(Engine):
             "gpus_per_node": 0 if hardware.accelerator == "cpu" else hardware.devices,
             **options,
         }
-        self._submitit, self._parameters, self._logs = submitit, parameters, logs
+        self._parameters, self._logs = parameters, logs
         self._executor: Any = None
         self._environment = {"OMP_NUM_THREADS": str(threads)}
         self._jobs: list[Any] = []
@@ -220,10 +201,8 @@ class SlurmEngine(Engine):
     def submit(self, function: Work, cell: Cell) -> Task:
         """Submit a job."""
         self._executor = self._executor or self._open()
-        job: Any = self._executor.submit(function, cell, self._environment)
-        self._jobs.append(job)
-        task: Task = job
-        return task
+        self._jobs.append(self._executor.submit(function, cell, self._environment))
+        return self._jobs[-1]
 
     def stop(self) -> None:
         """Cancel the jobs."""
@@ -241,6 +220,16 @@ class SlurmEngine(Engine):
         except (NameError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--cluster: submitit refuses {parameters}: {error}") from error
         return executor
+
+
+def _extra(place: str, library: str) -> Any:
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise InputError(
+            f"--on {place} needs the extra {place!r}, which is not installed; pip install "
+            f"'fakd[{place}]'"
+        ) from error
 
 
 Place = Literal["local", "ray", "slurm"]

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fakd.comparing.cell import Cell, lock
+from fakd.comparing.cell import Cell
 from fakd.errors import InputError
-from fakd.files import write_text
-from fakd.runs.folder import differences
+from fakd.runs.folder import (
+    GRID,
+    GRID_LOCK,
+    differences,
+    in_grid,
+    lock,
+    read_yaml,
+    write_yaml,
+)
 
-GRID = "grid.yaml"
 # What may grow in a folder that already holds a grid.
 GROWS = ("pairs", "methods", "seeds")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*$")
@@ -26,7 +30,7 @@ class Grid:
     Args:
         run: the folder of the grid.
         pairs: name to teacher and student, as a recipe names them.
-        methods: name to its distillation, weight, and settings that differ from the shared ones.
+        methods: name to its distillation, and settings that differ from the shared ones.
         seeds: one run per seed of every pair and method.
         shared: the settings that all runs have in common, the data among them.
         minutes: equal time for every run instead of equal steps.
@@ -78,16 +82,15 @@ class Grid:
             self.run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot create the folder {self.run}: {error.strerror}") from error
-        file, guard = self.run / GRID, self.run / "grid.lock"
+        file, guard = self.run / GRID, self.run / GRID_LOCK
         if not file.is_file() and any(path != guard for path in self.run.iterdir()):
             raise InputError(
                 f"{self.run} is not empty and holds no grid (no {GRID}); choose another --run"
             )
         with lock(guard, wait=True):
             if file.is_file():
-                self._require_grown(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-            text = yaml.safe_dump(self.describe(), sort_keys=False, allow_unicode=True)
-            write_text(file, text)
+                self._require_grown(read_yaml(file))
+            write_yaml(file, self.describe())
 
     def _require_grown(self, old: Mapping[str, Any]) -> None:
         new = self.describe()
@@ -112,16 +115,15 @@ class Grid:
 
     def _cell(self, pair: str, method: str, seed: int) -> Cell:
         given = {**self.pairs[pair], **self.methods[method]}
-        loss, weight = given.pop("distillation"), given.pop("weight", None)
-        teacher, student = given.pop("teacher"), given.pop("student")
+        loss, teacher, student = (given.pop(key) for key in ("distillation", "teacher", "student"))
         shared = dict(self.shared)
         check_teacher = given.pop("check_teacher", shared.pop("check_teacher"))
-        folder = self.run / pair / method / f"seed-{seed}"
+        folder = in_grid(self.run, pair, method, seed)
         rest = {**merged(shared, given), "seed": seed, "run": str(folder)}
         label = f"{pair} {method} seed {seed}"
         if loss is None:
             return Cell("train", folder, {"network": student, **rest}, label)
-        distilled = {"teacher": teacher, "student": student, "distillation": loss, "weight": weight}
+        distilled = {"teacher": teacher, "student": student, "distillation": loss}
         return Cell("distill", folder, {**distilled, **rest, "check_teacher": check_teacher}, label)
 
 

@@ -46,6 +46,11 @@ class Difference:
             return self.over_seeds
         return combine(self.mean, self.over_seeds, self.over_images)
 
+    @property
+    def any_interval(self) -> Interval | None:
+        """The interval or, for one seed, that over the images alone."""
+        return self.interval or self.over_images
+
 
 def mean_iou(pixels: Pixels) -> Float[np.ndarray, "*sets"]:
     """Mean IoU of sets of images in percent, from their summed counts.

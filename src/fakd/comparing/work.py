@@ -1,6 +1,5 @@
 """Getting a grid done: each cell once, whoever else is at it, with a live table."""
 
-import json
 import signal
 import threading
 import time
@@ -11,12 +10,13 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fakd.comparing.cell import Cell
+from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
 from fakd.comparing.engines import Engine, Task, Work
-from fakd.runs.folder import RESULT
+from fakd.runs.folder import RESULT, read_json
 
 _SHOWN = 12
 
@@ -74,8 +74,7 @@ class GridProgress(AbstractContextManager["GridProgress"]):
         self._states[cell] = "done"
         score = ""
         with suppress(OSError, KeyError, ValueError):
-            result = json.loads((cell.folder / RESULT).read_text())
-            score = f", val mIoU {result['final']['miou']:.2f}"
+            score = f", val mIoU {read_json(cell.folder / RESULT)['final']['miou']:.2f}"
         where = "" if cell in self._started else " by another process"
         self._say(f"{cell.label}: done{where}{score}  ({self.summary()})")
 
@@ -83,8 +82,7 @@ class GridProgress(AbstractContextManager["GridProgress"]):
         """Say that a cell has failed, and why."""
         self._states[cell] = "failed"
         self._console.print(
-            f"[red]{cell.label}: failed[/], {_plain(cell.failure or '')}; all of it: "
-            f"{cell.beside('.log')}",
+            f"[red]{cell.label}: failed[/], {escape(cell.failure or '')}; all of it: {cell.log}",
             soft_wrap=True,
         )
 
@@ -128,12 +126,7 @@ class GridProgress(AbstractContextManager["GridProgress"]):
         return Group(table, Text(f"{self._title}: {self.summary()}"))
 
     def _say(self, line: str) -> None:
-        self._console.print(_plain(line), soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Keep brackets of a message from being read as rich's markup."""
-    return text.replace("[", r"\[")
+        self._console.print(line, markup=False, soft_wrap=True)
 
 
 def work(
@@ -173,6 +166,45 @@ def work(
             engine.stop()
             raise
     return failed
+
+
+def work_all(
+    cells: Sequence[Cell], minutes: float | None, engine: Engine, console: Console
+) -> list[Cell]:
+    """Do all that is unfinished, with equal minutes for every cell or as many steps as it says.
+
+    Returns:
+        The failed: cells whose steps could not be timed, then those that failed themselves.
+    """
+    lost: list[Cell] = []
+    if minutes is not None:
+        cells, lost = _timed(cells, minutes, engine, console)
+    failed = work(attempt, cells, engine, GridProgress(console, "runs", cells))
+    engine.close()
+    return [*lost, *failed]
+
+
+def _timed(
+    cells: Sequence[Cell], minutes: float, engine: Engine, console: Console
+) -> tuple[list[Cell], list[Cell]]:
+    """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
+    trials = {cell.folder.parent: trial_of(cell) for cell in cells if not cell.finished}
+    display = GridProgress(console, "timing", [*trials.values()])
+    untimed = {
+        trial.folder.parent: trial.failure or "its steps could not be timed"
+        for trial in work(measure, [*trials.values()], engine, display)
+    }
+    ready, lost = [], []
+    for cell in cells:
+        method = cell.folder.parent
+        if cell.finished:
+            ready.append(cell)
+        elif method in untimed:
+            cell.record_failure(untimed[method])
+            lost.append(cell)
+        else:
+            ready.append(within(cell, minutes, trials[method]))
+    return ready, lost
 
 
 def _look(cell: Cell, task: Task, earlier: int | None) -> None:

@@ -1,26 +1,29 @@
 from .batches import Batch, evaluation_samples, training_batches
-from .dataset import CachedSplit, Sample, SegmentationData, Split
-from .decode import read_image
+from .dataset import SegmentationData, Split, default_palette
 from .folders import folder, image_files, open_data
-from .pairs import Pair, PairedSplit
-from .palette import default_palette
+from .masks import Pair
 from .published import ade20k, cityscapes, pascal_context, voc2012
+from .samples import CachedSplit, PairedSplit, Sample, cached, read_image
 from .seeds import mixed
 from .streets.dataset import scenes
-from .transforms import Augmentation, augment
+from .transforms import Augmentation, Geometry, View, augment, cut_like
 
 __all__ = [
     "Augmentation",
     "Batch",
     "CachedSplit",
+    "Geometry",
     "Pair",
     "PairedSplit",
     "Sample",
     "SegmentationData",
     "Split",
+    "View",
     "ade20k",
     "augment",
+    "cached",
     "cityscapes",
+    "cut_like",
     "default_palette",
     "evaluation_samples",
     "folder",

@@ -1,18 +1,19 @@
 """Batches that are a function of seed and step alone, whoever loads them and from where."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int16, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fakd.data.dataset import Sample, Split
+from fakd.data.dataset import Split
+from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
-from fakd.data.transforms import augment
+from fakd.data.transforms import Geometry, View, augment
 from fakd.errors import InputError
-from fakd.settings import Augmentation
+from fakd.settings import IGNORE, Augmentation
 
 _ORDER, _AUGMENTATION = 1, 2
 
@@ -21,19 +22,22 @@ class Batch(NamedTuple):
     """What a training step sees."""
 
     images: UInt8[Tensor, "batch 3 height width"]
-    labels: UInt8[Tensor, "batch height width"]
+    labels: Int16[Tensor, "batch height width"]
     """Class ids; `IGNORE` where there is none, everywhere in an unlabelled image."""
+    indices: Int64[Tensor, " batch"]
+    """Which samples of the split they are."""
     labelled: Bool[Tensor, " batch"]
-    """Which samples have labels at all."""
+    """Whether a sample has labels."""
+    geometries: Sequence[Geometry]
+    """What each image shows of its sample."""
     skipped: tuple[str, ...] = ()
     """Why samples that belong here were left out and others took their places."""
 
     def parts(self, count: int) -> list["Batch"]:
         """Split the samples into so many equal parts."""
-        if count == 1:
-            return [self]
-        tensors = self.images, self.labels, self.labelled
-        return [Batch(*part) for part in zip(*(t.chunk(count) for t in tensors), strict=True)]
+        size = len(self.images) // count
+        pieces = [slice(start, start + size) for start in range(0, len(self.images), size)]
+        return [Batch(*(each[piece] for each in self[:5])) for piece in pieces]
 
 
 def training_batches(
@@ -122,24 +126,32 @@ class _Steps(Dataset):
     def __getitem__(self, step: int) -> Batch | InputError:
         skipped: list[str] = []
         try:
-            samples = [self._sample(step, slot, skipped) for slot in self._slots]
+            shown = [self._shown(step, slot, skipped) for slot in self._slots]
         except InputError as error:
             return error
-        images, labels, _ = zip(*samples, strict=True)
-        labelled = torch.full((len(images),), self._split.labelled)
-        return Batch(torch.stack(images), torch.stack(labels), labelled, tuple(skipped))
+        indices, labelled, views = zip(*shown, strict=True)
+        return Batch(
+            images=torch.stack([view.image for view in views]),
+            labels=torch.stack([view.labels for view in views]),
+            indices=torch.tensor(indices),
+            labelled=torch.tensor(labelled),
+            geometries=[view.geometry for view in views],
+            skipped=tuple(skipped),
+        )
 
-    def _sample(self, step: int, slot: int, skipped: list[str]) -> Sample:
+    def _shown(self, step: int, slot: int, skipped: list[str]) -> tuple[int, bool, View]:
         epoch, place = divmod(step * self._batch_size + slot, len(self._split))
         generator = torch.Generator().manual_seed(mixed(self._seed, _AUGMENTATION, step, slot))
-        return augment(self._readable(epoch, place, skipped), self._augmentation, generator)
+        index, sample = self._readable(epoch, place, skipped)
+        return index, sample.labels is not None, augment(sample, self._augmentation, generator)
 
-    def _readable(self, epoch: int, place: int, skipped: list[str]) -> Sample:
+    def _readable(self, epoch: int, place: int, skipped: list[str]) -> tuple[int, Sample]:
         """Load the sample at a place of an epoch's order, or the next one that is not broken."""
         order = self._order(epoch)
         for further in range(len(order)):
+            index = order[(place + further) % len(order)]
             try:
-                return self._split[order[(place + further) % len(order)]]
+                return index, _read(self._split, index)
             except InputError as error:
                 if self._broken == "stop":
                     raise InputError(f"{error}, or leave it out with --broken skip") from error
@@ -167,9 +179,19 @@ class _Samples(Dataset):
 
     def __getitem__(self, index: int) -> Sample | InputError:
         try:
-            return self._split[index]
+            return _read(self._split, index)
         except InputError as error:
             return error
+
+
+def _read(split: Split, index: int) -> Sample:
+    sample = split[index]
+    if sample.labels is not None and sample.labels.dtype != torch.int16:
+        raise InputError(
+            f"expected labels of {torch.int16}, {IGNORE} where there is no class, got "
+            f"{sample.labels.dtype} of {sample.name}; convert them in the data set"
+        )
+    return sample
 
 
 def _loaded(items: Dataset, order: Iterable[int], workers: int, pin_memory: bool) -> Iterator:

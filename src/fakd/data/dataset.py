@@ -3,21 +3,13 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import UInt8
-from torch import Tensor
+if TYPE_CHECKING:
+    # Finding out that a data set cannot be opened shall not wait for PyTorch.
+    from fakd.data.samples import Sample
 
 Colour = tuple[int, int, int]
-
-
-class Sample(NamedTuple):
-    """One image at its own size, with its labels if it has any."""
-
-    image: UInt8[Tensor, "3 height width"]
-    labels: UInt8[Tensor, "height width"] | None
-    """Class ids, `IGNORE` where a pixel has none; None for an unlabelled image."""
-    name: str
 
 
 class Split(ABC):
@@ -30,7 +22,7 @@ class Split(ABC):
         """Count the samples."""
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> "Sample":
         """Decode or draw one sample; the same index always gives the same sample."""
 
     def name(self, index: int) -> str:
@@ -98,35 +90,21 @@ class SegmentationData:
         return digest.hexdigest()[:16]
 
 
-class CachedSplit(Split):
-    """Another split whose samples are kept in memory once decoded, up to a number of bytes.
+def default_palette(classes: int) -> tuple[Colour, ...]:
+    """Give each class its own fixed colour, black left out.
 
-    Each worker process keeps its own; what no longer fits is decoded every time.
+    The bits of ``class + 1`` are dealt in turn to the high bits of red, green and blue, as in
+    the PASCAL VOC colour map, so neighbouring ids look different and all are distinct.
+
+    >>> default_palette(3)
+    ((128, 0, 0), (0, 128, 0), (128, 128, 0))
     """
+    return tuple(_interleaved(number + 1) for number in range(classes))
 
-    def __init__(self, split: Split, limit: int = 2**30) -> None:
-        self.labelled = split.labelled
-        self._split = split
-        self._room = limit
-        self._kept: dict[int, Sample] = {}
 
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index in self._kept:
-            return self._kept[index]
-        sample = self._split[index]
-        size = sample.image.numel() + (0 if sample.labels is None else sample.labels.numel())
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = sample
-        return sample
-
-    def name(self, index: int) -> str:
-        """Tell the sample's name in the other split."""
-        return self._split.name(index)
-
-    def identity(self) -> Iterable[str]:
-        """Yield the other split's lines: caching changes no sample."""
-        return self._split.identity()
+def _interleaved(number: int) -> Colour:
+    channels = [0, 0, 0]
+    for bit in range(24):
+        channels[bit % 3] |= (number >> bit & 1) << (7 - bit // 3)
+    red, green, blue = channels
+    return red, green, blue

@@ -1,17 +1,26 @@
 """The dataset.yaml of a folder: its classes, how masks encode them and where files lie."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fakd.data.dataset import Colour
-from fakd.data.encoding import ENCODING_KEYS, Encoding, mask_id, read_encoding
-from fakd.data.fields import as_list, as_text, check_keys, load_yaml
-from fakd.data.layout import Part, read_layout
-from fakd.data.palette import default_palette
+from fakd.data.dataset import Colour, default_palette
+from fakd.data.layout import (
+    ENCODING_KEYS,
+    MOST_CLASSES,
+    Encoding,
+    Part,
+    as_list,
+    as_text,
+    check_keys,
+    load_yaml,
+    mask_id,
+    read_encoding,
+    read_layout,
+)
 from fakd.errors import InputError
-from fakd.types import IGNORE
 
 _SETTINGS = {
     "protocol": {"base": 2, "window": 1, "stride": 1},
@@ -55,7 +64,15 @@ def read_description(path: Path) -> Description:
     Raises:
         InputError: a key or value is not what it should be; the message names both.
     """
-    content = load_yaml(path)
+    return description_of(load_yaml(path), path)
+
+
+def description_of(content: Mapping[str, Any], path: Path) -> Description:
+    """Check what a dataset.yaml holds; the path is that of the messages.
+
+    Raises:
+        InputError: a key or value is not what it should be; the message names both.
+    """
     check_keys(content, _KEYS, path)
     names, coloured, class_ids = _classes(content.get("classes"), path)
     masks = content.get("masks")
@@ -135,10 +152,10 @@ def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour], 
         if not isinstance(entry, str) or not entry:
             raise InputError(f"{path}: a class needs a name, got {entry!r}; put it in quotes")
         names.append(entry)
-    if not 0 < len(names) < IGNORE:
-        raise InputError(f"{path}: expected 1 to {IGNORE - 1} classes, got {len(names)}")
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"{path}: classes name {sorted(repeated)[0]!r} twice; rename one")
+    if not 0 < len(names) <= MOST_CLASSES:
+        raise InputError(f"{path}: expected 1 to {MOST_CLASSES} classes, got {len(names)}")
+    if repeated := sorted(name for name, times in Counter(names).items() if times > 1):
+        raise InputError(f"{path}: classes name {repeated[0]!r} twice; rename one")
     for key, given in (("a color", colours), ("an id", ids)):
         if given and len(given) != len(names):
             raise InputError(
@@ -167,4 +184,4 @@ def _palette(
 
 
 def _repeated(palette: tuple[Colour, ...]) -> Colour | None:
-    return next((colour for colour in palette if palette.count(colour) > 1), None)
+    return next((colour for colour, times in Counter(palette).items() if times > 1), None)

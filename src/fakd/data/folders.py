@@ -1,22 +1,15 @@
 """A folder of images and masks, described by its dataset.yaml."""
 
-from collections.abc import Callable
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fakd.data.dataset import SegmentationData
-from fakd.data.decode import IMAGE_SUFFIXES, MASK_SUFFIXES, read_mask
 from fakd.data.description import Description, read_description
-from fakd.data.layout import Part, Pattern
-from fakd.data.matching import Matcher
-from fakd.data.pairs import PairedSplit
+from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, NO_CLASS, Pattern
+from fakd.data.masks import MaskValue, counted, read_mask
+from fakd.data.matching import listed
 from fakd.data.scan import files_below
 from fakd.errors import InputError
-from fakd.types import IGNORE
 
 
 def folder(root: str | Path, description: str | Path | None = None) -> SegmentationData:
@@ -35,25 +28,37 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
         InputError: a file or folder is missing, or the description is wrong.
     """
     base = Path(root).expanduser()
-    if description is None and base.suffix.lower() in (".yaml", ".yml") and not base.is_dir():
-        described = read_description(base)
-        base = described.root or base.parent
-        _check_folder(base)
-    else:
-        _check_folder(base)
-        described = _description(base, description)
-        if description is None and described.root is not None:
-            base = described.root
-            _check_folder(base)
+    if (found := described_folder(base, description)) is None:
+        raise InputError(
+            f"no description of the classes at {base / 'dataset.yaml'}; write that file, for "
+            f"example with the line '{_suggestion(base)}', or name another file as the description"
+        )
     given = None if description is None else str(description)
-    return described_data(
-        base,
-        described,
-        {
-            "class_path": "fakd.data.folder",
-            "init_args": {"root": str(root), "description": given},
-        },
-    )
+    arguments = {"root": str(root), "description": given}
+    return described_data(*found, {"class_path": "fakd.data.folder", "init_args": arguments})
+
+
+def described_folder(
+    path: Path, description: str | Path | None = None
+) -> tuple[Path, Description] | None:
+    """Find the folder of a data set and its description; None where a folder has none.
+
+    Raises:
+        InputError: there is no such folder, or the description is wrong.
+    """
+    if description is not None:
+        _check_folder(path)
+        return path, read_description(Path(description).expanduser())
+    file = path
+    if path.is_dir() or path.suffix.lower() not in (".yaml", ".yml"):
+        _check_folder(path)
+        file = path / "dataset.yaml"
+        if not file.exists():
+            return None
+    described = read_description(file)
+    root = described.root or file.parent
+    _check_folder(root, f"check root: in {file}")
+    return root, described
 
 
 def described_data(root: Path, described: Description, config: dict[str, Any]) -> SegmentationData:
@@ -62,50 +67,21 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
     Raises:
         InputError: a file or folder is missing.
     """
-    # One listing serves every part and both splits.
-    listed = cache(files_below)
-    train, remarks = _split(root, described, "train", described.train, listed)
-    val, more_remarks = _split(root, described, "val", described.val, listed)
+    train, val = listed(root, described)
+    # What is wrong with the files is said before PyTorch is imported.
+    from fakd.data.samples import PairedSplit
+
     return SegmentationData(
         name=described.name or root.resolve().name,
         class_names=described.class_names,
         palette=described.palette,
-        train=train,
-        val=val,
+        train=PairedSplit(root, train.pairs),
+        val=PairedSplit(root, val.pairs),
         config=config,
-        remarks=(*remarks, *more_remarks),
+        remarks=(*train.remarks, *val.remarks),
         protocol=described.protocol,
         augmentation=described.augmentation,
     )
-
-
-def _split(
-    root: Path,
-    described: Description,
-    split: str,
-    parts: tuple[Part, ...],
-    listed: Callable[[Path], list[str]],
-) -> tuple[PairedSplit, list[str]]:
-    pairs, remarks = [], []
-    for part in parts:
-        matcher = Matcher(root, described, split, part, listed)
-        found = matcher.pairs()
-        if remark := matcher.remark(pair.name for pair in found):
-            remarks.append(remark)
-        pairs += found
-    pairs.sort(key=lambda pair: (pair.name, pair.image))
-    for first, second in pairwise(pairs):
-        if first.image == second.image:
-            raise InputError(
-                f"{first.image} stands in two parts of {split} in {described.path}; take it out "
-                "of one, for example with except:"
-            )
-    if len({pair.mask is None for pair in pairs}) > 1:
-        raise InputError(
-            f"{described.path}: some parts of {split} have masks and some have none; describe "
-            "them as two data sets"
-        )
-    return PairedSplit(root, pairs), remarks
 
 
 def image_files(path: Path) -> list[Path]:
@@ -120,45 +96,30 @@ def image_files(path: Path) -> list[Path]:
     return _files(path, IMAGE_SUFFIXES)
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, remedy: str = "check the path") -> None:
     if not path.is_dir():
         came = "is a file" if path.exists() else "does not exist"
-        raise InputError(f"expected a folder of data, but {path} {came}; check the path")
-
-
-def _description(root: Path, given: str | Path | None) -> Description:
-    if given is not None:
-        return read_description(Path(given).expanduser())
-    path = root / "dataset.yaml"
-    if not path.exists():
-        raise InputError(
-            f"no description of the classes at {path}; write that file, for example with the "
-            f"line '{_suggestion(root)}', or name another file as the description"
-        )
-    return read_description(path)
+        raise InputError(f"expected a folder of data, but {path} {came}; {remedy}")
 
 
 def _suggestion(root: Path, looked_at: int = 8) -> str:
     """Infer the line of a minimal dataset.yaml from a few masks."""
-    ids: set[int] = {0, 1}
-    colours: set[tuple[int, ...]] = set()
+    found: set[MaskValue] = set()
     for split in ("train", "val"):
         try:
             for mask in _files(root / split / "masks", MASK_SUFFIXES)[:looked_at]:
-                pixels = read_mask(mask)
-                if pixels.ndim == 2:
-                    ids.update(np.unique(pixels).tolist())
-                else:
-                    colours.update(map(tuple, np.unique(pixels.reshape(-1, 3), axis=0).tolist()))
+                found |= counted(read_mask(mask)).keys()
         except InputError:
             continue
+    colours = sorted(value for value in found if isinstance(value, tuple))
+    ids = {value for value in found if isinstance(value, int)} - {*NO_CLASS}
     if colours:
         entries = [
             f"{{name: class{number}, color: {list(colour)}}}"
-            for number, colour in enumerate(sorted(colours))
+            for number, colour in enumerate(colours)
         ]
     else:
-        entries = [f"class{number}" for number in range(max(ids - {IGNORE}) + 1)]
+        entries = [f"class{number}" for number in range(max(ids | {1}) + 1)]
     if len(entries) > 24:
         entries = [*entries[:2], "...", entries[-1]]
     return f"classes: [{', '.join(entries)}]"

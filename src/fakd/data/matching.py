@@ -1,65 +1,154 @@
 """Which image belongs to which mask, by the layout of a split; what lacks, named once."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
-from fakd.data.decode import IMAGE_SUFFIXES, MASK_SUFFIXES
 from fakd.data.description import Description
-from fakd.data.layout import Masks, Part, Pattern, default_layout
-from fakd.data.masks import MaskReader
-from fakd.data.pairs import Pair
-from fakd.errors import InputError
+from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
+from fakd.data.masks import MaskReader, Pair
+from fakd.data.scan import files_below
+from fakd.errors import InputError, some
+
+Lister = Callable[[Path], list[str]]
+"""Lists the files below a folder."""
 
 
-class Matcher:
-    """Pairs of one part of a split, and what its user should know about them.
+@dataclass
+class Listing:
+    """The files of one split."""
+
+    split: str
+    pairs: list[Pair] = field(default_factory=list)
+    """With a mask, or all without one if the split is unlabelled."""
+    images_alone: list[Path] = field(default_factory=list)
+    masks_alone: list[Path] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    """Why the split cannot be opened as it is, besides images that stand alone."""
+    remarks: list[str] = field(default_factory=list)
+    """What the user should know and nothing stops at."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is any mask."""
+        return any(pair.mask is not None for pair in self.pairs)
+
+
+def listed(
+    root: Path,
+    description: Description,
+    lenient: bool = False,
+    chosen: Mapping[str, Sequence[str]] | None = None,
+    files: Lister | None = None,
+) -> list[Listing]:
+    """List the training and the validation split.
 
     Args:
         root: The folder that patterns start from.
-        description: What to read masks with.
-        split: ``train`` or ``val``.
-        part: The part.
-        listed: Lists the files below a folder.
+        description: Where files lie and what masks mean.
+        lenient: Note what is wrong in the listings and go on with the rest.
+        chosen: The names of each split, instead of what the description lists.
+        files: Lists the files below a folder.
+
+    Raises:
+        InputError: a folder, a list, a listed image or a mask is missing, and not ``lenient``.
     """
+    # One listing of a folder serves every part and both splits.
+    files = files or cache(files_below)
+    found = []
+    for split, parts in (("train", description.train), ("val", description.val)):
+        listing = Listing(split)
+        names = None if chosen is None else chosen[split]
+        for part in parts:
+            _Matcher(root, description, part, listing, lenient, files).match(names)
+        _check(listing, description.path, lenient)
+        found.append(listing)
+    used = {pair.mask for listing in found for pair in listing.pairs}
+    for listing in found:
+        # Splits may share a folder of masks: those of the other one are not alone, and those of
+        # none are said once.
+        listing.masks_alone = [mask for mask in listing.masks_alone if mask not in used]
+        used.update(listing.masks_alone)
+    return found
+
+
+def _check(listing: Listing, path: Path, lenient: bool) -> None:
+    """Put the pairs in order, and see whether those of several parts go together."""
+    split, pairs = listing.split, listing.pairs
+    pairs.sort(key=lambda pair: (pair.name, pair.image))
+    for first, second in pairwise(pairs):
+        if first.image == second.image:
+            _refuse(
+                f"{first.image} stands in two parts of {split} in {path}; take it out of one, for "
+                "example with except:",
+                listing,
+                lenient,
+            )
+            break
+    if len({pair.mask is None for pair in pairs}) > 1:
+        _refuse(
+            f"{path}: some parts of {split} have masks and some have none; describe them as two "
+            "data sets",
+            listing,
+            lenient,
+        )
+
+
+def _refuse(text: str, listing: Listing, lenient: bool) -> None:
+    if not lenient:
+        raise InputError(text)
+    if text not in listing.refusals:
+        listing.refusals.append(text)
+
+
+class _Matcher:
+    """Finds the pairs of one part of a split, and what its user should know about them."""
 
     def __init__(
         self,
         root: Path,
         description: Description,
-        split: str,
         part: Part,
-        listed: Callable[[Path], list[str]],
+        listing: Listing,
+        lenient: bool,
+        files: Lister,
     ) -> None:
-        self._root, self._description = root, description
-        self._split, self._part = split, part
-        self._files_below = listed
-        self._by_convention = (part,) == default_layout(split)
+        self._root, self._description, self._part = root, description, part
+        self._listing, self._split = listing, listing.split
+        self._lenient, self._files_below = lenient, files
+        self._by_convention = (part,) == default_layout(self._split)
 
-    def pairs(self) -> list[Pair]:
-        """Pair the images of this part with their masks.
+    def match(self, chosen: Sequence[str] | None) -> None:
+        """Add the pairs to the listing, and what stands alone or is wrong."""
+        listing, refused = self._listing, len(self._listing.refusals)
+        images = self._found(self._part.images, IMAGE_SUFFIXES, needed=True)
+        names = (
+            self._chosen(images) if chosen is None else [name for name in chosen if name in images]
+        )
+        place, masks = self._masks(names, images)
+        reader = None if place is None else MaskReader(self._description, place.encoding)
+        alone = [] if place is None else [name for name in names if name not in masks]
+        paired = [name for name in names if place is None or name in masks]
+        listing.pairs += [Pair(name, images[name], masks.get(name), reader) for name in paired]
+        listing.images_alone += [images[name] for name in alone]
+        listing.masks_alone += [masks[name] for name in sorted(masks) if name not in images]
+        sound = not alone and len(listing.refusals) == refused
+        if sound and (remark := self._remark(paired)):
+            listing.remarks.append(remark)
 
-        Raises:
-            InputError: a folder, a list, a listed image or a mask is missing.
-        """
-        images = self._images()
-        chosen = self._masks(images)
-        if chosen is None:
-            return [Pair(name, self._root / path) for name, path in images.items()]
-        place, masks = chosen
-        reader = MaskReader(self._description, place.encoding)
-        return [
-            Pair(name, self._root / path, self._root / masks[name], reader)
-            for name, path in images.items()
-        ]
+    def _refuse(self, text: str) -> None:
+        _refuse(text, self._listing, self._lenient)
 
-    def remark(self, names: Iterable[str]) -> str | None:
+    def _remark(self, names: Sequence[str]) -> str | None:
         """Say what this part lacks of the number of images it should have."""
-        wanted, names = self._part.count, list(names)
+        wanted = self._part.count
         if wanted is None or len(names) == wanted:
             return None
         title = self._description.name or "the described"
-        where = self._lists()[0] if self._part.lists else self._part.images.text
+        where = (self._lists() or (self._part.images.text,))[0]
         if len(names) > wanted:
             return (
                 f"{self._split} has {len(names)} images ({where}), more than {title}'s {wanted}; "
@@ -73,83 +162,91 @@ class Matcher:
             hint = f"the others should lie under {self._root / self._part.images.folder}"
         return f"{self._split} has {len(names)} of {title}'s {wanted} images ({where}); {hint}"
 
-    def _images(self) -> dict[str, str]:
-        found = self._found(self._part.images, IMAGE_SUFFIXES)
-        if not self._part.lists:
-            return {name: found[name] for name in sorted(found)}
+    def _chosen(self, images: Mapping[str, Path]) -> list[str]:
+        """Name the images of this part: those that its lists name, or all."""
+        if not self._part.lists or not images:
+            return sorted(images)
         lists = self._lists()
+        if not lists:
+            return []
+        refused = len(self._listing.refusals)
         excluded = {name for file in self._part.excluded for name in self._names(file)}
         names = dict.fromkeys(name for file in lists for name in self._names(file))
         names = dict.fromkeys(name for name in names if name not in excluded)
-        if missing := [name for name in names if name not in found]:
+        if missing := [name for name in names if name not in images]:
             path = self._root / self._part.images.path(missing[0])
             more = f" (and {len(missing) - 1} more like it)" if missing[1:] else ""
-            raise InputError(
+            self._refuse(
                 f"{self._root / lists[0]} names {missing[0]}, but there is no {path}{more}; "
                 f"{self._remedy()}"
             )
-        if not names:
-            raise InputError(f"{self._root / lists[0]} names no image; {self._remedy()}")
-        return {name: found[name] for name in names}
+        elif not names and len(self._listing.refusals) == refused:
+            self._refuse(f"{self._root / lists[0]} names no image; {self._remedy()}")
+        return [name for name in names if name in images]
 
-    def _found(self, pattern: Pattern, suffixes: tuple[str, ...]) -> dict[str, str]:
-        """Map names to paths below the root."""
-        folder = self._existing(pattern)
-        prefix = f"{pattern.folder}/" if pattern.folder else ""
-        found = pattern.names(self._files_below(folder), suffixes)
-        if not found:
+    def _found(
+        self, pattern: Pattern, suffixes: tuple[str, ...], needed: bool = False
+    ) -> dict[str, Path]:
+        """Map the names that match a pattern to their files."""
+        folder = self._root / pattern.folder
+        if not folder.is_dir():
+            self._refuse_folder(folder)
+            return {}
+        try:
+            found = pattern.names(self._files_below(folder), suffixes)
+        except InputError as error:
+            self._refuse(str(error))
+            return {}
+        if needed and not found:
             looked_for = (
                 f"file ending in {', '.join(suffixes)}; add some"
                 if self._by_convention
                 else f"file like {pattern.text}; {self._remedy()}"
             )
-            raise InputError(f"{folder} holds no {looked_for}")
-        return {name: prefix + file for name, file in found.items()}
+            self._refuse(f"{folder} holds no {looked_for}")
+        return {name: folder / file for name, file in found.items()}
 
-    def _existing(self, pattern: Pattern) -> Path:
-        folder = self._root / pattern.folder
-        if not folder.is_dir():
-            raise InputError(
-                f"expected a folder {folder}, but {_what_is_there(folder)}; {self._remedy()}"
-            )
-        return folder
+    def _refuse_folder(self, folder: Path) -> None:
+        self._refuse(f"expected a folder {folder}, but {_what_is_there(folder)}; {self._remedy()}")
 
-    def _masks(self, images: dict[str, str]) -> tuple[Masks, dict[str, str]] | None:
+    def _masks(
+        self, names: Sequence[str], images: Mapping[str, Path]
+    ) -> tuple[Masks | None, dict[str, Path]]:
+        """Find the place with the most masks for the images; None where there is none."""
         places = self._part.masks
         there = [place for place in places if (self._root / place.pattern.folder).is_dir()]
-        if not places or (self._part.may_lack_masks and not there):
-            return None
-        if not there:
-            self._existing(places[0].pattern)
-        best: tuple[Masks, dict[str, str]] = (places[0], {})
+        if places and not there and not self._part.may_lack_masks:
+            self._refuse_folder(self._root / places[0].pattern.folder)
+        best: tuple[Masks | None, dict[str, Path]] = (None, {})
+        most = -1
         for place in there:
-            folder = self._root / place.pattern.folder
-            files = place.pattern.names(self._files_below(folder), MASK_SUFFIXES)
-            prefix = f"{place.pattern.folder}/" if place.pattern.folder else ""
-            found = {name: prefix + files[name] for name in images if name in files}
-            if len(found) > len(best[1]):
-                best = place, found
-            if len(found) == len(images):
+            found = self._found(place.pattern, MASK_SUFFIXES)
+            matches = sum(name in found for name in names)
+            if matches > most:
+                best, most = (place, found), matches
+            if matches == len(names):
                 break
-        place, found = best
-        if missing := [name for name in images if name not in found]:
-            self._refuse(missing, images, place if found else there[0], bool(found))
+        if best[0] is not None and not self._lenient and most < len(names):
+            missing = [name for name in names if name not in best[1]]
+            raise InputError(self._lacking(missing, images, best[0], most > 0))
         return best
 
-    def _refuse(self, missing: list[str], images: dict[str, str], place: Masks, some: bool) -> None:
+    def _lacking(
+        self, missing: Sequence[str], images: Mapping[str, Path], place: Masks, some: bool
+    ) -> str:
         first, pattern = missing[0], place.pattern
         path = self._root / pattern.path(first).replace(".*", ".png")
         more = f" (and {len(missing) - 1} more like it)" if missing[1:] else ""
         others = [other.pattern.path(first) for other in self._part.masks if other is not place]
         nor = f", nor {' or '.join(others)}" if others and not some else ""
-        instead = self._beside(pattern, first)
         remedy = (
             "masks match images by name, so add, rename or link it, or remove the image"
             if self._by_convention
             else self._remedy()
         )
-        raise InputError(
-            f"no mask {path}{nor} for image {self._root / images[first]}{more}{instead}; {remedy}"
+        return (
+            f"no mask {path}{nor} for image {images[first]}{more}{self._beside(pattern, first)}; "
+            f"{remedy}"
         )
 
     def _beside(self, pattern: Pattern, name: str) -> str:
@@ -164,17 +261,20 @@ class Matcher:
         return ""
 
     def _lists(self) -> tuple[str, ...]:
+        """Choose the first group of lists that is all there; nothing where none is."""
         groups = self._part.lists
         for group in groups:
             if all((self._root / file).is_file() for file in group):
                 return group
-        first = next(file for file in groups[0] if not (self._root / file).is_file())
-        others = [" with ".join(group) for group in groups[1:]]
-        instead = f" (or, instead, {' or '.join(others)})" if others else ""
-        raise InputError(
-            f"expected a list of images {self._root / first}{instead}, but "
-            f"{_what_is_there(self._root / first)}; {self._remedy()}"
-        )
+        if groups:
+            first = next(file for file in groups[0] if not (self._root / file).is_file())
+            others = [" with ".join(group) for group in groups[1:]]
+            instead = f" (or, instead, {' or '.join(others)})" if others else ""
+            self._refuse(
+                f"expected a list of images {self._root / first}{instead}, but "
+                f"{_what_is_there(self._root / first)}; {self._remedy()}"
+            )
+        return ()
 
     def _names(self, file: str) -> list[str]:
         path = self._root / file
@@ -182,7 +282,8 @@ class Matcher:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise InputError(f"cannot read the list {path}: {reason}; {self._remedy()}") from error
+            self._refuse(f"cannot read the list {path}: {reason}; {self._remedy()}")
+            return []
         return [line.strip() for line in lines if line.strip()]
 
     def _remedy(self) -> str:
@@ -202,11 +303,10 @@ def _what_is_there(path: Path, most: int = 6) -> str:
         entries = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
     except OSError:
         return f"{folder} may not be read"
-    more = f" and {len(entries) - most} more" if len(entries) > most else ""
-    return f"{folder} holds {', '.join(entries[:most]) or 'nothing'}{more}"
+    return f"{folder} holds {some(entries, most) or 'nothing'}"
 
 
-def _gap(names: list[str], wanted: int) -> str | None:
+def _gap(names: Sequence[str], wanted: int) -> str | None:
     """Find the first number that lacks, where names are numbered from 1."""
     parts = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
     numbers = {int(part[2]) for part in parts if part}

@@ -1,18 +1,18 @@
 """Paired augmentation of an image and its labels, a pure function of sample and generator."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from fakd.data.colour import distort, draw_distortion, eight_bit
-from fakd.data.dataset import Sample
+from fakd.data.samples import Sample
+from fakd.settings import IGNORE, fitted_size
 from fakd.settings import Augmentation as Augmentation
-from fakd.settings import fitted_size
-from fakd.types import IGNORE
 
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean in 8 bits, which padding is made of: about zero once a network normalised it."""
@@ -20,7 +20,7 @@ MEAN_COLOUR = (124, 116, 104)
 _REDRAWS = 10
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """Where along one side the crop lies in the resized image, and how it was resized."""
 
     before: int
@@ -38,8 +38,39 @@ class _Axis(NamedTuple):
         index = torch.arange(self.start, self.start + self.length, dtype=torch.float64)
         return (index + 0.5) * (self.before / self.after)
 
+    def seen_from(
+        self, cells: int, side: int, flipped: bool = False
+    ) -> tuple[Float[Tensor, " cells"], Bool[Tensor, " cells"]]:
+        """Where the centres of cells of a padded view lie in the image, as -1 to 1, and whether."""
+        places = (torch.arange(cells, dtype=torch.float64) + 0.5) * (side / cells)
+        shown = places < self.length
+        if flipped:
+            places = self.length - places
+        return (self.start + places) * (2 / self.after) - 1, shown
 
-def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generator) -> Sample:
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which part of an image a view shows: resized, cut out, mirrored, and padded to its size."""
+
+    rows: Axis
+    columns: Axis
+    flipped: bool
+    size: tuple[int, int]
+    """Height and width of the view; what lies below and right of the cut is padding."""
+
+
+class View(NamedTuple):
+    """An augmented sample."""
+
+    image: UInt8[Tensor, "3 height width"]
+    labels: Int16[Tensor, "height width"]
+    """Class ids; `IGNORE` where there is none, everywhere in an unlabelled sample."""
+    name: str
+    geometry: Geometry
+
+
+def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generator) -> View:
     """Scale, crop, mirror, recolour and pad an image, and its labels alike.
 
     The crop is chosen before anything is resized, so only its own pixels are computed; labels of
@@ -58,15 +89,39 @@ def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generat
     ]
     rows, columns, labels = _chosen(sample.labels, crops, augmentation.largest_class)
     image = crop_resized(sample.image, rows, columns)
-    if draws[1] < augmentation.flip:
+    if flipped := draws[1] < augmentation.flip:
         image, labels = image.flip(-1), labels.flip(-1)
     if augmentation.photometric:
         image = distort(image, draw_distortion(generator))
-    return Sample(*_padded(image, labels, augmentation.crop), sample.name)
+    image, labels = _padded(image, labels, augmentation.crop)
+    return View(image, labels, sample.name, Geometry(rows, columns, flipped, augmentation.crop))
+
+
+def cut_like(
+    maps: Float[Tensor, "channels _height _width"],
+    geometry: Geometry,
+    grid: tuple[int, int] | None = None,
+) -> Float[Tensor, "channels rows cols"]:
+    """Cut out of maps of a whole image, on any grid, what a view shows of it; bilinearly.
+
+    Args:
+        maps: Of the whole image as it is stored; logits of a network, for example.
+        geometry: Of the view.
+        grid: Rows and columns of the result, over the whole view; its size in pixels if not given.
+
+    Returns:
+        The maps at the centres of the grid's cells, 0 at those in the padding.
+    """
+    rows, cols = grid or geometry.size
+    y, shown_y = geometry.rows.seen_from(rows, geometry.size[0])
+    x, shown_x = geometry.columns.seen_from(cols, geometry.size[1], geometry.flipped)
+    places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).to(maps)
+    sampled = F.grid_sample(maps[None], places[None], padding_mode="border", align_corners=False)
+    return sampled[0] * (shown_y[:, None] & shown_x).to(maps)
 
 
 def crop_resized(
-    image: UInt8[Tensor, "3 height width"], rows: _Axis, columns: _Axis
+    image: UInt8[Tensor, "3 height width"], rows: Axis, columns: Axis
 ) -> UInt8[Tensor, "3 rows columns"]:
     """Cut a crop out of the bilinearly resized image without resizing the rest.
 
@@ -91,20 +146,20 @@ def _resized(size: tuple[int, int], augmentation: Augmentation, draw: float) -> 
     return fitted_size(size, augmentation.base or size, low + (high - low) * draw)
 
 
-def _axis(before: int, after: int, crop: int, draw: float) -> _Axis:
+def _axis(before: int, after: int, crop: int, draw: float) -> Axis:
     length = min(after, crop)
-    return _Axis(before, after, int(draw * (after - length + 1)), length)
+    return Axis(before, after, int(draw * (after - length + 1)), length)
 
 
 def _chosen(
-    labels: UInt8[Tensor, "height width"] | None,
-    crops: list[tuple[_Axis, _Axis]],
+    labels: Int16[Tensor, "height width"] | None,
+    crops: list[tuple[Axis, Axis]],
     largest_class: float,
-) -> tuple[_Axis, _Axis, UInt8[Tensor, "rows columns"]]:
+) -> tuple[Axis, Axis, Int16[Tensor, "rows columns"]]:
     """Take the first crop in which no class prevails, the last one if there is none."""
     if labels is None:
         rows, columns = crops[0]
-        return rows, columns, torch.full((rows.length, columns.length), IGNORE, dtype=torch.uint8)
+        return rows, columns, torch.full((rows.length, columns.length), IGNORE, dtype=torch.int16)
     for rows, columns in crops:
         # NumPy gathers bytes several times as fast as PyTorch.
         kept = labels.numpy().take(rows.nearest().numpy(), 0)
@@ -114,13 +169,13 @@ def _chosen(
     return rows, columns, cropped
 
 
-def _balanced(labels: UInt8[Tensor, "rows columns"], largest_class: float) -> bool:
-    counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:IGNORE]
+def _balanced(labels: Int16[Tensor, "rows columns"], largest_class: float) -> bool:
+    counts = torch.bincount((labels - IGNORE).flatten(), minlength=2)[1:]
     largest, total = int(counts.max()), int(counts.sum())
     return largest < total and largest < largest_class * total
 
 
-def _reach(axis: _Axis) -> tuple[int, int, Float[Tensor, " length"]]:
+def _reach(axis: Axis) -> tuple[int, int, Float[Tensor, " length"]]:
     """Bounds of the source pixels a crop reads, and its positions between them as -1 to 1."""
     centres = axis.centres()
     first = max(math.floor(float(centres[0]) - 0.5), 0)
@@ -130,14 +185,105 @@ def _reach(axis: _Axis) -> tuple[int, int, Float[Tensor, " length"]]:
 
 def _padded(
     image: UInt8[Tensor, "3 rows columns"],
-    labels: UInt8[Tensor, "rows columns"],
+    labels: Int16[Tensor, "rows columns"],
     crop: tuple[int, int],
-) -> tuple[UInt8[Tensor, "3 height width"], UInt8[Tensor, "height width"]]:
+) -> tuple[UInt8[Tensor, "3 height width"], Int16[Tensor, "height width"]]:
     rows, columns = labels.shape
     if (rows, columns) == crop:
         return image, labels
     canvas = torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None, None].repeat(1, *crop)
     canvas[:, :rows, :columns] = image
-    blank = torch.full(crop, IGNORE, dtype=torch.uint8)
+    blank = torch.full(crop, IGNORE, dtype=torch.int16)
     blank[:rows, :columns] = labels
     return canvas, blank
+
+
+class Distortion(NamedTuple):
+    """One drawn change of colours; the defaults change nothing."""
+
+    brightness: float = 0.0
+    """Added to every value."""
+    contrast: float = 1.0
+    contrast_first: bool = True
+    """Whether the contrast changes before the colours do, or after."""
+    saturation: float = 1.0
+    hue: int = 0
+    """Shift in units of 2 degrees."""
+
+
+def draw_distortion(generator: torch.Generator) -> Distortion:
+    """Draw each change with probability one half, in SSD's ranges as segmentation uses them.
+
+    Brightness within 32 levels, contrast and saturation by 0.5 to 1.5, hue by -36 to 34 degrees.
+    """
+    brightness, contrast, order, saturation, hue = torch.rand(
+        5, 2, generator=generator, dtype=torch.float64
+    ).tolist()
+    return Distortion(
+        brightness=64 * brightness[1] - 32 if brightness[0] < 0.5 else 0.0,
+        contrast=0.5 + contrast[1] if contrast[0] < 0.5 else 1.0,
+        contrast_first=order[0] < 0.5,
+        saturation=0.5 + saturation[1] if saturation[0] < 0.5 else 1.0,
+        hue=int(36 * hue[1]) - 18 if hue[0] < 0.5 else 0,
+    )
+
+
+def distort(
+    image: UInt8[Tensor, "3 height width"], distortion: Distortion
+) -> UInt8[Tensor, "3 height width"]:
+    """Change brightness, contrast, saturation and hue, values cut off and truncated after each.
+
+    Contrast scales the values themselves, about black. Saturation and hue are those of HSV, here
+    in real numbers, where OpenCV rounds both to 8 bits.
+    """
+    pixels = image.float()
+    if distortion.brightness:
+        pixels = _truncated(pixels.add_(distortion.brightness))
+    if distortion.contrast_first and distortion.contrast != 1:
+        pixels = _truncated(pixels.mul_(distortion.contrast))
+    if distortion.saturation != 1:
+        pixels = _truncated(_saturated(pixels, distortion.saturation))
+    if distortion.hue:
+        pixels = _truncated(_rotated(pixels, distortion.hue / 30))
+    if not distortion.contrast_first and distortion.contrast != 1:
+        pixels = _truncated(pixels.mul_(distortion.contrast))
+    return eight_bit(pixels)
+
+
+def eight_bit(pixels: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
+    """Store whole numbers from 0 to 255 as bytes; NumPy does it several times as fast."""
+    return torch.from_numpy(pixels.numpy().astype(np.uint8))
+
+
+def _truncated(
+    pixels: Float[Tensor, "3 height width"],
+) -> Float[Tensor, "3 height width"]:
+    # The margin keeps float32 error from truncating an exact level to the one below.
+    return pixels.clamp_(0, 255).add_(1e-3).floor_()
+
+
+def _saturated(
+    pixels: Float[Tensor, "3 height width"], factor: float
+) -> Float[Tensor, "3 height width"]:
+    """Scale S = (max - min) / max, at most to 1: distances from the maximum scale alike."""
+    brightest, darkest = pixels.amax(0), pixels.amin(0)
+    largest = brightest / (brightest - darkest).clamp_(min=1)
+    return torch.lerp(brightest, pixels, largest.clamp_(max=factor))
+
+
+def _rotated(
+    pixels: Float[Tensor, "3 height width"], sextants: float
+) -> Float[Tensor, "3 height width"]:
+    """Turn the hue, measured in sixths of the circle, and keep maximum and minimum.
+
+    With a channel's height (value - min) / (max - min), the angle from red is
+    1 - red + green + blue in heights: two of them are 0 and 1, and the third says where between.
+    Back again, a channel's height is ||angle| - 3| - 1 cut off at 0 and 1, its own angle being 0.
+    """
+    red, green, blue = pixels
+    brightest, darkest = pixels.amax(0), pixels.amin(0)
+    chroma = brightest - darkest
+    angle = torch.sub(brightest, darkest, alpha=2).sub_(red).add_(green).add_(blue)
+    angle.div_(chroma.clamp(min=1)).copysign_(green - blue).add_(sextants)
+    heights = torch.stack((angle, angle - 2, angle + 2)).abs_().sub_(3).abs_().sub_(1)
+    return heights.clamp_(0, 1).mul_(chroma).add_(darkest)

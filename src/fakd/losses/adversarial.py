@@ -1,8 +1,7 @@
 """Holistic distillation (SKDS): the student learns to pass for the teacher before a critic."""
 
-import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fakd.errors import require_above_zero, require_at_least
 from fakd.losses.grid import on_grid_of, precise
 from fakd.processes import average_gradients
 from fakd.types import DistillationLoss, LossInputs, Segmenter
@@ -242,7 +242,7 @@ class Adversarial(DistillationLoss):
     The student learns to give logits that the critic takes for the teacher's, and the critic takes
     a step of its own after each of the student's. Needs no labels; adds a network of about 3
     million weights, of use in training only. Maps with fewer than 64 rows or columns are enlarged
-    for it. The weight beside the task is 0.001 by default; SKDS's authors use 0.1.
+    for it.
 
     Args:
         loss: What the critic minimises: its scores must keep a margin (hinge), or differ as much
@@ -258,9 +258,8 @@ class Adversarial(DistillationLoss):
             with sgd.
         schedule: The critic's learning rate over training: constant, or falling to 0 as the
             student's does, with an exponent of 0.9 (poly).
+        weight: Factor beside the task's loss; SKDS's authors use 0.1.
     """
-
-    default_weight: ClassVar[float] = 0.001
 
     def __init__(
         self,
@@ -273,17 +272,11 @@ class Adversarial(DistillationLoss):
         sgd_momentum: float = 0.9,
         weight_decay: float = 0.0,
         schedule: CriticSchedule = "constant",
+        weight: float = 0.001,
     ) -> None:
-        super().__init__()
-        _check_choice("loss", loss, get_args(AdversarialKind))
-        _check_choice("optimizer", optimizer, get_args(CriticOptimizer))
-        _check_choice("schedule", schedule, get_args(CriticSchedule))
-        for name, value in (("critic_weight", critic_weight), ("learning_rate", learning_rate)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"expected {name} above 0, got {value}")
-        for name, value in (("gradient_penalty", gradient_penalty), ("weight_decay", weight_decay)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"expected {name} of at least 0, got {value}")
+        super().__init__(weight)
+        require_above_zero(critic_weight=critic_weight, learning_rate=learning_rate)
+        require_at_least(0, gradient_penalty=gradient_penalty, weight_decay=weight_decay)
         if len(betas) != 2 or not all(0 <= share < 1 for share in (*betas, sgd_momentum)):
             raise ValueError(
                 "expected two betas and an sgd_momentum, all from 0 to below 1, "
@@ -361,8 +354,3 @@ def _shown(critic: Critic, logits: Tensor) -> Tensor:
     if size == list(logits.shape[2:]):
         return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"expected {name} to be one of {choices}, got {value!r}")

@@ -1,30 +1,31 @@
 """A trained layer between the student's features and a loss that compares them by channel."""
 
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fakd.errors import InputError
+from fakd.errors import InputError, require_choice
 from fakd.losses.grid import precise
 from fakd.types import LossInputs, Segmenter
 
 Features = Float[Tensor, "batch _channels rows cols"]
 
 
-def feature_channels(network: Segmenter, role: str, loss: str) -> int:
-    """Count the channels of a network's features, the input of its final classifier.
+def feature_channels(student: Segmenter, teacher: Segmenter, loss: str) -> tuple[int, int]:
+    """Count the channels of both networks' features, the input of their final classifiers.
 
     Raises:
-        InputError: the network shows only its logits; names the loss and what to use instead.
+        InputError: a network shows only its logits; names the loss and what to use instead.
     """
-    if network.classifier is None:
-        raise InputError(
-            f"{loss} compares features, the input of the final classifier, and this {role} shows "
-            "only its logits; use a loss on logits, such as ChannelKL or PixelKL"
-        )
-    return network.classifier.in_channels
+    for role, network in (("student", student), ("teacher", teacher)):
+        if network.classifier is None:
+            raise InputError(
+                f"{loss} compares features, the input of the final classifier, and this {role} "
+                "shows only its logits; use a loss on logits, such as ChannelKL or PixelKL"
+            )
+    return student.classifier.in_channels, teacher.classifier.in_channels  # type: ignore[union-attr]
 
 
 def features_of(inputs: LossInputs) -> tuple[Features, Features]:
@@ -64,7 +65,7 @@ class Alignment(nn.Module):
         self, student_channels: int, teacher_channels: int, kind: AlignmentKind = "conv"
     ) -> None:
         super().__init__()
-        check_alignment(kind)
+        require_choice("kind", kind, AlignmentKind)
         self.layers = nn.Sequential()
         if kind == "none":
             if student_channels != teacher_channels:
@@ -88,16 +89,6 @@ class Alignment(nn.Module):
             return cast(Tensor, self.layers(precise(features)))
 
 
-def check_alignment(kind: AlignmentKind) -> None:
-    """Refuse an alignment that does not exist.
-
-    Raises:
-        ValueError: names those that do.
-    """
-    if kind not in get_args(AlignmentKind):
-        raise ValueError(f"expected alignment to be one of {get_args(AlignmentKind)}, got {kind!r}")
-
-
 def check_channels(
     student: Float[Tensor, "batch _channels _rows _cols"],
     teacher: Float[Tensor, "batch _channels _rows _cols"],
@@ -112,21 +103,6 @@ def check_channels(
             f"expected student features of the teacher's {teacher.shape[1]} channels, got "
             f"{student.shape[1]}; pass Alignment({student.shape[1]}, {teacher.shape[1]})(features)"
         )
-
-
-def alignment_between(
-    student: Segmenter, teacher: Segmenter, kind: AlignmentKind, loss: str
-) -> Alignment:
-    """Build the alignment that the features of two networks need.
-
-    Raises:
-        InputError: a network shows only its logits, or the kind is none and the channels differ.
-    """
-    channels = (
-        feature_channels(student, "student", loss),
-        feature_channels(teacher, "teacher", loss),
-    )
-    return Alignment(*channels, kind)
 
 
 def aligned_features(inputs: LossInputs, align: Alignment | None) -> tuple[Features, Features]:

@@ -1,14 +1,14 @@
 """Feature augmentation without samples: its strength over training, its size, its bounds."""
 
 import math
-from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fakd.covariance import CovarianceKind, LogitStatistics, look_up
+from fakd.covariance import CovarianceKind, LogitStatistics, check_momentum, look_up
+from fakd.errors import require_above_zero, require_at_least
 from fakd.types import LossInputs
 
 
@@ -36,22 +36,10 @@ def check_settings(
     Raises:
         ValueError: names the setting, its value and what would work.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"expected temperature above 0, got {temperature}; 1 leaves logits alone")
-    if not 0 <= strength < math.inf:
-        raise ValueError(
-            f"expected strength of at least 0, got {strength}; "
-            "0 is the loss without augmentation, 1 the paper's best"
-        )
-    if covariance not in get_args(CovarianceKind):
-        raise ValueError(
-            f"expected covariance to be one of {get_args(CovarianceKind)}, got {covariance!r}"
-        )
-    if momentum is not None and not 0 < momentum < 1:
-        raise ValueError(
-            f"expected momentum between 0 and 1, both excluded, got {momentum}; "
-            "None remembers all pixels equally"
-        )
+    require_above_zero("1 leaves logits alone", temperature=temperature)
+    remedy = "0 is the loss without augmentation, 1 the paper's best"
+    require_at_least(0, remedy, strength=strength)
+    check_momentum(momentum)
     chosen = {
         "covariance": covariance != "diagonal",
         "momentum": momentum is not None,

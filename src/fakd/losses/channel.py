@@ -1,7 +1,5 @@
 """Channel-wise distillation (CWD), and its augmented form: match where each class is seen."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -76,9 +74,8 @@ class ChannelKL(DistillationLoss):
             a class are not pushed down in its own map.
         momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
             follows features that drift; by default all pixels seen count the same.
+        weight: Factor beside the task's loss.
     """
-
-    default_weight: ClassVar[float] = 5.0
 
     def __init__(
         self,
@@ -87,8 +84,9 @@ class ChannelKL(DistillationLoss):
         covariance: CovarianceKind = "diagonal",
         spare_own_class: bool = False,
         momentum: float | None = None,
+        weight: float = 5.0,
     ) -> None:
-        super().__init__()
+        super().__init__(weight)
         check_settings(temperature, strength, covariance, momentum, spare_own_class)
         self.temperature, self.strength = temperature, strength
         self.covariance = covariance if strength > 0 else None

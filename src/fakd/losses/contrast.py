@@ -1,12 +1,12 @@
 """Memory-based distillation (CIRKD): match how alike pixels are to what was seen before."""
 
-import math
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
+from fakd.errors import require_above_zero, require_at_least, require_choice
 from fakd.losses.alignment import feature_channels, features_of
 from fakd.losses.blocks import similarity_kl, unit
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
@@ -14,22 +14,6 @@ from fakd.processes import gathered, shared_generator
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Segmenter
 
 PixelSampling = Literal["class", "legacy"]
-
-
-def check_settings(pixel_sampling: PixelSampling, **counts: int) -> None:
-    """Refuse settings that no memory can work with.
-
-    Raises:
-        ValueError: names the setting, its value and what would work.
-    """
-    for name, number in counts.items():
-        if number < 1:
-            raise ValueError(f"expected {name} of at least 1, got {number}")
-    if pixel_sampling not in get_args(PixelSampling):
-        raise ValueError(
-            f"expected pixel_sampling to be one of {get_args(PixelSampling)}, "
-            f"got {pixel_sampling!r}"
-        )
 
 
 class Contrast(NamedTuple):
@@ -121,14 +105,9 @@ class PixelRegionMemory(nn.Module):
         pixel_sampling: PixelSampling = "class",
     ) -> None:
         super().__init__()
-        check_settings(
-            pixel_sampling,
-            classes=classes,
-            channels=channels,
-            pixel_slots=pixel_slots,
-            region_slots=region_slots,
-            pixels_per_class=pixels_per_class,
-        )
+        require_choice("pixel_sampling", pixel_sampling, PixelSampling)
+        require_at_least(1, classes=classes, channels=channels, pixels_per_class=pixels_per_class)
+        require_at_least(1, pixel_slots=pixel_slots, region_slots=region_slots)
         self.classes, self.pixel_sampling = classes, pixel_sampling
         self.pixels_per_class = min(pixels_per_class, pixel_slots)
         self.pixels = ClassQueue(classes, pixel_slots, channels)
@@ -226,15 +205,10 @@ def contrast_kl(
     with torch.autocast(student.device.type, enabled=False):
         student = precise(student)
         columns = entries.detach().to(student.dtype)[None]
-        divergence = similarity_kl(
-            student,
-            teacher.detach().to(student.dtype),
-            columns,
-            columns,
-            temperature * kd_temperature,
-            None if written is None else ~written[None],
-            block,
-        )
+        teacher = teacher.detach().to(student.dtype)
+        hidden = None if written is None else ~written[None]
+        both = temperature * kd_temperature
+        divergence = similarity_kl(student, teacher, columns, columns, both, hidden, block)
         return kd_temperature**2 * divergence
 
 
@@ -264,9 +238,8 @@ class MemoryContrast(DistillationLoss):
             authors' code, pixels from the top of the image, whatever their class (legacy).
         mask_unwritten: Leave out slots that have not been written to. By default they count, with
             the random vectors they started as, as in the authors' code.
+        weight: Factor beside the task's loss.
     """
-
-    default_weight: ClassVar[float] = 0.1
 
     def __init__(
         self,
@@ -279,19 +252,14 @@ class MemoryContrast(DistillationLoss):
         contrast_regions: int = 1024,
         pixel_sampling: PixelSampling = "class",
         mask_unwritten: bool = False,
+        weight: float = 0.1,
     ) -> None:
-        super().__init__()
-        for name, value in (("temperature", temperature), ("kd_temperature", kd_temperature)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"expected {name} above 0, got {value}; 1 changes nothing")
-        check_settings(
-            pixel_sampling,
-            pixel_slots=pixel_slots,
-            region_slots=region_slots,
-            pixels_per_class=pixels_per_class,
-            contrast_pixels=contrast_pixels,
-            contrast_regions=contrast_regions,
-        )
+        super().__init__(weight)
+        temperatures = {"temperature": temperature, "kd_temperature": kd_temperature}
+        require_above_zero("1 changes nothing", **temperatures)
+        require_at_least(1, pixel_slots=pixel_slots, region_slots=region_slots)
+        require_at_least(1, contrast_pixels=contrast_pixels, contrast_regions=contrast_regions)
+        require_at_least(1, pixels_per_class=pixels_per_class)
         self.temperature, self.kd_temperature = temperature, kd_temperature
         self.pixel_slots, self.region_slots = pixel_slots, region_slots
         self.pixels_per_class, self.pixel_sampling = pixels_per_class, pixel_sampling
@@ -302,8 +270,7 @@ class MemoryContrast(DistillationLoss):
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build the student's head and a memory of random vectors."""
-        own = feature_channels(student, "student", "MemoryContrast")
-        channels = feature_channels(teacher, "teacher", "MemoryContrast")
+        own, channels = feature_channels(student, teacher, "MemoryContrast")
         self.head = nn.Sequential(
             nn.Conv2d(own, channels, 1, bias=False),
             # Always on the batch's own statistics: the head is of no use once training is over.
@@ -311,14 +278,8 @@ class MemoryContrast(DistillationLoss):
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1, bias=False),
         )
-        self.memory = PixelRegionMemory(
-            student.classes,
-            channels,
-            self.pixel_slots,
-            self.region_slots,
-            self.pixels_per_class,
-            self.pixel_sampling,
-        )
+        slots = self.pixel_slots, self.region_slots, self.pixels_per_class
+        self.memory = PixelRegionMemory(student.classes, channels, *slots, self.pixel_sampling)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Add up `terms`; like them, for one call in each step."""
@@ -346,17 +307,9 @@ class MemoryContrast(DistillationLoss):
             sampled = self.memory.sample(self.contrast_pixels, self.contrast_regions, generator)
             valid = labels != IGNORE
             pixels = student.movedim(1, -1)[valid], teacher.movedim(1, -1)[valid]
-            return {
-                name: self._contrast(*pixels, contrast)
-                for name, contrast in zip(("pixel", "region"), sampled, strict=True)
-            }
-
-    def _contrast(self, student: Tensor, teacher: Tensor, contrast: Contrast) -> Tensor:
-        return contrast_kl(
-            student,
-            teacher,
-            contrast.entries,
-            self.temperature,
-            self.kd_temperature,
-            contrast.written if self.mask_unwritten else None,
-        )
+            temperatures = self.temperature, self.kd_temperature
+            terms = {}
+            for name, (entries, written) in zip(("pixel", "region"), sampled, strict=True):
+                mask = written if self.mask_unwritten else None
+                terms[name] = contrast_kl(*pixels, entries, *temperatures, mask)
+            return terms

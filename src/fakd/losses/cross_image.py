@@ -1,13 +1,11 @@
 """Cross-image distillation (CIRKD, mini-batch part): match how alike the pixels of a batch are."""
 
-import math
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fakd.errors import require_above_zero, require_at_least
 from fakd.losses.alignment import feature_channels, features_of
 from fakd.losses.blocks import similarity_kl, unit
 from fakd.losses.grid import on_grid_of, precise
@@ -49,14 +47,8 @@ def cross_image_similarity(
         student = _rows(student_features)
         teacher = _rows(on_grid_of(student_features, teacher_features.detach()))
         teacher = teacher.to(student.dtype)
-        return similarity_kl(
-            student.flatten(0, 1),
-            teacher.flatten(0, 1),
-            student,
-            teacher,
-            temperature,
-            block=block,
-        )
+        pixels = student.flatten(0, 1), teacher.flatten(0, 1)
+        return similarity_kl(*pixels, student, teacher, temperature, block=block)
 
 
 def _rows(features: Tensor) -> Tensor:
@@ -75,24 +67,21 @@ class CrossImageSimilarity(DistillationLoss):
             the nearest pixels count.
         pool: Average squares of this many features a side first; 2 makes the loss 16 times
             cheaper. By default every feature counts.
+        weight: Factor beside the task's loss.
     """
 
-    default_weight: ClassVar[float] = 1.0
-
-    def __init__(self, temperature: float = 0.1, pool: int | None = None) -> None:
-        super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(
-                f"expected temperature above 0, got {temperature}; CIRKD's authors use 0.1"
-            )
-        if pool is not None and pool < 1:
-            raise ValueError(f"expected pool of at least 1, got {pool}; None leaves all features")
+    def __init__(
+        self, temperature: float = 0.1, pool: int | None = None, weight: float = 1.0
+    ) -> None:
+        super().__init__(weight)
+        require_above_zero("CIRKD's authors use 0.1", temperature=temperature)
+        if pool is not None:
+            require_at_least(1, "None leaves all features", pool=pool)
         self.temperature, self.pool = temperature, pool
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Check that both networks show their features."""
-        feature_channels(student, "student", "CrossImageSimilarity")
-        feature_channels(teacher, "teacher", "CrossImageSimilarity")
+        feature_channels(student, teacher, "CrossImageSimilarity")
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss on pooled features."""

@@ -1,20 +1,19 @@
 """Distillation of features: by distance, by direction, or by where each channel is active."""
 
-import math
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fakd.errors import require_above_zero
 from fakd.losses.alignment import (
     Alignment,
     AlignmentKind,
     aligned_features,
-    alignment_between,
-    check_alignment,
     check_channels,
+    feature_channels,
     features_of,
 )
 from fakd.losses.blocks import unit
@@ -76,22 +75,23 @@ class FeatureDistance(DistillationLoss):
         alignment: What brings the student's features to the teacher's channels: a 1x1 convolution
             without bias (conv) or with (conv-bias), one with batch norm and ReLU (conv-bn-relu),
             or nothing (none), if both have the same number of channels.
+        weight: Factor beside the task's loss.
     """
 
-    default_weight: ClassVar[float] = 1.0
-
-    def __init__(self, kind: DistanceKind = "l2", alignment: AlignmentKind = "conv") -> None:
-        super().__init__()
-        if kind not in get_args(DistanceKind):
-            raise ValueError(f"expected kind to be one of {get_args(DistanceKind)}, got {kind!r}")
-        check_alignment(alignment)
-        self.kind: DistanceKind = kind
-        self.alignment: AlignmentKind = alignment
+    def __init__(
+        self,
+        kind: DistanceKind = "l2",
+        alignment: AlignmentKind = "conv",
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weight)
+        self.kind, self.alignment = kind, alignment
         self.align: Alignment | None = None
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build the alignment."""
-        self.align = alignment_between(student, teacher, self.alignment, "FeatureDistance")
+        channels = feature_channels(student, teacher, "FeatureDistance")
+        self.align = Alignment(*channels, self.alignment)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the distance of aligned features."""
@@ -150,31 +150,25 @@ class FeatureChannelKL(DistillationLoss):
             is that after alignment, or the student's before it, as in the code of CIRKD and in
             the CWD authors' for mmsegmentation. With the latter the loss is larger by the ratio
             of the two.
+        weight: Factor beside the task's loss.
     """
-
-    default_weight: ClassVar[float] = 50.0
 
     def __init__(
         self,
         temperature: float = 4.0,
         alignment: AlignmentKind = "conv",
         divisor: Divisor = "teacher",
+        weight: float = 50.0,
     ) -> None:
-        super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(
-                f"expected temperature above 0, got {temperature}; published settings use 1 to 10"
-            )
-        check_alignment(alignment)
-        if divisor not in get_args(Divisor):
-            raise ValueError(f"expected divisor to be one of {get_args(Divisor)}, got {divisor!r}")
-        self.temperature, self.divisor = temperature, divisor
-        self.alignment: AlignmentKind = alignment
+        super().__init__(weight)
+        require_above_zero("published settings use 1 to 10", temperature=temperature)
+        self.temperature, self.alignment, self.divisor = temperature, alignment, divisor
         self.align: Alignment | None = None
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build the alignment."""
-        self.align = alignment_between(student, teacher, self.alignment, "FeatureChannelKL")
+        channels = feature_channels(student, teacher, "FeatureChannelKL")
+        self.align = Alignment(*channels, self.alignment)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss on aligned features."""

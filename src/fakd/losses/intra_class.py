@@ -1,6 +1,6 @@
 """Intra-class feature variation (IFVD): match how typical of its class each pixel is."""
 
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fakd.losses.alignment import feature_channels, features_of
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
-from fakd.types import IGNORE, DistillationLoss, LossInputs, Segmenter
+from fakd.types import DistillationLoss, LossInputs, Segmenter
 
 Normalise = Literal["all", "valid"]
 
@@ -18,6 +18,7 @@ def intra_class_variation(
     teacher_features: Float[Tensor, "batch _teacher_channels _rows _cols"],
     labels: Integer[Tensor, "batch _height _width"],
     normalise: Normalise = "all",
+    classes: int = 255,
 ) -> Float[Tensor, ""]:
     r"""Match how similar each pixel is to the mean of its class in its image.
 
@@ -30,16 +31,17 @@ def intra_class_variation(
     student and teacher may differ in channels. The teacher gets no gradient. Teacher and labels
     come to the student's grid.
 
-    A pixel without a class, with a label outside 0 to 254, is compared with itself: it adds 0, or 1
-    where exactly one of the networks gives it a vector of zeros. Published code counts these
-    pixels in N (all); leaving them out altogether (valid) keeps the loss from fading where much is
-    unlabelled, and gives 0 where all is.
+    A pixel without a class, with a label outside 0 to ``classes - 1``, is compared with itself: it
+    adds 0, or 1 where exactly one of the networks gives it a vector of zeros. Published code counts
+    these pixels in N (all); leaving them out altogether (valid) keeps the loss from fading where
+    much is unlabelled, and gives 0 where all is.
 
     Args:
         student_features: Of the student.
         teacher_features: Of the teacher, for the same images.
         labels: Class ids.
         normalise: Which pixels count: all, or those with a class (valid).
+        classes: How many classes labels may name.
 
     >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.ones(2, 2)
     >>> labels = torch.zeros(1, 1, 2, dtype=torch.int64)
@@ -49,33 +51,35 @@ def intra_class_variation(
     with torch.autocast(student_features.device.type, enabled=False):
         teacher_features = on_grid_of(student_features, teacher_features.detach())
         labels = labels_on_grid_of(student_features, labels)
-        rows = labels.where((labels >= 0) & (labels < IGNORE), IGNORE).flatten(1)
-        student = _typicality(precise(student_features).flatten(2), rows)
-        teacher = _typicality(precise(teacher_features).flatten(2), rows)
+        rows = labels.where((labels >= 0) & (labels < classes), classes).flatten(1)
+        student = _typicality(precise(student_features).flatten(2), rows, classes)
+        teacher = _typicality(precise(teacher_features).flatten(2), rows, classes)
         error = (student - teacher).square()
         if normalise == "all":
             return error.mean()
-        valid = rows != IGNORE
+        valid = rows != classes
         return (error * valid).sum() / valid.sum().clamp(min=1)
 
 
 def _typicality(
-    features: Float[Tensor, "batch channels pixels"], rows: Int[Tensor, "batch pixels"]
+    features: Float[Tensor, "batch channels pixels"],
+    rows: Int[Tensor, "batch pixels"],
+    classes: int,
 ) -> Float[Tensor, "batch pixels"]:
     """Compute the cosine of each pixel with the mean of its class; with itself, if it has none.
 
     Products with a table of members instead of indexed sums: they add in a fixed order on a GPU
     too, and neither they nor their gradients need a mean spread out over the pixels. Beside the
-    features, this takes memory for ``batch * 256 * pixels`` numbers, however many classes occur.
+    features, this takes memory for ``batch * classes * pixels`` numbers.
     """
-    members = features.new_zeros(len(rows), IGNORE + 1, rows.shape[1])
+    members = features.new_zeros(len(rows), classes + 1, rows.shape[1])
     members.scatter_(1, rows[:, None], 1.0)
     means = members @ features.mT / (members.sum(2, keepdim=True) + 1e-6)
     directions = means / torch.linalg.vector_norm(means, dim=2, keepdim=True).clamp(min=1e-8)
     length = torch.linalg.vector_norm(features, dim=1)
     divisor = length.clamp(min=1e-8)
     own = (directions @ features).gather(1, rows[:, None])[:, 0] / divisor
-    return torch.where(rows == IGNORE, (length / divisor).square(), own)
+    return torch.where(rows == classes, (length / divisor).square(), own)
 
 
 class IntraClassVariation(DistillationLoss):
@@ -87,23 +91,19 @@ class IntraClassVariation(DistillationLoss):
     Args:
         normalise: Which pixels the loss is the mean over: all, as published, or only those with a
             class (valid), for data of which much is unlabelled.
+        weight: Factor beside the task's loss.
     """
 
-    default_weight: ClassVar[float] = 20.0
-
-    def __init__(self, normalise: Normalise = "all") -> None:
-        super().__init__()
-        if normalise not in get_args(Normalise):
-            raise ValueError(
-                f"expected normalise to be one of {get_args(Normalise)}, got {normalise!r}"
-            )
-        self.normalise: Normalise = normalise
+    def __init__(self, normalise: Normalise = "all", weight: float = 20.0) -> None:
+        super().__init__(weight)
+        self.normalise = normalise
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Check that both networks show their features."""
-        feature_channels(student, "student", "IntraClassVariation")
-        feature_channels(teacher, "teacher", "IntraClassVariation")
+        feature_channels(student, teacher, "IntraClassVariation")
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss."""
-        return intra_class_variation(*features_of(inputs), inputs.labels, self.normalise)
+        return intra_class_variation(
+            *features_of(inputs), inputs.labels, self.normalise, inputs.student.logits.shape[1]
+        )

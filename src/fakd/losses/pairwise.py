@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -77,17 +76,17 @@ class PairwiseSimilarity(DistillationLoss):
             does not divide evenly, three blocks along each side, as SKDS's authors have it.
         detach_norm: Leave the length of the feature vectors out of the gradient, as SKDS's authors
             do. The loss itself is the same.
+        weight: Factor beside the task's loss.
     """
-
-    default_weight: ClassVar[float] = 10.0
 
     def __init__(
         self,
         kernel: Sequence[int] = (2, 2),
         scale: float | None = None,
         detach_norm: bool = False,
+        weight: float = 10.0,
     ) -> None:
-        super().__init__()
+        super().__init__(weight)
         if len(kernel) != 2 or min(kernel) < 1:
             raise ValueError(
                 f"expected kernel to be two numbers of at least 1, got {kernel}; "
@@ -102,8 +101,7 @@ class PairwiseSimilarity(DistillationLoss):
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Check that both networks show their features."""
-        feature_channels(student, "student", "PairwiseSimilarity")
-        feature_channels(teacher, "teacher", "PairwiseSimilarity")
+        feature_channels(student, teacher, "PairwiseSimilarity")
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss with blocks of the given size, or share of the map."""

@@ -1,7 +1,7 @@
 """Pixel-wise distillation (PD), and its augmented form: match which class each pixel shows."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -142,9 +142,8 @@ class PixelKL(DistillationLoss):
             (sum_over_hw, SKDS), or images (batch_mean, MMRazor). The same weight means
             something a hundred times larger or smaller from one to the other.
         t_squared: Scale the loss back by the temperature's square.
+        weight: Factor beside the task's loss.
     """
-
-    default_weight: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -156,14 +155,9 @@ class PixelKL(DistillationLoss):
         momentum: float | None = None,
         reduction: PixelReduction = "pixel_mean",
         t_squared: bool = True,
+        weight: float = 1.0,
     ) -> None:
-        super().__init__()
-        if reduction not in get_args(PixelReduction):
-            raise ValueError(
-                f"expected reduction to be one of {get_args(PixelReduction)}, got {reduction!r}"
-            )
-        if bound not in get_args(PixelBound):
-            raise ValueError(f"expected bound to be one of {get_args(PixelBound)}, got {bound!r}")
+        super().__init__(weight)
         check_settings(temperature, strength, covariance, momentum, spare_own_class, bound)
         if covariance == "logits" and bound != "marginal":
             raise ValueError(

@@ -1,41 +1,32 @@
 """Sums of losses, and published settings of each method by name."""
 
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fakd import specs
 from fakd.covariance import CovarianceKind
 from fakd.types import DistillationLoss, LossInputs, Segmenter
 
 
 class WeightedSum(DistillationLoss):
-    """Several distillation losses at once: how most published methods are made up.
+    """Several distillation losses at once, each with its own weight: most published methods.
 
     Args:
         losses: The losses by name; each becomes a curve of that name.
-        weights: The factor of each loss, by the same names; its default weight where none is given.
 
     Raises:
-        ValueError: a weight has no loss, or two losses need different class statistics.
+        ValueError: there is no loss, a name is taken, or two losses need different class
+            statistics.
     """
 
-    def __init__(
-        self,
-        losses: Mapping[str, DistillationLoss],
-        weights: Mapping[str, float] | None = None,
-    ) -> None:
+    def __init__(self, losses: Mapping[str, DistillationLoss]) -> None:
         super().__init__()
         if not losses:
             raise ValueError("expected at least one loss in losses, got none")
-        if strange := set(weights or {}) - set(losses):
-            raise ValueError(
-                f"weights names {', '.join(sorted(strange))}, which losses does not; "
-                f"it has {', '.join(losses)}"
-            )
         taken = {"task", "auxiliary"} & set(losses)
         if taken or any("." in name for name in losses):
             raise ValueError(
@@ -43,8 +34,6 @@ class WeightedSum(DistillationLoss):
                 f"{', '.join(losses)}; choose others"
             )
         self.losses = nn.ModuleDict(losses)
-        defaults = {name: loss.default_weight for name, loss in losses.items()}
-        self.weights = {**defaults, **(weights or {})}
         self.covariance, self.momentum = _shared_statistics(self._parts())
 
     def _parts(self) -> dict[str, DistillationLoss]:
@@ -61,23 +50,19 @@ class WeightedSum(DistillationLoss):
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Compute each weighted loss, by its name in ``losses``."""
-        return {name: self.weights[name] * loss(inputs) for name, loss in self._parts().items()}
+        return {name: loss.weight * loss(inputs) for name, loss in self._parts().items()}
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Ask each loss for its measures."""
-        return {
-            f"{name}/{measure}": value
-            for name, loss in self._parts().items()
-            for measure, value in loss.measures(inputs).items()
-        }
+        return self._named(lambda loss: loss.measures(inputs))
 
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Let each loss train its opponent."""
-        return {
-            f"{name}/{term}": value
-            for name, loss in self._parts().items()
-            for term, value in loss.after_step(inputs).items()
-        }
+        return self._named(lambda loss: loss.after_step(inputs))
+
+    def _named(self, ask: Callable[[DistillationLoss], dict[str, Tensor]]) -> dict[str, Tensor]:
+        found = ((name, ask(loss)) for name, loss in self._parts().items())
+        return {f"{name}/{key}": each for name, own in found for key, each in own.items()}
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """List the optimisers of all losses."""
@@ -109,110 +94,94 @@ def _loss(name: str, **arguments: Any) -> Spec:
     return {"class_path": f"fakd.losses.{name}", "init_args": arguments}
 
 
-def _sum(**parts: tuple[float, Spec]) -> Spec:
-    """Write a weighted sum; each part is its weight and itself."""
-    return _loss(
-        "WeightedSum",
-        losses={name: spec for name, (_, spec) in parts.items()},
-        weights={name: weight for name, (weight, _) in parts.items()},
-    )
+def _sum(**parts: Spec) -> Spec:
+    return _loss("WeightedSum", losses=parts)
+
+
+def _pixel(weight: float = 1.0, **settings: Any) -> Spec:
+    return _loss("PixelKL", **{"temperature": 1.0, "strength": 0.0, **settings}, weight=weight)
+
+
+def _channel(weight: float, temperature: float = 1.0, strength: float = 0.0, **more: Any) -> Spec:
+    settings = {"temperature": temperature, "strength": strength, **more}
+    return _loss("ChannelKL", **settings, weight=weight)
 
 
 def _cirkd(memory_weight: float) -> Spec:
     return _sum(
-        pixel=(1.0, _PD),
-        cross_image=(1.0, _loss("CrossImageSimilarity", temperature=0.1)),
-        memory=(memory_weight, _loss("MemoryContrast", temperature=0.1)),
+        pixel=_pixel(),
+        cross_image=_loss("CrossImageSimilarity", temperature=0.1, weight=1.0),
+        memory=_loss("MemoryContrast", temperature=0.1, weight=memory_weight),
     )
 
 
-_PD = _loss("PixelKL", temperature=1.0, strength=0.0)
-_CE_PIXELS = _loss("PixelKL", temperature=1.0, strength=0.0, reduction="sum_over_hw")
-_PD_PER_CLASS = _loss(
-    "PixelKL", temperature=1.0, strength=0.0, reduction="element_mean", t_squared=False
-)
-_HINGE = _loss("Adversarial", loss="hinge")
-_WGAN = _loss("Adversarial", loss="wgan-gp", schedule="poly")
+_PIXEL_PER_CLASS = _pixel(10.0, reduction="element_mean", t_squared=False)
+_HINGE = _loss("Adversarial", loss="hinge", weight=0.001)
+_WGAN = _loss("Adversarial", loss="wgan-gp", schedule="poly", weight=0.001)
 _WGAN_SGD = _loss(
-    "Adversarial", loss="wgan-gp", optimizer="sgd", weight_decay=5e-4, schedule="poly"
+    "Adversarial", loss="wgan-gp", optimizer="sgd", weight_decay=5e-4, schedule="poly", weight=0.1
 )
 
 PRESETS: Mapping[str, Spec] = {
-    "pd": _sum(pixel=(1.0, _PD)),
-    "pd-fa": _sum(pixel=(1.0, _loss("PixelKL", temperature=1.0, strength=1.0))),
-    "cwd": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
-    "cwd-fa": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=1.0))),
-    "cwd-fa-logits": _sum(
-        channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=1.0, covariance="logits"))
-    ),
+    "pd": _pixel(),
+    "pd-fa": _pixel(strength=1.0),
+    "cwd": _channel(5.0),
+    "cwd-fa": _channel(5.0, strength=1.0),
+    "cwd-fa-logits": _channel(5.0, strength=1.0, covariance="logits"),
     # The CWD authors' configurations for mmsegmentation and for Cityscapes, and CIRKD's harness.
-    "cwd-mmseg-ade20k": _sum(channel=(10.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
-    "cwd-mmseg-cityscapes": _sum(channel=(5.0, _loss("ChannelKL", temperature=1.0, strength=0.0))),
-    "cwd-td": _sum(channel=(3.0, _loss("ChannelKL", temperature=4.0, strength=0.0))),
+    "cwd-mmseg-ade20k": _channel(10.0),
+    "cwd-mmseg-cityscapes": _channel(5.0),
+    "cwd-td": _channel(3.0, temperature=4.0),
     "cwd-td-all": _sum(
-        channel=(3.0, _loss("ChannelKL", temperature=4.0, strength=0.0)),
-        pixel=(10.0, _PD_PER_CLASS),
-        holistic=(0.001, _WGAN),
+        channel=_channel(3.0, temperature=4.0), pixel=_PIXEL_PER_CLASS, holistic=_WGAN
     ),
     "cwd-cirkd": _sum(
-        pixel=(1.0, _PD),
-        features=(
-            50.0,
-            _loss("FeatureChannelKL", temperature=4.0, alignment="conv", divisor="student"),
+        pixel=_pixel(),
+        features=_loss(
+            "FeatureChannelKL", temperature=4.0, alignment="conv", divisor="student", weight=50.0
         ),
-        channel=(3.0, _loss("ChannelKL", temperature=4.0, strength=0.0)),
-        holistic=(0.001, _HINGE),
+        channel=_channel(3.0, temperature=4.0),
+        holistic=_HINGE,
     ),
     "skds-official": _sum(
-        pixel=(10.0, _CE_PIXELS),
-        pair=(0.5, _loss("PairwiseSimilarity", scale=0.5, detach_norm=True)),
-        holistic=(0.1, _WGAN_SGD),
+        pixel=_pixel(10.0, reduction="sum_over_hw"),
+        pair=_loss("PairwiseSimilarity", scale=0.5, detach_norm=True, weight=0.5),
+        holistic=_WGAN_SGD,
     ),
     "skds-cirkd": _sum(
-        pixel=(1.0, _PD),
-        pair=(10.0, _loss("PairwiseSimilarity", kernel=[2, 2])),
-        holistic=(0.001, _HINGE),
+        pixel=_pixel(),
+        pair=_loss("PairwiseSimilarity", kernel=[2, 2], weight=10.0),
+        holistic=_HINGE,
     ),
     "ifvd-official": _sum(
-        pixel=(10.0, _PD_PER_CLASS),
-        intra_class=(200.0, _loss("IntraClassVariation")),
-        holistic=(0.001, _WGAN),
+        pixel=_PIXEL_PER_CLASS,
+        intra_class=_loss("IntraClassVariation", weight=200.0),
+        holistic=_WGAN,
     ),
     "ifvd-cirkd": _sum(
-        pixel=(1.0, _PD),
-        intra_class=(20.0, _loss("IntraClassVariation")),
-        holistic=(0.001, _HINGE),
+        pixel=_pixel(),
+        intra_class=_loss("IntraClassVariation", weight=20.0),
+        holistic=_HINGE,
     ),
     "cirkd": _cirkd(0.1),
     "cirkd-voc": _cirkd(0.01),
-    "features-l2": _sum(features=(1.0, _loss("FeatureDistance", kind="l2"))),
-    "features-cosine": _sum(features=(1.0, _loss("FeatureDistance", kind="cosine"))),
-    "dist": _sum(relations=(1.0, _loss("Relational"))),
+    "features-l2": _loss("FeatureDistance", kind="l2", weight=1.0),
+    "features-cosine": _loss("FeatureDistance", kind="cosine", weight=1.0),
+    "dist": _loss("Relational", weight=1.0),
 }
 """Name -> what ``distillation:`` holds in a recipe; docs/methods.md says where each comes from."""
 
 
 def preset(name: str) -> DistillationLoss:
-    """Build the loss, or weighted sum of losses, of a published setting.
+    """Build the loss, or sum of losses, of a published setting.
 
     Raises:
         ValueError: there is no such preset; lists those there are.
 
-    >>> preset("ifvd-cirkd").weights
-    {'pixel': 1.0, 'intra_class': 20.0, 'holistic': 0.001}
+    >>> preset("cwd-td").weight
+    3.0
     """
     if name not in PRESETS:
         raise ValueError(f"expected one of {', '.join(PRESETS)}, got {name!r}")
-    loss: DistillationLoss = build(PRESETS[name])
+    loss: DistillationLoss = specs.build(PRESETS[name])
     return loss
-
-
-def build(spec: Any) -> Any:
-    """Build what ``class_path`` and ``init_args`` describe, inside out."""
-    if not isinstance(spec, dict):
-        return spec
-    if "class_path" not in spec:
-        return {key: build(value) for key, value in spec.items()}
-    module, _, name = spec["class_path"].rpartition(".")
-    arguments = {key: build(value) for key, value in spec["init_args"].items()}
-    return getattr(import_module(module), name)(**arguments)

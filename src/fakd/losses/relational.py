@@ -1,12 +1,12 @@
 """Relational distillation (DIST): match how scores correlate, whatever their scale."""
 
 import math
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fakd.errors import require_above_zero
 from fakd.losses.grid import on_grid_of, precise
 from fakd.types import DistillationLoss, LossInputs
 
@@ -77,16 +77,18 @@ class Relational(DistillationLoss):
         temperature: Softens teacher and student: above 1, unlikely classes count more.
         inter: Weight of how the classes rank at each pixel.
         intra: Weight of how all pixels of the batch rank for each class.
+        weight: Factor of both, beside the task's loss.
     """
 
-    default_weight: ClassVar[float] = 1.0
-
-    def __init__(self, temperature: float = 1.0, inter: float = 1.0, intra: float = 1.0) -> None:
-        super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(
-                f"expected temperature above 0, got {temperature}; 1 leaves logits alone"
-            )
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        inter: float = 1.0,
+        intra: float = 1.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weight)
+        require_above_zero("1 leaves logits alone", temperature=temperature)
         if not (min(inter, intra) >= 0 and 0 < inter + intra < math.inf):
             raise ValueError(
                 f"expected inter and intra of at least 0, one of them above, got {inter} and "

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,13 +13,12 @@ from PIL import Image
 from rich.table import Table
 
 from fakd.data.dataset import Colour
-from fakd.data.decode import read_image
-from fakd.data.inspection import Inspection, SplitFacts
-from fakd.data.inspection.headers import Header
-from fakd.data.pairs import Pair
+from fakd.data.masks import Pair
+from fakd.data.samples import read_image
 from fakd.errors import InputError
-from fakd.files import write_atomically
-from fakd.report.figures import overlay
+from fakd.inspection import Header, Inspection, SplitFacts
+from fakd.report.charts import figure, save
+from fakd.report.figures import class_legend, overlay
 from fakd.types import IGNORE
 
 OVERLAYS = 8
@@ -28,7 +28,6 @@ _STRIPES = 8
 """Width in pixels of the stripes of ignored pixels."""
 _ENTRIES = 48
 """Classes in the legend."""
-_COLUMNS = 6
 
 
 def file_table(inspection: Inspection) -> Table:
@@ -132,49 +131,24 @@ def save_overlays(path: Path, inspection: Inspection) -> int:
     present = sorted({number for *_, classes in tiles for number in classes} - {IGNORE})
     columns = min(4, len(tiles))
     lines = -(-len(tiles) // columns)
-    entries = [(described.class_names[n], described.palette[n]) for n in present[:_ENTRIES]]
-    legend_lines = -(-(len(entries) + 2) // _COLUMNS)
+    entries = [(_shortened(described.class_names[n], 22), described.palette[n]) for n in present]
+    others: dict[str, dict[str, Any]] = {}
+    if any(IGNORE in classes for *_, classes in tiles):
+        others["(ignored)"] = {"facecolor": "white", "edgecolor": "black", "hatch": "////"}
+    if len(entries) > _ENTRIES:
+        others[f"and {len(entries) - _ENTRIES} more classes"] = {"color": "none"}
+    legend_lines = -(-(len(entries[:_ENTRIES]) + 2) // 6)
     ratio = max(picture.height / picture.width for _, picture, _ in tiles)
-    # Imported late: it takes a moment, and only pictures need it.
-    from matplotlib.figure import Figure
-
-    figure = Figure(
-        figsize=(3.2 * columns, lines * (3.2 * ratio + 0.3) + 0.2 * legend_lines + 0.3),
-        layout="constrained",
-    )
-    for index, (title, picture, _) in enumerate(tiles, start=1):
-        axis = figure.add_subplot(lines, columns, index)
-        axis.imshow(np.asarray(picture))
-        axis.set_title(title, fontsize=8, parse_math=False)
-        axis.set_axis_off()
-    _legend(figure, entries, len(present) - len(entries), any(IGNORE in each[2] for each in tiles))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create the folder {path.parent}: {error.strerror}") from error
-    write_atomically(path, lambda file: figure.savefig(file, dpi=130, format="png"))
+    height = lines * (3.2 * ratio + 0.3) + 0.2 * legend_lines + 0.3
+    with figure(3.2 * columns, height) as drawn:
+        for index, (title, picture, _) in enumerate(tiles, start=1):
+            axis = drawn.add_subplot(lines, columns, index)
+            axis.imshow(np.asarray(picture))
+            axis.set_title(title, fontsize=8)
+            axis.set_axis_off()
+        class_legend(drawn, entries[:_ENTRIES], others)
+        save(drawn, path)
     return len(tiles)
-
-
-def _legend(figure: Any, entries: Sequence[tuple[str, Colour]], more: int, ignored: bool) -> None:
-    from matplotlib.patches import Rectangle
-
-    labels = [_shortened(name, 22) for name, _ in entries]
-    patches = [Rectangle((0, 0), 1, 1, color=[v / 255 for v in colour]) for _, colour in entries]
-    if ignored:
-        labels.append("(ignored)")
-        patches.append(Rectangle((0, 0), 1, 1, facecolor="white", edgecolor="black", hatch="////"))
-    if more:
-        labels.append(f"and {more} more classes")
-        patches.append(Rectangle((0, 0), 1, 1, color="none"))
-    figure.legend(
-        patches,
-        labels,
-        loc="outside lower center",
-        ncols=min(_COLUMNS, len(labels)),
-        fontsize=8,
-        frameon=False,
-    )
 
 
 _Tile = tuple[str, Image.Image, set[int]]
@@ -183,17 +157,12 @@ _Tile = tuple[str, Image.Image, set[int]]
 
 def _tiles(splits: Sequence[SplitFacts], palette: Sequence[Colour]) -> list[_Tile]:
     """Take as many pictures of each split, or more of one that the other lacks."""
-    drawn = []
-    for split in splits:
-        tiles: list[_Tile] = []
-        for pair in split.sample:
-            if len(tiles) == OVERLAYS:
-                break
-            if (tile := _tile(split.listing.split, pair, palette)) is not None:
-                tiles.append(tile)
-        drawn.append(tiles)
+    tiles = (
+        filter(None, (_tile(split.listing.split, pair, palette) for pair in split.sample))
+        for split in splits
+    )
+    first, second = (list(islice(each, OVERLAYS)) for each in tiles)
     half = OVERLAYS // 2
-    first, second = drawn
     return [
         *first[: max(half, OVERLAYS - len(second))],
         *second[: max(half, OVERLAYS - len(first))],
@@ -213,7 +182,7 @@ def _tile(split: str, pair: Pair, palette: Sequence[Colour]) -> _Tile | None:
     scale = min(1.0, _SIDE / max(labels.shape))
     size = [max(1, round(side * scale)) for side in reversed(labels.shape)]
     photo = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[0], size[1]))
-    small = Image.fromarray(labels.numpy()).resize((size[0], size[1]), Image.Resampling.NEAREST)
+    small = Image.fromarray(labels).resize((size[0], size[1]), Image.Resampling.NEAREST)
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
     classes = torch.from_numpy(np.array(small))
     tinted = overlay(pixels, classes, palette).permute(1, 2, 0).numpy()

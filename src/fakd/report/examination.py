@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -115,7 +114,7 @@ def _shot(name: str, share: float, image: Tensor, maps: Mapping[str, Tensor]) ->
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     reduced = {
         title: np.asarray(
-            Image.fromarray(classes.to(torch.uint8).numpy()).resize(size, Image.Resampling.NEAREST)
+            Image.fromarray(classes.int().numpy()).resize(size, Image.Resampling.NEAREST)
         )
         for title, classes in maps.items()
     }

@@ -1,23 +1,27 @@
 """What a finished network costs on this machine, and what its scores do not show."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fakd.inference import predict_logits, to_unit
 from fakd.metrics import Scores, confusion_matrix
-from fakd.report.boundary import boundary_counts
-from fakd.report.reliability import Reliability, reliability
 from fakd.settings import Inference
 from fakd.types import IGNORE, Segmenter
 
 _WARM_UP, _REPEATS, _SECONDS = 3, 30, 4.0
+SHARE = 0.02
+"""Width of the boundary region as a share of the image's diagonal."""
+BINS = 15
+"""Of confidence."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,13 @@ class Quality:
 
     def __init__(self, network: Segmenter, inference: Inference) -> None:
         self.network, self.inference = network, inference
-        self.counts: Int[Tensor, "3 classes"] = torch.zeros(3, network.classes, dtype=torch.long)
-        self.matrix: Int[Tensor, "classes classes"] = torch.zeros(
-            network.classes, network.classes, dtype=torch.long
-        )
+        classes = network.classes
+        self.counts = torch.zeros(3, classes, dtype=torch.long)
+        self.matrix = torch.zeros(classes, classes, dtype=torch.long)
         self.reliability = Reliability.empty()
 
     def add(
-        self, image: UInt8[Tensor, "3 height width"], labels: UInt8[Tensor, "height width"]
+        self, image: UInt8[Tensor, "3 height width"], labels: Integer[Tensor, "height width"]
     ) -> Int[Tensor, "height width"]:
         """Predict one image, count it in, and return the classes of its pixels."""
         device = next(self.network.parameters()).device
@@ -119,18 +122,121 @@ class Quality:
         return Scores.from_matrix(self.matrix)
 
     @property
-    def boundary_iou(self) -> Float[Tensor, " classes"]:
-        """Boundary IoU of every class in percent; NaN for one neither labelled nor predicted."""
-        found, labelled, predicted = self.counts.double()
-        iou: Float[Tensor, " classes"] = 100 * found / (labelled + predicted - found)
-        return iou
-
-    @property
     def mean_boundary_iou(self) -> float:
-        """Mean over the classes that have one, in percent."""
-        return float(self.boundary_iou.nanmean())
+        """Mean over the classes that are labelled or predicted, in percent."""
+        found, labelled, predicted = self.counts.double()
+        return float((100 * found / (labelled + predicted - found)).nanmean())
 
     @property
     def calibration_error(self) -> float:
         """Expected calibration error in percent."""
         return 100 * self.reliability.error
+
+
+def boundary_width(height: int, width: int) -> int:
+    """Tell how many pixels from a contour still belong to its region; at least 1.
+
+    >>> boundary_width(720, 960)
+    24
+    """
+    return max(1, round(SHARE * math.hypot(height, width)))
+
+
+def boundary_counts(
+    prediction: Integer[Tensor, "height width"],
+    labels: Integer[Tensor, "height width"],
+    classes: int,
+) -> Int[Tensor, "3 classes"]:
+    r"""Count the pixels of each class in its boundary region: found, labelled, and predicted.
+
+    .. math:: \text{Boundary IoU} =
+        \frac{|(G_d \cap G) \cap (P_d \cap P)|}{|(G_d \cap G) \cup (P_d \cap P)|}
+
+    G and P are labelled and predicted pixels of a class, and those in the region are within d of
+    the contour, d being 2 % of the diagonal. Counts of several images add up to those of the set:
+    IoU = found / (labelled + predicted - found). Cheng et al., 2021 (arXiv 2103.16562), Eq. 2. As
+    there, distances are those of repeated 3x3 erosion and the image's border is a contour. Ignored
+    pixels are left out and make no contour.
+    """
+    known = labels != IGNORE
+    width = boundary_width(*labels.shape)
+    truth = near_contour(labels, known, width) & known
+    said = near_contour(prediction, known, width) & known
+    found = truth & said & (prediction == labels)
+    groups = (labels[found], labels[truth], prediction[said])
+    return torch.stack([torch.bincount(each.long(), minlength=classes) for each in groups])
+
+
+def near_contour(
+    classes: Integer[Tensor, "height width"], known: Bool[Tensor, "height width"], width: int
+) -> Bool[Tensor, "height width"]:
+    """Find the pixels within ``width`` of one of another class or of the image's border.
+
+    The class's eroded mask is where the largest and the smallest class id around are its own, so
+    that two searches serve all classes.
+    """
+    # Signed, so that one maximum serves for the smallest too; 16 bits, for speed.
+    ids, lowest = classes.short(), torch.iinfo(torch.short).min
+    largest = _largest(ids.masked_fill(~known, lowest), width, border=lowest)
+    smallest = -_largest((-ids).masked_fill(~known, lowest), width, border=1)
+    return (largest != ids) | (smallest != ids)
+
+
+def _largest(ids: Tensor, width: int, border: int) -> Tensor:
+    """Find the largest value within ``width`` of each place, rows and columns one after another.
+
+    Windows are joined to ones of twice the size, which costs the logarithm of their width.
+    """
+    ids = F.pad(ids, [width] * 4, value=border)
+    for dim in (0, 1):
+        reach, side = 1, 2 * width + 1
+        while reach < side:
+            step = min(reach, side - reach)
+            kept = ids.shape[dim] - step
+            ids = torch.maximum(ids.narrow(dim, 0, kept), ids.narrow(dim, step, kept))
+            reach += step
+    return ids
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Pixels sorted into bins of equal width by the probability of their likeliest class."""
+
+    pixels: Float[Tensor, " bins"]
+    confidence: Float[Tensor, " bins"]
+    """Sum of those probabilities."""
+    right: Float[Tensor, " bins"]
+    """How many of them were classified right."""
+
+    @classmethod
+    def empty(cls) -> "Reliability":
+        """Begin with no pixel."""
+        return cls(*torch.zeros(3, BINS, dtype=torch.float64))
+
+    def __add__(self, other: "Reliability") -> "Reliability":
+        """Join the bins of other images."""
+        return Reliability(
+            self.pixels + other.pixels,
+            self.confidence + other.confidence,
+            self.right + other.right,
+        )
+
+    @property
+    def error(self) -> float:
+        r"""Expected calibration error, 0 to 1.
+
+        .. math:: \text{ECE} = \sum_m \frac{n_m}{n} |\text{accuracy}_m - \text{confidence}_m|
+
+        Guo et al., 2017 (arXiv 1706.04599), Eq. 3, over pixels. NaN without any.
+        """
+        return float((self.right - self.confidence).abs().sum() / self.pixels.sum())
+
+
+def reliability(
+    confidence: Float[Tensor, " pixels"], right: Bool[Tensor, " pixels"]
+) -> Reliability:
+    """Sort pixels into bins ((m - 1) / 15, m / 15] of confidence."""
+    place = (confidence * BINS).ceil().long().sub_(1).clamp_(0, BINS - 1)
+    weights = (None, confidence.double(), right.double())
+    counts = [torch.bincount(place, each, minlength=BINS).double().cpu() for each in weights]
+    return Reliability(*counts)

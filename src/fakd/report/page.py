@@ -1,49 +1,47 @@
 """What a report consists of, ready to be laid out: one section for every pair on every data set."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+import yaml
 from markupsafe import Markup
 
-from fakd.comparing.verdict import cautions, references
-from fakd.report import chart
-from fakd.report.curves import panels, read_curves, thinned
+from fakd.comparing.verdict import Comparison, Tone, cautions, references, sentence, the, tone
+from fakd.report import charts
 from fakd.report.examination import Examination
-from fakd.report.gallery import Scene
-from fakd.report.origin import Origin, environments, origin_of, recipe_text
-from fakd.report.summary import Column, Methods, Sentence, method_table, tone, verdict
+from fakd.report.methods import class_iou, method_table
+from fakd.report.table import Entry, Row, filled, number
+from fakd.runs.folder import RECIPE
 from fakd.runs.naming import ALONE, title_of
-from fakd.runs.reading import Failure
+from fakd.runs.reading import Failure, Methods
 
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
+_TONES = ("helped", "hurt", "flat", "unsure")
 
 
-class Swatch(NamedTuple):
-    """A colour of the legend."""
+class Sentence(NamedTuple):
+    """One verdict."""
 
-    name: str
-    colour: int
-
-
-class ClassBar(NamedTuple):
-    """IoU of a class by one method in percent, None where it has none."""
-
-    method: Swatch
-    iou: float | None
-    spread: float | None
+    text: str
+    tone: Tone
 
 
 class ClassBars(NamedTuple):
-    """One class: its share of the labelled pixels in percent, and its bars."""
+    """One class: its share of the labelled pixels, and mean and spread of its IoU by method.
+
+    All are in percent; a spread is None for one seed, and both are where no seed has the class.
+    """
 
     name: str
     share: float
-    bars: list[ClassBar]
+    bars: list[tuple[float | None, float | None]]
 
 
-class Figure(NamedTuple):
+class Chart(NamedTuple):
     """A drawing and its title."""
 
     title: str
@@ -51,161 +49,176 @@ class Figure(NamedTuple):
     note: str = ""
 
 
-class Failed(NamedTuple):
-    """A run without a result: which, and the last it said."""
+class Picture(NamedTuple):
+    """One picture of a scene: the image, the truth, or what a network says."""
+
+    title: str
+    uri: str
+    """The whole file, as a ``data:`` address."""
+
+
+class Scene(NamedTuple):
+    """An image and its maps, of equal size."""
 
     name: str
-    reason: str
+    disagreement: float
+    width: int
+    height: int
+    photo: Picture
+    maps: Sequence[Picture]
+
+    @property
+    def bytes(self) -> int:
+        """What it adds to a page."""
+        return sum(len(each.uri) for each in (self.photo, *self.maps))
 
 
-@dataclass(frozen=True)
+def ranked(found: Sequence[Comparison]) -> list[Sentence]:
+    """Say of each method whether it helped: what is decided first, the largest gain first."""
+    by_gain = sorted(found, key=lambda each: -each.difference.mean)
+    said = [Sentence(sentence(each), tone(each.difference)) for each in by_gain]
+    return sorted(said, key=lambda each: _TONES.index(each.tone))
+
+
+@dataclass
 class Section:
-    """All that is shown of one pair on one data set."""
+    """All that is shown of one pair on one data set.
+
+    Args:
+        name: of both.
+        methods: the finished runs of each method.
+        failures: the failed ones.
+        examined: what showing images to the networks has found out.
+        notes: what could not be looked at.
+        scenes: pictures.
+        colours: name and colour of the classes in the pictures.
+    """
 
     name: str
-    verdicts: Sequence[Sequence[Sentence]]
-    """Against the student alone, then against CWD."""
-    differences: Sequence[Figure]
-    table: Sequence[Column]
-    legend: Sequence[Swatch]
-    classes: Sequence[ClassBars]
-    curves: Sequence[Figure]
-    calibration: Sequence[Figure]
+    methods: Methods
+    failures: Sequence[Failure]
     examined: Examination | None
-    failures: Sequence[Failed]
-    origins: Sequence[Origin]
-    recipes: Sequence[tuple[str, str]]
-    environments: Sequence[str]
-    remarks: Sequence[str]
-    scenes: Sequence[Scene] = field(default_factory=list)
-    colours: Sequence[tuple[str, str]] = field(default_factory=list)
-    """Name and colour of the classes in the pictures."""
+    notes: Sequence[str]
+    scenes: Sequence[Scene] = ()
+    colours: Sequence[tuple[str, str]] = ()
 
+    def __post_init__(self) -> None:
+        """Compare the methods, once for all that is said about it."""
+        self.compared = references(self.methods)
+        self.runs = [run for each in self.methods.values() for run in each]
+        self.table, notes = method_table(self.methods, self.compared, self.examined)
+        self.columns = {name: notes[name] for name in filled(self.table, notes)}
 
-def section(
-    name: str,
-    methods: Methods,
-    failures: Sequence[Failure],
-    examined: Examination | None,
-    remarks: Sequence[str],
-) -> Section:
-    """Put together what is known of one pair, its pictures apart."""
-    found = references(methods)
-    legend = [Swatch(title_of(method), index) for index, method in enumerate(methods)]
-    runs = [run for each in methods.values() for run in each]
-    return Section(
-        name=name,
-        verdicts=[verdict(compared) for compared in found.values()],
-        differences=[
-            _differences(reference, compared) for reference, compared in found.items() if compared
-        ],
-        table=method_table(methods, found, examined),
-        legend=legend,
-        classes=class_bars(methods),
-        curves=curve_figures(methods),
-        calibration=_calibration(examined),
-        examined=examined,
-        failures=failed_runs(failures),
-        origins=[origin_of(run) for run in runs],
-        recipes=[(title_of(method), recipe_text(each[0])) for method, each in methods.items()],
-        environments=environments(runs),
-        remarks=[*remarks, *(f"{each}." for each in cautions(found)), *_doubts(methods)],
-    )
+    @cached_property
+    def verdicts(self) -> list[list[Sentence]]:
+        """Against the student alone, then against CWD."""
+        return [ranked(found) for found in self.compared.values()]
 
-
-def failed_runs(failures: Sequence[Failure], with_pair: bool = False) -> list[Failed]:
-    """Name the failed runs by method and seed, and by pair where no heading does."""
-    return [
-        Failed(
-            (f"{each.pair}, " if with_pair else "") + f"{title_of(each.method)}, seed {each.seed}",
-            each.reason,
-        )
-        for each in failures
-    ]
-
-
-def class_bars(methods: Methods) -> list[ClassBars]:
-    """List the IoU of every labelled class by method, rare classes first, mean over the seeds."""
-    first = next(iter(methods.values()))[0]
-    pixels = first.class_pixels
-    scores = {method: np.stack([run.class_iou for run in runs]) for method, runs in methods.items()}
-    rows = []
-    for index in np.argsort(pixels, kind="stable"):
-        if pixels[index] == 0:
-            continue
-        bars = []
-        for place, method in enumerate(methods):
-            values = scores[method][:, index]
-            values = values[np.isfinite(values)]
-            mean = float(values.mean()) if len(values) else None
-            spread = float(values.std(ddof=1)) if len(values) > 1 else None
-            bars.append(ClassBar(Swatch(title_of(method), place), mean, spread))
-        share = 100 * float(pixels[index]) / float(pixels.sum())
-        rows.append(ClassBars(first.class_names[index], share, bars))
-    return rows
-
-
-def curve_figures(methods: Methods) -> list[Figure]:
-    """Draw every logged quantity of all runs, one line for each run."""
-    logged = [
-        (Swatch(f"{title_of(method)}, seed {run.seed}", place), read_curves(run.curves))
-        for place, (method, runs) in enumerate(methods.items())
-        for run in runs
-    ]
-    figures = []
-    for name in panels([curves for _, curves in logged]):
-        title = _TITLES.get(name, name)
-        lines = [
-            chart.Line(swatch.name, swatch.colour, thinned(curves[name]))
-            for swatch, curves in logged
-            if name in curves
-        ]
-        figures.append(Figure(title, chart.curves(title, lines)))
-    return figures
-
-
-def _differences(reference: str, compared: Sequence[Any]) -> Figure:
-    against = "the student alone" if reference == ALONE else title_of(reference)
-    title = f"Difference in mIoU to {against}"
-    bars = [
-        chart.Bar(
-            title_of(each.method),
-            each.difference.mean,
-            each.difference.interval or each.difference.over_images,
-            tone(each.difference),
-        )
-        for each in compared
-    ]
-    note = "Lines are 95 % intervals." if any(bar.interval for bar in bars) else "One seed only."
-    return Figure(title, chart.differences(title, bars), note)
-
-
-def _calibration(examined: Examination | None) -> list[Figure]:
-    figures = []
-    for title, quality in (examined.qualities if examined else {}).items():
-        bins = quality.reliability
-        total = float(bins.pixels.sum())
-        points = [
-            (float(confidence / count), float(right / count), float(count) / total)
-            for count, confidence, right in zip(
-                bins.pixels, bins.confidence, bins.right, strict=True
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What could not be looked at, and what speaks against comparing these runs."""
+        doubts = [*self.notes, *(f"{each}." for each in cautions(self.compared))]
+        if len({run.result["data"].get("fingerprint") for run in self.runs}) > 1:
+            doubts.append(
+                "The runs have seen different states of the data: their fingerprints differ."
             )
-            if count > 0
+        if len({run.result["steps"] for run in self.runs}) > 1:
+            doubts.append("The runs were not trained for the same number of steps.")
+        if ALONE not in self.methods:
+            doubts.append("Without runs of the student alone nothing can be said to have helped.")
+        return doubts
+
+    @cached_property
+    def differences(self) -> list[Chart]:
+        """The comparisons, drawn."""
+        drawn = []
+        for reference, found in self.compared.items():
+            title = f"Difference in mIoU to {the(reference)}"
+            known = any(each.difference.any_interval for each in found)
+            note = "Lines are 95 % intervals." if known else "One seed only."
+            if found:
+                drawn.append(Chart(title, charts.differences(title, found), note))
+        return drawn
+
+    @cached_property
+    def classes(self) -> list[ClassBars]:
+        """IoU of every labelled class by method, rare classes first."""
+        pixels, names = self.runs[0].class_pixels, self.runs[0].class_names
+        scores = [class_iou(runs) for runs in self.methods.values()]
+        return [
+            ClassBars(
+                names[index],
+                100 * float(pixels[index]) / float(pixels.sum()),
+                [(_known(mean[index]), _known(spread[index])) for mean, spread in scores],
+            )
+            for index in np.argsort(pixels, kind="stable")
+            if pixels[index]
         ]
-        note = f"error {quality.calibration_error:.2f} %"
-        figures.append(Figure(title, chart.reliability_diagram(title, points), note))
-    return figures
+
+    @cached_property
+    def curves(self) -> list[Chart]:
+        """Every logged quantity, one line for each run."""
+        logged = [
+            (f"{title_of(method)}, seed {run.seed}", place, run.curves)
+            for place, (method, runs) in enumerate(self.methods.items())
+            for run in runs
+        ]
+        drawn = []
+        for quantity in charts.panels([curves for *_, curves in logged]):
+            title = _TITLES.get(quantity, quantity)
+            lines = [
+                charts.Line(name, place, curves[quantity])
+                for name, place, curves in logged
+                if quantity in curves
+            ]
+            drawn.append(Chart(title, charts.training_curves(title, lines)))
+        return drawn
+
+    @cached_property
+    def calibration(self) -> list[Chart]:
+        """Reliability of every network."""
+        return [
+            Chart(
+                title,
+                charts.reliability_diagram(title, quality.reliability),
+                f"error {quality.calibration_error:.2f} %",
+            )
+            for title, quality in (self.examined.qualities if self.examined else {}).items()
+        ]
+
+    @property
+    def origins(self) -> list[Row]:
+        """Where the runs come from, as far as their folders know."""
+        return [
+            {
+                "method": Entry(title_of(run.method)),
+                "seed": number(run.seed, "d"),
+                "mIoU": number(run.miou),
+                "steps": number(int(run.result["steps"]), "d"),
+                "data fingerprint": Entry(str(run.result["data"].get("fingerprint", ""))),
+                "folder": Entry(str(run.folder)),
+                "command": Entry(str(run.environment.get("command", ""))),
+            }
+            for run in self.runs
+        ]
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """The recipe of every method's first seed, as it was written."""
+        return {
+            title_of(method): (runs[0].folder / RECIPE).read_text(encoding="utf-8")
+            for method, runs in self.methods.items()
+        }
+
+    @property
+    def environments(self) -> list[str]:
+        """The machines and versions, each once, without what differs between any two runs."""
+        described: dict[str, None] = {}
+        for known in (run.environment for run in self.runs):
+            if kept := {key: known[key] for key in known if key not in ("command", "started")}:
+                described[yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)] = None
+        return list(described)
 
 
-def _doubts(methods: Methods) -> list[str]:
-    """Say what speaks against comparing these runs."""
-    runs = [run for each in methods.values() for run in each]
-    doubts = []
-    prints = {run.result["data"].get("fingerprint") for run in runs}
-    if len(prints) > 1:
-        doubts.append("The runs have seen different states of the data: their fingerprints differ.")
-    if len({run.result["steps"] for run in runs}) > 1:
-        doubts.append("The runs were not trained for the same number of steps.")
-    if ALONE not in methods:
-        doubts.append("Without runs of the student alone nothing can be said to have helped.")
-    return doubts
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,72 +1,193 @@
-"""Tables for the terminal."""
+"""Tables: rows of entries, and how they are written for a terminal, as Markdown and as CSV."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any, NamedTuple
 
+from rich.markup import escape
 from rich.table import Table
 
 from fakd.metrics import Scores
 
 
+class Entry(NamedTuple):
+    """One entry of a table."""
+
+    text: str = ""
+    value: float | int | None = None
+    """What it is sorted by, and stands for it in CSV; None for mere text."""
+    note: str = ""
+    """Small print below it."""
+    spread: float | None = None
+    """Standard deviation of the value, NaN where there is one value only."""
+    brief: str = ""
+    """How a terminal has text and note, where that is not the text."""
+
+
+Row = Mapping[str, Entry]
+"""Entries by column."""
+
+
+def number(value: float | int | None, form: str = ".2f", note: str = "") -> Entry:
+    """Write a number; an empty entry where there is none.
+
+    >>> number(0.5).text, number(1200, ",").text, number(None)
+    ('0.50', '1,200', Entry(text='', value=None, note='', spread=None, brief=''))
+    """
+    if value is None or math.isnan(value):
+        return Entry()
+    return Entry(format(value, form), value, note)
+
+
+def mean_and_spread(values: Sequence[float]) -> Entry:
+    """Write the mean and, for several values, the sample standard deviation.
+
+    >>> mean_and_spread([30.0, 32.0]).text, mean_and_spread([30.0]).text
+    ('31.00 ± 1.41', '30.00')
+    """
+    spread = stdev(values) if len(values) > 1 else math.nan
+    tail = f" ± {spread:.2f}" if len(values) > 1 else ""
+    return Entry(f"{mean(values):.2f}{tail}", mean(values), spread=spread)
+
+
+def columns(rows: Iterable[Row]) -> list[str]:
+    """List the columns in the order they first occur in."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def filled(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
+    """Leave out columns that say nothing."""
+    return [name for name in names if any(row.get(name, Entry()).text for row in rows)]
+
+
+def terminal(
+    rows: Sequence[Row], names: Sequence[str] | None = None, empty: str = "", wrap: bool = True
+) -> Table:
+    """Lay rows out for a terminal, numbers to the right.
+
+    Args:
+        rows: the rows.
+        names: the columns to show; all if not given.
+        empty: what stands where nothing is known.
+        wrap: let the first column take several lines.
+    """
+    names = columns(rows) if names is None else names
+    table = Table(box=None, header_style="bold")
+    for index, name in enumerate(names):
+        table.add_column(
+            escape(name), justify="right" if index else "left", no_wrap=not (wrap or index)
+        )
+    for row in rows:
+        entries = (row.get(name, Entry()) for name in names)
+        table.add_row(*(escape(each.brief or each.text or empty) for each in entries))
+    return table
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write rows as a Markdown table; empty columns are left out.
+
+    >>> print(markdown([{"method": Entry("CWD"), "mIoU": number(35.0), "mAcc": Entry()}]), end="")
+    | method | mIoU |
+    |---|---:|
+    | CWD | 35.00 |
+    """
+    names = filled(rows, columns(rows))
+    numeric = [any(row.get(name, Entry()).value is not None for row in rows) for name in names]
+    rule = "".join("---:|" if right else "---|" for right in numeric)
+    lines = [
+        " | ".join(row.get(name, Entry()).text.replace("|", "\\|") for name in names)
+        for row in rows
+    ]
+    return (
+        "\n".join([f"| {' | '.join(names)} |", f"|{rule}", *(f"| {line} |" for line in lines)])
+        + "\n"
+    )
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Write rows as CSV: values to four digits, each spread in a column of its own."""
+    written = []
+    for row in rows:
+        plain: dict[str, Any] = {}
+        for name, entry in row.items():
+            value = entry.text if entry.value is None else entry.value
+            plain[name] = round(value, 4) if isinstance(value, float) else value
+            if entry.spread is not None:
+                plain[f"{name} sd"] = "" if math.isnan(entry.spread) else round(entry.spread, 4)
+        written.append(plain)
+    # Every spread stands beside its value, also where the first row has none.
+    spreads = {name for row in rows for name in row if row[name].spread is not None}
+    fields = [
+        each for name in columns(rows) for each in (name, f"{name} sd")[: 1 + (name in spreads)]
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(written)
+    return text.getvalue()
+
+
 def class_table(scores: Scores, class_names: tuple[str, ...]) -> Table:
     """List IoU and accuracy of every class, in percent, with its share of the labelled pixels."""
-    table = Table(box=None, header_style="bold")
-    table.add_column("class")
-    for heading in ("IoU", "accuracy", "pixels %"):
-        table.add_column(heading, justify="right")
     total = max(1, int(scores.pixels.sum()))
-    for i, name in enumerate(class_names):
-        share = 100 * int(scores.pixels[i]) / total
-        values = (100 * float(scores.iou[i]), 100 * float(scores.accuracy[i]))
-        table.add_row(name, *(_number(value) for value in values), f"{share:.2f}")
-    return table
+    rows = [
+        {
+            "class": Entry(name),
+            "IoU": number(100 * float(scores.iou[i])),
+            "accuracy": number(100 * float(scores.accuracy[i])),
+            "pixels %": number(100 * int(scores.pixels[i]) / total),
+        }
+        for i, name in enumerate(class_names)
+    ]
+    return terminal(rows, empty="-")
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Compare finished runs: one row each with name, parameters, mIoU, mAcc and training seconds.
 
-    Every row has ``name`` and the entries of a run's ``result.json``.
+    Every one has ``name`` and the entries of a run's ``result.json``.
     """
-    table = Table(box=None, header_style="bold")
-    table.add_column("network")
-    for heading in ("parameters", "mIoU", "mAcc", "train s"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        final = row["final"]
-        table.add_row(
-            row["name"],
-            f"{row['parameters'] / 1e6:.2f} M",
-            _number(final["miou"]),
-            _number(final["macc"]),
-            f"{row['train_seconds']:.0f}",
-        )
-    return table
+    rows = [
+        {
+            "network": Entry(each["name"]),
+            "parameters": Entry(f"{each['parameters'] / 1e6:.2f} M"),
+            "mIoU": number(each["final"]["miou"]),
+            "mAcc": number(each["final"]["macc"]),
+            "train s": number(each["train_seconds"], ".0f"),
+        }
+        for each in results
+    ]
+    return terminal(rows, empty="-")
 
 
-def network_table(rows: Sequence[Any]) -> Table:
+def network_table(networks: Sequence[Any]) -> Table:
     """List networks: parameters, FLOPs, feature width, stride (`fakd.models.list_networks`)."""
-    table = Table(box=None, header_style="bold")
-    table.add_column("network")
-    for heading in ("parameters", "GFLOPs", "width", "stride"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        flops = f"{row.flops / 1e9:.2f}"
-        table.add_row(row.name, f"{row.parameters:,}", flops, str(row.channels), str(row.stride))
-    return table
+    rows = [
+        {
+            "network": Entry(each.name),
+            "parameters": number(each.parameters, ","),
+            "GFLOPs": number(each.flops / 1e9),
+            "width": number(each.channels, "d"),
+            "stride": number(each.stride, "d"),
+        }
+        for each in networks
+    ]
+    return terminal(rows)
 
 
-def published_table(rows: Sequence[Any]) -> Table:
+def published_table(checkpoints: Sequence[Any]) -> Table:
     """List published checkpoints with their scores (`fakd.models.PUBLISHED`)."""
-    table = Table(box=None, header_style="bold")
-    table.add_column("file", no_wrap=True)
-    for heading in ("mIoU", "multi-scale", "paper mIoU", "paper mAcc"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        paper = row.paper or (None, None)
-        scores = (row.miou, row.miou_augmented, *paper)
-        table.add_row(row.file, *(_number(score) for score in scores))
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.2f}"
+    rows = [
+        {
+            "file": Entry(each.file),
+            "mIoU": number(each.miou),
+            "multi-scale": number(each.miou_augmented),
+            "paper mIoU": number(each.paper and each.paper[0]),
+            "paper mAcc": number(each.paper and each.paper[1]),
+        }
+        for each in checkpoints
+    ]
+    return terminal(rows, empty="-", wrap=False)

@@ -1,16 +1,20 @@
-"""The folder of one run: its recipe, curves, checkpoints and result."""
+"""The folder of one run, and of a grid of runs: what lies in it, how it is written and locked."""
 
 import csv
+import fcntl
 import json
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -19,11 +23,37 @@ from fakd.errors import InputError
 from fakd.files import write_atomically, write_text
 from fakd.settings import Existing
 
+FORMAT = 1
+"""Version of what a run's files say; raised when readers of the old one would misunderstand it."""
 RECIPE, RESULT, CURVES = "recipe.yaml", "result.json", "metrics.csv"
 LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
+"""The checkpoint, the best and the last network; a result's scores are those of the last one."""
 ENVIRONMENT, IMAGES = "environment.json", "images.npz"
+GRID, GRID_LOCK, CALIBRATION = "grid.yaml", "grid.lock", "calibration.json"
+LOG, LOCK, GIVEN, FAILED = ".log", ".lock", ".yaml", ".failed"
+"""What lies beside a run of a grid: its output, its lock, its recipe, and why it failed."""
 # What may change between two sittings of the same run without changing what it computes.
 FREE = ("hardware", "intervals", "existing", "run", "broken")
+_SEED = re.compile(r"seed-(\d+)")
+
+
+def in_grid(grid: Path, pair: str, method: str, seed: int) -> Path:
+    """Name the folder of a run in a grid."""
+    return grid / pair / method / f"seed-{seed}"
+
+
+def place_in_grid(folder: Path) -> tuple[str, str, int] | None:
+    """Tell pair, method and seed of a run from its folder; None outside of a grid."""
+    folder = folder.absolute()
+    match = _SEED.fullmatch(folder.name)
+    if not match or len(folder.parents) < 3 or not (folder.parents[2] / GRID).is_file():
+        return None
+    return folder.parts[-3], folder.parts[-2], int(match[1])
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    """Name a file beside a run's folder."""
+    return folder.with_name(folder.name + suffix)
 
 
 class RunFolder:
@@ -56,8 +86,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot create the run folder {path}: {error.strerror}") from error
-        text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
-        write_text(path / RECIPE, text)
+        write_yaml(path / RECIPE, self.recipe)
         self.write_json(ENVIRONMENT, environment())
 
     @property
@@ -67,7 +96,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file of the run, whole or not at all."""
-        write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+        write_json(self.path / name, content)
 
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.
@@ -99,14 +128,14 @@ class RunFolder:
                 f"{self.path} holds a finished run; choose another --run, or give --existing "
                 "overwrite to start it anew"
             )
-        differing = differences(yaml.safe_load(recipe.read_text()) or {}, self.recipe)
+        with readable(self.path):
+            differing = differences(read_yaml(recipe), self.recipe)
+            self.result = read_json(self.path / RESULT) if finished else None
         if differing:
             raise InputError(
                 f"{self.path} holds a run of another recipe ({differing[0]}); use that recipe, "
                 "choose another --run, or give --existing overwrite"
             )
-        if finished:
-            self.result = json.loads((self.path / RESULT).read_text())
 
     def _clear(self) -> None:
         ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
@@ -141,20 +170,20 @@ class Curves:
         from torch.utils.tensorboard import SummaryWriter
 
         self._path = folder / CURVES
-        self._rows = self._read(first_step)
+        self._rows = [row for row in read_curves(self._path) if row["step"] <= first_step]
         self._columns = list(dict.fromkeys(key for row in self._rows for key in row))
         self._rewrite()
         self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add the values of a step (counted from 1)."""
-        row = {"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}}
+        row = {"step": float(step), **values}
         self._rows.append(row)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if set(row) <= set(self._columns):
             with self._path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+                csv.DictWriter(file, self._columns).writerow(_written(row))
         else:
             self._columns = list(dict.fromkeys([*self._columns, *row]))
             self._rewrite()
@@ -163,24 +192,120 @@ class Curves:
         """Flush TensorBoard's file."""
         self._board.close()
 
-    def _read(self, first_step: int) -> list[dict[str, str]]:
-        if not self._path.is_file():
-            return []
-        with self._path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        # A kill may leave half a row behind.
-        whole = [row for row in rows if (row.get("step") or "").isdigit()]
-        kept = [row for row in whole if int(row["step"]) <= first_step]
-        return [{name: value for name, value in row.items() if name and value} for row in kept]
-
     def _rewrite(self) -> None:
         def write(path: Path) -> None:
             with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self._columns)
                 writer.writeheader()
-                writer.writerows(self._rows)
+                writer.writerows(map(_written, self._rows))
 
         write_atomically(self._path, write)
+
+
+def _written(row: Mapping[str, float]) -> dict[str, str]:
+    return {
+        name: str(int(value)) if name == "step" else f"{value:.6g}" for name, value in row.items()
+    }
+
+
+def read_curves(file: Path) -> list[dict[str, float]]:
+    """Read the rows of a ``metrics.csv``: its step, and what was logged there.
+
+    A row that is still being written, or that a kill has cut off, is left out; without a file there
+    are no rows.
+    """
+    if not file.is_file():
+        return []
+    text = file.read_text(encoding="utf-8")
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    return [
+        {name: float(value) for name, value in row.items() if name and value}
+        for row in rows
+        if row.get("step")
+    ]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read one JSON file of a run."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON file of a run, whole or not at all."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read one YAML file of a run or grid."""
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return content
+
+
+def write_yaml(file: Path, content: Mapping[str, Any]) -> None:
+    """Write one YAML file of a run or grid, whole or not at all."""
+    write_text(file, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Read where and how a run was made; nothing if that is not known."""
+    try:
+        content = read_json(folder / ENVIRONMENT)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Refuse in one line what the files of a run say that this version cannot make sense of.
+
+    Raises:
+        InputError: they are of another format than `FORMAT`, or broken.
+    """
+    environment = read_environment(folder)
+    versions = environment.get("versions")
+    known = versions.get("fakd") if isinstance(versions, dict) else None
+    writer = f"fakd {known}" if known else "an unknown version of fakd"
+    if (found := environment.get("format", FORMAT)) != FORMAT:
+        raise InputError(
+            f"{folder} was written by {writer} in format {found}, and this is fakd "
+            f"{version('fakd')}, which reads format {FORMAT}; use that version"
+        )
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{folder}, written by {writer}: {error}") from error
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{folder} holds a run that cannot be read ({reason}), written by {writer}; train it "
+            "again with --existing overwrite"
+        ) from error
+
+
+@contextmanager
+def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
+    """Hold a file's lock and yield its descriptor, or None if another holds it already.
+
+    The kernel releases the lock when the last process that has the descriptor ends, however it
+    ends. A run inherits it, and so stays locked if only the process that started it was killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield None
+            return
+        try:
+            yield descriptor
+        finally:
+            # Closing would not do where a straggler of the run still has the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
 
 
 def environment() -> dict[str, Any]:
@@ -190,6 +315,7 @@ def environment() -> dict[str, Any]:
     packages = ("fakd", "torch", "torchvision", "timm", "lightning-fabric")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "format": FORMAT,
         "command": command_line(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -3,10 +3,12 @@
 import inspect
 import json
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import PurePath
 from typing import Any
 
 from fakd import losses
+from fakd.errors import InputError
 from fakd.losses import PRESETS
 
 ALONE = "alone"
@@ -42,6 +44,9 @@ def method_of(recipe: Mapping[str, Any]) -> str:
     Settings count, not how they are written: a lone loss equals a sum of one, and a default equals
     the same value given.
 
+    Raises:
+        InputError: the recipe has weights where version 0.1 had them.
+
     >>> method_of({"distillation": {"class_path": "fakd.losses.ChannelKL",
     ...                             "init_args": {"strength": 1.0}}})
     'cwd-fa'
@@ -51,30 +56,78 @@ def method_of(recipe: Mapping[str, Any]) -> str:
         return ALONE
     if not isinstance(spec, Mapping):
         return str(spec)
-    given = weighted_losses(spec, recipe.get("weight"))
+    refuse_former_weights({key: value for key, value in recipe.items() if value is not None})
+    given = weighted_losses(spec)
+    by_kind = itemgetter(1, 0)
     for name, preset in PRESETS.items():
-        if _canonical(weighted_losses(preset)) == _canonical(given):
+        if sorted(weighted_losses(preset), key=by_kind) == sorted(given, key=by_kind):
             return name
     return " + ".join(_described(*part) for part in given)
 
 
-def weighted_losses(
-    spec: Mapping[str, Any], weight: float | int | None = None
-) -> list[tuple[float, str, dict[str, Any]]]:
-    """List the losses of a recipe's ``distillation``: weight, class path and all settings."""
+def refuse_former_weights(recipe: Mapping[str, Any]) -> None:
+    """Refuse the weights of version 0.1, beside the losses and not among their arguments.
+
+    Raises:
+        InputError: says what to write instead.
+    """
+    spec = recipe.get("distillation")
+    spec = spec if isinstance(spec, Mapping) else {}
+    arguments = spec.get("init_args") or {}
+    is_sum = str(spec.get("class_path")).rpartition(".")[2] == "WeightedSum"
+    if is_sum and "weights" in arguments:
+        factors = (arguments["weights"] or {}).items()
+        own = [f"losses.{name}.init_args.weight: {factor}" for name, factor in factors]
+        raise InputError(
+            "distillation: WeightedSum has no weights any more, each of its losses has one; leave "
+            f"weights out{own and ' and write ' + ', '.join(own)}"
+        )
+    if "weight" in recipe:
+        factor = recipe["weight"]
+        instead = f"write distillation.init_args.weight: {factor}"
+        if is_sum:
+            instead = f"multiply the weight of each loss of the WeightedSum by {factor}"
+        raise InputError(
+            "there is no weight beside distillation any more, a loss has it among its arguments; "
+            f"leave it out{'' if factor is None else ' and ' + instead}"
+        )
+
+
+def weighted_losses(spec: Mapping[str, Any]) -> list[tuple[float, str, dict[str, Any]]]:
+    """List the losses that ``distillation`` adds up: weight, class path and all other settings."""
     path, given = spec["class_path"], spec.get("init_args") or {}
-    kind = _class(path)
-    factor = float(getattr(kind, "default_weight", 1.0) if weight is None else weight)
-    if kind is losses.WeightedSum:
-        weights = given.get("weights") or {}
-        parts = [
-            part
-            for name, loss in given["losses"].items()
-            for part in weighted_losses(loss, weights.get(name))
-        ]
-        return [(factor * own, path, settings) for own, path, settings in parts]
-    settings = {**_defaults(kind), **given}
-    return [(factor, path, {key: value for key, value in settings.items() if value is not None})]
+    if path == "fakd.losses.WeightedSum":
+        return [part for loss in given["losses"].values() for part in weighted_losses(loss)]
+    settings = {**_defaults(path), **_as_in_a_file(given)}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    return [(float(settings.pop("weight", 1.0)), path, settings)]
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    """Look up what one of our losses takes where nothing is given; nothing of others'."""
+    module, _, name = path.rpartition(".")
+    if module != losses.__name__ or name not in losses.__all__:
+        return {}
+    parameters = inspect.signature(getattr(losses, name)).parameters.values()
+    given = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return _as_in_a_file(given)
+
+
+def _as_in_a_file(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write tuples as lists, which a file does not keep apart."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain
+
+
+def _described(weight: float, path: str, settings: dict[str, Any]) -> str:
+    usual = _defaults(path)
+    own = [
+        f"{key}={f'{value:g}' if isinstance(value, float) else value}"
+        for key, value in settings.items()
+        if value != usual.get(key)
+    ]
+    name = path.rpartition(".")[2] + (f"({', '.join(own)})" if own else "")
+    return name if weight == usual.get("weight", 1.0) else f"{weight:g} x {name}"
 
 
 def student_of(recipe: Mapping[str, Any]) -> str:
@@ -93,42 +146,3 @@ def student_of(recipe: Mapping[str, Any]) -> str:
         if given.get(key) is not None:
             parts.append(PurePath(str(given[key])).name)
     return "-".join(parts)
-
-
-def _class(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(losses, name, None) if module == losses.__name__ else None
-
-
-def _defaults(kind: Any) -> dict[str, Any]:
-    if kind is None:
-        return {}
-    parameters = inspect.signature(kind).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
-
-
-def _canonical(parts: list[tuple[float, str, dict[str, Any]]]) -> list[str]:
-    return sorted(json.dumps(_plain(part), sort_keys=True) for part in parts)
-
-
-def _plain(value: Any) -> Any:
-    """Write 1 as 1.0 and tuples as lists, for a file does not keep them apart."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
-
-
-def _described(weight: float, path: str, settings: dict[str, Any]) -> str:
-    kind = _class(path)
-    usual = _plain(_defaults(kind))
-    own = [
-        f"{key}={f'{value:g}' if isinstance(value, float) else value}"
-        for key, value in settings.items()
-        if _plain(value) != usual.get(key)
-    ]
-    name = path.rpartition(".")[2] + (f"({', '.join(own)})" if own else "")
-    return name if weight == getattr(kind, "default_weight", 1.0) else f"{weight:g} x {name}"

@@ -1,30 +1,35 @@
 """Reading finished runs, alone or as a grid of pairs x methods x seeds."""
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
-import yaml
 from jaxtyping import Num
 
 from fakd.errors import InputError
 from fakd.losses import PRESETS
+from fakd.runs.folder import (
+    CURVES,
+    FAILED,
+    FINAL,
+    GRID,
+    IMAGES,
+    RECIPE,
+    RESULT,
+    place_in_grid,
+    read_curves,
+    read_environment,
+    read_json,
+    read_yaml,
+    readable,
+)
 from fakd.runs.naming import ALONE, method_of, student_of
 
-RECIPE, RESULT, CURVES, IMAGES, GRID = (
-    "recipe.yaml",
-    "result.json",
-    "metrics.csv",
-    "images.npz",
-    "grid.yaml",
-)
-_SEED = re.compile(r"seed-(\d+)")
+Curve = list[tuple[float, float]]
+"""Step and value of what was logged."""
 
 
 class Pixels(NamedTuple):
@@ -56,7 +61,21 @@ class Run:
     result: dict[str, Any]
     images: ImageCounts | None
     """None where the trainer did not count the images one by one."""
-    curves: Path
+
+    @property
+    def weights(self) -> Path:
+        """The network after the last step, which the scores belong to, or else the best one."""
+        return self.folder / FINAL if (self.folder / FINAL).is_file() else self.folder
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """What was logged while it was trained, by quantity."""
+        return curves_of(read_curves(self.folder / CURVES))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where and how it was made; nothing if that is not known."""
+        return read_environment(self.folder)
 
     @property
     def data(self) -> str:
@@ -107,11 +126,15 @@ class Failure:
     """Its last line."""
 
 
-class Grid(NamedTuple):
-    """What a grid has to show so far."""
+class Outcome(NamedTuple):
+    """What folders and grids have to show so far."""
 
     runs: list[Run]
     failures: list[Failure]
+
+
+Methods = Mapping[str, Sequence[Run]]
+"""The runs of a pair by their method."""
 
 
 def read_run(folder: str | Path) -> Run:
@@ -127,27 +150,28 @@ def read_run(folder: str | Path) -> Run:
                 f"expected a finished run with {name} in {folder}, found none; name a folder that "
                 "fakd train or fakd distill wrote and finished"
             )
-    try:
-        recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        final = result["final"]
-        if not final["classes"]:
+    with readable(folder):
+        recipe, result = read_yaml(folder / RECIPE), read_json(folder / RESULT)
+        if not (classes := result["final"]["classes"]):
             raise ValueError("no classes")
-        place = _place_in_grid(folder)
-        pair, method, seed = place or _place_by_recipe(recipe)
-        images = _read_images(folder / IMAGES, len(final["classes"]))
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(
-            f"{folder} holds a run that cannot be read ({reason}); train it again with "
-            "--existing overwrite"
-        ) from error
-    return Run(folder, pair, method, seed, recipe, result, images, folder / CURVES)
+        # The student alone has no teacher, yet belongs with the runs it is compared with.
+        by_recipe = student_of(recipe), method_of(recipe), int(recipe["seed"])
+        pair, method, seed = place_in_grid(folder) or by_recipe
+        images = _read_images(folder / IMAGES, len(classes))
+    return Run(folder, pair, method, seed, recipe, result, images)
 
 
-def read_grid(folder: str | Path) -> Grid:
+def curves_of(rows: Iterable[Mapping[str, float]]) -> dict[str, Curve]:
+    """Gather the logged rows by quantity."""
+    found: dict[str, Curve] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step":
+                found.setdefault(name, []).append((row["step"], value))
+    return found
+
+
+def read_grid(folder: str | Path) -> Outcome:
     """Read the finished and the failed runs of a grid; those still to be run are passed over.
 
     Raises:
@@ -159,17 +183,19 @@ def read_grid(folder: str | Path) -> Grid:
             f"expected a grid with {GRID} in {folder}, found none; name the folder that fakd "
             "compare wrote"
         )
-    finished = [path.parent for path in folder.glob(f"*/*/seed-*/{RESULT}")]
+    finished = [
+        path.parent for path in folder.glob(f"*/*/*/{RESULT}") if place_in_grid(path.parent)
+    ]
     runs = [read_run(path) for path in finished]
     failures = [
-        Failure(path, path.parts[-3], path.parts[-2], int(match[1]), _last_line(path))
-        for path in folder.glob("*/*/seed-*.failed")
-        if (match := _SEED.fullmatch(path.stem)) and path.with_suffix("") not in finished
+        Failure(path, *place, _last_line(path))
+        for path in folder.glob(f"*/*/*{FAILED}")
+        if (place := place_in_grid(path.with_suffix(""))) and path.with_suffix("") not in finished
     ]
-    return Grid(sorted(runs, key=_order), sorted(failures, key=_order))
+    return Outcome(sorted(runs, key=_order), sorted(failures, key=_order))
 
 
-def read_folders(folders: Iterable[str | Path]) -> Grid:
+def read_folders(folders: Iterable[str | Path]) -> Outcome:
     """Read finished runs, and the runs of every grid among the folders.
 
     Raises:
@@ -178,7 +204,7 @@ def read_folders(folders: Iterable[str | Path]) -> Grid:
     runs: list[Run] = []
     failures: list[Failure] = []
     for folder in map(Path, folders):
-        grid = read_grid(folder) if (folder / GRID).is_file() else Grid([read_run(folder)], [])
+        grid = read_grid(folder) if (folder / GRID).is_file() else Outcome([read_run(folder)], [])
         runs += grid.runs
         failures += grid.failures
     if not runs:
@@ -187,7 +213,7 @@ def read_folders(folders: Iterable[str | Path]) -> Grid:
             f"expected finished runs, got none{last}; name run folders or the folder of a "
             "comparison, after at least one run has finished"
         )
-    return Grid(runs, failures)
+    return Outcome(runs, failures)
 
 
 def by_pair(runs: Iterable[Run]) -> dict[tuple[str, str], dict[str, list[Run]]]:
@@ -212,19 +238,6 @@ def _order(each: Run | Failure) -> tuple[str, int, str, int]:
     known = [ALONE, *PRESETS]
     rank = known.index(each.method) if each.method in known else len(known)
     return each.pair, rank, each.method, each.seed
-
-
-def _place_in_grid(folder: Path) -> tuple[str, str, int] | None:
-    folder = folder.absolute()
-    match = _SEED.fullmatch(folder.name)
-    if not match or len(folder.parents) < 3 or not (folder.parents[2] / GRID).is_file():
-        return None
-    return folder.parts[-3], folder.parts[-2], int(match[1])
-
-
-def _place_by_recipe(recipe: Mapping[str, Any]) -> tuple[str, str, int]:
-    # The student alone has no teacher, yet belongs with the runs it is compared with.
-    return student_of(recipe), method_of(recipe), int(recipe["seed"])
 
 
 def _read_images(path: Path, classes: int) -> ImageCounts | None:

@@ -1,14 +1,18 @@
 """A recipe: the plain values from which a run can be repeated."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from fakd.data import SegmentationData
 from fakd.types import DistillationLoss, Segmenter
+
+
+def recipe_of(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what a command was called with: those of the values that are its parameters."""
+    return {name: describe(values[name]) for name in inspect.signature(command).parameters}
 
 
 def describe(value: Any) -> Any:
@@ -22,20 +26,17 @@ def describe(value: Any) -> Any:
     if isinstance(value, SegmentationData):
         return value.config or _name(value)
     if isinstance(value, DistillationLoss):
-        names = inspect.signature(type(value)).parameters
-        arguments = {name: describe(getattr(value, name)) for name in names}
-        # None stands for what a loss without augmentation leaves unset.
-        arguments = {name: given for name, given in arguments.items() if given is not None}
-        return {"class_path": _name(value), "init_args": arguments}
+        return {"class_path": _name(value), "init_args": describe(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: describe(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict | nn.ModuleDict):
+    if isinstance(value, Mapping):
         return {key: describe(item) for key, item in value.items()}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
-    return value
+    plain = value is None or isinstance(value, str | bool | int | float)
+    return value if plain else _name(value)
 
 
 def _name(value: object) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fakd import models
-from fakd.data import Batch, CachedSplit, SegmentationData, mixed, training_batches
+from fakd.data import Batch, SegmentationData, cached, mixed, training_batches
 from fakd.errors import InputError
 from fakd.inference import to_unit
 from fakd.metrics import Scores
@@ -99,7 +99,7 @@ class Training:
                 f"schedule.accumulate, got {settings.schedule.batch_size}"
             )
         # Small sets are decoded hundreds of times otherwise.
-        self.train, self.val = CachedSplit(data.train), CachedSplit(data.val)
+        self.train, self.val = cached((data.train, data.val), settings.hardware)
         self.folder, self.console, self.title = folder, console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             for module in (network, objective):

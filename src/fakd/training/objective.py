@@ -11,7 +11,7 @@ from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
 from fakd.losses.grid import labels_on_grid_of, on_grid_of
 from fakd.training.task import TaskLoss
-from fakd.types import DistillationLoss, LossInputs, Prediction, Segmenter
+from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
 
 Terms = dict[str, Tensor]
 
@@ -110,7 +110,6 @@ class Distillation(Objective):
         teacher: whose answers will come; looked at for its classes and channels, and not kept.
         student: the network being trained, whose classifier the class statistics are seen through.
         loss: the distillation loss.
-        weight: its factor; the loss's own default if not given.
         task: the task's own loss; None leaves it out, for data without any labels. The class of
             an unlabelled sample's pixel is always the teacher's.
 
@@ -124,7 +123,6 @@ class Distillation(Objective):
         teacher: Segmenter,
         student: Segmenter,
         loss: DistillationLoss,
-        weight: float | None = None,
         task: TaskLoss | None = None,
     ) -> None:
         super().__init__()
@@ -136,7 +134,6 @@ class Distillation(Objective):
         # In a tuple, as the student's classifier must not be saved here too.
         self._classifier = (student.classifier,)
         self.loss = loss
-        self.weight = loss.default_weight if weight is None else weight
         self.task = task
         self.covariance = _statistics_for(loss, student)
         loss.prepare(student, teacher)
@@ -166,7 +163,7 @@ class Distillation(Objective):
         inputs = LossInputs(student, teacher, labels_here, statistics, progress)
         terms = {} if self.task is None else scaled(self.task(student, labels), share)
         parts = self.loss.terms(inputs)
-        terms |= {name: self.weight * value for name, value in parts.items()}
+        terms |= {name: self.loss.weight * value for name, value in parts.items()}
         return Outcome(terms, inputs)
 
     @torch.no_grad()
@@ -201,11 +198,11 @@ def _statistics_for(loss: DistillationLoss, student: Segmenter) -> ClassCovarian
     if loss.covariance is None:
         return None
     if loss.covariance == "logits":
-        return ClassCovariance(student.classes, student.classes, "logits", loss.momentum)
+        return ClassCovariance(student.classes, student.classes, "logits", loss.momentum, IGNORE)
     if student.classifier is None:
         raise InputError(
             f"{type(loss).__name__} with strength above 0 needs the student's features and final "
             "classifier, and this student shows only its logits; use covariance='logits'"
         )
     channels = student.classifier.in_channels
-    return ClassCovariance(student.classes, channels, loss.covariance, loss.momentum)
+    return ClassCovariance(student.classes, channels, loss.covariance, loss.momentum, IGNORE)

@@ -4,15 +4,46 @@ Each is described by a YAML file beside this one: classes, colours, ids, layout,
 and the settings its published scores were measured with.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
 from fakd.data.folders import described_data
-from fakd.data.published.location import PLACES, located
-from fakd.errors import InputError
+from fakd.errors import InputError, some
+
+
+class _Place(NamedTuple):
+    """How to know the folder of a data set."""
+
+    inside: tuple[str, ...]
+    """Where a parent holds the folder."""
+    marks: tuple[str, ...]
+    """Folders inside it, of which a whole copy has all."""
+
+    def whole_in(self, folder: Path) -> bool:
+        """Tell whether a whole copy is in this very folder."""
+        return all((folder / mark).is_dir() for mark in self.marks)
+
+
+_VOC2010 = _Place(("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"))
+# In this order: VOC 2010 has the folders of VOC 2012 too.
+_PLACES: Mapping[str, _Place] = {
+    "ade20k": _Place(
+        ("ADEChallengeData2016", "ade/ADEChallengeData2016"),
+        ("images/training", "annotations/training"),
+    ),
+    "cityscapes": _Place(("cityscapes",), ("leftImg8bit", "gtFine")),
+    "pascal_context59": _VOC2010,
+    "pascal_context60": _VOC2010,
+    "voc2012": _Place(
+        ("VOC2012", "VOCdevkit/VOC2012"),
+        ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
+    ),
+}
+"""By the name of the YAML file that describes the set; of those in one place the first is meant."""
 
 
 def ade20k(root: str | Path) -> SegmentationData:
@@ -91,6 +122,16 @@ def read_published(name: str, augmented: bool = True) -> Description:
     return described if augmented else replace(described, train=described.train[:1])
 
 
+def recognised(path: Path) -> tuple[str, Path] | None:
+    """Tell by the folders at a path, or else below it, which published set is there, and where."""
+    for inside in (False, True):
+        for name, place in _PLACES.items():
+            for root in [path / folder for folder in place.inside] if inside else [path]:
+                if place.whole_in(root):
+                    return name, root
+    return None
+
+
 def _opened(
     function: str,
     name: str,
@@ -99,7 +140,47 @@ def _opened(
     augmented: bool = True,
 ) -> SegmentationData:
     described = read_published(name, augmented)
-    found = located(root, str(described.name), PLACES[name], str(described.source))
+    found = _located(root, str(described.name), _PLACES[name], str(described.source))
     arguments = {"root": str(root), **(settings or {})}
     config = {"class_path": f"fakd.data.{function}", "init_args": arguments}
     return described_data(found, described, config)
+
+
+def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
+    """Find the publisher's folder.
+
+    Args:
+        root: The folder itself or one that holds it.
+        title: What the set is called.
+        place: How to know it.
+        source: Where to get it.
+
+    Raises:
+        InputError: it is neither; the message names a folder nearby that would be right.
+    """
+    inside, marks = place
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        came = "is a file" if base.exists() else "does not exist"
+        raise InputError(f"expected the folder of {title}, but {base} {came}; check the path")
+    # A whole copy anywhere comes before half of one.
+    for enough in (len(marks), 1):
+        for folder in (base, *(base / path for path in inside)):
+            if sum((folder / mark).is_dir() for mark in marks) >= enough:
+                return folder
+    entries = sorted(entry.name for entry in base.iterdir() if not entry.name.startswith("."))
+    near = next((path for path in _near(base, inside) if place.whole_in(path)), None)
+    remedy = f"get {source}" if near is None else f"give {near}, which has them"
+    raise InputError(
+        f"{base} is not {title}: expected {' and '.join(marks)} in it or in its "
+        f"{' or '.join(inside)}, but it holds {some(entries, 6) or 'nothing'}; {remedy}"
+    )
+
+
+def _near(base: Path, inside: tuple[str, ...]) -> Iterator[Path]:
+    """Walk up a few levels, then one down."""
+    parents = list(base.absolute().parents)[:3]
+    children = sorted(entry for entry in base.iterdir() if entry.is_dir())[:100]
+    for folder in (*parents, *children):
+        yield folder
+        yield from (folder / path for path in inside)

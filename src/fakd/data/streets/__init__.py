@@ -1,1 +1,1 @@
-"""The built-in data: street scenes made up from a seed."""
+"""The built-in data set: made-up street scenes, drawn in perspective and lit."""

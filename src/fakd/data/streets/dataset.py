@@ -5,14 +5,13 @@ from random import Random
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
-from fakd.data.dataset import Sample, SegmentationData, Split
+from fakd.data.dataset import SegmentationData, Split
+from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
-from fakd.data.streets.canvas import Canvas
-from fakd.data.streets.classes import CLASSES
-from fakd.data.streets.scene import draw_street
-from fakd.data.streets.shading import shade
+from fakd.data.streets.drawing import CLASSES, Canvas
+from fakd.data.streets.shading import Labels, shade
+from fakd.data.streets.street import draw_street
 from fakd.errors import InputError
 from fakd.types import IGNORE
 
@@ -31,7 +30,12 @@ class SceneSplit(Split):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self._length:
             raise IndexError(f"expected a scene of 0 to {self._length - 1}, got {index}")
-        image, labels = draw_scene(self._size, Random(mixed(self._seed, self._split, index)))
+        dice = Random(mixed(self._seed, self._split, index))
+        # Drawn at twice its size and shrunk, so that edges mix colours as a lens does.
+        canvas = Canvas((2 * self._size[0], 2 * self._size[1]), dice)
+        draw_street(canvas)
+        image, labels = shade(canvas)
+        _open_borders(labels, dice)
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
         return Sample(pixels, torch.from_numpy(labels), self.name(index))
 
@@ -41,7 +45,7 @@ class SceneSplit(Split):
 
     def identity(self) -> Iterable[str]:
         """Yield the parameters that the scenes follow from."""
-        yield f"scenes 1 {self._seed} {self._split} {self._length} {self._size}"
+        yield f"scenes 2 {self._seed} {self._split} {self._length} {self._size}"
 
 
 def scenes(
@@ -78,25 +82,12 @@ def scenes(
     )
 
 
-def draw_scene(
-    size: tuple[int, int], dice: Random
-) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
-    """Draw one scene at twice its size and shrink it, so that edges mix colours as a lens does."""
-    height, width = size
-    canvas, plan = draw_street(2 * width, 2 * height, dice)
-    labels = _labels(canvas, dice)
-    return shade(canvas, plan.dusk, dice), labels
-
-
-def _labels(canvas: Canvas, dice: Random) -> UInt8[np.ndarray, "height width"]:
-    of_part = np.array([part.label for part in canvas.parts], dtype=np.uint8)
-    labels: np.ndarray = of_part[canvas.numbers[1::2, 1::2]]
-    # Annotators leave some borders open: patches of the one-pixel seams between classes.
+def _open_borders(labels: Labels, dice: Random) -> None:
+    """Ignore patches of the one-pixel seams between classes, which annotators leave open."""
     seam = np.zeros(labels.shape, dtype=bool)
     seam[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     seam[1:] |= labels[1:] != labels[:-1]
+    rows, columns = labels.shape
     noise = np.random.default_rng(dice.getrandbits(64))
-    cells = noise.random((labels.shape[0] // 8 + 1, labels.shape[1] // 8 + 1)) < 0.15
-    patches = cells.repeat(8, axis=0).repeat(8, axis=1)[: labels.shape[0], : labels.shape[1]]
-    labels[seam & patches] = IGNORE
-    return labels
+    cells = noise.random((rows // 8 + 1, columns // 8 + 1)) < 0.15
+    labels[seam & cells.repeat(8, axis=0).repeat(8, axis=1)[:rows, :columns]] = IGNORE

@@ -3,167 +3,103 @@
 from random import Random
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8, UInt32
+from jaxtyping import Float32, Int16, UInt8
 from PIL import Image, ImageFilter
 
 from fakd.data.dataset import Colour
-from fakd.data.streets.canvas import Canvas, Part, Wall
-from fakd.data.streets.classes import PAVEMENT, ROAD, SKY
+from fakd.data.streets.drawing import PART, PAVEMENT, ROAD, SKY, Canvas
 
-_SKIES: tuple[tuple[Colour, Colour], ...] = (
-    ((96, 146, 206), (196, 214, 228)),
-    ((150, 160, 172), (196, 200, 204)),
-    ((206, 210, 214), (222, 224, 224)),
-    ((120, 130, 150), (214, 196, 172)),
-)
-_DUSKS: tuple[tuple[Colour, Colour], ...] = (
-    ((34, 40, 70), (150, 104, 88)),
-    ((22, 26, 44), (70, 70, 88)),
-)
+# Colours of the sky at the zenith and at the horizon.
+SKIES: tuple[tuple[Colour, Colour], ...] = (
+    ((96, 146, 206), (196, 214, 228)), ((150, 160, 172), (196, 200, 204)),
+    ((206, 210, 214), (222, 224, 224)), ((120, 130, 150), (214, 196, 172)),
+)  # fmt: skip
+DUSKS = ((34, 40, 70), (150, 104, 88)), ((22, 26, 44), (70, 70, 88))
 
-Field = Float32[np.ndarray, "rows cols"]
-Picture = Float32[np.ndarray, "rows cols 3"]
-Down = Float32[np.ndarray, "rows 1"]
-Across = Float32[np.ndarray, "1 cols"]
-Numbers = Int32[np.ndarray, "rows cols"]
+Labels = Int16[np.ndarray, "rows cols"]
+Picture = Float32[np.ndarray, "*shape 3"]
+Vector = Float32[np.ndarray, " pixels"]
+Levels = UInt8[np.ndarray, "rows cols 3"]
 
 
-def shade(canvas: Canvas, dusk: bool, dice: Random) -> UInt8[np.ndarray, "rows cols 3"]:
-    """Paint the parts of a canvas, at half its size.
+def shade(canvas: Canvas) -> tuple[Levels, Labels]:
+    """Paint the parts of a canvas at half its size; return the picture and its labels.
 
     Colours are averaged over two by two pixels, which softens edges; everything smoother is
     computed once for the four.
     """
-    part = _table(canvas.parts)
-    pixels = _halved(np.take(_packed(canvas.parts), canvas.numbers))
-    numbers = canvas.numbers[1::2, 1::2]
-    label, ground = part["label"][numbers], part["on_ground"][numbers]
-    noise = np.random.default_rng(dice.getrandbits(64))
-    fine = noise.random(numbers.shape, dtype=np.float32) * 2 - 1
-    coarse = _octaves(numbers.shape, noise)
-    texture = 1 + part["grain"][numbers] * fine + part["clump"][numbers] * coarse
+    dice, noise = canvas.dice, np.random.default_rng(canvas.dice.getrandbits(64))
+    table, every = np.array(canvas.parts, dtype=PART), np.asarray(canvas.numbers)
+    numbers = every[1::2, 1::2]
+    rows, columns = numbers.shape
+    label, ahead = table["label"][numbers], table["ahead"][numbers]
+    packed = np.full((len(table), 4), 255, dtype=np.uint8)
+    packed[:, :3] = table["colour"]
+    # A colour in 32 bits takes one look-up instead of three.
+    image = packed.view(np.uint32)[:, 0][every].view(np.uint8).reshape(*every.shape, 4)
+    pixels = np.asarray(Image.fromarray(image).reduce(2))[:, :, :3].astype(np.float32)
+    # How far the view through each row falls and through each column veers, per metre ahead.
+    y, x = (2 * np.arange(length, dtype=np.float32) + 1 for length in (rows, columns))
+    down, across = (y[:, None] - canvas.horizon) / canvas.focal, (x - canvas.centre) / canvas.focal
+    walls = np.nonzero((table["wall"]["open"] > 0)[numbers])
+    # As a difference, so that pixels which are only partly wall keep their other part.
+    rays = down[walls[0], 0], across[walls[1]]
+    pixels[walls] += _windows(table[numbers[walls]], *rays, canvas.eye)
 
-    camera = canvas.camera
-    drop = (
-        2 * np.arange(numbers.shape[0], dtype=np.float32)[:, None] + 1 - np.float32(camera.horizon)
-    )
-    across = (
-        2 * np.arange(numbers.shape[1], dtype=np.float32)[None, :] + 1 - np.float32(camera.centre)
-    )
-    floor = np.float32(camera.focal * camera.height) / np.maximum(drop, 1)
-    ahead = np.where(ground, floor, part["ahead"][numbers])
+    fine = noise.random((rows, columns), dtype=np.float32) * 2 - 1
+    coarse = _clumps(rows, columns, noise)
+    texture = 1 + table["rough"][numbers] * (fine + coarse)
+    floor = canvas.eye / np.maximum(down, 1e-3)
+    # Joints between the slabs of pavements, tracks worn into roads, and shadows.
+    joints = (floor * 1.25 % 1 < 0.12) | (across * floor * 1.25 % 1 < 0.1)
+    worn = joints * (label == PAVEMENT) * np.clip(2 / floor, 0, 0.22)
+    worn += (np.abs(across * floor * 0.6 % 2 - 1) - 0.5) * (label == ROAD) * np.float32(0.08)
     sun = dice.uniform(0.25, 0.55) if dice.random() < 0.65 else dice.uniform(0.0, 0.12)
-    soft = canvas.shadows.resize(numbers.shape[::-1], Image.Resampling.BOX)
-    sunlight = 1 - np.asarray(soft, dtype=np.float32) * np.float32(sun / 255)
-    right = across * (floor / np.float32(camera.focal))
-    texture *= np.where(ground, sunlight * _paving(label, floor, right), 1)
-    _add_windows(canvas, part, numbers, pixels, drop, across)
-    pixels *= texture[:, :, None]
+    shadows = np.asarray(canvas.shadows.reduce(2), dtype=np.float32) * (sun / 255)
+    texture *= np.where(ahead == 0, (1 - shadows) * (1 - worn), 1)
+    gain = dice.uniform(0.4, 0.62) if canvas.dusk else dice.uniform(0.78, 1.12)
+    tint = np.array([gain * dice.uniform(0.92, 1.08) for _ in range(3)], dtype=np.float32)
+    pixels *= texture[:, :, None] * tint
 
-    zenith, low = dice.choice(_DUSKS if dusk else _SKIES)
-    gain = dice.uniform(0.4, 0.62) if dusk else dice.uniform(0.78, 1.12)
-    pixels *= np.array([gain * dice.uniform(0.92, 1.08) for _ in range(3)], dtype=np.float32)
+    zenith, low = np.array(dice.choice(DUSKS if canvas.dusk else SKIES), dtype=np.float32)
     fog = dice.uniform(0.012, 0.05) if dice.random() < 0.22 else dice.uniform(0.001, 0.006)
-    haze = np.array(low, dtype=np.float32)
-    pixels += (haze - pixels) * (1 - np.exp(ahead * np.float32(-fog)))[:, :, None]
-    seen = label == SKY
-    pixels[seen] = _sky(zenith, low, 1 + drop / np.float32(camera.horizon), coarse, dice)[seen]
-    return _developed(pixels, dice, noise)
+    pixels += (low - pixels) * (1 - np.exp(-fog * np.where(ahead == 0, floor, ahead)))[:, :, None]
+    cover = np.clip(coarse * 1.6 + dice.uniform(-0.8, 0.6), 0, 1) * dice.uniform(0.2, 0.9)
+    clear = zenith + (low - zenith) * np.clip(1 + down / -down[0], 0, 1)[:, :, None]
+    cloudy = clear + (low * dice.uniform(0.8, 1.12) - clear) * cover[:, :, None]
+    pixels[label == SKY] = cloudy[label == SKY]
+    return _developed(pixels, dice, noise), label
 
 
-def _table(parts: list[Part]) -> dict[str, np.ndarray]:
-    columns = dict(zip(Part._fields, zip(*parts, strict=True), strict=True))
-    kinds = {"label": np.int32, "on_ground": np.bool_, "wall": np.int32}
-    return {
-        name: np.array(column, dtype=kinds.get(name, np.float32))
-        for name, column in columns.items()
-    }
-
-
-def _packed(parts: list[Part]) -> UInt32[np.ndarray, " parts"]:
-    """Put each part's colour into one 32-bit number, which is looked up in one go."""
-    colours = np.array([(*part.colour, 255) for part in parts], dtype=np.uint8)
-    return colours.view(np.uint32)[:, 0]
-
-
-def _halved(packed: UInt32[np.ndarray, "height width"]) -> Picture:
-    image = Image.fromarray(packed.view(np.uint8).reshape(*packed.shape, 4)).reduce(2)
-    return np.asarray(image)[:, :, :3].astype(np.float32)
-
-
-def _octaves(shape: tuple[int, ...], noise: np.random.Generator) -> Field:
+def _clumps(rows: int, columns: int, noise: np.random.Generator) -> Float32[np.ndarray, "_ _"]:
     """Sum noise of ever finer grids, about -1 to 1."""
-    height, width = shape
-    total = np.zeros(shape, dtype=np.float32)
-    for cells, strength in ((5, 0.6), (14, 0.5), (40, 0.45)):
-        grid = noise.random((cells * height // width + 2, cells), dtype=np.float32)
-        smooth = Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR)
-        total += np.float32(strength) * (2 * np.asarray(smooth) - 1)
+    total = np.zeros((rows, columns), dtype=np.float32)
+    for cells, strength in ((5, 1.2), (14, 1.0), (40, 0.9)):
+        grid = noise.random((cells * rows // columns + 2, cells), dtype=np.float32) - 0.5
+        smooth = Image.fromarray(grid).resize((columns, rows), Image.Resampling.BILINEAR)
+        total += strength * np.asarray(smooth)
     return total
 
 
-def _paving(label: Numbers, ahead: Down, right: Field) -> Field:
-    """Joints between the slabs of pavements and tracks worn into roads, in perspective."""
-    joint = (np.mod(ahead * 1.25, 1) < 0.12) | (np.mod(right * 1.25, 1) < 0.1)
-    joints = joint * (label == PAVEMENT) * np.clip(2 / ahead, 0, 0.22)
-    tracks = (np.abs(np.mod(right * 0.6, 2) - 1) - 0.5) * ((label == ROAD) * np.float32(0.08))
-    shade: Field = 1 - joints - tracks
-    return shade
-
-
-def _add_windows(
-    canvas: Canvas,
-    part: dict[str, np.ndarray],
-    numbers: Numbers,
-    pixels: Picture,
-    drop: Down,
-    across: Across,
-) -> None:
-    """Paint windows, boards and courses of brick where walls are seen, in their perspective."""
-    y, x = np.nonzero(part["wall"][numbers])
-    if not len(y):
-        return
-    shown = numbers[y, x]
-    place = part["wall"][shown] - 1
-    columns = dict(zip(Wall._fields, zip(*canvas.walls, strict=True), strict=True))
-    wall = {name: np.array(column, dtype=np.float32) for name, column in columns.items()}
-    camera, focal = canvas.camera, np.float32(canvas.camera.focal)
-    aside = across[0, x]
-    aside = np.where(np.abs(aside) < 0.5, np.float32(0.5), aside)
-    at = wall["at"][place]
-    sideways = wall["sideways"][place] > 0
-    ahead = np.where(sideways, np.clip(focal * at / aside, 1, 400), at)
-    along = np.where(sideways, ahead, aside * at / focal)
-    up = np.float32(camera.height) - drop[y, 0] * ahead / focal
-    storey, post = up / wall["storey"][place], along / wall["spacing"][place]
-    floor, bay = np.floor(storey), np.floor(post)
-    inside = (np.abs(post - bay - 0.5) < wall["window_width"][place] / 2) & (
-        np.abs(storey - floor - 0.5) < wall["window_height"][place] / 2
-    )
+def _windows(part: np.ndarray, down: Vector, across: Vector, eye: float) -> Picture:
+    """Tell how windows, bars and courses of brick change the colours of pixels of walls."""
+    wall, plain = part["wall"], part["colour"]
+    veer = np.where(np.abs(across) < 1e-3, np.float32(1e-3), across)
+    # Along the street, depth follows from how far aside the wall is; across it, depth is given.
+    ahead = np.where(wall["aside"] == 0, part["ahead"], np.clip(wall["aside"] / veer, 1, 400))
+    along, up = np.where(wall["aside"] == 0, veer * ahead, ahead), eye - down * ahead
+    storey, bay = up / wall["storey"], along / wall["bay"]
+    beside = np.maximum(np.abs(storey % 1 - 0.5), np.abs(bay % 1 - 0.5))
     # A hash of the window's place says how bright it is and whether somebody is at home.
-    home = np.mod(floor * 0.37 + bay * 0.73 + place * 0.11, 1).astype(np.float32)
-    glass = wall["glass"][place] * (0.8 + 0.4 * home)[:, None]
-    glass[home < wall["lit"][place]] = (330, 270, 170)
-    plain = part["colour"][shown]
-    course = (wall["bricks"][place] * (np.mod(up * 2.5, 1) < 0.3))[:, None]
-    # As a difference, so that pixels which are only partly wall keep their other part.
-    pixels[y, x] += np.where(inside[:, None], glass - plain, -course * plain)
+    home = (np.floor(storey) * 0.37 + np.floor(bay) * 0.73 + wall["bay"] * 7) % 1
+    glass = plain * 0.3 + (40 * home + 20)[:, None]
+    glass[home < wall["lit"]] = (330, 270, 170)
+    brick = (wall["bay"] * 10 // 1 % 3 * 0.1 * (up * 2.5 % 1 < 0.3))[:, None]
+    change: Picture = np.where((beside < wall["open"] / 2)[:, None], glass - plain, -brick * plain)
+    return change
 
 
-def _sky(zenith: Colour, low: Colour, height: Down, coarse: Field, dice: Random) -> Picture:
-    """Blend from the zenith to the horizon, with clouds."""
-    top, bottom = (np.array(colour, dtype=np.float32) for colour in (zenith, low))
-    clear = top + (bottom - top) * np.clip(height, 0, 1)[:, :, None]
-    cover = np.clip(coarse * np.float32(1.6) + np.float32(dice.uniform(-0.8, 0.6)), 0, 1)
-    cover *= np.float32(dice.uniform(0.2, 0.9))
-    cloud = bottom * np.float32(dice.uniform(0.8, 1.12))
-    clouded: Picture = clear + (cloud - clear) * cover[:, :, None]
-    return clouded
-
-
-def _developed(
-    pixels: Picture, dice: Random, noise: np.random.Generator
-) -> UInt8[np.ndarray, "rows cols 3"]:
+def _developed(pixels: Picture, dice: Random, noise: np.random.Generator) -> Levels:
     """Blur, darken towards the corners, vary the contrast, and add the noise of a sensor."""
     rows, columns, _ = pixels.shape
     if dice.random() < 0.4:
@@ -171,12 +107,12 @@ def _developed(
         blurred = sharp.filter(ImageFilter.GaussianBlur(dice.uniform(0.3, 0.8)))
         pixels = np.asarray(blurred, dtype=np.float32)
     y = np.linspace(-1, 1, rows, dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, columns, dtype=np.float32)[None, :]
-    corners = 1 - np.float32(dice.uniform(0, 0.16)) * (x * x + y * y)
-    contrast, shift = np.float32(dice.uniform(0.85, 1.15)), np.float32(dice.uniform(-10, 10))
+    x = np.linspace(-1, 1, columns, dtype=np.float32)[None]
+    corners = 1 - dice.uniform(0, 0.16) * (x * x + y * y)
+    contrast, shift = dice.uniform(0.85, 1.15), dice.uniform(-10, 10)
     pixels = pixels * (corners * contrast)[:, :, None] + (118 * (1 - contrast) + shift)
     # The sum of two uniform draws is near enough to a normal one.
     first, second = noise.random((2, *pixels.shape), dtype=np.float32)
-    pixels += (first + second - 1) * np.float32(dice.uniform(3, 18))
+    pixels += (first + second - 1) * dice.uniform(3, 18)
     levels: np.ndarray = np.clip(pixels, 0, 255).astype(np.uint8)
     return levels

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fakd.comparing.comparison import find_method
+from fakd.comparing.verdict import augmented_pairs, find_method
 from fakd.errors import InputError
-from fakd.files import write_atomically
+from fakd.report.charts import COLOURS, INK, figure, save
+from fakd.report.methods import class_iou
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Run, by_pair
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, and unlike in grey.
-COLOURS = ("#7f7f7f", "#56b4e9", "#d55e00", "#009e73", "#e69f00", "#0072b2", "#cc79a7")
 BARS_PER_ROW = 20
 LABELLED_CLASSES = 40
 # Where a point's name may stand: across and up from it, and the side of the text that is nearer.
@@ -28,7 +27,6 @@ _SPOTS = (
     (0.8, -0.8, "left"),
     (-0.8, -0.8, "right"),
 )
-Methods = Mapping[str, Sequence[Run]]
 
 
 def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
@@ -43,19 +41,16 @@ def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
     if not runs:
         raise InputError("expected finished runs to draw figures of, got none; wait for one")
     groups = by_pair(runs)
-    out.mkdir(parents=True, exist_ok=True)
     written = []
     for (data, pair), methods in groups.items():
         tail = file_tail(data, pair)
         alone = find_method(methods, ALONE)
         if alone is None:
             continue
-        for base in ("pd", "cwd"):
-            plain, augmented = find_method(methods, base), find_method(methods, f"{base}-fa")
-            if plain and augmented:
-                path = out / f"figure-2-{base}-{tail}.png"
-                draw_gain(path, *(methods[each] for each in (alone, plain, augmented)))
-                written.append(path)
+        for base, plain, augmented in augmented_pairs(methods):
+            path = out / f"figure-2-{base}-{tail}.png"
+            draw_gain(path, methods[alone], plain, augmented)
+            written.append(path)
         others = [find_method(methods, each) for each in ("cwd", "cwd-fa")]
         shown = [alone, *(each for each in others if each)]
         if len(shown) > 1:
@@ -74,15 +69,6 @@ def file_tail(data: str, pair: str) -> str:
     return "-".join(part.replace("/", "-").replace(" ", "-") for part in (data, pair))
 
 
-def class_means(runs: Sequence[Run]) -> Float[np.ndarray, " classes"]:
-    """Mean IoU of every class over the seeds, in percent; NaN where no seed has one."""
-    scores = np.stack([run.class_iou for run in runs])
-    count = np.isfinite(scores).sum(0)
-    empty = np.full(count.shape, np.nan)
-    means: np.ndarray = np.divide(np.nansum(scores, 0), count, out=empty, where=count > 0)
-    return means
-
-
 def draw_gain(
     path: Path, alone: Sequence[Run], plain: Sequence[Run], augmented: Sequence[Run]
 ) -> None:
@@ -91,31 +77,31 @@ def draw_gain(
     Difficulty is the IoU of the student alone. A point's area is the class's share of the labelled
     pixels; the line is a least-squares fit in which all classes count the same, r its correlation.
     """
-    difficulty, gain = class_means(alone), class_means(augmented) - class_means(plain)
+    difficulty, gain = class_iou(alone)[0], class_iou(augmented)[0] - class_iou(plain)[0]
     known = np.isfinite(difficulty) & np.isfinite(gain)
     names = [name for name, shown in zip(alone[0].class_names, known, strict=True) if shown]
     difficulty, gain = difficulty[known], gain[known]
     share = alone[0].class_pixels[known] / max(alone[0].class_pixels.sum(), 1)
-    figure = _figure(6.4, 4.4)
-    axis = figure.subplots()
-    axis.axhline(0, color="#333333", linewidth=0.8)
-    area = 25 + 900 * share
-    points = axis.scatter(difficulty, gain, s=area, color=COLOURS[5], alpha=0.55, linewidths=0)
-    if (fit := regression(difficulty, gain)) is not None:
-        slope, offset, correlation = fit
-        ends = np.array([difficulty.min(), difficulty.max()])
-        label = f"r = {correlation:+.2f}, {slope * 10:+.2f} per 10 IoU"
-        axis.plot(ends, slope * ends + offset, color=COLOURS[2], linewidth=1.5, label=label)
-        axis.legend(fontsize=8, frameon=False, loc="best")
     method, base = title_of(augmented[0].method), title_of(plain[0].method)
-    axis.set_xlabel("IoU of the student alone (%): hard classes left")
-    axis.set_ylabel(f"IoU gain of {method} over {base}")
-    axis.set_title(f"{method}: gain by class difficulty, {_seeds(alone, plain, augmented)}")
-    axis.grid(alpha=0.25)
-    axis.margins(0.09, 0.14)
-    if len(names) <= LABELLED_CLASSES:
-        _label_points(axis, points, names)
-    _save(figure, path)
+    with figure(6.4, 4.4) as drawn:
+        axis = drawn.subplots()
+        axis.axhline(0, color=INK, linewidth=0.8)
+        area = 25 + 900 * share
+        points = axis.scatter(difficulty, gain, s=area, color=COLOURS[5], alpha=0.55, linewidths=0)
+        if (fit := regression(difficulty, gain)) is not None:
+            slope, offset, correlation = fit
+            ends = np.array([difficulty.min(), difficulty.max()])
+            label = f"r = {correlation:+.2f}, {slope * 10:+.2f} per 10 IoU"
+            axis.plot(ends, slope * ends + offset, color=COLOURS[2], linewidth=1.5, label=label)
+            axis.legend(fontsize=8, frameon=False, loc="best")
+        axis.set_xlabel("IoU of the student alone (%): hard classes left")
+        axis.set_ylabel(f"IoU gain of {method} over {base}")
+        axis.set_title(f"{method}: gain by class difficulty, {_seeds(alone, plain, augmented)}")
+        axis.grid(alpha=0.25)
+        axis.margins(0.09, 0.14)
+        if len(names) <= LABELLED_CLASSES:
+            _label_points(axis, points, names)
+        save(drawn, path)
 
 
 def regression(
@@ -142,38 +128,30 @@ def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
     order = order[first.class_pixels[order] > 0]
     shares = 100 * first.class_pixels / max(first.class_pixels.sum(), 1)
     rows = [order[i : i + BARS_PER_ROW] for i in range(0, len(order), BARS_PER_ROW)]
-    figure = _figure(max(5.0, 1.2 + 0.5 * min(len(order), BARS_PER_ROW)), 3.4 * len(rows))
+    size = max(5.0, 1.2 + 0.5 * min(len(order), BARS_PER_ROW)), 3.4 * len(rows)
     width = 0.84 / len(methods)
-    axes = figure.subplots(len(rows), 1, squeeze=False, sharey=True)[:, 0]
-    for axis, ids in zip(axes, rows, strict=True):
-        bars = []
-        for index, runs in enumerate(methods.values()):
-            places = np.arange(len(ids)) + (index - (len(methods) - 1) / 2) * width
-            spread = _class_spread(runs)[ids] if len(runs) > 1 else None
-            heights = np.nan_to_num(class_means(runs)[ids])
-            colour = COLOURS[index % len(COLOURS)]
-            thin = {"elinewidth": 0.8}
-            bars += [axis.bar(places, heights, width, yerr=spread, color=colour, error_kw=thin)]
-        labels = [f"{first.class_names[i]} ({shares[i]:.2g} %)" for i in ids]
-        axis.set_xticks(np.arange(len(ids)), labels, rotation=40, ha="right", fontsize=8)
-        axis.set_xlim(-0.6, min(len(order), BARS_PER_ROW) - 0.4)
-        axis.set_ylabel("IoU (%)")
-        axis.grid(axis="y", alpha=0.25)
-        axis.set_axisbelow(True)
-    # Only now: a limit set on one row would keep the others, which share it, from growing.
-    axes[0].set_ylim(bottom=0)
-    title = f"IoU of each class (share of pixels), rare first, {_seeds(*methods.values())}"
-    figure.suptitle(title, fontsize=10)
-    figure.legend(
-        bars, list(methods), loc="outside lower center", ncols=len(methods), frameon=False
-    )
-    _save(figure, path)
-
-
-def _class_spread(runs: Sequence[Run]) -> Float[np.ndarray, " classes"]:
-    scores = np.stack([run.class_iou for run in runs])
-    spread: np.ndarray = np.nan_to_num(scores.std(0, ddof=1))
-    return spread
+    with figure(*size) as drawn:
+        axes = drawn.subplots(len(rows), 1, squeeze=False, sharey=True)[:, 0]
+        for axis, ids in zip(axes, rows, strict=True):
+            bars = []
+            for index, runs in enumerate(methods.values()):
+                places = np.arange(len(ids)) + (index - (len(methods) - 1) / 2) * width
+                style = {"color": COLOURS[index % len(COLOURS)], "error_kw": {"elinewidth": 0.8}}
+                heights, spread = (np.nan_to_num(each[ids]) for each in class_iou(runs))
+                error = spread if len(runs) > 1 else None
+                bars.append(axis.bar(places, heights, width, yerr=error, **style))
+            labels = [f"{first.class_names[i]} ({shares[i]:.2g} %)" for i in ids]
+            axis.set_xticks(np.arange(len(ids)), labels, rotation=40, ha="right", fontsize=8)
+            axis.set_xlim(-0.6, min(len(order), BARS_PER_ROW) - 0.4)
+            axis.set_ylabel("IoU (%)")
+            axis.grid(axis="y", alpha=0.25)
+        # Only now: a limit set on one row would keep the others, which share it, from growing.
+        axes[0].set_ylim(bottom=0)
+        title = f"IoU of each class (share of pixels), rare first, {_seeds(*methods.values())}"
+        drawn.suptitle(title, fontsize=10)
+        place = {"loc": "outside lower center", "ncols": len(methods), "frameon": False}
+        drawn.legend(bars, list(methods), **place)
+        save(drawn, path)
 
 
 def _seeds(*methods: Sequence[Run]) -> str:
@@ -186,13 +164,12 @@ def _label_points(axis: Any, points: Any, names: Sequence[str]) -> None:
     """Name each point beside it; a name that would cover another one or a point is left out."""
     from matplotlib.transforms import Bbox
 
-    figure = axis.figure
-    figure.draw_without_rendering()
+    axis.figure.draw_without_rendering()
     # The places found now must stay where they are.
-    figure.set_layout_engine("none")
+    axis.figure.set_layout_engine("none")
     centres = axis.transData.transform(points.get_offsets())
     radii = np.sqrt(points.get_sizes() / np.pi)
-    sides = radii * figure.dpi / 72
+    sides = radii * axis.figure.dpi / 72
     taken = [
         Bbox.from_extents(*(centre - side), *(centre + side))
         for centre, side in zip(centres, sides, strict=True)
@@ -218,15 +195,3 @@ def _label_points(axis: Any, points: Any, names: Sequence[str]) -> None:
                 taken.append(box)
                 break
             text.remove()
-
-
-def _figure(width: float, height: float) -> Any:
-    # Imported late, for it takes a second; without pyplot, which keeps figures for ever.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: figure.savefig(file, dpi=140, format="png"))

@@ -1,0 +1,141 @@
+"""Samples as tensors: decoded from files when asked for, and kept in memory while there is room."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int16, UInt8
+from torch import Tensor
+
+from fakd.data.dataset import Split
+from fakd.data.masks import MaskReader, Pair, decoded
+from fakd.errors import InputError
+from fakd.settings import IGNORE, Hardware
+
+
+class Sample(NamedTuple):
+    """One image at its own size, with its labels if it has any."""
+
+    image: UInt8[Tensor, "3 height width"]
+    labels: Int16[Tensor, "height width"] | None
+    """Class ids, `IGNORE` where a pixel has none; None for an unlabelled image."""
+    name: str
+
+
+def read_image(path: Path) -> UInt8[Tensor, "3 height width"]:
+    """Decode an image of any kind to RGB, upright as its EXIF orientation says.
+
+    Raises:
+        InputError: the file cannot be decoded to its last row.
+    """
+    pixels = decoded(path, upright=True)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+class PairedSplit(Split):
+    """Images and masks decoded when asked for.
+
+    Args:
+        root: The folder that identity lines name files from.
+        pairs: All with a mask or all without.
+    """
+
+    def __init__(self, root: Path, pairs: Sequence[Pair]) -> None:
+        self.root = root
+        self.pairs = list(pairs)
+        self.labelled = all(pair.mask is not None for pair in self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image = read_image(pair.image)
+        if pair.mask is None or pair.reader is None:
+            return Sample(image, None, pair.name)
+        labels = torch.from_numpy(pair.reader(pair.mask))
+        if labels.shape != image.shape[1:]:
+            mask_size = "x".join(str(side) for side in reversed(labels.shape))
+            image_size = "x".join(str(side) for side in reversed(image.shape[1:]))
+            raise InputError(
+                f"{pair.mask} is {mask_size} but its image {pair.image} is {image_size} "
+                "(width x height); export the mask at the size of the image"
+            )
+        return Sample(image, labels, pair.name)
+
+    def name(self, index: int) -> str:
+        """Tell the name of a pair without decoding it."""
+        return self.pairs[index].name
+
+    def identity(self) -> Iterable[str]:
+        """Yield each file's name and size, each mask's checksum, and how mask ids map to classes.
+
+        The same on every copy of the data: no path above its root and no time counts.
+        """
+        for reader in dict.fromkeys(pair.reader for pair in self.pairs):
+            if reader is not None:
+                yield _identity(reader)
+        for pair in self.pairs:
+            yield f"{self._relative(pair.image)} {pair.image.stat().st_size}"
+            if pair.mask is not None:
+                # A label corrected in place seldom changes the size; masks are small to read.
+                yield f"{self._relative(pair.mask)} {zlib.crc32(pair.mask.read_bytes()):08x}"
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _identity(reader: MaskReader) -> str:
+    """Write what ids mean; IGNORE as 255, as long as that is no class, as it always was."""
+    none = 255 if len(reader.description.class_names) < 256 else IGNORE
+    meanings = {raw: none if to == IGNORE else to for raw, to in reader.encoding.ids.items()}
+    if reader.encoding.ids.get(2**16 - 1) == IGNORE:
+        del meanings[2**16 - 1]
+    others = reader.encoding.others
+    return f"{sorted(meanings.items())} {none if others == IGNORE else others}"
+
+
+class CachedSplit(Split):
+    """Another split whose samples are kept in memory once decoded, up to a number of bytes.
+
+    Each worker process keeps its own; what no longer fits is decoded every time.
+    """
+
+    def __init__(self, split: Split, limit: int) -> None:
+        self.labelled = split.labelled
+        self._split = split
+        self._room = limit
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self._kept:
+            return self._kept[index]
+        sample = self._split[index]
+        size = sample.image.nbytes + (0 if sample.labels is None else sample.labels.nbytes)
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = sample
+        return sample
+
+    def name(self, index: int) -> str:
+        """Tell the sample's name in the other split."""
+        return self._split.name(index)
+
+    def identity(self) -> Iterable[str]:
+        """Yield the other split's lines: caching changes no sample."""
+        return self._split.identity()
+
+
+def cached(splits: Sequence[Split], hardware: Hardware) -> list[CachedSplit]:
+    """Cache splits in the memory a run may take, each by its share of the samples.
+
+    What one process may keep is what the run may, divided among all of its processes that decode.
+    """
+    processes = hardware.devices * max(1, hardware.workers)
+    total = hardware.cache * 2**30 / processes / sum(len(split) for split in splits)
+    return [CachedSplit(split, int(total * len(split))) for split in splits]

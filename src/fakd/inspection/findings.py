@@ -1,0 +1,298 @@
+"""What to fix, from what was seen: one line each with file and remedy, the most important first."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from fakd.data.dataset import SegmentationData
+from fakd.data.masks import MaskValue
+from fakd.errors import some
+from fakd.inspection.opening import Opened, open_listed, open_path
+from fakd.inspection.survey import Budget, Header, SplitFacts, identical, read_headers, read_pixels
+from fakd.settings import IGNORE
+
+RARE = 1e-3
+"""Share of labelled pixels below which a class is pointed out."""
+_MUCH = 0.5
+"""Share of ignored pixels that is pointed out."""
+_LISTED = 8
+
+
+class Weight(IntEnum):
+    """How much a finding matters."""
+
+    STOPS = 0
+    """Training would stop there, or learn nothing."""
+    HARMS = 1
+    """It would go on, with worse data than it should."""
+    TELLS = 2
+    """Right as it is if it is meant so."""
+
+
+class Finding(NamedTuple):
+    """Something to fix or to know."""
+
+    weight: Weight
+    text: str
+
+
+_stops, _harms, _tells = (partial(Finding, weight) for weight in Weight)
+
+
+@dataclass
+class Inspection:
+    """What was seen in a data set, and what follows."""
+
+    opened: Opened
+    splits: list[SplitFacts]
+    findings: list[Finding]
+
+    @property
+    def usable(self) -> bool:
+        """Whether training would get through."""
+        return not any(finding.weight is Weight.STOPS for finding in self.findings)
+
+
+def inspected(
+    data: SegmentationData | Path,
+    description: Path | None = None,
+    samples: int | None = None,
+    seconds: float | None = None,
+    workers: int = 0,
+    advance: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Inspection:
+    """Look a data set over.
+
+    Args:
+        data: A folder, a .yaml file, or a data set of files that is open already.
+        description: The YAML file of a folder, if it does not stand in it.
+        samples: Pairs of each split that are decoded; None for as many as the time allows.
+        seconds: When to come to an end; None for never.
+        workers: Threads that read files.
+        advance: Is told what is done, how much of it and how much there is.
+
+    Raises:
+        InputError: there is no data set, or none whose parts can be told.
+    """
+    budget = Budget(seconds, workers)
+    opened = open_path(data, description) if isinstance(data, Path) else open_listed(data)
+    splits = [SplitFacts(listing) for listing in opened.splits]
+    read_headers(splits, budget, lambda done, total: advance("files", done, total))
+    read_pixels(splits, budget, samples, lambda done, total: advance("pixels", done, total))
+    twins = identical(splits, budget)
+    return Inspection(opened, splits, _findings(opened, splits, twins))
+
+
+def _findings(
+    opened: Opened, splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]
+) -> list[Finding]:
+    """Judge what was seen, the most important first."""
+    found = [*_arrangement(opened)]
+    for split in splits:
+        found += map(_stops, split.listing.refusals)
+        for finding in (*_pairing(split), *_damage(split), *_contents(opened, split)):
+            found.append(finding._replace(text=f"{split.listing.split}: {finding.text}"))
+        found += map(_tells, split.listing.remarks)
+    ids = opened.description.encoding.ids
+    wide = any(raw > 255 for raw, target in ids.items() if target != IGNORE)
+    for split in splits:
+        found += _appearances(split, wide)
+    found += _overlap(splits, twins)
+    return sorted(dict.fromkeys(found), key=lambda finding: finding.weight)
+
+
+def _arrangement(opened: Opened) -> Iterator[Finding]:
+    if (proposal := opened.proposal) is None:
+        return
+    path = opened.root / "dataset.yaml"
+    lists = ", train.txt and val.txt" if proposal.chosen else ""
+    yield _stops(
+        f"there is no {path}: save the lines above as that file, with your class names"
+        f"{' and the two lists of names' if lists else ''}; --save FOLDER writes "
+        f"dataset.yaml{lists} there"
+    )
+    if proposal.divided:
+        yield _tells(
+            "nothing says which images are for validation, so every fifth is proposed; change the "
+            "lists if images of one scene or film follow each other"
+        )
+
+
+def _pairing(split: SplitFacts) -> Iterator[Finding]:
+    listing = split.listing
+    if alone := listing.images_alone:
+        yield _stops(
+            f"{_count(len(alone), 'image')} without a mask ({some(alone, 2)}); add the masks under "
+            "the names of the images, or take the images out"
+        )
+    if alone := listing.masks_alone:
+        yield _harms(
+            f"{_count(len(alone), 'mask')} without an image ({some(alone, 2)}); add the images, or "
+            "remove the masks"
+        )
+    if not (listing.pairs or listing.refusals or listing.images_alone):
+        yield _stops(
+            "no image has a mask; name each mask as its image, or say in dataset.yaml where they "
+            "lie"
+        )
+
+
+def _damage(split: SplitFacts) -> Iterator[Finding]:
+    yield from map(_stops, list(split.unreadable.values())[:_LISTED])
+    if last := list(split.unreadable)[_LISTED:]:
+        yield _stops(
+            f"{len(last)} more files cannot be read ({some(last, 2)}); replace or remove them"
+        )
+    if mismatched := split.mismatched:
+        pair, *headers = mismatched[0]
+        image, mask = ("{}x{}".format(*header.size) for header in headers)
+        yield _stops(
+            f"{_count(len(mismatched), 'mask')} not of the size of the image ({pair.mask} is "
+            f"{mask}, {pair.image} is {image}); export masks at the size of their images"
+        )
+
+
+def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
+    names, path = opened.description.class_names, opened.description.path
+    ignored = split.classes[IGNORE]
+    first = next((pair.mask for pair in split.sample if pair.mask is not None), None)
+    if ignored and set(split.pixels) <= {0, 255} and 255 in split.pixels:
+        yield _stops(
+            f"masks hold 0 and 255 only ({first}), and 255 means no class; write 'ids: {{0: "
+            f"{names[0]}, 255: {names[-1]}}}' in {path} if 255 is the object"
+        )
+    elif ignored and split.ignored == 1:
+        yield _stops(f"every pixel is ignored ({first}); see ids: and ignore: in {path}")
+    elif split.ignored > _MUCH:
+        yield _harms(
+            f"{split.ignored:.0%} of the pixels are ignored; if that is not meant, see ids: and "
+            f"ignore: in {path}"
+        )
+    yield from _unknown(opened, split)
+    if split.known_pixels > ignored:
+        yield from _classes(opened, split)
+
+
+def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
+    described = opened.description
+    if ids := sorted(value for value in split.unknown if isinstance(value, int)):
+        yield _stops(
+            f"masks hold {_values('id', ids)} unknown to {described.path} "
+            f"({_holders(split, ids)}); map with ids: or leave out with ignore: there"
+        )
+    colours = [value for value in split.unknown if not isinstance(value, int)]
+    if not colours:
+        return
+    colours.sort(key=lambda value: -split.pixels[value])
+    if described.masks == "ids" or not described.has_palette:
+        use = f"use the masks of {described.source}" if described.source else "save class ids"
+        remedy = f"{use}, or give the classes their colours with palette: there"
+    elif len(colours) > max(3, len(described.class_names)):
+        remedy = "they look like smooth edges or compression: save PNG, drawn without smoothing"
+    else:
+        remedy = "add to palette: or ignore_colors: there"
+    yield _stops(
+        f"masks hold {_values('colour', colours)} unknown to {described.path} "
+        f"({_holders(split, colours)}); {remedy}"
+    )
+
+
+def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
+    class_names, source = opened.description.class_names, opened.description.source
+    every = len(split.sample) == len(split.listing.pairs)
+    where = "" if every else f" in {len(split.sample)} of {len(split.listing.pairs)} masks"
+    training = split.listing.split == "train"
+    if never := [name for number, name in enumerate(class_names) if not split.classes[number]]:
+        remedy = "they do not count in the mean IoU"
+        if training:
+            remedy = "take out or merge classes that are never there, or see ids:"
+            remedy = f"see whether the copy of {source} is whole" if source else remedy
+        found = _harms if training and every else _tells
+        yield found(f"{_classes_named(never)} never seen{where}; {remedy}")
+    shares = {name: split.share(number) for number, name in enumerate(class_names)}
+    rare = [name for name, share in shares.items() if 0 < share < RARE]
+    if rare and training:
+        yield _tells(
+            f"{_classes_named(rare)} below {RARE:.1%} of the pixels{where}; expect a low IoU, or "
+            "add images of them"
+        )
+
+
+def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
+    """Yield what the headers of a split say about its formats; ``wide`` ids need 16 bits."""
+    masks, images = ("mask", split.mask_headers), ("image", split.image_headers)
+    checks: tuple[tuple[tuple[str, dict[Path, Header]], Callable[[Header], bool], str], ...] = (
+        (
+            masks,
+            lambda header: header.format == "JPEG",
+            "in JPEG, whose compression changes ids and colours; save masks as PNG",
+        ),
+        (
+            masks,
+            lambda header: header.mode.startswith(("I", "F")) and not wide,
+            "with 16 bits; fakd reads their ids as they are, but 8 bits are smaller and faster",
+        ),
+        (
+            images,
+            lambda header: header.turned,
+            "to be turned by EXIF, which fakd does; see in the picture whether masks are upright",
+        ),
+        (
+            images,
+            lambda header: header.mode in ("1", "L", "LA") or header.mode.startswith("I"),
+            "in grey, read as RGB of equal channels; fine if predictions get grey images as well",
+        ),
+        (
+            images,
+            lambda header: header.mode in ("RGBA", "PA"),
+            "with transparency, which is dropped; fill the background if it shows in the picture",
+        ),
+    )
+    for (noun, headers), holds, text in checks:
+        if those := [path for path, header in headers.items() if holds(header)]:
+            what = f"{len(those)} of {_count(len(headers), noun)} {text} ({some(those, 1)})"
+            found = _stops if text.startswith("in JPEG") else _tells
+            yield found(f"{split.listing.split}: {what}")
+
+
+def _overlap(splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]) -> Iterator[Finding]:
+    first, second = (split.listing.pairs for split in splits)
+    if shared := sorted({pair.image for pair in first} & {pair.image for pair in second}):
+        yield _harms(
+            f"{_count(len(shared), 'image')} in train and val alike ({some(shared, 2)}); take them "
+            "out of one, for scores of images seen in training say nothing"
+        )
+    if twins:
+        one, other = twins[0]
+        yield _harms(
+            f"{_count(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
+            "remove them from one"
+        )
+    names = {pair.name for pair in first} & {pair.name for pair in second}
+    if names and not shared and not twins:
+        yield _tells(
+            f"{_count(len(names), 'name')} both in train and val ({', '.join(sorted(names)[:2])}); "
+            "make sure that they are different images"
+        )
+
+
+def _classes_named(names: Sequence[str]) -> str:
+    noun = "class" if len(names) == 1 else f"{len(names)} classes"
+    return f"{noun} {some(names, _LISTED)}"
+
+
+def _values(noun: str, values: Sequence[MaskValue]) -> str:
+    texts = [str(list(value) if isinstance(value, tuple) else value) for value in values]
+    return f"{noun}{'s' if len(values) > 1 else ''} {some(texts, _LISTED)}"
+
+
+def _holders(split: SplitFacts, values: Sequence[MaskValue]) -> str:
+    return some(dict.fromkeys(path for value in values for path in split.unknown[value]), 2)
+
+
+def _count(number: int, noun: str) -> str:
+    """Say how many there are of something."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"

@@ -1,0 +1,185 @@
+"""The table of a pair's methods: scores, differences, time and cost of each."""
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import mean, median
+
+import numpy as np
+from jaxtyping import Float
+from rich.markup import escape
+from rich.table import Table
+
+from fakd.comparing.statistics import Difference
+from fakd.comparing.verdict import Compared, ends, seconds_per_step, signed, the
+from fakd.report.examination import TEACHER, Examination
+from fakd.report.table import Entry, Row, mean_and_spread, number, terminal
+from fakd.runs.naming import title_of
+from fakd.runs.published import Score, published_cell, teacher_score
+from fakd.runs.reading import Failure, Methods, Run
+
+
+def class_iou(
+    runs: Sequence[Run],
+) -> tuple[Float[np.ndarray, " classes"], Float[np.ndarray, " classes"]]:
+    """Mean and standard deviation of every class's IoU over the seeds that have it, in percent.
+
+    NaN where none has one, or only one for a deviation.
+    """
+    scores = np.ma.masked_invalid(np.stack([run.class_iou for run in runs]))
+    return scores.mean(0).filled(math.nan), scores.std(0, ddof=1).filled(math.nan)
+
+
+def scores_of(runs: Sequence[Run]) -> Row:
+    """Write the scores of a method's runs."""
+    return {
+        "seeds": number(len(runs), "d"),
+        "mIoU": mean_and_spread([run.miou for run in runs]),
+        "mAcc": mean_and_spread([run.macc for run in runs]),
+    }
+
+
+def published(source: str, score: Score | None) -> Row:
+    """Write what others have published, with what is odd about it below."""
+    miou, macc, remark = score or (None, None, "")
+    return {f"{source} mIoU": number(miou, note=remark), f"{source} mAcc": number(macc)}
+
+
+def teacher_miou(methods: Methods) -> float | None:
+    """Tell the score that trainings began with, if any has looked."""
+    found = [run.result.get("teacher_miou") for runs in methods.values() for run in runs]
+    scores = [float(each) for each in found if each is not None]
+    return median(scores) if scores else None
+
+
+def published_teacher(methods: Methods) -> Row:
+    """Write the paper's score of a pair's teacher."""
+    recipes = (runs[0].recipe for runs in methods.values())
+    return published("paper", next(filter(None, map(teacher_score, recipes)), None))
+
+
+def method_table(
+    methods: Methods, compared: Compared, examined: Examination | None = None
+) -> tuple[list[Row], dict[str, str]]:
+    """List scores, differences, time and cost of every method, and of the teacher where known.
+
+    Returns:
+        The rows, and all columns in their order with what they say.
+    """
+    notes = {
+        "method": "",
+        "seeds": "finished runs",
+        "mIoU": "mean and standard deviation over the seeds, last step, in percent",
+        "mAcc": "mean of the classes' accuracies, in percent",
+    }
+    paper = "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops, where data and networks are its"
+    notes |= {"paper mIoU": paper, "paper mAcc": paper}
+    gain = "difference in mIoU of the same seeds, with its 95 % interval over seeds and images"
+    notes |= {f"against {the(reference)}": gain for reference in compared}
+    notes |= {
+        "train s": "mean",
+        "s/step": "seconds of a training step, median over the seeds",
+        "peak memory": "of the training, largest of the seeds",
+    }
+    if examined:
+        notes |= _notes(examined)
+    rows: list[Row] = []
+    if teacher := _teacher(methods, examined):
+        rows.append(teacher)
+    for method, runs in methods.items():
+        differences = {
+            f"against {the(reference)}": _difference(each.difference)
+            for reference, found in compared.items()
+            for each in found
+            if each.method == method
+        }
+        rows.append(
+            {
+                "method": Entry(title_of(method)),
+                **scores_of(runs),
+                **published("paper", published_cell(runs[0].recipe, "paper")),
+                **differences,
+                "train s": number(mean(float(run.result["train_seconds"]) for run in runs), ",.0f"),
+                "s/step": number(seconds_per_step(runs), ".3f"),
+                "peak memory": _memory(runs),
+                **_measured(title_of(method), examined),
+            }
+        )
+    return rows, notes
+
+
+def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Failure] = ()) -> Table:
+    """List scores, differences and time for a terminal; failed runs below.
+
+    Differences stand with their 95 % interval: over seeds and images, over seeds only (s) or over
+    images only (i).
+    """
+    rows, notes = method_table(methods, compared)
+    scores = ("method", "seeds", "mIoU", "mAcc")
+    names = [name for name in notes if name in (*scores, "s/step") or name.startswith("against")]
+    # The teacher's row comes first; it has nothing to compare.
+    table = terminal(rows[-len(methods) :], names)
+    failed = [
+        f"[red]{escape(title_of(each.method))}, seed {each.seed}, failed:[/] {escape(each.reason)}"
+        for each in failures
+    ]
+    if failed:
+        table.caption, table.caption_justify = "\n".join(failed), "left"
+    return table
+
+
+def _teacher(methods: Methods, examined: Examination | None) -> Row | None:
+    score = number(teacher_miou(methods))
+    if not score.text and examined and TEACHER in examined.qualities:
+        seen = f"on {examined.images} of {examined.total} validation images"
+        score = number(100 * examined.qualities[TEACHER].scores.miou, note=seen)
+    measured = _measured(TEACHER, examined)
+    if not score.text and not measured:
+        return None
+    return {"method": Entry(TEACHER), "mIoU": score, **published_teacher(methods), **measured}
+
+
+def _difference(difference: Difference) -> Entry:
+    interval = difference.any_interval
+    if interval is None:
+        return Entry(signed(difference.mean), difference.mean, "one seed")
+    note, mark = "", ""
+    if difference.interval is None:
+        note, mark = "over images only: one seed", " i"
+    elif difference.over_images is None:
+        note, mark = "over seeds only", " s"
+    text = f"{signed(difference.mean)} ({ends(interval)}"
+    return Entry(f"{text})", difference.mean, note, brief=f"{text}{mark})")
+
+
+def _memory(runs: Sequence[Run]) -> Entry:
+    found = (run.result.get("peak_memory_bytes") for run in runs)
+    most = max((float(each) for each in found if each is not None), default=None)
+    return Entry() if most is None else Entry(f"{most / 2**30:.2f} GiB", most)
+
+
+def _notes(examined: Examination) -> dict[str, str]:
+    part = f"{examined.images} of {examined.total} validation images, first seed"
+    cost = next(iter(examined.costs.values()))
+    size = "{} x {}".format(*cost.size)
+    return {
+        "boundary IoU": f"within 2 % of the diagonal from an outline, mean of the classes; {part}",
+        "calibration error": f"expected calibration error in percent, 15 bins; {part}",
+        "parameters": "with the auxiliary head",
+        "GFLOPs": f"one forward pass at {size}, two per multiply-accumulate",
+        "latency": f"median of one forward pass at {size}, {cost.device}",
+    }
+
+
+def _measured(title: str, examined: Examination | None) -> Row:
+    """Write what showing images to a network has found out."""
+    if examined is None or title not in examined.costs:
+        return {}
+    quality, cost = examined.qualities[title], examined.costs[title]
+    quartiles = "quartiles {:.1f} to {:.1f} ms".format(*cost.quartiles)
+    return {
+        "boundary IoU": number(quality.mean_boundary_iou),
+        "calibration error": number(quality.calibration_error),
+        "parameters": Entry(f"{cost.parameters / 1e6:.2f} M", cost.parameters),
+        "GFLOPs": number(cost.flops / 1e9),
+        "latency": Entry(f"{cost.latency:.1f} ms", cost.latency, quartiles),
+    }
