@@ -12,9 +12,10 @@ from torch import Tensor
 from common import SEED, Size, measure, parser, report
 from fakd.losses import ChannelKL
 from fakd.models import pspnet
-from fakd.settings import Schedule
+from fakd.settings import Optimizer, Task
 from fakd.training.objective import Distillation, Objective, Supervised
 from fakd.training.optimizer import build_optimizer
+from fakd.training.task import TaskLoss
 from fakd.types import DistillationLoss, Segmenter
 
 STRIDE = 8
@@ -38,10 +39,11 @@ def training_step(
     images = torch.rand(size.batch, 3, *crop).to(device, memory_format=torch.channels_last)
     labels = torch.randint(size.classes, (size.batch, *crop)).to(device)
     labelled = torch.ones(size.batch, dtype=torch.bool)
-    objective: Objective = Supervised()
+    task = TaskLoss(Task(), size.classes)
+    objective: Objective = Supervised(task)
     if loss is not None:
-        objective = Distillation(teacher, student, loss).to(device)
-    optimizer = build_optimizer(Schedule(), student)
+        objective = Distillation(teacher, student, loss, task=task).to(device)
+    optimizer = build_optimizer(Optimizer(), student)
 
     def run() -> Tensor:
         with torch.no_grad():

@@ -131,16 +131,19 @@ def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None
             "steps": 40000,
             "batch_size": 16,
             "learning_rate": benchmark.learning_rate,
-            "momentum": 0.9,
-            "weight_decay": benchmark.weight_decay,
             "power": 0.9,
             "minimum_learning_rate": 1e-4,
+        },
+        "optimizer": {
+            "kind": "SGD",
+            "weight_decay": benchmark.weight_decay,
+            "arguments": {"momentum": 0.9},
         },
         "augmentation": {"crop": [512, 512], "scale": [0.5, 2.0], "base": benchmark.base},
         "inference": benchmark.test,
         "hardware": {"precision": "32-true", "workers": 8},
         "intervals": {"save": 500, "evaluate": 4000},
-        "average": "all",
+        "task": {"average": "all"},
         "seed": 0,
     }
 

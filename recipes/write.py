@@ -62,16 +62,16 @@ def network(backbone: str, channels: int, weights: str | None) -> Recipe:
 
 def schedule(steps: int, batch_size: int, pretrained: bool) -> Recipe:
     """From scratch everything learns fast; ImageNet weights learn slower than the new heads."""
-    rates = (
-        {"learning_rate": 0.02, "head_multiplier": 5.0} if pretrained else {"learning_rate": 0.05}
-    )
-    return {"steps": steps, "batch_size": batch_size, **rates, "warmup": 30}
+    rate = 0.02 if pretrained else 0.05
+    duration = {"steps": steps, "batch_size": batch_size, "learning_rate": rate, "warmup": 30}
+    faster = {"optimizer": {"head_multiplier": 5.0}} if pretrained else {}
+    return {"schedule": duration, **faster}
 
 
 def full_size(steps: int, pretrained: bool) -> Recipe:
     """Settings for a GPU: crops of 360 x 360 from images at 0.5 to 2 times their size."""
     return {
-        "schedule": schedule(steps, 16, pretrained),
+        **schedule(steps, 16, pretrained),
         "augmentation": {"crop": [360, 360], "scale": [0.5, 2.0]},
         "inference": {"scale": 1.0},
         "hardware": {"precision": "bf16-mixed", "workers": 8},
@@ -82,7 +82,7 @@ def full_size(steps: int, pretrained: bool) -> Recipe:
 def cpu_size(steps: int, pretrained: bool) -> Recipe:
     """Settings for two cores: images at two fifths of their size, crops of 96 x 96."""
     return {
-        "schedule": schedule(steps, 8, pretrained),
+        **schedule(steps, 8, pretrained),
         "augmentation": {"crop": [96, 96], "scale": [0.2, 0.6]},
         "inference": {"scale": 0.4},
         "hardware": {"precision": "32-true"},

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from fakd import cli
-from fakd.shorthand import expand
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
@@ -41,8 +40,7 @@ def test_commands_in_the_docs_parse(command, monkeypatch):
     name, rest = cli.command_of(command.split())
     if "--recipe" in rest and not (ROOT / rest[rest.index("--recipe") + 1]).is_file():
         pytest.skip("names the recipe of a run that the reader makes")
-    parser = cli.command_parser(name)
-    parser.parse_args(expand(rest, cli.inspect.signature(cli.COMMANDS[name]).parameters))
+    cli.parse(name, rest)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

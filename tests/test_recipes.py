@@ -11,9 +11,10 @@ from fakd import cli
 from fakd.comparing.methods import resolve_methods
 from fakd.data import SegmentationData
 from fakd.losses import WeightedSum
-from fakd.losses.presets import build
-from fakd.shorthand import expand
+from fakd.settings import Task
+from fakd.specs import build
 from fakd.training.objective import Distillation, Supervised
+from fakd.training.task import TaskLoss
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "dataset.yaml")
@@ -33,19 +34,18 @@ def test_the_files_are_what_the_script_writes():
 def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationData):
     recipe = yaml.safe_load(path.read_text())
     command = "distill" if "teacher" in recipe else "train"
-    parser = cli.command_parser(command)
-    config = parser.parse_args([f"--recipe={path}"])
+    config = cli.parse(command, [f"--recipe={path}"])
     trained = config[cli.TRAINED[command]]
     torch.manual_seed(0)
     # The same widths on the smallest backbone: pretrained weights are not needed for one step.
-    small = {**trained.init_args.as_dict(), "backbone": "mobilenetv3_small_050", "weights": None}
-    network = cli.build(trained.class_path, small, tiny_data.classes)
-    objective, teacher = Supervised(), None
+    trained["init_args"] |= {"backbone": "mobilenetv3_small_050", "weights": None}
+    network = cli.network(trained, tiny_data.classes)
+    objective, teacher = Supervised(TaskLoss(Task(), tiny_data.classes)), None
     if command == "distill":
-        teacher = cli.build(trained.class_path, small, tiny_data.classes)
-        loss = build(config.distillation.as_dict())
+        teacher = cli.network(trained, tiny_data.classes)
+        loss = build(config["distillation"])
         assert strengths(loss) == {strength_in(path.stem)}
-        objective = Distillation(teacher, network, loss)
+        objective = Distillation(teacher, network, loss, objective.task)
     images, labels = torch.rand(2, 3, 32, 48), torch.randint(0, tiny_data.classes, (2, 32, 48))
     answer = None if teacher is None else teacher.eval()(images)
     labelled = torch.ones(len(images), dtype=torch.bool)
@@ -57,8 +57,8 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_a_grid_parses_and_its_methods_are_what_they_are_called(path: Path):
-    config = cli.command_parser("compare").parse_args(expand([str(path)], ["data"]))
-    assert str(config.run) == f"runs/{path.relative_to(FOLDER).with_suffix('')}"
+    config = cli.parse("compare", [str(path)])
+    assert str(config["run"]) == f"runs/{path.relative_to(FOLDER).with_suffix('')}"
     methods = resolve_methods(yaml.safe_load(path.read_text())["methods"])
     assert {"alone", "cwd"} <= set(methods)
     assert any("-fa" in name for name in methods)

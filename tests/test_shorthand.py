@@ -5,7 +5,8 @@ import yaml
 
 from fakd.errors import InputError
 from fakd.losses import PRESETS
-from fakd.shorthand import expand, one_line
+from fakd.shorthand import expand, first_unknown
+from fakd.specs import nearest
 
 FLAGS = ["data", "teacher", "student", "run"]
 
@@ -75,5 +76,7 @@ def test_a_mistyped_builder_is_named():
 
 
 def test_an_unknown_flag_gets_the_nearest_known_one():
-    line = one_line("unrecognized arguments: --schedle.steps 5", ["schedule.steps", "run"])
+    known = ["schedule.steps", "run"]
+    wrong = first_unknown(["--run=a", "--schedle.steps=5"], [], known)
+    line = f"there is no {wrong}{nearest(wrong, known)}"
     assert line == "there is no schedle.steps; did you mean schedule.steps?"

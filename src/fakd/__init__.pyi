@@ -1,4 +1,4 @@
-from . import covariance, data, losses, metrics, models
+from . import covariance, data, losses, metrics, models, specs
 from .commands.distill import distill
 from .commands.evaluate import evaluate
 from .commands.predict import predict
@@ -29,5 +29,6 @@ __all__ = [
     "metrics",
     "models",
     "predict",
+    "specs",
     "train",
 ]

@@ -1,56 +1,42 @@
 """Command name -> function; the function's signature is the flags and the recipe's schema."""
 
-import difflib
 import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-import torch
-from docstring_parser import parse
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 import fakd
-from fakd.commands.check import check
-from fakd.commands.compare import compare
-from fakd.commands.convert import convert
-from fakd.commands.demo import demo
-from fakd.commands.distill import distill
-from fakd.commands.evaluate import evaluate
-from fakd.commands.models import models
-from fakd.commands.predict import predict
-from fakd.commands.report import report
-from fakd.commands.tables import tables
-from fakd.commands.train import train
-from fakd.data import SegmentationData
+from fakd import specs
 from fakd.errors import InputError
-from fakd.shorthand import expand, one_line
-from fakd.types import Segmenter
+from fakd.shorthand import PACKAGES, expand, first_unknown, gather, one_line, require_there
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
-    "train": train,
-    "distill": distill,
-    "compare": compare,
-    "report": report,
-    "tables": tables,
-    "data check": check,
-    "evaluate": evaluate,
-    "predict": predict,
-    "models": models,
-    "convert": convert,
+# Where each stands; it is imported when it is run.
+COMMANDS = {
+    "demo": "fakd.commands.demo.demo",
+    "train": "fakd.commands.train.train",
+    "distill": "fakd.commands.distill.distill",
+    "compare": "fakd.commands.compare.compare",
+    "report": "fakd.commands.report.report",
+    "tables": "fakd.commands.tables.tables",
+    "data check": "fakd.commands.check.check",
+    "evaluate": "fakd.commands.evaluate.evaluate",
+    "predict": "fakd.commands.predict.predict",
+    "models": "fakd.commands.models.models",
+    "convert": "fakd.commands.convert.convert",
 }
 # What may stand before all flags, without its name; a list takes all that does.
 POSITIONAL = {"data check": "path", "report": "runs", "tables": "runs"}
-# Parameters that name a class or a function and its arguments. A network that is to be trained is
-# built last, when the data have said how many classes there are.
-BUILT = {"data": SegmentationData, "teacher": Segmenter, "network": Segmenter}
+# A network that is to be trained is built last, when the data have said how many classes there are.
 TRAINED = {"train": "network", "distill": "student"}
 # Written into the recipes of other processes, and never built here.
-PASSED_ON = {"compare": ("teacher", "student", "pairs", "methods")}
+PASSED_ON = {"compare": ("teacher", "student")}
 
 OVERVIEW = """\
 Distil any semantic-segmentation model into a small, fast one, and know whether it helped.
@@ -86,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FloatingPointError, OSError) as error:
         print(f"fakd: failed: {error}", file=sys.stderr)
         return 1
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
         remedy = "lower schedule.batch_size or augmentation.crop, or try bf16-mixed"
         print(f"fakd: failed: {str(error).splitlines()[0]} ({remedy})", file=sys.stderr)
         return 1
@@ -104,21 +93,13 @@ def _run(given: list[str]) -> int:
         return 0
     name, rest = command_of(given)
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(" ".join(given[:2]), COMMANDS, 1)
-        nearest = nearest or difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
-        raise InputError(f"there is no command {name!r}; {hint}")
+        choices = f"; choose one of {', '.join(COMMANDS)}"
+        hint = specs.nearest(name, COMMANDS, choices, 0.6)
+        hint = specs.nearest(" ".join(given[:2]), COMMANDS, hint, 0.6)
+        raise InputError(f"there is no command {name!r}{hint}")
     if _explain_part(name, rest):
         return 0
-    parser = command_parser(name)
-    flags = _parameters(name)
-    try:
-        config = parser.parse_args(expand(rest, flags))
-    except ArgumentError as error:
-        others = {key: other for other in reversed(COMMANDS) for key in _parameters(other)}
-        elsewhere = {key: other for key, other in others.items() if key not in flags}
-        raise InputError(one_line(str(error), parser.get_defaults().keys(), elsewhere)) from error
-    result = COMMANDS[name](**_arguments(name, parser, config))
+    result = _function(name)(**_built(name, parse(name, rest)))
     return int(name == "data check" and not result["usable"])
 
 
@@ -135,114 +116,151 @@ def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
     return name, [f"--{key}={rest[0]}", *rest[1:]]
 
 
+def _function(name: str) -> Callable[..., Any]:
+    module, _, attribute = COMMANDS[name].rpartition(".")
+    function: Callable[..., Any] = getattr(import_module(module), attribute)
+    return function
+
+
 def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(COMMANDS[name]).parameters
+    return inspect.signature(_function(name)).parameters
+
+
+def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
+    """Read a command's flags and recipes: settings, plain values, and specs of what is to be built.
+
+    Raises:
+        InputError: a flag or a value is none of this command's.
+    """
+    parameters = _parameters(name)
+    parser = command_parser(name)
+    arguments, recipes = gather(expand(given, parameters), parameters)
+    known = list(parser.get_defaults().keys())
+    if (wrong := first_unknown(arguments, recipes, known)) is not None:
+        if wrong == "weight" and "distillation" in parameters:
+            raise InputError("there is no weight here; a loss has it: --distillation.weight")
+        root = wrong.partition(".")[0]
+        owner = next((other for other in COMMANDS if root in _parameters(other)), name)
+        if owner != name and root not in parameters:
+            raise InputError(f"there is no {root} here; that is for fakd {owner}")
+        raise InputError(f"there is no {wrong}{specs.nearest(wrong, known, '; --help lists them')}")
+    if "--print_config" in arguments:
+        arguments = [_in_full(argument) for argument in arguments]
+    try:
+        config = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise InputError(one_line(str(error))) from error
+    values = {key: config[key] for key in parameters}
+    for key, each in parameters.items():
+        if is_dataclass(each.annotation):
+            values[key] = each.annotation(**config[key].as_dict())  # type: ignore[operator]
+    return values
+
+
+def _in_full(argument: str) -> str:
+    """Write the defaults into a spec that is to be printed."""
+    key, _, value = argument.removeprefix("--").partition("=")
+    if key not in PACKAGES:
+        return argument
+    spec = specs.checked(json.loads(value), key, package=PACKAGES[key], counted=True)
+    return f"--{key}={json.dumps(specs.plain(spec))}"
 
 
 def command_parser(name: str) -> ArgumentParser:
     """Build the parser of one command from its function's signature."""
-    function = COMMANDS[name]
-    description = inspect.getdoc(function) or ""
+    function = _function(name)
+    documented = parse_docstring(inspect.getdoc(function) or "")
+    explained = {each.arg_name: each.description or "" for each in documented.params}
     parser = ArgumentParser(
         prog=f"fakd {name}",
-        description=description.partition("\n\nArgs:")[0],
+        description=(inspect.getdoc(function) or "").partition("\n\nArgs:")[0],
         formatter_class=DefaultHelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", action="config", help="a YAML file with any of these values")
-    names = _parameters(name)
-    explained = {each.arg_name: each.description or "" for each in parse(description).params}
-    trained = TRAINED.get(name)
-    passed_on = PASSED_ON.get(name, ())
-    apart = (trained, *passed_on)
-    networks = [key for key in passed_on if key in BUILT or key in TRAINED.values()]
-    built = {key: kind for key, kind in BUILT.items() if key in names and key not in apart}
-    for key, kind in built.items():
-        parser.add_subclass_arguments(kind, key, required=True, help=explained[key])
-    if trained:
-        parser.add_subclass_arguments(
-            Segmenter,
-            trained,
-            skip={"classes"},
-            instantiate=False,
-            required=True,
-            help=explained[trained],
-        )
-    for key in networks:
-        parser.add_subclass_arguments(
-            Segmenter,
-            key,
-            skip={"classes"} if key == "student" else None,
-            instantiate=False,
-            required=False,
-            help=explained[key],
-        )
-    skip: set[str | int] = {*built, *networks, *([trained] if trained else [])}
-    parser.add_function_arguments(function, as_group=False, skip=skip)
+    for key, each in _parameters(name).items():
+        options: dict[str, Any] = {"help": explained.get(key)}
+        if each.default is each.empty:
+            options["required"] = True
+        else:
+            options["default"] = each.default
+        # Of dict[str, Any] the parser would build whatever names a class path in it.
+        kind = dict if key in PACKAGES else each.annotation
+        parser.add_argument(f"--{key}", type=kind, **options)
     return parser
 
 
-def _arguments(name: str, parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build what the flags name; the network to be trained last, for the classes of the data."""
-    if "seed" in config:
-        torch.manual_seed(config.seed)
-    passed_on = {key: config[key] for key in PASSED_ON.get(name, ())}
-    for key in passed_on:
-        config[key] = None
-    try:
-        arguments = parser.instantiate(config).as_dict()
-    except ValueError as error:
-        # A class refuses its arguments; jsonargparse may have wrapped the reason.
-        raise InputError(str(error.__cause__ or error)) from error
-    arguments |= {key: _plain(value) for key, value in passed_on.items()}
-    arguments = {key: arguments[key] for key in _parameters(name)}
+    apart = PASSED_ON.get(name, ())
+    named = [key for key in PACKAGES if arguments.get(key) is not None and key not in apart]
+    if not named:
+        return arguments
+    for key in named:
+        require_there(key, arguments[key])
+    counted = "data" in arguments
+    for key in named:
+        package = PACKAGES[key]
+        arguments[key] = specs.checked(arguments[key], key, package=package, counted=counted)
+    import torch
+
     trained = TRAINED.get(name)
-    if trained:
-        part = config[trained]
-        given = part.init_args.as_dict() if "init_args" in part else {}
-        torch.manual_seed(config.seed)
-        arguments[trained] = build(part.class_path, given, arguments["data"].classes)
+    try:
+        for key in sorted(named, key=lambda each: (each == trained, each != "data")):
+            if "seed" in arguments:
+                torch.manual_seed(arguments["seed"])
+            arguments[key] = _part(key, arguments[key], arguments.get("data"))
+    except ValueError as error:
+        # A class refuses its arguments.
+        raise InputError(str(error)) from error
     return arguments
 
 
-def _plain(value: Any) -> Any:
-    """Turn what the parser holds into what a YAML file would."""
-    if isinstance(value, Namespace):
-        return _plain(value.as_dict())
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+def _part(key: str, spec: specs.Spec, data: Any) -> Any:
+    if key == "data":
+        return _of_kind("fakd.data.SegmentationData", key, specs.build(spec))
+    if key == "distillation":
+        return _of_kind("fakd.types.DistillationLoss", key, specs.build(spec))
+    return network(spec, None if data is None else data.classes)
 
 
-def build(class_path: str, init_args: dict[str, Any], classes: int) -> Segmenter:
-    """Call a network's builder, with the class count if it takes one."""
-    module, _, name = class_path.rpartition(".")
-    builder = getattr(import_module(module), name)
-    # Recorded without the class count, which a recipe's reader takes from the data as well.
-    origin = {"class_path": class_path, "init_args": dict(init_args)}
-    if "classes" in inspect.signature(builder).parameters:
-        init_args = {**init_args, "classes": classes}
-    network: Segmenter = builder(**init_args)
-    network.origin = origin
-    return network
+def _of_kind(kind: str, key: str, made: Any) -> Any:
+    if not isinstance(made, specs.find(kind)):
+        raise InputError(f"{key}: expected a {kind}, got a {type(made).__name__}")
+    return made
+
+
+def network(spec: specs.Spec, classes: int | None) -> "fakd.Segmenter":
+    """Build a network, and adapt one that is not made for this package."""
+    from torch.nn import Module
+
+    made = specs.build(spec, classes=classes)
+    if not callable(made):
+        kind = type(made).__name__
+        raise InputError(f"expected a network from {spec['class_path']}, got a {kind}")
+    # A function's class count cannot be seen.
+    made = fakd.models.adapt(made, None if isinstance(made, Module) else classes)
+    if not spec["class_path"].startswith("fakd.models.load"):
+        # Recorded without the class count, which a recipe's reader takes from the data as well.
+        made.origin = specs.plain(spec)
+    segmenter: fakd.Segmenter = made
+    return segmenter
 
 
 def _explain_part(name: str, rest: Sequence[str]) -> bool:
-    """Answer ``--student.help pspnet``, which jsonargparse does for classes only."""
-    for flag, value in pairwise(rest):
+    """Answer ``--student.help pspnet``."""
+    words = [word for each in rest for word in each.split("=", 1)]
+    for flag, value in pairwise(words):
         key = flag.removeprefix("--").removesuffix(".help")
-        if not flag.endswith(".help") or value.startswith("-"):
+        if not flag.endswith(".help") or key not in PACKAGES or value.startswith("-"):
             continue
-        written_out = expand([f"--{key}", value], [key])[0].partition("=")[2]
-        module, _, attribute = written_out.rpartition(".")
-        if not module.startswith("fakd."):
-            continue
-        function = getattr(import_module(module), attribute)
+        function = specs.find(specs.full_path(value, PACKAGES[key]))
         description = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
         parser = ArgumentParser(prog=f"fakd {name} --{key} {value}", description=description)
         skip: set[str | int] = {"classes"} if key == TRAINED.get(name) else set()
-        parser.add_function_arguments(function, key, as_group=False, skip=skip)
+        add = parser.add_class_arguments if inspect.isclass(function) else None
+        (add or parser.add_function_arguments)(function, key, as_group=False, skip=skip)
         parser.print_help()
         return True
     return False

@@ -1,8 +1,9 @@
 """The settings of commands: plain values, which every recipe holds."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from fakd.errors import InputError
 
@@ -21,54 +22,130 @@ class Schedule:
     """How long and how fast to train.
 
     Args:
-        steps: optimiser steps; training is counted in steps, not epochs.
+        steps: optimiser steps; training is counted in steps.
+        epochs: passes over the training images, instead of steps.
         batch_size: images per step, over all devices together.
-        learning_rate: of SGD at the first step after the warm-up.
-        momentum: of SGD.
-        weight_decay: L2 penalty on every parameter.
-        power: the learning rate falls as (1 - step/steps)^power.
+        accumulate: parts in which each device goes through its share of a step's images, to need
+            less memory; gradients are those of the whole, where losses are means over images.
+        learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
+        shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
+            constant not at all, one-cycle rising over three tenths of the steps and falling again.
+        power: of poly.
         minimum_learning_rate: where it falls to.
         warmup: steps in which the learning rate rises linearly from near 0.
-        head_multiplier: the heads learn this many times faster than the backbone.
-        clip: largest gradient norm; none clips nothing.
+        clip: largest norm of the gradient; none clips nothing.
+        clip_value: largest absolute value of a weight's gradient; none clips nothing.
     """
 
     steps: int = 1000
+    epochs: float | None = None
     batch_size: int = 8
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    accumulate: int = 1
+    learning_rate: float | None = None
+    shape: Literal["poly", "cosine", "constant", "one-cycle"] = "poly"
     power: float = 0.9
     minimum_learning_rate: float = 0.0
     warmup: int = 0
-    head_multiplier: float = 1.0
     clip: float | None = None
+    clip_value: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values no training can be run with."""
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(
                     f"expected schedule.{name} of at least 1, got {getattr(self, name)}"
                 )
-        if not self.learning_rate > 0:
-            raise InputError(f"expected schedule.learning_rate above 0, got {self.learning_rate}")
+        for name in ("epochs", "learning_rate", "clip", "clip_value"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"expected schedule.{name} above 0, got {value}")
+        if self.epochs is not None and self.steps != Schedule.steps:
+            raise InputError("expected schedule.steps or schedule.epochs, got both; give one")
         if not 0 <= self.warmup < self.steps:
             raise InputError(
                 f"expected schedule.warmup between 0 and schedule.steps ({self.steps}), "
                 f"got {self.warmup}"
             )
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"expected schedule.clip above 0 or none, got {self.clip}")
+        if self.shape == "one-cycle" and self.warmup:
+            raise InputError("one-cycle warms up by itself; leave out schedule.warmup")
+        if not 0 <= self.minimum_learning_rate <= (self.learning_rate or math.inf):
+            raise InputError(
+                "expected schedule.minimum_learning_rate between 0 and schedule.learning_rate, "
+                f"got {self.minimum_learning_rate}"
+            )
+
+    def settled(self, images: int, optimizer: "Optimizer") -> "Schedule":
+        """Turn epochs over so many images into steps, and fill in the usual learning rate."""
+        steps = self.steps
+        if self.epochs is not None:
+            steps = max(1, math.ceil(self.epochs * images / self.batch_size))
+        rate = self.learning_rate or (0.01 if optimizer.kind == "SGD" else 1e-4)
+        return replace(self, steps=steps, epochs=None, learning_rate=rate)
 
     def learning_rate_at(self, step: int) -> float:
-        """Compute the learning rate of a step, counted from 0: linear warm-up, then poly decay."""
-        decay: float = (1 - step / self.steps) ** self.power
+        """Compute the learning rate of a step, counted from 0: linear warm-up, then the shape."""
+        if self.learning_rate is None:
+            raise ValueError("expected a schedule that is settled, got one without learning rate")
+        done = step / self.steps
+        if self.shape == "one-cycle":
+            rising = 0.3
+            done = 1 - done / rising if done < rising else (done - rising) / (1 - rising)
+        decay: float = {
+            "poly": (1 - done) ** self.power,
+            "constant": 1.0,
+        }.get(self.shape, (1 + math.cos(math.pi * done)) / 2)
         span = self.learning_rate - self.minimum_learning_rate
         rate = span * decay + self.minimum_learning_rate
         if step < self.warmup:
             rate *= (step + 1) / (self.warmup + 1)
         return rate
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How gradients change weights.
+
+    Args:
+        kind: a class of torch.optim, such as SGD or AdamW.
+        weight_decay: 0.0005 for SGD, else the class's own if not given.
+        decay_norms: whether weight decay also pulls at norms, biases and position embeddings.
+        head_multiplier: the heads learn this many times faster than the backbone.
+        layer_decay: each block of a transformer learns this many times slower than the next one.
+        arguments: what else the class takes, for example {betas: [0.9, 0.98]}; SGD has a momentum
+            of 0.9 unless it is given.
+    """
+
+    kind: str = "SGD"
+    weight_decay: float | None = None
+    decay_norms: bool = True
+    head_multiplier: float = 1.0
+    layer_decay: float | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Fill in what SGD usually has, and refuse what no optimiser takes."""
+        if self.kind == "SGD":
+            object.__setattr__(self, "arguments", {"momentum": 0.9, **self.arguments})
+            if self.weight_decay is None:
+                object.__setattr__(self, "weight_decay", 5e-4)
+        if not 0 <= (self.weight_decay or 0) < math.inf:
+            raise InputError(
+                f"expected optimizer.weight_decay of at least 0, got {self.weight_decay}"
+            )
+        if not 0 < self.head_multiplier < math.inf:
+            raise InputError(
+                f"expected optimizer.head_multiplier above 0, got {self.head_multiplier}"
+            )
+        if self.layer_decay is not None and not 0 < self.layer_decay < 1:
+            raise InputError(
+                f"expected optimizer.layer_decay between 0 and 1, got {self.layer_decay}"
+            )
+        if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
+            raise InputError(
+                f"optimizer.arguments: {', '.join(sorted(taken))} is set by schedule.learning_rate "
+                "or optimizer.weight_decay"
+            )
 
 
 @dataclass(frozen=True)
@@ -165,8 +242,11 @@ class Hardware:
     Args:
         accelerator: cpu, cuda, mps, or auto for the best one present.
         devices: how many; each takes its share of the batch.
-        precision: 32-true, or bf16-mixed for networks in bfloat16 (losses stay in float32).
+        precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
+            networks in 16 bits (losses stay in float32).
         channels_last: memory layout that most convolutions prefer.
+        checkpoint_activations: compute activations twice instead of keeping them, in networks that
+            offer it; batch norms then count each batch twice.
         workers: processes that decode and augment; 0 does it in the training process.
         threads: CPU threads per process; PyTorch decides if not given.
         cache: GiB of memory in which decoded samples are kept, shared out among all worker
@@ -175,8 +255,9 @@ class Hardware:
 
     accelerator: str = "auto"
     devices: int = 1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = True
+    checkpoint_activations: bool = False
     workers: int = 0
     threads: int | None = None
     cache: float = 2.0
@@ -217,16 +298,112 @@ class Intervals:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What is asked of a network by the labels.
+
+    Args:
+        auxiliary_weight: factor of the auxiliary head's cross-entropy.
+        average: divide the cross-entropy by the labelled pixels (valid), or by all as
+            mmsegmentation 0.x did.
+        class_weights: factor of each class in the cross-entropy: auto from how rare the classes
+            are in the training images, or one number per class.
+        label_smoothing: share of a label that is spread evenly over all classes.
+        hardest: count only pixels whose own class is less likely than this, such as 0.7, but at
+            least a sixteenth of them (OHEM).
+        dice: factor of the Dice loss, beside the cross-entropy.
+        lovasz: factor of the Lovász-Softmax loss, which sorts all pixels for each class.
+    """
+
+    auxiliary_weight: float = 0.4
+    average: Average = "valid"
+    class_weights: Literal["auto"] | tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    hardest: float | None = None
+    dice: float = 0.0
+    lovasz: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse factors and shares that mean nothing."""
+        for name in ("auxiliary_weight", "dice", "lovasz"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"expected task.{name} of at least 0, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(
+                f"expected task.label_smoothing from 0 to below 1, got {self.label_smoothing}"
+            )
+        if self.hardest is not None and not 0 < self.hardest <= 1:
+            raise InputError(f"expected task.hardest above 0 and up to 1, got {self.hardest}")
+        if isinstance(self.class_weights, tuple) and not (
+            all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
+        ):
+            raise InputError(
+                "expected task.class_weights of at least 0, and one above, got "
+                f"{self.class_weights}"
+            )
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Which weights stay as they are; their batch norms keep their statistics too.
+
+    Args:
+        names: parts of the network by their dotted names, such as backbone or backbone.layer1; a
+            * stands for anything.
+        until: the step from which they learn after all.
+    """
+
+    names: tuple[str, ...] = ()
+    until: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a step that means nothing."""
+        if self.until is not None and (self.until < 1 or not self.names):
+            raise InputError(
+                "expected freeze.until of at least 1 step, and freeze.names that it thaws, got "
+                f"{self.until} and {self.names}"
+            )
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a run ends before its last step.
+
+    Args:
+        patience: evaluations without a better mIoU.
+        minutes: time spent on training, evaluation and saving left out.
+    """
+
+    patience: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would end a run before it began."""
+        for name in ("patience", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"expected stopping.{name} above 0, got {value}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything about a run but the network, the data and what is minimised."""
 
     schedule: Schedule = field(default_factory=Schedule)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     augmentation: Augmentation = field(default_factory=Augmentation)
     inference: Inference = field(default_factory=Inference)
     hardware: Hardware = field(default_factory=Hardware)
     intervals: Intervals = field(default_factory=Intervals)
+    freeze: Freeze = field(default_factory=Freeze)
+    stopping: Stopping = field(default_factory=Stopping)
+    ema: float | None = None
     seed: int = 0
     broken: Broken = "stop"
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Settings":
+        """Collect the settings among a command's arguments."""
+        return cls(**{each.name: given[each.name] for each in fields(cls)})
 
 
 def fitted_size(size: tuple[int, int], base: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -60,6 +60,18 @@ class Segmenter(nn.Module, ABC):
     def classifier(self) -> nn.Conv2d | None:
         """The final linear layer, from features to logits; None if only logits are known."""
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Name what may learn at different rates: ``backbone``, then ``head``; or all ``network``.
+
+        By default the backbone is the attribute of that name, if there is one.
+        """
+        backbone = getattr(self, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            return {"network": list(self.parameters())}
+        slow = list(backbone.parameters())
+        known = {id(parameter) for parameter in slow}
+        return {"backbone": slow, "head": [p for p in self.parameters() if id(p) not in known]}
+
 
 @dataclass(frozen=True)
 class LossInputs:

@@ -46,11 +46,11 @@ def weight_file(tmp_path, tiny_network):
         (["predict", "--network=nowhere", "--images=a", "--out=b"], "nowhere"),
         (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
           "--student.backbone=mobilenetv3_small_050"], "gone"),
-        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+        (["distill", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
           "--distillation=ChannelKL", "--distillation.strenght=1"], "distillation.strength"),
         (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
           "--distillation.strength=1"], "name it before its options, such as --distillation Chan"),
-        (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+        (["distill", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
           "--distillation=ChannelKL", "--distillation.strength=much"], "much"),
     ],
 )  # fmt: skip

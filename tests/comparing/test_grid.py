@@ -230,7 +230,7 @@ def test_a_method_may_start_from_another_student(tmp_path):
         ("cwdd", "did you mean cwd?"),
         ({"a": {"distillation": "cwd", "schedul": {}}}, "did you mean schedule?"),
         ({"a": {"distillation": "cwd", "schedule": {"stepz": 1}}}, "did you mean steps?"),
-        ({"a": {"distillation": {"class_path": "ChannelKL", "init_args": {"tau": 1}}}}, "'tau'"),
+        ({"a": {"distillation": {"class_path": "ChannelKL", "init_args": {"tau": 1}}}}, "n.tau"),
         ({"a": {"distillation": {"class_path": "ChanelKL"}}}, "ChanelKL"),
         ({"a": {"distillation": "cwd", "student": {"class_path": "pspnt"}}}, "pspnt"),
         ({"alone": {"distillation": "cwd"}}, "alone"),
@@ -249,13 +249,15 @@ def test_every_preset_can_be_compared():
 
 
 def test_networks_are_written_out_in_full_however_they_were_given():
-    assert network("pspnet", "student")["class_path"] == "fakd.models.pspnet"
+    assert network(STUDENT, "student")["class_path"] == "fakd.models.pspnet"
     assert network("runs/a", "teacher")["init_args"]["path"] == "runs/a"
     full = network(STUDENT, "student")
     assert full["init_args"]["dropout"] == 0.1
     assert network(full, "student") == full
-    with pytest.raises(InputError, match="did you mean backbone"):
+    with pytest.raises(InputError, match=r"did you mean student\.backbone"):
         network({"class_path": "pspnet", "init_args": {"bakbone": "a"}}, "student")
+    with pytest.raises(InputError, match="pspnet needs backbone"):
+        network("pspnet", "student")
 
 
 def test_one_pair_or_several():
@@ -284,7 +286,10 @@ def test_a_grid_may_grow_but_not_change(tmp_path):
         (grid(tmp_path, "cwd,pd"), "seeds: without 5"),
         (grid(tmp_path, "cwd,pd", (0, 5), data="e"), "data: d -> e"),
         (grid(tmp_path, "cwd,pd", (0, 5), minutes=1.0), "minutes: None -> 1.0"),
-        (grid(tmp_path, {"cwd": {"average": "all"}, "pd": None}, (0, 5)), "average: None -> all"),
+        (
+            grid(tmp_path, {"cwd": {"task": {"average": "all"}}, "pd": None}, (0, 5)),
+            "task: None -> ",
+        ),
     ):
         with pytest.raises(InputError, match=expected):
             changed.open()

@@ -33,8 +33,8 @@ from fakd.losses import (
     WeightedSum,
     preset,
 )
-from fakd.losses.presets import build
 from fakd.runs.recipe import describe
+from fakd.specs import build
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction
 from stand_ins import Shown
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fakd.losses import PRESETS
-from fakd.losses.presets import build
 from fakd.processes import average_gradients
+from fakd.specs import build
 from fakd.training.objective import Distillation
 from fakd.types import Prediction, Segmenter
 

@@ -25,25 +25,12 @@ from fakd.report.paper.pictures import (
 )
 from fakd.report.paper.tables import write_tables
 from fakd.report.table import Entry, as_csv, markdown, mean_and_spread, number
-from fakd.runs.naming import method_of
-from fakd.runs.published import (
-    benchmark_of,
-    cell_of,
-    pair_of,
-    published_cell,
-    teacher_score,
-)
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.types import Prediction, Segmenter
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCENES = {"class_path": "fakd.data.scenes", "init_args": {"train": 2, "val": 6, "size": [32, 48]}}
 BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
-CELLS = [
-    path
-    for name in ("ade20k", "pascal-context", "cityscapes", "voc2012")
-    for path in sorted((RECIPES / name).glob("*/*.yaml"))
-]
 
 
 def recipe(name):
@@ -65,53 +52,6 @@ def grid(made_up, gains, seeds=2, **more):
 def size_and_contrast(path):
     with Image.open(path) as picture:
         return picture.size, np.asarray(picture.convert("L")).std()
-
-
-@pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(RECIPES)))
-def test_every_recipe_of_the_paper_is_known_by_its_content(path):
-    found = yaml.safe_load(path.read_text())
-    place = (benchmark_of(found), pair_of(found), cell_of(found))
-    assert place == (*path.relative_to(RECIPES).parts[:2], path.stem)
-    assert (teacher_score(found) is None) == (path.stem == "alone")
-
-
-def test_published_scores_are_those_of_the_cell():
-    psp = "ade20k/pspnet-r101-to-r18"
-    assert published_cell(recipe(f"{psp}/cwd-fa.yaml"), "paper") == (35.30, 44.06, "")
-    assert published_cell(recipe(f"{psp}/cwd.yaml"), "bpkd") == (37.02, 46.33, "")
-    assert published_cell(recipe(f"{psp}/cwd-fa.yaml"), "bpkd") is None
-    assert teacher_score(recipe(f"{psp}/cwd.yaml")) == (44.39, 54.74, "")
-    data = {"class_path": "fakd.data.scenes", "init_args": {}}
-    assert teacher_score(recipe(f"{psp}/cwd.yaml") | {"data": data}) is None
-
-
-@pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(RECIPES)))
-def test_every_recipe_of_the_paper_has_the_papers_score_and_names_it(path):
-    miou, macc, remark = published_cell(yaml.safe_load(path.read_text()), "paper")
-    first, second, *_ = path.read_text().splitlines()
-    assert f": this cell {miou:.2f} mIoU, {macc:.2f} mAcc; its teacher " in first
-    assert second == f"# Remark: {remark}" if remark else "Remark" not in second
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("data", {"class_path": "fakd.data.folder", "init_args": {"root": "ade20k"}}),
-        ("teacher", {"class_path": "fakd.models.load", "init_args": {"path": "runs/mine"}}),
-        ("student", {"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet10t"}}),
-        ("distillation", {"class_path": "fakd.losses.ChannelKL", "init_args": {"momentum": 0.9}}),
-    ],
-)
-def test_nothing_is_published_for_other_data_networks_or_losses(key, value):
-    own = recipe("ade20k/pspnet-r101-to-r18/cwd-fa.yaml") | {key: value}
-    assert published_cell(own, "paper") is None
-
-
-def test_a_loss_of_ones_own_belongs_to_no_cell():
-    own = recipe("camvid/scratch-cwd-fa-full.yaml")
-    assert cell_of(own) is None
-    assert method_of(own).startswith("ChannelKL(strength=1, covariance=full")
-    assert cell_of({"distillation": "mine.Loss"}) is None
 
 
 def test_tables_next_to_the_published_numbers(made_up, tmp_path):

@@ -4,15 +4,34 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fakd.models.mmseg.published import PUBLISHED
-from fakd.runs.published import published_scores
+from fakd.runs.naming import method_of
+from fakd.runs.published import (
+    benchmark_of,
+    cell_of,
+    pair_of,
+    published_cell,
+    published_scores,
+    teacher_score,
+)
 
 PSP, SCRATCH, HRNET = "pspnet-r101-to-r18", "pspnet-r101-to-r18-scratch", "hrnet-w48-to-w18s"
 DEEPLAB, ISANET = "deeplabv3plus-r101-to-mv2", "isanet-r101-to-r18"
 PAPER = published_scores()["paper"]
 METHODS = ["alone", "skds", "ifvd", "cirkd", "cwd", "cwd-fa"]
 PAIRS = [(data, pair) for data, pairs in PAPER.items() for pair in pairs]
+RECIPES = Path(__file__).parents[2] / "recipes"
+CELLS = [
+    path
+    for name in ("ade20k", "pascal-context", "cityscapes", "voc2012")
+    for path in sorted((RECIPES / name).glob("*/*.yaml"))
+]
+
+
+def recipe(name):
+    return yaml.safe_load((RECIPES / name).read_text())
 
 
 @pytest.mark.parametrize(
@@ -86,3 +105,50 @@ def test_a_copied_digit_is_remarked():
     assert twice == {(67.50, 78.89)}
     assert "probably a slip" in PAPER["voc2012"][DEEPLAB]["ifvd"][2]
     assert "CWD's" in PAPER["ade20k"][SCRATCH]["cwd-fa"][2]
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_recipe_of_the_paper_is_known_by_its_content(path):
+    found = yaml.safe_load(path.read_text())
+    place = (benchmark_of(found), pair_of(found), cell_of(found))
+    assert place == (*path.relative_to(RECIPES).parts[:2], path.stem)
+    assert (teacher_score(found) is None) == (path.stem == "alone")
+
+
+def test_published_scores_are_those_of_the_cell():
+    psp = "ade20k/pspnet-r101-to-r18"
+    assert published_cell(recipe(f"{psp}/cwd-fa.yaml"), "paper") == (35.30, 44.06, "")
+    assert published_cell(recipe(f"{psp}/cwd.yaml"), "bpkd") == (37.02, 46.33, "")
+    assert published_cell(recipe(f"{psp}/cwd-fa.yaml"), "bpkd") is None
+    assert teacher_score(recipe(f"{psp}/cwd.yaml")) == (44.39, 54.74, "")
+    data = {"class_path": "fakd.data.scenes", "init_args": {}}
+    assert teacher_score(recipe(f"{psp}/cwd.yaml") | {"data": data}) is None
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_recipe_of_the_paper_has_the_papers_score_and_names_it(path):
+    miou, macc, remark = published_cell(yaml.safe_load(path.read_text()), "paper")
+    first, second, *_ = path.read_text().splitlines()
+    assert f": this cell {miou:.2f} mIoU, {macc:.2f} mAcc; its teacher " in first
+    assert second == f"# Remark: {remark}" if remark else "Remark" not in second
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data", {"class_path": "fakd.data.folder", "init_args": {"root": "ade20k"}}),
+        ("teacher", {"class_path": "fakd.models.load", "init_args": {"path": "runs/mine"}}),
+        ("student", {"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet10t"}}),
+        ("distillation", {"class_path": "fakd.losses.ChannelKL", "init_args": {"momentum": 0.9}}),
+    ],
+)
+def test_nothing_is_published_for_other_data_networks_or_losses(key, value):
+    own = recipe("ade20k/pspnet-r101-to-r18/cwd-fa.yaml") | {key: value}
+    assert published_cell(own, "paper") is None
+
+
+def test_a_loss_of_ones_own_belongs_to_no_cell():
+    own = recipe("camvid/scratch-cwd-fa-full.yaml")
+    assert cell_of(own) is None
+    assert method_of(own).startswith("ChannelKL(strength=1, covariance=full")
+    assert cell_of({"distillation": "mine.Loss"}) is None

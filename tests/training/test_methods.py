@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from fakd.losses import PRESETS, MemoryContrast, WeightedSum, preset
-from fakd.losses.presets import build
 from fakd.models import fcn_hrnet, pspnet
 from fakd.runs.recipe import describe
-from fakd.settings import Schedule
+from fakd.settings import Optimizer, Task
+from fakd.specs import build
 from fakd.training.checkpoint import load_checkpoint, save_checkpoint
 from fakd.training.objective import Distillation
-from fakd.training.optimizer import build_optimizer
+from fakd.training.optimizer import build_optimizer, set_learning_rate
+from fakd.training.task import TaskLoss
 from fakd.types import IGNORE
 
 CLASSES = 4
@@ -50,11 +51,14 @@ class Sitting:
 
     def __init__(self, name, checkpoint=None):
         self.student, self.teacher = networks()
-        self.objective = Distillation(self.teacher, self.student, method(name))
-        schedule = Schedule(steps=4)
+        self.objective = Distillation(
+            self.teacher, self.student, method(name), task=TaskLoss(Task(), CLASSES)
+        )
         beside = self.objective.learnt_with_student()
-        self.optimizer = build_optimizer(schedule, self.student, beside)
-        self.parts = self.student, self.objective, (self.optimizer, *self.objective.optimizers())
+        self.optimizer = build_optimizer(Optimizer(), self.student, beside)
+        set_learning_rate(self.optimizer, 0.01)
+        modules = {"network": self.student, "objective": self.objective}
+        self.parts = modules, (self.optimizer, *self.objective.optimizers())
         if checkpoint is not None:
             load_checkpoint(checkpoint, *self.parts)
 

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from fakd.errors import InputError
 from fakd.losses import ChannelKL, PixelKL, channel_kl
 from fakd.models import LogitsOnly, pspnet
-from fakd.training.objective import Distillation, Supervised, cross_entropy, to_student_grid
+from fakd.settings import Task
+from fakd.training.objective import Distillation, Supervised, to_student_grid
+from fakd.training.task import TaskLoss, cross_entropy
 from fakd.types import Prediction
 
 
@@ -18,6 +20,7 @@ def batch():
     return images, labels
 
 
+TASK = TaskLoss(Task(), 12)
 ALL = torch.ones(2, dtype=torch.bool)
 
 
@@ -48,7 +51,7 @@ def test_a_batch_without_labels_gives_zero_not_nan():
 def test_supervised_adds_the_auxiliary_head(tiny_network, batch):
     images, labels = batch
     student = tiny_network(images)
-    terms = Supervised(auxiliary_weight=0.4)(student, labels, ALL, 0.0).terms
+    terms = Supervised(TaskLoss(Task(auxiliary_weight=0.4), 12))(student, labels, ALL, 0.0).terms
     assert list(terms) == ["task", "auxiliary"]
     torch.testing.assert_close(terms["auxiliary"], 0.4 * cross_entropy(student.auxiliary, labels))
 
@@ -57,7 +60,7 @@ def test_distillation_weighs_the_loss_and_trains_only_the_student(tiny_network, 
     images, labels = batch
     torch.manual_seed(1)
     teacher = pspnet("mobilenetv3_small_050", 12, channels=24).eval()
-    objective = Distillation(teacher, tiny_network, ChannelKL(weight=3.0))
+    objective = Distillation(teacher, tiny_network, ChannelKL(weight=3.0), TASK)
     objective.train()
     student = tiny_network(images)
     terms = objective(student, labels, ALL, 0.5, teacher(images)).terms
@@ -81,14 +84,14 @@ def test_strength_brings_statistics_that_are_saved(tiny_network, batch):
     measures = objective.measures(outcome)
     assert measures["lambda"] == pytest.approx(0.5)
     assert measures["augmentation"] > 0
-    assert Supervised().measures(outcome) == {}
+    assert Supervised(TaskLoss(Task(), 12)).measures(outcome) == {}
 
 
 def test_without_labels_the_teacher_names_the_classes(tiny_network, batch):
     images, labels = batch
     teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
-    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0), supervised=False)
-    labels = torch.full_like(labels, -1)
+    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0))
+    labels = torch.full_like(labels, 255)
     terms = objective(tiny_network(images), labels, ~ALL, 1.0, answer(teacher, images)).terms
     assert list(terms) == ["distillation"]
     assert objective.covariance.count.sum() == 2 * 4 * 6
@@ -98,7 +101,7 @@ def test_a_batch_of_both_takes_each_samples_classes_from_where_they_are(tiny_net
     images, labels = batch
     labels[1] = -1
     teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
-    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0))
+    objective = Distillation(teacher, tiny_network, PixelKL(strength=1.0), task=TASK)
     said, labelled = answer(teacher, images), torch.tensor([True, False])
     student = tiny_network(images)
     outcome = objective(student, labels, labelled, 0.0, said)

@@ -6,15 +6,16 @@ from rich.console import Console
 
 from fakd.losses import ChannelKL
 from fakd.models import pspnet
-from fakd.settings import Augmentation, Hardware, Schedule, Settings
+from fakd.settings import Augmentation, Hardware, Schedule, Settings, Task
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
 from fakd.training.start import start
+from fakd.training.task import TaskLoss
 from fakd.training.teacher import NetworkTeacher, Teacher
 
 SETTINGS = Settings(
-    Schedule(steps=3, batch_size=2, warmup=0),
-    Augmentation(crop=(32, 48), photometric=False),
+    Schedule(steps=3, batch_size=2, learning_rate=0.01),
+    augmentation=Augmentation(crop=(32, 48), photometric=False),
     hardware=Hardware(accelerator="cpu"),
 )
 
@@ -31,7 +32,9 @@ def network(seed, channels=16):
 
 def trained(fabric, data, teacher):
     student = network(0)
-    objective = Distillation(teacher.network, student, ChannelKL(strength=1.0))
+    objective = Distillation(
+        teacher.network, student, ChannelKL(strength=1.0), task=TaskLoss(Task(), 12)
+    )
     console = Console(quiet=True)
     training = Training(fabric, student, objective, data, SETTINGS, None, console, teacher=teacher)
     training.run()

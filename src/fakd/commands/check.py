@@ -3,15 +3,16 @@
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fakd.errors import InputError
 from fakd.files import make_folder, write_text
-from fakd.inspection import Finding, Inspection, SplitFacts, Weight, inspected
-from fakd.report.dataset import class_histogram, file_table, save_overlays
 from fakd.training.progress import StepProgress
+
+if TYPE_CHECKING:
+    from fakd.inspection import Finding, Inspection, SplitFacts
 
 _PICTURE = Path("data-check.png")
 _PATIENCE = 1.0
@@ -53,6 +54,9 @@ def check(
         raise InputError(f"--samples must be at least 1, got {samples}; leave it out for many")
     if out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
+    # Imported here because `fakd data check --help` need not wait for it.
+    from fakd.inspection import inspected
+
     console = Console(highlight=False, markup=False, emoji=False)
     with ExitStack() as shown:
         inspection = inspected(
@@ -90,7 +94,9 @@ class _Display:
         self._bars[what].show(done, {})
 
 
-def _print(console: Console, inspection: Inspection) -> None:
+def _print(console: Console, inspection: "Inspection") -> None:
+    from fakd.report.dataset import class_histogram, file_table
+
     opened = inspection.opened
     console.print(f"{opened.title}: {opened.origin}", style="bold", soft_wrap=True)
     console.print(file_table(inspection))
@@ -101,7 +107,9 @@ def _print(console: Console, inspection: Inspection) -> None:
         console.print(class_histogram(inspection))
 
 
-def _print_findings(console: Console, findings: list[Finding]) -> None:
+def _print_findings(console: Console, findings: "list[Finding]") -> None:
+    from fakd.inspection import Weight
+
     if not findings:
         console.print("\nnothing to fix", style="bold green")
         return
@@ -113,7 +121,9 @@ def _print_findings(console: Console, findings: list[Finding]) -> None:
         console.print(finding.text, soft_wrap=True)
 
 
-def _draw(console: Console, inspection: Inspection, out: Path) -> Path | None:
+def _draw(console: Console, inspection: "Inspection", out: Path) -> Path | None:
+    from fakd.report.dataset import save_overlays
+
     root = inspection.opened.root.resolve()
     if out == _PICTURE and root in (out.resolve(), *out.resolve().parents):
         console.print("no picture is written among the data; name a place for it with --out")
@@ -126,7 +136,7 @@ def _draw(console: Console, inspection: Inspection, out: Path) -> Path | None:
     return out
 
 
-def _save(console: Console, inspection: Inspection, folder: Path) -> None:
+def _save(console: Console, inspection: "Inspection", folder: Path) -> None:
     proposal = inspection.opened.proposal
     if proposal is None:
         raise InputError(
@@ -144,7 +154,7 @@ def _save(console: Console, inspection: Inspection, folder: Path) -> None:
     console.print(f"train with: --data {folder}", soft_wrap=True)
 
 
-def _summary(inspection: Inspection, picture: Path | None) -> dict[str, Any]:
+def _summary(inspection: "Inspection", picture: Path | None) -> dict[str, Any]:
     opened = inspection.opened
     names = opened.description.class_names
     return {
@@ -161,7 +171,7 @@ def _summary(inspection: Inspection, picture: Path | None) -> dict[str, Any]:
     }
 
 
-def _numbers(split: SplitFacts, names: tuple[str, ...]) -> dict[str, Any]:
+def _numbers(split: "SplitFacts", names: tuple[str, ...]) -> dict[str, Any]:
     return {
         "pairs": len(split.listing.pairs),
         "images_without_masks": len(split.listing.images_alone),

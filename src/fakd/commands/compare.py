@@ -8,7 +8,17 @@ from rich.console import Console
 from fakd.comparing.engines import Place, open_engine
 from fakd.comparing.grid import Grid
 from fakd.comparing.work import work_all
-from fakd.settings import Augmentation, Average, Hardware, Inference, Intervals, Schedule
+from fakd.settings import (
+    Augmentation,
+    Freeze,
+    Hardware,
+    Inference,
+    Intervals,
+    Optimizer,
+    Schedule,
+    Stopping,
+    Task,
+)
 
 if TYPE_CHECKING:
     from fakd.data import SegmentationData
@@ -20,21 +30,24 @@ def compare(
     run: str | Path,
     teacher: dict[str, Any] | str | Path | None = None,
     student: dict[str, Any] | str | Path | None = None,
-    pairs: dict[str, Any] | None = None,
-    methods: dict[str, Any] | list[str] | str = "alone,cwd,cwd-fa",
+    pairs: dict | None = None,
+    methods: dict | list[str] | str = "alone,cwd,cwd-fa",
     seeds: int | list[int] | str = 3,
     minutes: float | None = None,
     schedule: Schedule = Schedule(),
+    optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
     intervals: Intervals = Intervals(),
-    auxiliary_weight: float = 0.4,
-    average: Average = "valid",
+    freeze: Freeze = Freeze(),
+    stopping: Stopping = Stopping(),
+    ema: float | None = None,
+    task: Task = Task(),
     check_teacher: bool = True,
     on: Place = "local",
     parallel: int | None = None,
-    cluster: dict[str, Any] | None = None,
+    cluster: dict | None = None,
 ) -> "list[Run]":
     """Compare distillation methods over seeds, the student alone among them, and say what helped.
 
@@ -58,12 +71,15 @@ def compare(
         minutes: train every run for so long instead of schedule.steps; a step of each method is
             timed first.
         schedule: how long and how fast to train.
+        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
         inference: how images are shown to the networks when they are evaluated.
         hardware: where and how each run computes.
         intervals: how often each run logs, saves and evaluates.
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        freeze: which weights stay as they are.
+        stopping: when to end a run before its last step.
+        ema: evaluate and save a moving average of the weights that keeps this share of itself.
+        task: what is asked of the networks by the labels: class weights, Dice, hardest pixels.
         check_teacher: let every run evaluate its teacher first, and refuse one that knows nothing.
         on: this machine, a Ray cluster, or SLURM.
         parallel: runs at a time; one per GPU, or one, if not given.
@@ -81,16 +97,20 @@ def compare(
     from fakd.runs.reading import read_grid
     from fakd.runs.recipe import describe
 
+    opened = open_data(data)
     settings = describe(
         {
-            "data": open_data(data),
-            "schedule": schedule,
+            "data": opened,
+            "schedule": schedule.settled(len(opened.train), optimizer),
+            "optimizer": optimizer,
             "augmentation": augmentation,
             "inference": inference,
             "hardware": hardware,
             "intervals": intervals,
-            "auxiliary_weight": auxiliary_weight,
-            "average": average,
+            "freeze": freeze,
+            "stopping": stopping,
+            "ema": ema,
+            "task": task,
             "check_teacher": check_teacher,
         }
     )

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+import fakd
 from fakd.errors import InputError
-from fakd.models import export_mmseg, import_mmseg
 
 
 def convert(source: Path, target: Path, overwrite: bool = False) -> None:
@@ -24,9 +24,9 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
     if not target.parent.is_dir():
         raise InputError(f"the folder of --target {target} does not exist; create it first")
     if target.suffix == ".safetensors":
-        import_mmseg(source, target)
+        fakd.models.import_mmseg(source, target)
     elif target.suffix == ".pth":
-        export_mmseg(source, target)
+        fakd.models.export_mmseg(source, target)
     else:
         raise InputError(f"expected --target to end in .safetensors or .pth, got {target.name}")
     Console(highlight=False).print(f"{source} converted to {target}", soft_wrap=True)

@@ -3,29 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from fakd.commands.distill import distill
-from fakd.commands.train import train
-from fakd.data import SegmentationData, scenes
-from fakd.inference import predict_classes
-from fakd.losses import ChannelKL
-from fakd.models import load, pspnet
-from fakd.report.figures import colour, save_curves, save_grid
-from fakd.report.table import comparison_table
-from fakd.runs.folder import CURVES
+import fakd
 from fakd.settings import Augmentation, Existing, Inference, Intervals, Schedule
-from fakd.types import DistillationLoss
 
 SCENES: dict[str, Any] = {"train": 400, "val": 100, "size": (96, 128)}
 TEACHER, STUDENT = ("resnet10t", 128), ("mobilenetv3_small_050", 64)
 CROP = (96, 128)
-STUDENTS: dict[str, DistillationLoss | None] = {
-    "alone": None,
-    "cwd": ChannelKL(),
-    "fakd": ChannelKL(strength=1.0),
-}
+STRENGTHS = {"alone": None, "cwd": 0.0, "fakd": 1.0}
 PICTURES = 5
 # Seeds 0, 1 and 2 of the student alone gave 20.8, 19.7 and 20.0 mIoU.
 NOISE = 1.0
@@ -54,7 +40,12 @@ def demo(
     Returns:
         The rows of the table: name and result of the teacher and each student.
     """
-    data = scenes(**SCENES, seed=seed)
+    # Imported here because `fakd demo --help` need not wait for it.
+    import torch
+
+    from fakd.report.table import comparison_table
+
+    data = fakd.data.scenes(**SCENES, seed=seed)
     common: dict[str, Any] = {
         "data": data,
         "augmentation": Augmentation(crop=CROP),
@@ -64,22 +55,24 @@ def demo(
     }
     teacher_folder = run / "teacher"
     torch.manual_seed(seed)
-    result = train(
-        pspnet(TEACHER[0], data.classes, channels=TEACHER[1]),
+    result = fakd.train(
+        fakd.models.pspnet(TEACHER[0], data.classes, channels=TEACHER[1]),
         run=teacher_folder,
         schedule=_schedule(teacher_steps),
         **common,
     )
     rows = [{"name": "teacher", **result}]
-    for name, loss in STUDENTS.items():
+    for name, strength in STRENGTHS.items():
         torch.manual_seed(seed)
-        student = pspnet(STUDENT[0], data.classes, channels=STUDENT[1])
+        student = fakd.models.pspnet(STUDENT[0], data.classes, channels=STUDENT[1])
         options = {"run": run / name, "schedule": _schedule(student_steps), **common}
-        if loss is None:
-            result = train(student, **options)
+        if strength is None:
+            result = fakd.train(student, **options)
         else:
-            teacher = load(teacher_folder)
-            result = distill(teacher, student, distillation=loss, check_teacher=False, **options)
+            options |= {"distillation": fakd.losses.ChannelKL(strength=strength)}
+            result = fakd.distill(
+                fakd.load(teacher_folder), student, check_teacher=False, **options
+            )
         rows.append({"name": f"student, {name}", **result})
     console = Console(highlight=False)
     console.print(comparison_table(rows))
@@ -108,8 +101,12 @@ def verdict(alone: float, cwd: float, fakd: float) -> str:
     )
 
 
-def _pictures(data: SegmentationData, run: Path) -> None:
-    networks = [load(run / name).eval() for name in ("teacher", *STUDENTS)]
+def _pictures(data: "fakd.data.SegmentationData", run: Path) -> None:
+    from fakd.inference import predict_classes
+    from fakd.report.figures import colour, save_curves, save_grid
+    from fakd.runs.folder import CURVES
+
+    networks = [fakd.load(run / name).eval() for name in ("teacher", *STRENGTHS)]
     rows = []
     for index in range(PICTURES):
         sample = data.val[index]
@@ -117,7 +114,7 @@ def _pictures(data: SegmentationData, run: Path) -> None:
         truth = [] if sample.labels is None else [sample.labels]
         maps = [colour(classes, data.palette) for classes in (*truth, *said)]
         rows.append([sample.image, *maps])
-    titles = ["image", "truth", "teacher", *STUDENTS]
+    titles = ["image", "truth", "teacher", *STRENGTHS]
     legend = dict(zip(data.class_names, data.palette, strict=True))
     save_grid(run / "examples.png", rows, titles, legend)
-    save_curves(run / "curves.png", {name: run / name / CURVES for name in STUDENTS})
+    save_curves(run / "curves.png", {name: run / name / CURVES for name in STRENGTHS})

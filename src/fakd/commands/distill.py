@@ -5,42 +5,39 @@ from typing import Any
 
 from rich.console import Console
 
-from fakd import models
-from fakd.data import SegmentationData, open_data
-from fakd.losses import ChannelKL
-from fakd.runs.recipe import describe
+import fakd
 from fakd.settings import (
     Augmentation,
-    Average,
     Broken,
     Existing,
+    Freeze,
     Hardware,
     Inference,
     Intervals,
+    Optimizer,
     Schedule,
     Settings,
+    Stopping,
+    Task,
 )
-from fakd.training.loop import Training
-from fakd.training.objective import Distillation
-from fakd.training.start import announce, console_of, finished_result, open_folder, start
-from fakd.training.teacher import NetworkTeacher
-from fakd.training.validation import require_same_classes
-from fakd.types import DistillationLoss, Segmenter
 
 
 def distill(
-    teacher: Segmenter | str | Path,
-    student: Segmenter,
-    data: SegmentationData | str | Path,
+    teacher: "fakd.Segmenter | str | Path",
+    student: "fakd.Segmenter",
+    data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
-    distillation: DistillationLoss | None = None,
+    distillation: "fakd.DistillationLoss | None" = None,
     schedule: Schedule = Schedule(),
+    optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
     intervals: Intervals = Intervals(),
-    auxiliary_weight: float = 0.4,
-    average: Average = "valid",
+    freeze: Freeze = Freeze(),
+    stopping: Stopping = Stopping(),
+    ema: float | None = None,
+    task: Task = Task(),
     check_teacher: bool = True,
     broken: Broken = "stop",
     seed: int = 0,
@@ -59,12 +56,16 @@ def distill(
         distillation: the loss against the teacher, its weight beside the cross-entropy among its
             arguments; ChannelKL with strength 1 (FAKD) if not given.
         schedule: how long and how fast to train.
+        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
         inference: how images are shown to the networks when they are evaluated.
         hardware: where and how to compute.
         intervals: how often to log, save and evaluate.
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        freeze: which weights stay as they are.
+        stopping: when to end before the last step.
+        ema: evaluate and save an exponential moving average of the weights, which at every step
+            keeps this share of itself, for example 0.999.
+        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
         check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
         broken: what to do about a training image or mask that cannot be read: stop, or skip it,
             say so, and count it in the result.
@@ -75,21 +76,40 @@ def distill(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
     """
+    # Imported here because `fakd distill --help` need not wait for it.
+    from fakd.runs.recipe import recipe_of
+    from fakd.training.loop import Training
+    from fakd.training.objective import Distillation
+    from fakd.training.start import (
+        announce,
+        console_of,
+        finished_result,
+        open_folder,
+        start,
+        weigh_classes,
+    )
+    from fakd.training.task import TaskLoss
+    from fakd.training.teacher import NetworkTeacher
+    from fakd.training.validation import require_same_classes
+
     run = Path(run)
-    data = open_data(data)
-    teacher = models.load(teacher) if isinstance(teacher, str | Path) else teacher
-    distillation = ChannelKL(strength=1.0) if distillation is None else distillation
-    recipe = describe(dict(locals()))
+    data = fakd.data.open_data(data)
+    schedule = schedule.settled(len(data.train), optimizer)
+    teacher = fakd.load(teacher) if isinstance(teacher, str | Path) else teacher
+    distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
+    recipe = recipe_of(distill, locals())
     require_same_classes(student, data)
-    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
+    settings = Settings.of(locals())
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
-    objective = Distillation(teacher, student, distillation, labelled, auxiliary_weight, average)
+    by_labels = TaskLoss(task, data.classes) if labelled else None
+    objective = Distillation(teacher, student, distillation, by_labels)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
     console = console_of(fabric)
     announce(console, data, inference)
+    weigh_classes(fabric, console, objective.task, data, settings, folder)
     _compare_class_names(console, teacher, data)
     answers = NetworkTeacher(teacher, fabric, hardware)
     training = Training(
@@ -98,7 +118,9 @@ def distill(
     return training.run(check_teacher)
 
 
-def _compare_class_names(console: Console, teacher: Segmenter, data: SegmentationData) -> None:
+def _compare_class_names(
+    console: Console, teacher: "fakd.Segmenter", data: "fakd.data.SegmentationData"
+) -> None:
     """Warn of a teacher whose classes are called, and so perhaps ordered, differently."""
     pairs = zip(teacher.class_names or (), data.class_names, strict=False)
     differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]

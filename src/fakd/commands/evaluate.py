@@ -6,23 +6,16 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from fakd import models
-from fakd.data import SegmentationData, evaluation_samples, open_data
+import fakd
 from fakd.errors import InputError
 from fakd.files import write_text
-from fakd.inference import score, unlike_training
-from fakd.metrics import Scores
-from fakd.report.table import class_table
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
-from fakd.training.start import announce, pick_device
-from fakd.training.validation import require_same_classes
-from fakd.types import Segmenter
 
 
 def evaluate(
-    network: Segmenter | str | Path,
-    data: SegmentationData | str | Path,
+    network: "fakd.Segmenter | str | Path",
+    data: "fakd.data.SegmentationData | str | Path",
     split: Literal["train", "val"] = "val",
     inference: Inference = Inference(),
     out: Path | None = None,
@@ -46,8 +39,14 @@ def evaluate(
     Returns:
         The scores in percent, as the JSON file holds them.
     """
-    network = models.load(network) if isinstance(network, str | Path) else network
-    data = open_data(data)
+    # Imported here because `fakd evaluate --help` need not wait for it.
+    from fakd.inference import score, unlike_training
+    from fakd.report.table import class_table
+    from fakd.training.start import announce, pick_device
+    from fakd.training.validation import require_same_classes
+
+    network = fakd.load(network) if isinstance(network, str | Path) else network
+    data = fakd.data.open_data(data)
     require_same_classes(network, data)
     part = getattr(data, split)
     if not part.labelled:
@@ -62,12 +61,12 @@ def evaluate(
     with StepProgress(console, "evaluate", len(part)) as display:
 
         def pairs() -> Any:
-            for done, sample in enumerate(evaluation_samples(part, workers=workers)):
+            for done, sample in enumerate(fakd.data.evaluation_samples(part, workers=workers)):
                 yield sample.image, sample.labels
                 display.advance(done + 1)
 
         matrix = score(network.to(device), pairs(), inference, device)
-    scores = Scores.from_matrix(matrix)
+    scores = fakd.metrics.Scores.from_matrix(matrix)
     result = {"data": data.name, "split": split, "images": len(part)}
     result |= scores.as_dict(data.class_names)
     console.print(class_table(scores, data.class_names))

@@ -2,9 +2,6 @@
 
 from rich.console import Console
 
-from fakd.models import PUBLISHED, list_networks
-from fakd.report.table import network_table, published_table
-
 
 def models(classes: int = 150, published: bool = False) -> None:
     """List the paper's networks: parameters, FLOPs, width and stride; or published checkpoints.
@@ -17,6 +14,10 @@ def models(classes: int = 150, published: bool = False) -> None:
         classes: number of classes the networks are counted for; 150 is ADE20K's.
         published: list mmsegmentation's checkpoints of these networks instead, with their scores.
     """
+    # Imported here because `fakd models --help` need not wait for it.
+    from fakd.models import PUBLISHED, list_networks
+    from fakd.report.table import network_table, published_table
+
     table = published_table(PUBLISHED) if published else network_table(list_networks(classes))
     # File names must stay whole to be copied, whatever the terminal's width.
     Console(highlight=False, width=max(Console().width, 120)).print(table)

@@ -4,19 +4,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fakd import models
-from fakd.data import default_palette, image_files, read_image
+import fakd
 from fakd.errors import InputError
-from fakd.inference import predict_classes, unlike_training
-from fakd.report.figures import overlay, save_mask, save_picture
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
-from fakd.training.start import pick_device
-from fakd.types import Segmenter
 
 
 def predict(
-    network: Segmenter | str | Path,
+    network: "fakd.Segmenter | str | Path",
     images: Path,
     out: Path,
     overlays: bool = True,
@@ -42,9 +37,14 @@ def predict(
     Returns:
         The number of images segmented.
     """
-    network = models.load(network) if isinstance(network, str | Path) else network
-    palette = network.palette or default_palette(network.classes)
-    files = image_files(images)
+    # Imported here because `fakd predict --help` need not wait for it.
+    from fakd.inference import predict_classes, unlike_training
+    from fakd.report.figures import overlay, save_mask, save_picture
+    from fakd.training.start import pick_device
+
+    network = fakd.load(network) if isinstance(network, str | Path) else network
+    palette = network.palette or fakd.data.default_palette(network.classes)
+    files = fakd.data.image_files(images)
     root = images if images.is_dir() else images.parent
     masks = [out / "masks" / file.relative_to(root).with_suffix(".png") for file in files]
     twice = sorted({mask for mask in masks if masks.count(mask) > 1}) if len(files) > 1 else []
@@ -63,7 +63,7 @@ def predict(
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     with StepProgress(console, "predict", len(files)) as display:
         for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
-            image = read_image(file)
+            image = fakd.data.read_image(file)
             classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
             save_mask(mask, classes, palette)
             if overlays:

@@ -3,37 +3,37 @@
 from pathlib import Path
 from typing import Any
 
-from fakd.data import SegmentationData, open_data
-from fakd.runs.recipe import describe
+import fakd
 from fakd.settings import (
     Augmentation,
-    Average,
     Broken,
     Existing,
+    Freeze,
     Hardware,
     Inference,
     Intervals,
+    Optimizer,
     Schedule,
     Settings,
+    Stopping,
+    Task,
 )
-from fakd.training.loop import Training
-from fakd.training.objective import Supervised
-from fakd.training.start import announce, console_of, finished_result, open_folder, start
-from fakd.training.validation import require_same_classes
-from fakd.types import Segmenter
 
 
 def train(
-    network: Segmenter,
-    data: SegmentationData | str | Path,
+    network: "fakd.Segmenter",
+    data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     schedule: Schedule = Schedule(),
+    optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
     intervals: Intervals = Intervals(),
-    auxiliary_weight: float = 0.4,
-    average: Average = "valid",
+    freeze: Freeze = Freeze(),
+    stopping: Stopping = Stopping(),
+    ema: float | None = None,
+    task: Task = Task(),
     broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
@@ -47,12 +47,16 @@ def train(
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
         schedule: how long and how fast to train.
+        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
         inference: how images are shown to the network when it is evaluated.
         hardware: where and how to compute.
         intervals: how often to log, save and evaluate.
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the valid pixels, or by all as mmsegmentation 0.x did.
+        freeze: which weights stay as they are.
+        stopping: when to end before the last step.
+        ema: evaluate and save an exponential moving average of the weights, which at every step
+            keeps this share of itself, for example 0.999.
+        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
         broken: what to do about a training image or mask that cannot be read: stop, or skip it,
             say so, and count it in the result.
         seed: all that is random in the run derives from it.
@@ -62,16 +66,33 @@ def train(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
     """
+    # Imported here because `fakd train --help` need not wait for it.
+    from fakd.runs.recipe import recipe_of
+    from fakd.training.loop import Training
+    from fakd.training.objective import Supervised
+    from fakd.training.start import (
+        announce,
+        console_of,
+        finished_result,
+        open_folder,
+        start,
+        weigh_classes,
+    )
+    from fakd.training.task import TaskLoss
+    from fakd.training.validation import require_same_classes
+
     run = Path(run)
-    data = open_data(data)
-    recipe = describe(dict(locals()))
+    data = fakd.data.open_data(data)
+    schedule = schedule.settled(len(data.train), optimizer)
+    recipe = recipe_of(train, locals())
     require_same_classes(network, data)
-    settings = Settings(schedule, augmentation, inference, hardware, intervals, seed, broken)
+    settings = Settings.of(locals())
     fabric = start(hardware, seed)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    objective = Supervised(auxiliary_weight, average)
+    objective = Supervised(TaskLoss(task, data.classes))
     console = console_of(fabric)
     announce(console, data, inference)
+    weigh_classes(fabric, console, objective.task, data, settings, folder)
     return Training(fabric, network, objective, data, settings, folder, console, run.name).run()

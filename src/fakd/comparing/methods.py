@@ -1,30 +1,23 @@
 """Methods and networks of a grid, from what people write to what a recipe holds."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from importlib import import_module
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from fakd import models
+from fakd import models, specs
 from fakd.errors import InputError
 from fakd.losses import PRESETS
-from fakd.losses.presets import build
 from fakd.runs.naming import ALONE, refuse_former_weights
 from fakd.runs.recipe import describe
-from fakd.settings import Augmentation, Hardware, Inference, Intervals, Schedule
+from fakd.settings import Settings, Task
 
 Spec = dict[str, Any]
-_NESTED: Mapping[str, Callable[..., Any]] = {
-    "schedule": Schedule,
-    "augmentation": Augmentation,
-    "inference": Inference,
-    "hardware": Hardware,
-    "intervals": Intervals,
-}
-_PLAIN = ("auxiliary_weight", "average", "check_teacher", "teacher", "student")
+_NESTED: Mapping[str, Any] = {
+    each.name: each.type for each in fields(Settings) if is_dataclass(each.type)
+} | {"task": Task}
+_PLAIN = ("ema", "check_teacher", "teacher", "student")
 
 
 def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Spec]:
@@ -77,7 +70,7 @@ def _method(name: str, entry: Any) -> Spec:
     given = {} if entry is None else entry
     if not isinstance(given, Mapping):
         raise InputError(
-            f"methods.{name}: expected a mapping such as {{distillation: cwd, average: all}}, "
+            f"methods.{name}: expected a mapping such as {{distillation: cwd, ema: 0.999}}, "
             f"got {given!r}"
         )
     try:
@@ -107,17 +100,18 @@ def _distillation(name: str, loss: Any) -> Spec | None:
                 f"--methods: there is no {loss}; {_hint(loss, [ALONE, *PRESETS])} (your "
                 "own is {NAME: {distillation: {class_path: ChannelKL, init_args: ...}}})"
             )
-        return dict(describe(build(preset)))
-    spec = _spec(loss, "fakd.losses", f"methods.{name}.distillation")
+        return dict(describe(specs.build(preset)))
+    where = f"methods.{name}.distillation"
+    spec = specs.checked(loss, where, package="fakd.losses")
     try:
-        return dict(describe(build(spec)))
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
-        raise InputError(f"methods.{name}.distillation: {error}") from error
+        return dict(describe(specs.build(spec)))
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _require_setting(where: str, key: str, value: Any) -> None:
     known = [*_NESTED, *_PLAIN]
-    names = [field.name for field in fields(_NESTED[key])] if key in _NESTED else []  # type: ignore[arg-type]
+    names = [field.name for field in fields(_NESTED[key])] if key in _NESTED else []
     wrong = [key] if key not in known else []
     if key in _NESTED:
         if not isinstance(value, Mapping):
@@ -167,57 +161,10 @@ def network(given: Any, where: str) -> Spec:
     'runs/teacher'
     """
     if isinstance(given, Path) or (isinstance(given, str) and given not in models.__all__):
-        given = {"class_path": "fakd.models.load", "init_args": {"path": str(given)}}
-    spec = _spec(given, "fakd.models", where)
-    module, _, name = spec["class_path"].rpartition(".")
-    try:
-        parameters = signature(getattr(import_module(module), name)).parameters
-    except (AttributeError, ImportError) as error:
-        raise InputError(f"{where}: there is no {spec['class_path']} ({error})") from error
-    # The data say how many classes there are; the parser leaves an empty place for it.
-    arguments = dict(spec["init_args"])
-    if arguments.get("classes", 0) is None:
-        del arguments["classes"]
-    known = {key: each for key, each in parameters.items() if key != "classes"}
-    open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in known.values())
-    for key in arguments:
-        if key not in known and not open_ended:
-            raise InputError(f"{where}: there is no {key}; {_hint(key, [*known])}")
-    defaults = {
-        key: describe(each.default)
-        for key, each in known.items()
-        if each.default is not Parameter.empty
-    }
-    return {**spec, "init_args": {**defaults, **arguments}}
-
-
-def _spec(given: Any, package: str, where: str) -> Spec:
-    """Complete a spec, inside out; a bare name is one of the package's."""
-    if isinstance(given, str):
-        given = {"class_path": given}
-    if not isinstance(given, Mapping) or not isinstance(given.get("class_path"), str):
-        raise InputError(f"{where}: expected {{class_path: ..., init_args: ...}}, got {given!r}")
-    if strange := set(given) - {"class_path", "init_args"}:
-        raise InputError(
-            f"{where}: expected class_path and init_args, got {', '.join(sorted(strange))}; "
-            "arguments belong into init_args"
-        )
-    path = given["class_path"]
-    full = path if "." in path else f"{package}.{path}"
-    arguments = {key: _inner(value, package, where) for key, value in _init(given).items()}
-    return {"class_path": full, "init_args": arguments}
-
-
-def _init(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    return given.get("init_args") or {}
-
-
-def _inner(value: Any, package: str, where: str) -> Any:
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            return _spec(value, package, where)
-        return {key: _inner(item, package, where) for key, item in value.items()}
-    return describe(value)
+        given = specs.written("fakd.models.load", path=str(given))
+    given = {"class_path": given} if isinstance(given, str) else given
+    spec = specs.checked(given, where, package="fakd.models", counted=True)
+    return dict(specs.plain(spec))
 
 
 def _pair_name(student: Spec) -> str:

@@ -33,6 +33,12 @@ class Batch(NamedTuple):
     skipped: tuple[str, ...] = ()
     """Why samples that belong here were left out and others took their places."""
 
+    def parts(self, count: int) -> list["Batch"]:
+        """Split the samples into so many equal parts."""
+        size = len(self.images) // count
+        pieces = [slice(start, start + size) for start in range(0, len(self.images), size)]
+        return [Batch(*(each[piece] for each in self[:5])) for piece in pieces]
+
 
 def training_batches(
     split: Split,

@@ -1,13 +1,13 @@
 """Sums of losses, and published settings of each method by name."""
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fakd import specs
 from fakd.covariance import CovarianceKind
 from fakd.types import DistillationLoss, LossInputs, Segmenter
 
@@ -183,16 +183,5 @@ def preset(name: str) -> DistillationLoss:
     """
     if name not in PRESETS:
         raise ValueError(f"expected one of {', '.join(PRESETS)}, got {name!r}")
-    loss: DistillationLoss = build(PRESETS[name])
+    loss: DistillationLoss = specs.build(PRESETS[name])
     return loss
-
-
-def build(spec: Any) -> Any:
-    """Build what ``class_path`` and ``init_args`` describe, inside out."""
-    if not isinstance(spec, dict):
-        return spec
-    if "class_path" not in spec:
-        return {key: build(value) for key, value in spec.items()}
-    module, _, name = spec["class_path"].rpartition(".")
-    arguments = {key: build(value) for key, value in spec["init_args"].items()}
-    return getattr(import_module(module), name)(**arguments)

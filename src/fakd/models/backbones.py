@@ -46,12 +46,22 @@ def set_dilation(convolution: nn.Module, dilation: int) -> None:
     convolution.padding = (dilation, dilation)
 
 
-class BilinearFusion(HighResolutionModule):
+class BilinearFusion(nn.Module):
     """HRNet's exchange between resolutions with bilinear upsampling, for images of any size.
 
     timm copies pixels (nearest) and needs sizes that divide by 32. Here a coarse map is enlarged
-    by its stride ratio, then once more to the finer map's exact size where that differs.
+    by its stride ratio, then once more to the finer map's exact size where that differs. The
+    layers, and so their names, are those of the module it stands in for.
     """
+
+    def __init__(self, module: HighResolutionModule) -> None:
+        super().__init__()
+        self.branches = module.branches
+        self.fuse_layers = module.fuse_layers
+        self.fuse_act = module.fuse_act
+        for layer in self.modules():
+            if isinstance(layer, nn.Upsample):
+                layer.mode, layer.align_corners = "bilinear", False
 
     def forward(self, x: list[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch _ _ _"]]:
         """Run the branches, then sum what each resolution sends to each."""
@@ -68,11 +78,10 @@ class BilinearFusion(HighResolutionModule):
 
 def fuse_bilinearly(hrnet: nn.Module) -> None:
     """Replace the fusion of every HRNet module by `BilinearFusion`."""
-    for module in hrnet.modules():
-        if isinstance(module, HighResolutionModule):
-            module.__class__ = BilinearFusion
-        elif isinstance(module, nn.Upsample):
-            module.mode, module.align_corners = "bilinear", False
+    for parent in list(hrnet.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, HighResolutionModule):
+                setattr(parent, name, BilinearFusion(module))
 
 
 PROBE = 64

@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fakd import specs
 from fakd.errors import InputError
 from fakd.files import write_atomically
+from fakd.models.foreign import adapt
 from fakd.models.mmseg.checkpoint import load_mmseg
 from fakd.models.normalize import Normalize
-from fakd.models.paper import deeplabv3plus, fcn_hrnet, isanet, pspnet
 from fakd.models.weights import load_strictly
 from fakd.types import Segmenter
 
@@ -32,9 +33,6 @@ FINISHED = "best.safetensors"
 
 CHECKPOINT = ".pth"
 """What files of mmsegmentation end in."""
-
-BUILDERS = (pspnet, deeplabv3plus, isanet, fcn_hrnet)
-"""All that a file may ask to be called; nothing else a file names is ever imported."""
 
 Colour = tuple[int, int, int]
 
@@ -98,19 +96,25 @@ def save(
     write_atomically(Path(path), lambda file: save_file(tensors, file, metadata=metadata))
 
 
-def load(path: Path | str, network: Segmenter | None = None) -> Segmenter:
+def load(
+    path: Path | str, network: Segmenter | None = None, *, allow: str | Sequence[str] = ()
+) -> Segmenter:
     """Load a finished network, in evaluation mode.
 
     Args:
         path: a .safetensors file, the folder of a finished run, or a .pth checkpoint of
             mmsegmentation, which `load_mmseg` recognises.
         network: what to load into; needed only if the file does not say how to build one.
+        allow: class paths or modules of your own that the file may ask for; those of fakd, timm,
+            torchvision, transformers and segmentation_models_pytorch need no leave.
 
     Raises:
         InputError: there is no such file, it holds another network, or it needs ``network``.
     """
     if Path(path).suffix == CHECKPOINT and network is None:
         return load_mmseg(Path(path))
+    allowed = [allow] if isinstance(allow, str) else list(allow)
+    specs.allow(*allowed)
     file = find(Path(path))
     information = read_info(file)
     if network is None:
@@ -120,7 +124,8 @@ def load(path: Path | str, network: Segmenter | None = None) -> Segmenter:
         network.normalize = normalization(information).to(next(network.parameters()).device)
     network.class_names, network.palette = information.class_names, information.palette
     network.extra = information.extra
-    network.origin = {"class_path": "fakd.models.load", "init_args": {"path": str(path)}}
+    given = {"allow": allowed} if allowed else {}
+    network.origin = specs.written("fakd.models.load", path=str(path), **given)
     return network.eval()
 
 
@@ -185,23 +190,20 @@ def normalization(information: NetworkInfo) -> nn.Module:
     return Normalize(information.mean, information.std)
 
 
-def build(config: dict[str, Any] | None, source: Path) -> Segmenter:
-    """Build a network from a file's description, if that names one of `BUILDERS`."""
-    named = {f"fakd.models.{builder.__name__}": builder for builder in BUILDERS}
-    builder = named.get((config or {}).get("class_path", ""))
-    arguments = (config or {}).get("init_args", {})
-    if builder is None or "weights" in arguments:
+def build(config: dict[str, Any] | None, file: Path) -> Segmenter:
+    """Build the network that a file describes, if the description may be followed."""
+    if config is None or not specs.is_spec(config):
         raise InputError(
-            f"{source} must say how to build its network by one of {', '.join(named)}, got "
-            f"{config}; build the network yourself and give it: load(path, network)"
+            f"{file} must say how to build its network, got {config}; build the network yourself "
+            "and give it: fakd.load(path, network=...)"
         )
     try:
-        return builder(**arguments)
-    except TypeError as error:
-        raise InputError(
-            f"{source} must describe a network {builder.__name__} can build, got {arguments} "
-            f"({error}); it comes from another version of fakd, use that one"
-        ) from error
+        network = specs.build(config, asked_by="it")
+    except InputError as error:
+        raise InputError(f"{file} must say how to build its network: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{file} must describe a network, got {config}")
+    return adapt(network)
 
 
 def own_version() -> str:

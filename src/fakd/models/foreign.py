@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fakd.errors import InputError
 from fakd.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from fakd.specs import architecture, spec_of, written
 from fakd.types import Prediction, Segmenter
 
 Call = tuple[Tensor, Tensor]
@@ -162,6 +163,8 @@ class Tapped(Segmenter):
         classes: how many classes it must have; None takes what it has.
         classifier: the dotted name of the last convolution; None looks for the one whose output,
             resized, is what the network answers.
+        backbone: the dotted name of the part that `Schedule.head_multiplier` does not speed up;
+            None for all but the classifier.
         mean, std: what the network subtracts from and divides images in [0, 1] by.
         side: of the square image the network is tried on.
     """
@@ -172,6 +175,7 @@ class Tapped(Segmenter):
         classes: int | None = None,
         *,
         classifier: str | None = None,
+        backbone: str | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         side: int = 128,
@@ -186,8 +190,17 @@ class Tapped(Segmenter):
                 f"network must have {classes} classes, got {self.classes} from its classifier "
                 f"'{self.name}'; change the class count or name another classifier"
             )
+        if backbone is not None and backbone not in dict(network.named_modules()):
+            parts = ", ".join(name for name, _ in network.named_children())
+            raise InputError(f"there is no part {backbone!r} in the network; it has {parts}")
+        self.slow = backbone
         self.calls: list[Call] = []
         tap.register_forward_hook(self.remember)
+        if (inner := spec_of(network)) is not None:
+            found: dict[str, Any] = {"classifier": self.name, "backbone": backbone}
+            found |= {"mean": list(mean), "std": list(std)}
+            self.config = written("fakd.models.adapt", network=architecture(inner), **found)
+            self.origin = written("fakd.models.adapt", network=inner, **found)
 
     @property
     def classifier(self) -> nn.Conv2d:
@@ -196,6 +209,18 @@ class Tapped(Segmenter):
         if not isinstance(tap, nn.Conv2d):
             raise TypeError(f"classifier '{self.name}' must be a Conv2d, got {type(tap).__name__}")
         return tap
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Tell the backbone from the head: the classifier, or all but what was named backbone."""
+        every = list(self.parameters())
+        head = {id(parameter) for parameter in self.classifier.parameters()}
+        if self.slow is not None:
+            slow = {id(each) for each in self.network.get_submodule(self.slow).parameters()}
+            head = {id(parameter) for parameter in every} - slow
+        return {
+            "backbone": [each for each in every if id(each) not in head],
+            "head": [each for each in every if id(each) in head],
+        }
 
     def remember(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep what passed the classifier until `forward` takes it."""
@@ -256,6 +281,7 @@ def adapt(
     classes: int | None = None,
     *,
     classifier: str | None = None,
+    backbone: str | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     side: int = 128,
@@ -267,6 +293,8 @@ def adapt(
             (`LogitsOnly`, which needs ``classes``).
         classes: how many classes it must have.
         classifier: name of a module's last convolution, if it is not found.
+        backbone: name of a module's part that learns at the plain rate where heads learn faster;
+            all but the classifier if not given.
         mean: what the network subtracts from images in [0, 1], red, green, blue.
         std: what it then divides by.
         side: of the square image a module is tried on.
@@ -276,7 +304,8 @@ def adapt(
             raise InputError(f"network must have {classes} classes, got {network.classes}")
         return network
     if isinstance(network, nn.Module):
-        return Tapped(network, classes, classifier=classifier, mean=mean, std=std, side=side)
+        names = {"classifier": classifier, "backbone": backbone}
+        return Tapped(network, classes, **names, mean=mean, std=std, side=side)
     if classes is None:
         raise InputError("a function's class count must be given, got none; pass classes=...")
     return LogitsOnly(network, classes, mean=mean, std=std)

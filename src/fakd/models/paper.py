@@ -1,7 +1,10 @@
 """The paper's networks: a backbone and a head, as mmsegmentation builds them."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,8 +28,6 @@ class EncoderDecoder(Segmenter):
         auxiliary_head: a second head on an earlier stage, worth a few per cent of the cost; None
             removes it from a network that is trained.
         normalize: what happens to images in [0, 1] first.
-        config: how to build this network again.
-        weights: what its backbone started from, kept as part of its origin.
         align_corners: how its logits are meant to be enlarged to the image.
     """
 
@@ -36,8 +37,6 @@ class EncoderDecoder(Segmenter):
         decode_head: Head,
         auxiliary_head: FCNHead | None,
         normalize: nn.Module | None = None,
-        config: dict[str, Any] | None = None,
-        weights: str | Path | None = None,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
@@ -46,11 +45,7 @@ class EncoderDecoder(Segmenter):
         self.decode_head = decode_head
         self.auxiliary_head = auxiliary_head
         self.classes = decode_head.conv_seg.out_channels
-        self.config = config
         self.align_corners = align_corners
-        if config is not None and weights is not None:
-            arguments = config["init_args"] | {"weights": str(weights)}
-            self.origin = {"class_path": config["class_path"], "init_args": arguments}
 
     @property
     def classifier(self) -> nn.Conv2d:
@@ -67,6 +62,31 @@ class EncoderDecoder(Segmenter):
         return Prediction(logits, features, auxiliary)
 
 
+P = ParamSpec("P")
+
+
+def described(builder: Callable[P, EncoderDecoder]) -> Callable[P, EncoderDecoder]:
+    """Let a builder's networks say how to build them again: with all arguments of the call."""
+    signature = inspect.signature(builder)
+
+    @wraps(builder)
+    def build(*args: P.args, **kwargs: P.kwargs) -> EncoderDecoder:
+        network = builder(*args, **kwargs)
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        given = dict(call.arguments)
+        weights = given.pop("weights")
+        path = f"fakd.models.{builder.__name__}"
+        network.config = {"class_path": path, "init_args": given}
+        if weights is not None:
+            started = {**given, "weights": str(weights)}
+            network.origin = {"class_path": path, "init_args": started}
+        return network
+
+    return build
+
+
+@described
 def pspnet(
     backbone: str,
     classes: int,
@@ -97,19 +117,10 @@ def pspnet(
     head = PSPHead(trunk.channels, width, classes, dropout, align_corners)
     side = FCNHead(trunk.channels, (2,), width // 2, classes, dropout, 3) if auxiliary else None
     normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "auxiliary": auxiliary,
-        "dropout": dropout,
-        "output_stride": output_stride,
-        "align_corners": align_corners,
-    }
-    config = {"class_path": "fakd.models.pspnet", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+    return EncoderDecoder(trunk.module, head, side, normalize, align_corners)
 
 
+@described
 def deeplabv3plus(
     backbone: str,
     classes: int,
@@ -141,20 +152,10 @@ def deeplabv3plus(
     head = SeparableASPPHead(trunk.channels, channels, detail, classes, dropout, align_corners)
     side = FCNHead(trunk.channels, (2,), channels // 2, classes, dropout, 3) if auxiliary else None
     normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "detail": detail,
-        "auxiliary": auxiliary,
-        "dropout": dropout,
-        "output_stride": output_stride,
-        "align_corners": align_corners,
-    }
-    config = {"class_path": "fakd.models.deeplabv3plus", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+    return EncoderDecoder(trunk.module, head, side, normalize, align_corners)
 
 
+@described
 def isanet(
     backbone: str,
     classes: int,
@@ -187,20 +188,10 @@ def isanet(
     head = ISAHead(trunk.channels, width, attention_channels, classes, dropout)
     side = FCNHead(trunk.channels, (2,), width // 2, classes, dropout, 3) if auxiliary else None
     normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "attention_channels": attention_channels,
-        "auxiliary": auxiliary,
-        "dropout": dropout,
-        "output_stride": output_stride,
-        "align_corners": align_corners,
-    }
-    config = {"class_path": "fakd.models.isanet", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+    return EncoderDecoder(trunk.module, head, side, normalize, align_corners)
 
 
+@described
 def fcn_hrnet(
     backbone: str,
     classes: int,
@@ -224,11 +215,4 @@ def fcn_hrnet(
     width = sum(trunk.channels) if channels is None else channels
     head = FCNHead(trunk.channels, (0, 1, 2, 3), width, classes, dropout, kernel_size=1)
     normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "dropout": dropout,
-    }
-    config = {"class_path": "fakd.models.fcn_hrnet", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, None, normalize, config, weights)
+    return EncoderDecoder(trunk.module, head, None, normalize)

@@ -1,14 +1,12 @@
 """Opening what the runs of a report name: their data, their networks, their teacher."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
 
-from fakd import data as datasets
-from fakd import models
+from fakd import models, specs
 from fakd.data import SegmentationData
 from fakd.errors import InputError
 from fakd.report.examination import TEACHER
@@ -16,10 +14,6 @@ from fakd.runs.naming import title_of
 from fakd.runs.reading import Methods, Run
 from fakd.settings import Inference
 from fakd.types import Segmenter
-
-# A run folder may come from somebody else: it may ask for these to be called, and nothing more.
-_DATA = ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
-_NETWORKS = ("deeplabv3plus", "fcn_hrnet", "isanet", "load", "load_mmseg", "pspnet")
 
 
 def open_data_of(run: Run) -> SegmentationData:
@@ -30,7 +24,9 @@ def open_data_of(run: Run) -> SegmentationData:
             than this package's.
     """
     spec = run.recipe.get("data")
-    data = _call(spec, datasets.__name__, _DATA, datasets, {})
+    # A run folder may come from somebody else, and has nothing else built.
+    known = specs.is_spec(spec) and spec["class_path"] in specs.OPENERS
+    data = specs.build(spec, asked_by=run.folder, ours=specs.OPENERS) if known else spec
     if not isinstance(data, SegmentationData):
         raise InputError(f"only data that fakd.data opens can be shown, got {_path(spec)}")
     if data.class_names != run.class_names:
@@ -74,30 +70,13 @@ def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Seg
 
 def _open_teacher(run: Run) -> Segmenter:
     spec, classes = run.recipe["teacher"], len(run.class_names)
-    network = _call(spec, models.__name__, _NETWORKS, models, {"classes": classes})
-    if not isinstance(network, Segmenter):
+    network = specs.build(spec, classes=classes, asked_by=run.folder, ours=specs.OPENERS)
+    if not isinstance(network, torch.nn.Module):
         raise InputError(f"only a network that fakd.models opens can be, got {_path(spec)}")
+    network = models.adapt(network)
     if network.classes != classes:
         raise InputError(f"expected one of {classes} classes, got one of {network.classes}")
     return network
-
-
-def _call(
-    spec: Any, package: str, names: Sequence[str], module: object, more: Mapping[str, Any]
-) -> object:
-    """Call what a recipe names, if it is one of ``names``; return None for anything else."""
-    owner, _, name = _path(spec).rpartition(".")
-    if owner != package or name not in names:
-        return None
-    function = getattr(module, name)
-    takes = inspect.signature(function).parameters
-    arguments = {key: value for key, value in more.items() if key in takes}
-    arguments |= _with_tuples(spec.get("init_args") or {})
-    try:
-        result: object = function(**arguments)
-    except (TypeError, OSError) as error:
-        raise InputError(f"{_path(spec)} does not take {arguments} ({error})") from error
-    return result
 
 
 def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:

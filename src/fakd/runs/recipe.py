@@ -1,12 +1,18 @@
 """A recipe: the plain values from which a run can be repeated."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from fakd.data import SegmentationData
 from fakd.types import DistillationLoss, Segmenter
+
+
+def recipe_of(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what a command was called with: those of the values that are its parameters."""
+    return {name: describe(values[name]) for name in inspect.signature(command).parameters}
 
 
 def describe(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ from fakd.files import write_atomically
 
 def save_checkpoint(
     path: Path,
-    network: nn.Module,
-    objective: nn.Module,
+    modules: Mapping[str, nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
     state: dict[str, Any],
 ) -> None:
-    """Write network, objective state (class statistics), optimiser state and plain values.
+    """Write the tensors of modules (network, objective, ...) and optimisers, and plain values.
 
     ``state`` must be JSON. Random state is not saved because there is none: every draw of a run
     derives from seed, step and sample.
     """
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
+    tensors = {
+        f"{part}.{name}": tensor
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
     for number, optimizer in enumerate(optimizers):
         for index, entries in optimizer.state_dict()["state"].items():
             for name, value in entries.items():
@@ -55,8 +57,7 @@ def read_checkpoint_state(path: Path) -> dict[str, Any]:
 
 def load_checkpoint(
     path: Path,
-    network: nn.Module,
-    objective: nn.Module,
+    modules: Mapping[str, nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
     """Restore what `save_checkpoint` wrote, strictly.
@@ -70,7 +71,7 @@ def load_checkpoint(
         for name in file.keys():  # noqa: SIM118 - not a dictionary
             part, _, rest = name.partition(".")
             parts[part][rest] = file.get_tensor(name)
-    for part, module in (("network", network), ("objective", objective)):
+    for part, module in modules.items():
         try:
             module.load_state_dict(parts[part])
         except RuntimeError as error:

@@ -4,24 +4,27 @@ import math
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fakd import models
 from fakd.data import Batch, SegmentationData, cached, mixed, training_batches
+from fakd.errors import InputError
 from fakd.inference import to_unit
 from fakd.metrics import Scores
 from fakd.processes import average_gradients
 from fakd.runs.folder import RESULT, Curves, RunFolder, write_json
 from fakd.settings import Settings
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
-from fakd.training.objective import Objective
+from fakd.training.objective import Objective, scaled
 from fakd.training.optimizer import build_optimizer, set_learning_rate
+from fakd.training.preparation import checkpoint_activations, freeze
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.teacher import Teacher
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
@@ -40,6 +43,10 @@ class State:
     teacher_miou: float | None = None
     skipped: int = 0
     """Broken samples that others took the place of."""
+    ended: str | None = None
+    """Why the run is over; None while it is not."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """How gradients are scaled in 16 bits; empty elsewhere."""
 
 
 class SkippedSamples:
@@ -85,6 +92,12 @@ class Training:
         teacher: Teacher | None = None,
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
+        parts = fabric.world_size * settings.schedule.accumulate
+        if settings.schedule.batch_size % parts:
+            raise InputError(
+                f"expected schedule.batch_size to be a multiple of {parts}, the devices times "
+                f"schedule.accumulate, got {settings.schedule.batch_size}"
+            )
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
         self.folder, self.console, self.title = folder, console, title
@@ -94,15 +107,52 @@ class Training:
         self.network = network.to(fabric.device)
         if settings.hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        if settings.hardware.checkpoint_activations:
+            checkpoint_activations(self.network)
         self.objective, self.teacher = objective.to(fabric.device), teacher
         self.extra = objective.learnt_with_student()
-        self.optimizer = build_optimizer(settings.schedule, network, self.extra)
-        self.optimizers = (self.optimizer, *objective.optimizers())
         self.state = State()
+        self.average = average_of(self.network, settings.ema)
+        if settings.freeze.until is not None and fabric.world_size > 1:
+            raise InputError("freeze.until works on one device; leave it out, or give one")
+        self._select(step=0)
         self.curves: Curves | None = None
+        steps, every = settings.schedule.steps, settings.intervals.evaluate
+        self.evaluate_every = every or max(1, math.ceil(steps / 10))
         self.display = StepProgress(console, title, settings.schedule.steps)
         self.watch, self.lapped = Stopwatch(), 0
         self.skipped = SkippedSamples()
+
+    def _select(self, step: int) -> None:
+        """Set up the optimiser over what learns from a step on: all, or all that is not frozen."""
+        names, until = self.settings.freeze.names, self.settings.freeze.until
+        if until is not None and step >= until:
+            self.network.requires_grad_(True)
+            names = ()
+        self.frozen = freeze(self.network, names)
+        self.optimizer = build_optimizer(self.settings.optimizer, self.network, self.extra)
+        self.optimizers = (self.optimizer, *self.objective.optimizers())
+
+    def _thaw(self, step: int) -> Any:
+        """Let what was frozen learn; what has learnt keeps its momentum."""
+        before = self.optimizer.state
+        self._select(step)
+        self.optimizer.state.update(before)
+        self._training_mode()
+        return self.fabric.setup_optimizers(self.optimizer)
+
+    def _training_mode(self) -> None:
+        self.network.train()
+        for norm in self.frozen:
+            norm.eval()
+
+    @property
+    def evaluated(self) -> Segmenter:
+        """What is scored and saved: the network, or the moving average of its weights."""
+        if self.average is None:
+            return self.network
+        network: Segmenter = self.average.module  # type: ignore[assignment]
+        return network
 
     def run(self, check_teacher: bool = False) -> dict[str, Any]:
         """Train to the last step and return the result that ``result.json`` holds.
@@ -122,27 +172,48 @@ class Training:
         first = self.lapped = self.state.step
         if self.folder:
             self.curves = Curves(self.folder.path, first)
-        evaluate_every = intervals.evaluate or max(1, math.ceil(schedule.steps / 10))
-        scores = None
-        self.network.train()
+        found = None
+        self._training_mode()
         self.watch.lap()
         with self.display:
             self.display.begin(first)
-            for step, batch in enumerate(self._batches(first), start=first):
+            batches = () if self.state.ended else self._batches(first)
+            for step, batch in enumerate(batches, start=first):
+                if step == self.settings.freeze.until and step > first:
+                    optimizer = self._thaw(step)
                 self.skipped.note(batch.skipped, self.display)
                 done, last = step + 1, step + 1 == schedule.steps
                 logged = done % intervals.log == 0 or last
                 terms = self._step(step, batch, student, optimizer, measured=logged)
                 if logged:
                     self._log(done, terms)
-                if done % evaluate_every == 0 or last:
+                    last = self._ends(done)
+                if done % self.evaluate_every == 0 or last:
                     with self.watch.paused():
-                        scores = self._evaluate(done)
+                        found = self._evaluate(done)
+                    last = self._ends(done, patience=True)
                 if done % intervals.save == 0 or last:
                     self._save(done, terms)
+                if last:
+                    break
         if self.curves:
             self.curves.close()
-        return self._finish(scores or self._evaluate(schedule.steps))
+        return self._finish(*(found or self._evaluate(self.state.step)))
+
+    def _ends(self, done: int, patience: bool = False) -> bool:
+        """Tell whether a step is the last, and remember why; patience ends after evaluations."""
+        limits, state = self.settings.stopping, self.state
+        waited = (done - state.best_step) // self.evaluate_every
+        minutes = self.fabric.broadcast(state.seconds / 60)
+        if state.ended is not None:
+            return True
+        if done == self.settings.schedule.steps:
+            state.ended = "all steps done"
+        elif patience and limits.patience is not None and waited >= limits.patience:
+            state.ended = f"no better mIoU since step {state.best_step}"
+        elif limits.minutes is not None and minutes >= limits.minutes:
+            state.ended = f"{limits.minutes:g} minutes of training"
+        return state.ended is not None
 
     def _batches(self, first: int) -> Any:
         schedule = self.settings.schedule
@@ -167,26 +238,48 @@ class Training:
         schedule, device = self.settings.schedule, self.fabric.device
         # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
         torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
-        images = to_unit(batch.images.to(device, non_blocking=True))
-        if self.settings.hardware.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        labels = batch.labels.to(device, non_blocking=True)
         set_learning_rate(optimizer, schedule.learning_rate_at(step))
-        # Asked first, so that its activations are gone before the student's are kept.
-        answer = None if self.teacher is None else self.teacher.answer(images, batch)
-        prediction = student(images)
-        progress = step / schedule.steps
-        with self.fabric.autocast():
-            outcome = self.objective(prediction, labels, batch.labelled, progress, answer)
         optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(torch.stack(list(outcome.terms.values())).sum())
+        parts = batch.parts(schedule.accumulate)
+        task = self.objective.task
+        shares = [1.0] * len(parts) if task is None else task.shares([p.labels for p in parts])
+        sums: dict[str, Tensor] = {}
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
+            images = to_unit(part.images.to(device, non_blocking=True))
+            if self.settings.hardware.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            labels = part.labels.to(device, non_blocking=True)
+            # Asked first, so that its activations are gone before the student's are kept.
+            answer = None if self.teacher is None else self.teacher.answer(images, part)
+            with self.fabric.no_backward_sync(student, enabled=number < len(parts)):
+                prediction = student(images)
+                with self.fabric.autocast():
+                    outcome = self.objective(
+                        prediction, labels, part.labelled, step / schedule.steps, answer, share
+                    )
+                terms = scaled(outcome.terms, 1 / len(parts))
+                self.fabric.backward(torch.stack(list(terms.values())).sum())
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         average_gradients(self.extra)
-        if schedule.clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), schedule.clip)
+        clips = schedule.clip is not None or schedule.clip_value is not None
+        norm = None
+        if clips or measured:
+            # Without a limit it only measures, after undoing the scale that 16 bits may need.
+            limit = math.inf if schedule.clip is None else schedule.clip
+            norm = self.fabric.clip_gradients(
+                student, optimizer, max_norm=limit, error_if_nonfinite=False
+            )
+        if schedule.clip_value is not None:
+            nn.utils.clip_grad_value_(self.network.parameters(), schedule.clip_value)
         optimizer.step()
-        terms = {**outcome.terms, **self.objective.after_step(outcome)}
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        terms = {**sums, **self.objective.after_step(outcome)}
         if measured:
             terms |= self.objective.measures(outcome)
+        if measured and norm is not None:
+            terms["gradient_norm"] = norm
         return {name: term.detach() for name, term in terms.items()}
 
     def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:
@@ -218,12 +311,9 @@ class Training:
             )
         return numbers
 
-    def _evaluate(self, done: int) -> Scores:
-        scores, counts = validate_images(self.fabric, self.network, self.val, self.settings)
-        self.network.train()
-        if self.folder and done == self.settings.schedule.steps:
-            names = [self.val.name(index) for index in range(len(self.val))]
-            self.folder.write_images(names, counts.cpu().numpy())
+    def _evaluate(self, done: int) -> tuple[Scores, Tensor]:
+        scores, counts = validate_images(self.fabric, self.evaluated, self.val, self.settings)
+        self._training_mode()
         if self.curves:
             values = {"mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.pixel_accuracy}
             self.curves.write(done, {f"val/{name}": 100 * value for name, value in values.items()})
@@ -234,7 +324,7 @@ class Training:
             f"{self.title}: step {done}  val mIoU {100 * scores.miou:.2f}  "
             f"mAcc {100 * scores.macc:.2f}  aAcc {100 * scores.pixel_accuracy:.2f}"
         )
-        return scores
+        return scores, counts
 
     def _check(self, teacher: Teacher) -> None:
         scores = teacher.validate(self.val, self.settings)
@@ -249,13 +339,13 @@ class Training:
             self.state.step = done
             self.state.skipped += self.skipped.taken(self.fabric)
             if self.folder:
-                parts = self.network, self.objective, self.optimizers
-                save_checkpoint(self.folder.last, *parts, vars(self.state))
+                self.state.scaler = self._scaler().state_dict()
+                save_checkpoint(self.folder.last, self._parts(), self.optimizers, vars(self.state))
 
     def _save_network(self, name: str, done: int, scores: Scores) -> None:
         if self.folder:
             models.save(
-                self.network,
+                self.evaluated,
                 self.folder.path / f"{name}.safetensors",
                 class_names=self.data.class_names,
                 palette=self.data.palette,
@@ -272,16 +362,45 @@ class Training:
         if path is None:
             return
         self.state = State(**read_checkpoint_state(path))
-        load_checkpoint(path, self.network, self.objective, self.optimizers)
+        self._select(self.state.step)
+        load_checkpoint(path, self._parts(), self.optimizers)
+        self._scaler().load_state_dict(self.state.scaler)
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
 
-    def _finish(self, scores: Scores) -> dict[str, Any]:
+    def _parts(self) -> dict[str, nn.Module]:
+        """Name all modules whose tensors a checkpoint holds."""
+        parts = {"network": self.network, "objective": self.objective}
+        return parts if self.average is None else {**parts, "average": self.average}
+
+    def _scaler(self) -> torch.amp.GradScaler:
+        """Find what scales gradients in 16 bits; elsewhere one that does nothing."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return scaler or torch.amp.GradScaler(enabled=False)
+
+    def _finish(self, scores: Scores, counts: Tensor) -> dict[str, Any]:
         state = vars(self.state)
-        result = result_of(self.network, self.data, scores, state, self.fabric.device)
+        result = result_of(self.evaluated, self.data, scores, state, self.fabric.device)
+        result["ended"] = self.state.ended
         self._save_network("final", self.state.step, scores)
         if self.folder:
+            names = [self.val.name(index) for index in range(len(self.val))]
+            self.folder.write_images(names, counts.cpu().numpy())
             write_json(self.folder.path / RESULT, result)
         return result
+
+
+def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Begin an exponential moving average of a network's weights; statistics of norms are copied.
+
+    Raises:
+        InputError: the share that the average keeps of itself is none.
+    """
+    if decay is None:
+        return None
+    if not 0 < decay < 1:
+        raise InputError(f"expected ema between 0 and 1, such as 0.999, got {decay}")
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    return average.requires_grad_(False)
 
 
 def result_of(

@@ -4,14 +4,13 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
 from fakd.losses.grid import labels_on_grid_of, on_grid_of
-from fakd.settings import Average
+from fakd.training.task import TaskLoss
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
 
 Terms = dict[str, Tensor]
@@ -34,6 +33,9 @@ class Objective(nn.Module, ABC):
     state dict and with that in the checkpoint.
     """
 
+    task: TaskLoss | None
+    """The task's own loss; None where the data have no labels."""
+
     @abstractmethod
     def forward(
         self,
@@ -42,8 +44,9 @@ class Objective(nn.Module, ABC):
         labelled: Bool[Tensor, " batch"],
         progress: float,
         teacher: Prediction | None = None,
+        share: float = 1.0,
     ) -> Outcome:
-        """Compute the terms of one batch.
+        """Compute the terms of one batch, or of a part of it.
 
         Args:
             student: its answer.
@@ -51,6 +54,7 @@ class Objective(nn.Module, ABC):
             labelled: which samples have labels at all; on the CPU, so that asking costs no wait.
             progress: share of the training steps done.
             teacher: its answer to the same images; None where there is no teacher.
+            share: what the task's loss of a part counts; see `TaskLoss.shares`.
         """
 
     def measures(self, outcome: Outcome) -> Terms:
@@ -72,44 +76,19 @@ class Objective(nn.Module, ABC):
         return [parameter for parameter in self.parameters() if id(parameter) not in apart]
 
 
-def cross_entropy(
-    logits: Float[Tensor, "batch classes rows cols"],
-    labels: Integer[Tensor, "batch height width"],
-    average: Average = "valid",
-) -> Float[Tensor, ""]:
-    """Pixel cross-entropy of logits brought to the labels' size, bilinearly.
-
-    ``average="valid"`` divides by the labelled pixels, ``"all"`` by all of them as mmsegmentation
-    0.x did, which weakens the task loss against distillation where much is ignored. A batch without
-    a labelled pixel gives 0.
-    """
-    logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="sum")
-    pixels = labels.numel() if average == "all" else (labels != IGNORE).sum().clamp(min=1)
-    return total / pixels
-
-
-def task_terms(
-    student: Prediction,
-    labels: Integer[Tensor, "batch height width"],
-    auxiliary_weight: float,
-    average: Average,
-) -> Terms:
-    """Cross-entropy of the main head and, if there is one, of the auxiliary head."""
-    terms = {"task": cross_entropy(student.logits, labels, average)}
-    if student.auxiliary is not None:
-        auxiliary = cross_entropy(student.auxiliary, labels, average)
-        terms["auxiliary"] = auxiliary_weight * auxiliary
-    return terms
+def scaled(terms: Terms, factor: float) -> Terms:
+    """Multiply terms, unless by one."""
+    return terms if factor == 1 else {name: factor * value for name, value in terms.items()}
 
 
 class Supervised(Objective):
     """Cross-entropy alone: how teachers and undistilled students are trained."""
 
-    def __init__(self, auxiliary_weight: float = 0.4, average: Average = "valid") -> None:
+    task: TaskLoss
+
+    def __init__(self, task: TaskLoss) -> None:
         super().__init__()
-        self.auxiliary_weight = auxiliary_weight
-        self.average: Average = average
+        self.task = task
 
     def forward(
         self,
@@ -118,9 +97,10 @@ class Supervised(Objective):
         labelled: Bool[Tensor, " batch"],
         progress: float,
         teacher: Prediction | None = None,
+        share: float = 1.0,
     ) -> Outcome:
         """Compute the task's terms."""
-        return Outcome(task_terms(student, labels, self.auxiliary_weight, self.average))
+        return Outcome(scaled(self.task(student, labels), share))
 
 
 class Distillation(Objective):
@@ -130,7 +110,7 @@ class Distillation(Objective):
         teacher: whose answers will come; looked at for its classes and channels, and not kept.
         student: the network being trained, whose classifier the class statistics are seen through.
         loss: the distillation loss.
-        supervised: False leaves out the cross-entropy, for data without any labels. The class of
+        task: the task's own loss; None leaves it out, for data without any labels. The class of
             an unlabelled sample's pixel is always the teacher's.
 
     Raises:
@@ -143,9 +123,7 @@ class Distillation(Objective):
         teacher: Segmenter,
         student: Segmenter,
         loss: DistillationLoss,
-        supervised: bool = True,
-        auxiliary_weight: float = 0.4,
-        average: Average = "valid",
+        task: TaskLoss | None = None,
     ) -> None:
         super().__init__()
         if teacher.classes != student.classes:
@@ -156,9 +134,7 @@ class Distillation(Objective):
         # In a tuple, as the student's classifier must not be saved here too.
         self._classifier = (student.classifier,)
         self.loss = loss
-        self.supervised = supervised
-        self.auxiliary_weight = auxiliary_weight
-        self.average: Average = average
+        self.task = task
         self.covariance = _statistics_for(loss, student)
         loss.prepare(student, teacher)
 
@@ -169,6 +145,7 @@ class Distillation(Objective):
         labelled: Bool[Tensor, " batch"],
         progress: float,
         teacher: Prediction | None = None,
+        share: float = 1.0,
     ) -> Outcome:
         """Compute the task's terms and the weighted distillation loss."""
         if teacher is None:
@@ -184,9 +161,7 @@ class Distillation(Objective):
             weight = None if self._classifier[0] is None else self._classifier[0].weight
             statistics = LogitStatistics(self.covariance, weight, labels_here)
         inputs = LossInputs(student, teacher, labels_here, statistics, progress)
-        terms = {}
-        if self.supervised:
-            terms = task_terms(student, labels, self.auxiliary_weight, self.average)
+        terms = {} if self.task is None else scaled(self.task(student, labels), share)
         parts = self.loss.terms(inputs)
         terms |= {name: self.loss.weight * value for name, value in parts.items()}
         return Outcome(terms, inputs)

@@ -1,40 +1,52 @@
-"""The optimiser: parameter groups and the learning rate of a step."""
+"""The optimiser: which weights learn how fast, and what pulls at them."""
 
-from collections.abc import Iterable
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from fakd.settings import Schedule
+from fakd.errors import InputError
+from fakd.settings import Optimizer
+from fakd.types import Segmenter
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_POSITIONS = re.compile(r"pos_embed|position_embedding|position_bias_table|cls_token")
+_BLOCKS = re.compile(r"(?:^|\.)(?:blocks?|layers?|stages?)\.(\d+)(?:\.(?:blocks?|layers?)\.(\d+))?")
 
 
 def build_optimizer(
-    schedule: Schedule, network: nn.Module, beside: Iterable[nn.Parameter] = ()
-) -> torch.optim.SGD:
-    """Set up SGD over the network and what trains beside it, such as an alignment layer.
+    settings: Optimizer, network: Segmenter, extra: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """Set up the optimiser over the network and what trains with it, such as an alignment layer.
 
-    Everything outside ``network.backbone`` learns ``head_multiplier`` times faster. A network
-    without a backbone has one rate.
+    Every group has a ``multiplier`` on the learning rate of the step. ``extra`` learns as the head
+    does. Frozen parameters are left out.
+
+    Raises:
+        InputError: there is no such optimiser or argument, or the network has no such groups.
     """
-    backbone = getattr(network, "backbone", None)
-    slow = list(backbone.parameters()) if isinstance(backbone, nn.Module) else []
-    known = {id(parameter) for parameter in slow}
-    every = [*network.parameters(), *beside]
-    fast = [parameter for parameter in every if id(parameter) not in known]
-    groups = [
-        {"params": [p for p in slow if p.requires_grad], "multiplier": 1.0},
-        {
-            "params": [p for p in fast if p.requires_grad],
-            "multiplier": schedule.head_multiplier if slow else 1.0,
-        },
-    ]
-    optimizer = torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=schedule.learning_rate,
-        momentum=schedule.momentum,
-        weight_decay=schedule.weight_decay,
-    )
-    if schedule.momentum:
+    kind = _class(settings)
+    groups = _groups(settings, network, [*extra])
+    if not groups:
+        raise InputError("expected weights to train, got a network that is frozen as a whole")
+    arguments = dict(settings.arguments)
+    if settings.weight_decay is not None:
+        arguments["weight_decay"] = settings.weight_decay
+    takes = inspect.signature(kind).parameters
+    fused = "fused" in takes and not {"fused", "foreach"} & arguments.keys()
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    if fused and devices == {"cuda"}:
+        arguments["fused"] = True
+    try:
+        optimizer: torch.optim.Optimizer = kind(groups, **{"lr": 0.0, **arguments})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {settings.kind} does not take {arguments}: {error}") from error
+    if arguments.get("momentum") and isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 # PyTorch would copy the first gradient, whose memory layout need not be the
@@ -47,3 +59,92 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group its share of the step's learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["multiplier"]
+
+
+def _class(settings: Optimizer) -> type[torch.optim.Optimizer]:
+    known = {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
+    }
+    del known["Optimizer"], known["LBFGS"]
+    if settings.kind not in known:
+        written = {name.lower(): name for name in known}
+        nearest = difflib.get_close_matches(settings.kind.lower(), written, 1, 0.5)
+        hint = f"did you mean {written[nearest[0]]}?" if nearest else f"known: {', '.join(known)}"
+        raise InputError(f"optimizer.kind: there is no {settings.kind}; {hint}")
+    kind = known[settings.kind]
+    takes = inspect.signature(kind).parameters
+    for name in settings.arguments:
+        if name not in takes:
+            nearest = difflib.get_close_matches(name, takes, 1, 0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(takes)}"
+            raise InputError(f"optimizer.arguments: {settings.kind} has no {name}; {hint}")
+    return kind
+
+
+def _groups(
+    settings: Optimizer, network: Segmenter, extra: Sequence[nn.Parameter]
+) -> list[dict[str, Any]]:
+    """Sort the trainable parameters by their factors on learning rate and weight decay."""
+    parts = network.parameter_groups()
+    if settings.head_multiplier != 1 and not {"backbone", "head"} <= parts.keys():
+        raise InputError(
+            f"optimizer.head_multiplier needs a network that tells backbone and head apart, and "
+            f"{type(network).__name__} has only {', '.join(parts)}; leave it at 1"
+        )
+    factors = {"backbone": 1.0, "head": settings.head_multiplier}
+    layers = _layer_factors(settings.layer_decay, network, parts)
+    spared = set() if settings.decay_norms else _without_decay(network)
+    every = [(part, parameter) for part, each in parts.items() for parameter in each]
+    every += [("head", parameter) for parameter in extra]
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for part, parameter in every:
+        if parameter.requires_grad:
+            factor = factors.get(part, 1.0) * layers.get(id(parameter), 1.0)
+            groups.setdefault((factor, id(parameter) in spared), []).append(parameter)
+    return [
+        {"params": members, "multiplier": factor, **({"weight_decay": 0.0} if spare else {})}
+        for (factor, spare), members in groups.items()
+    ]
+
+
+def _without_decay(network: nn.Module) -> set[int]:
+    """Find norms, biases and position embeddings."""
+    found = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, _NORMS) or type(module).__name__.endswith("Norm")
+        for parameter in module.parameters(recurse=False)
+    }
+    return found | {
+        id(parameter)
+        for name, parameter in network.named_parameters()
+        if parameter.ndim <= 1 or _POSITIONS.search(name)
+    }
+
+
+def _layer_factors(
+    decay: float | None, network: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]]
+) -> dict[int, float]:
+    """Let every block of the backbone learn ``decay`` times slower than the one behind it."""
+    if decay is None:
+        return {}
+    backbone = {id(parameter) for parameter in parts.get("backbone", ())}
+    names = {id(p): name for name, p in network.named_parameters() if id(p) in backbone}
+    found = {key: _BLOCKS.search(name) for key, name in names.items()}
+    places = {key: (int(m[1]), int(m[2] or 0)) for key, m in found.items() if m}
+    blocks = sorted(set(places.values()))
+    if len(blocks) < 2:
+        raise InputError(
+            "optimizer.layer_decay needs a backbone of numbered blocks, as transformers have; "
+            "leave it out"
+        )
+    depth = {place: len(blocks) - number for number, place in enumerate(blocks)}
+    factors, reached = {}, False
+    for key in names:
+        # Before all blocks stands the patch embedding, behind them the last norm.
+        reached = reached or key in places
+        outside = 0 if reached else len(blocks) + 1
+        factors[key] = decay ** (depth[places[key]] if key in places else outside)
+    return factors

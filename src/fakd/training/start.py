@@ -9,11 +9,15 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.markup import escape
 
-from fakd.data import SegmentationData
+from fakd.data import SegmentationData, evaluation_samples
 from fakd.errors import InputError
+from fakd.processes import summed
 from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
-from fakd.settings import Existing, Hardware, Inference
+from fakd.settings import Existing, Hardware, Inference, Settings
+from fakd.training.progress import StepProgress
+from fakd.training.task import TaskLoss
+from fakd.types import IGNORE
 
 
 def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> Fabric:
@@ -26,6 +30,9 @@ def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> 
     """
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
+    cuda = hardware.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    if hardware.precision == "16-mixed" and not cuda:
+        raise InputError("hardware.precision 16-mixed needs a CUDA GPU; choose bf16-mixed here")
     strategy = "auto"
     if hardware.devices > 1:
         strategy = "ddp_find_unused_parameters_true" if unused_parameters else "ddp"
@@ -80,6 +87,37 @@ def pick_device(accelerator: str) -> torch.device:
         InputError: the machine has no such accelerator.
     """
     return start(Hardware(accelerator=accelerator), seed=0).device
+
+
+def weigh_classes(
+    fabric: Fabric,
+    console: Console,
+    task: TaskLoss | None,
+    data: SegmentationData,
+    settings: Settings,
+    folder: RunFolder | None,
+) -> None:
+    """Count the labels of the training images where class weights are to follow from them.
+
+    A run that continues has its weights in its checkpoint.
+
+    Raises:
+        InputError: no pixel has a class.
+    """
+    if task is None or task.settings.class_weights != "auto":
+        return
+    if fabric.broadcast(folder is not None and folder.resumable):
+        return
+    share = range(fabric.global_rank, len(data.train), fabric.world_size)
+    pixels = torch.zeros(data.classes, dtype=torch.long, device=fabric.device)
+    with StepProgress(console, "counting classes", len(share)) as display:
+        samples = evaluation_samples(data.train, settings.hardware.workers, share)
+        for done, sample in enumerate(samples, start=1):
+            if sample.labels is not None:
+                named = sample.labels[sample.labels != IGNORE].long()
+                pixels += named.bincount(minlength=data.classes).to(pixels.device)
+            display.advance(done)
+    task.weigh(summed(pixels).tolist())
 
 
 def announce(console: Console, data: SegmentationData, inference: Inference) -> None:

@@ -1,0 +1,398 @@
+"""From a class path to an object and back, and what may be imported for whom.
+
+A spec is ``{"class_path": ..., "init_args": {...}}``, plain values that a recipe or the metadata of
+a weights file holds; the arguments may be specs themselves. Code that the user names is built as
+it is. Code that only a file names is built if it makes networks and is fakd's or a known library's,
+or if the user has allowed it.
+"""
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
+
+from fakd.errors import InputError
+
+Spec = dict[str, Any]
+
+LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision", "transformers")
+ARCHITECTURES = frozenset(
+    f"fakd.models.{name}" for name in ("adapt", "deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
+)
+"""What of this package a weights file may ask for: a network without weights."""
+OPENERS = ARCHITECTURES | {
+    *(f"fakd.models.{name}" for name in ("load", "load_mmseg")),
+    *(
+        f"fakd.data.{name}"
+        for name in ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
+    ),
+}
+"""What the recipe of a run may ask for, too: other files."""
+
+STARTING_WEIGHTS: Mapping[str, Any] = {
+    "weights": None,
+    "weights_backbone": None,
+    "encoder_weights": None,
+    "pretrained": False,
+    "pretrained_backbone": False,
+    "use_pretrained_backbone": False,
+    "checkpoint_path": "",
+}
+"""Arguments that say what a network starts from, and the value that means: from nothing."""
+_CLASS_COUNTS = ("classes", "num_classes")
+CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+
+_allowed: set[str] = set()
+_built: WeakKeyDictionary[Any, Spec] = WeakKeyDictionary()
+
+
+def allow(*names: str) -> None:
+    """Let files ask for the caller's own code: class paths, modules, or packages as a whole."""
+    _allowed.update(names)
+
+
+def nearest(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.5) -> str:
+    """Ask for the known name that a mistyped one is closest to.
+
+    >>> nearest("psnet", ["pspnet", "isanet"])
+    '; did you mean pspnet?'
+    """
+    found = difflib.get_close_matches(wrong, list(known), 1, cutoff)
+    return f"; did you mean {found[0]}?" if found else otherwise
+
+
+def find(path: str) -> Any:
+    """Import what a class path names.
+
+    Raises:
+        InputError: there is no such module, or nothing of that name in it.
+
+    >>> find("fakd.errors.InputError")
+    <class 'fakd.errors.InputError'>
+    """
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise InputError(f"expected a dotted path such as fakd.models.pspnet, got {path!r}")
+    try:
+        owner = import_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{path} cannot be imported: {error}") from error
+    except ImportError as error:
+        # Either there is no such module, which may be a class instead, or one that it imports.
+        itself = f"{module}.".startswith(f"{error.name}.") if error.name else False
+        if "." not in module or not itself:
+            raise InputError(f"{path} cannot be imported: {error}") from error
+        owner = find(module)
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        known = getattr(owner, "__all__", None) or vars(owner)
+        raise InputError(f"there is no {path}{nearest(name, known)}") from error
+
+
+def full_path(name: str, package: str) -> str:
+    """Complete a bare name, which is one of a package's; a dotted path is complete.
+
+    >>> full_path("pspnet", "fakd.models"), full_path("my.net", "fakd.models")
+    ('fakd.models.pspnet', 'my.net')
+    """
+    return name if "." in name or not package else f"{package}.{name}"
+
+
+def is_spec(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Tell whether a plain value describes an object."""
+    return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
+
+
+def written(class_path: str, **arguments: Any) -> Spec:
+    """Write a spec."""
+    return {"class_path": class_path, "init_args": arguments}
+
+
+def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
+    """List what a class path takes by name, and tell whether it takes any other name as well."""
+    function = find(path)
+    # A class's own __new__ need not say what its __init__ takes.
+    made = inspect.isclass(function) and function.__init__ is not object.__init__
+    try:
+        found = dict(inspect.signature(function.__init__ if made else function).parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"expected {path} to be a class or a function, got {function!r}"
+        ) from error
+    if made:
+        del found[next(iter(found))]
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = {name: each for name, each in found.items() if each.kind not in kinds}
+    # The configurations of transformers take num_labels and more without saying so.
+    silent = path.startswith("transformers.") and path.endswith("Config")
+    return named, silent or any(each.kind is kinds[0] for each in found.values())
+
+
+def checked(
+    spec: Any,
+    where: str,
+    *,
+    package: str = "",
+    counted: bool = False,
+    asked_by: object = None,
+    ours: Collection[str] = ARCHITECTURES,
+) -> Spec:
+    """Check a spec and all in it against the signatures it names, and write out all values.
+
+    Args:
+        spec: what the user or a file wrote.
+        where: what errors call it, such as ``network``.
+        package: the one whose names may stand bare.
+        counted: whether the number of classes will be filled in.
+        asked_by: the file that holds the spec; None for what the user wrote.
+        ours: what of this package such a file may ask for.
+
+    Raises:
+        InputError: there is no such class path or argument, one is missing or of another type, or
+            only a file asks for what may not be built for it.
+    """
+    if not is_spec(spec):
+        raise InputError(f"{where}: expected {{class_path: ..., init_args: ...}}, got {spec!r}")
+    if strange := set(spec) - {"class_path", "init_args"}:
+        raise InputError(
+            f"{where}: expected class_path and init_args, got {', '.join(sorted(strange))}; "
+            "arguments belong into init_args"
+        )
+    path, given = full_path(spec["class_path"], package), dict(spec.get("init_args") or {})
+    if asked_by is not None:
+        _require_permitted(path, given, asked_by, ours)
+    known, open_ended = parameters(path)
+    hints = _hints(find(path))
+    rules = {"package": package, "counted": counted, "asked_by": asked_by, "ours": ours}
+    inner: Callable[..., Spec] = partial(checked, **rules)  # type: ignore[arg-type]
+
+    def converted(value: Any, hint: Any, place: str) -> Any:
+        if isinstance(value, str) and CLASS_PATH.match(value) and not _accepts_text(hint):
+            value = written(value)
+        if is_spec(value):
+            return inner(value, place)
+        if isinstance(value, Mapping) and any(map(is_spec, value.values())):
+            return {key: converted(each, Any, f"{place}.{key}") for key, each in value.items()}
+        return _converted(value, hint, place) if asked_by is None else _with_tuple(value, hint)
+
+    for name, value in given.items():
+        if name not in known and not open_ended:
+            place = f"{where}.{name}"
+            hint = nearest(place, [f"{where}.{each}" for each in known])
+            listed = f"; {path} takes {', '.join(known) or 'nothing'}"
+            raise InputError(f"there is no {place}{hint or listed}")
+        given[name] = converted(value, hints.get(name, Any), f"{where}.{name}")
+    for name, each in known.items():
+        filled = name in given or (counted and name in _CLASS_COUNTS)
+        if each.default is each.empty and not filled:
+            raise InputError(f"{where}: {path} needs {name}; give --{where}.{name}")
+    defaults = {name: each.default for name, each in known.items() if name not in _CLASS_COUNTS}
+    if asked_by is None:
+        given = {name: each for name, each in defaults.items() if _is_plain(each)} | given
+    return {"class_path": path, "init_args": given}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def plain(value: Any) -> Any:
+    """Write paths and enumerations as text and tuples as lists, as JSON and YAML hold them."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, Enum):
+        return value.name
+    return str(value) if isinstance(value, Path) else value
+
+
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    """Read a value as the type that the signature names, by the parser's rules."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_argument("--value", type=hint)
+    except ValueError:
+        return value  # a type of somebody else's making
+    # What was read as YAML may have been meant as text: a folder called 2024.
+    for each in (value, *([] if isinstance(value, str | list | dict) else [str(value)])):
+        try:
+            return parser.parse_object({"value": each})["value"]
+        except ArgumentError:
+            continue
+    name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    raise InputError(f"{where}: expected {name.replace('typing.', '')}, got {value!r}")
+
+
+def _with_tuple(value: Any, hint: Any) -> Any:
+    """Undo that YAML and JSON have made a list of a tuple; a file's values are converted no more.
+
+    The parser would import what a text names, where the signature wants something to call.
+    """
+    wanted = "tuple" in str(hint) and "list" not in str(hint)
+    return tuple(value) if wanted and isinstance(value, list) else value
+
+
+def _accepts_text(hint: Any) -> bool:
+    if get_args(hint) and get_origin(hint) is not Callable:
+        return any(map(_accepts_text, get_args(hint)))
+    return hint is Any or isinstance(hint, str) or hint in (str, Path)
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    called = vars(function).get("__init__") if inspect.isclass(function) else function
+    try:
+        return get_type_hints(called)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def build(
+    spec: Any,
+    *,
+    classes: int | None = None,
+    asked_by: object = None,
+    ours: Collection[str] = ARCHITECTURES,
+) -> Any:
+    """Build what a spec describes, inside out; other plain values are what they are.
+
+    Args:
+        spec: a spec, or a mapping or list with specs in it.
+        classes: the number of classes, for whatever takes one and was given none.
+        asked_by: the file that holds the spec; None for what the user wrote, who may name anything.
+        ours: what of this package such a file may ask for.
+
+    Raises:
+        InputError: the class path cannot be built, or may not be because only a file names it.
+    """
+    if isinstance(spec, list | tuple):
+        return type(spec)(build(each, asked_by=asked_by, ours=ours) for each in spec)
+    if not is_spec(spec):
+        if not isinstance(spec, Mapping):
+            return spec
+        return {key: build(each, asked_by=asked_by, ours=ours) for key, each in spec.items()}
+    path = spec["class_path"]
+    if asked_by is None:
+        if path.partition(".")[0] not in ("fakd", *LIBRARIES):
+            allow(path)
+        spec = {"class_path": path, "init_args": dict(spec.get("init_args") or {})}
+    else:
+        spec = checked(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
+    if classes is not None:
+        spec = _counted(spec, classes)
+    arguments = {
+        name: build(value, asked_by=asked_by, ours=ours)
+        for name, value in spec["init_args"].items()
+    }
+    try:
+        made = find(path)(**arguments)
+    except (TypeError, OSError) as error:
+        if asked_by is None:
+            raise
+        raise InputError(f"{path} does not take {spec['init_args']} ({error})") from error
+    _remember(made, spec)
+    return made
+
+
+def _counted(spec: Mapping[str, Any], classes: int) -> Spec:
+    """Fill in the number of classes wherever it may be given and is not."""
+    known, open_ended = parameters(spec["class_path"])
+    names = [name for name in _CLASS_COUNTS if name in known]
+    if open_ended and spec["class_path"].endswith("Config"):
+        names = ["num_labels"]
+    given = {
+        name: _counted(value, classes) if is_spec(value) else value
+        for name, value in spec["init_args"].items()
+    }
+    return {"class_path": spec["class_path"], "init_args": dict.fromkeys(names, classes) | given}
+
+
+def _remember(made: Any, spec: Spec) -> None:
+    spec = plain(spec)
+    try:
+        json.dumps(spec)
+        _built[made] = spec
+    except TypeError:
+        return  # a number, which describes itself; or made from objects that no file could name
+    # What this package's functions make knows more about itself than what they were called with.
+    own = spec["class_path"].startswith("fakd.")
+    if not own and hasattr(made, "config") and hasattr(made, "origin"):
+        made.config, made.origin = architecture(spec), spec
+
+
+def spec_of(made: Any) -> Spec | None:
+    """Return the spec that an object was built from here; None if it was not."""
+    try:
+        return _built.get(made)
+    except TypeError:
+        return None
+
+
+def architecture(spec: Mapping[str, Any]) -> Spec:
+    """Write a network's spec without what its weights started from, which a file has anyway."""
+    known, _ = parameters(spec["class_path"])
+    arguments = {
+        name: architecture(value) if is_spec(value) else value
+        for name, value in spec["init_args"].items()
+    }
+    off = {
+        name: value
+        for name, value in STARTING_WEIGHTS.items()
+        if name in known and known[name].default is not inspect.Parameter.empty
+    }
+    return {"class_path": spec["class_path"], "init_args": arguments | off}
+
+
+def is_allowed(path: str) -> bool:
+    """Tell whether the user named or allowed a class path, in this process."""
+    return any(path == name or path.startswith(f"{name}.") for name in _allowed)
+
+
+def is_network(path: str) -> bool:
+    """Tell whether a known library's class path makes a network, or a configuration of one."""
+    if path.partition(".")[0] not in LIBRARIES:
+        return False
+    if path in ("timm.create_model", "segmentation_models_pytorch.create_model"):
+        return True
+    if path.startswith("torchvision.models.segmentation."):
+        builders = find("torchvision.models.list_models")(find("torchvision.models.segmentation"))
+        return path.rpartition(".")[2] in builders
+    from torch.nn import Module
+
+    found = find(path)
+    configuration = path.startswith("transformers.") and path.endswith("Config")
+    return inspect.isclass(found) and (configuration or issubclass(found, Module))
+
+
+def _require_permitted(
+    path: str, given: Mapping[str, Any], asked_by: object, ours: Collection[str]
+) -> None:
+    if is_allowed(path):
+        return
+    if path not in ours and not is_network(path):
+        raise InputError(
+            f"{asked_by} asks for {path}, which is no network of fakd, {', '.join(LIBRARIES)}; "
+            "give the network: fakd.load(path, network=...), or allow code that you trust: "
+            f"fakd.load(path, allow={path!r}), --network.allow {path}"
+        )
+    if path in OPENERS - ARCHITECTURES:
+        if given.get("allow"):
+            raise InputError(f"{asked_by} allows {given['allow']}, which only you can: allow it")
+        return
+    for name, value in given.items():
+        starting = value not in (None, STARTING_WEIGHTS.get(name, value))
+        # Libraries take names such as hf-hub:... for an architecture, and fetch what they say.
+        if starting or (isinstance(value, str) and ":" in value):
+            raise InputError(f"{asked_by} asks {path} for other files ({name}: {value})")

@@ -1,0 +1,50 @@
+"""What a network is told before it is trained: what stays as it is, what is computed twice."""
+
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from fakd.errors import InputError
+
+
+def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
+    """Stop the named parts from learning; return their batch norms, which belong into eval mode.
+
+    A name stands for the part of that dotted name with all that is in it, ``*`` for anything.
+
+    Raises:
+        InputError: nothing is called so.
+    """
+    norms: list[_NormBase] = []
+    for name in names:
+        found = [part for key, part in network.named_modules() if key and fnmatchcase(key, name)]
+        single = [weight for key, weight in network.named_parameters() if fnmatchcase(key, name)]
+        if not found and not single:
+            parts = ", ".join(key for key, _ in network.named_children())
+            raise InputError(f"freeze.names: there is no {name} in the network; it has {parts}")
+        for part in found:
+            part.requires_grad_(False)
+            norms += [module for module in part.modules() if isinstance(module, _NormBase)]
+        for weight in single:
+            weight.requires_grad_(False)
+    return norms
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Let those parts of a network that offer it recompute their activations (timm, transformers).
+
+    Raises:
+        InputError: none does.
+    """
+    offered = False
+    for module in network.modules():
+        for name in ("set_grad_checkpointing", "gradient_checkpointing_enable"):
+            if callable(switch := getattr(module, name, None)):
+                switch()
+                offered = True
+    if not offered:
+        raise InputError(
+            f"hardware.checkpoint_activations: no part of {type(network).__name__} offers it; "
+            "lower schedule.batch_size or give schedule.accumulate"
+        )

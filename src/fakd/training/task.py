@@ -1,0 +1,232 @@
+"""The task's own loss: how far a network's classes are from the labels."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from fakd.errors import InputError
+from fakd.losses.grid import precise
+from fakd.settings import Average, Task
+from fakd.types import IGNORE, Prediction
+
+Logits = Float[Tensor, "batch classes rows cols"]
+Labels = Integer[Tensor, "batch rows cols"]
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch classes rows cols"],
+    labels: Integer[Tensor, "batch height width"],
+    average: Average = "valid",
+    class_weights: Float[Tensor, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    hardest: float | None = None,
+) -> Float[Tensor, ""]:
+    r"""Pixel cross-entropy of logits brought to the labels' size, bilinearly.
+
+    .. math:: \frac{\sum_i w_{y_i} \ell_i}{\sum_i w_{y_i}}
+
+    over the labelled pixels i; ``average="all"`` divides by the number of all pixels as
+    mmsegmentation 0.x did, which weakens the task loss against distillation where much is ignored.
+    A batch without a labelled pixel gives 0.
+
+    Args:
+        logits: On any grid.
+        labels: Class ids; `IGNORE` where there is none.
+        average: What the sum is divided by.
+        class_weights: The factor of each class; None counts all alike.
+        label_smoothing: The share of a label that is spread evenly over all classes.
+        hardest: Only pixels whose own class is less likely than this count, but at least the
+            hardest sixteenth of the labelled ones (OHEM, Shrivastava et al., 2016, with the
+            threshold of mmsegmentation's sampler).
+    """
+    return _cross_entropy(
+        _enlarged(logits, labels), labels, average, class_weights, label_smoothing, hardest
+    )
+
+
+def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
+    size = labels.shape[-2:]
+    return F.interpolate(precise(logits), size, mode="bilinear", align_corners=False)
+
+
+def _cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    average: Average,
+    weights: Tensor | None,
+    smoothing: float,
+    hardest: float | None,
+) -> Tensor:
+    labels = labels.long()
+    counted = labels != IGNORE
+    options = {"weight": weights, "ignore_index": IGNORE, "label_smoothing": smoothing}
+    if hardest is None:
+        total = F.cross_entropy(logits, labels, reduction="sum", **options)  # type: ignore[arg-type]
+    else:
+        counted = counted & _hard(logits.detach(), labels, hardest)
+        losses = F.cross_entropy(logits, labels, reduction="none", **options)  # type: ignore[arg-type]
+        total = (losses * counted).sum()
+    if average == "all":
+        return total / labels.numel()
+    if weights is None:
+        return total / counted.sum().clamp(min=1)
+    shares = weights[labels.masked_fill(~counted, 0)] * counted
+    return total / shares.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def _hard(logits: Tensor, labels: Tensor, limit: float) -> Tensor:
+    """Find the pixels whose own class is unlikely, or among the least likely sixteenth."""
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    # Ignored pixels come last: nothing is as likely as 2.
+    likely = (-losses).exp().masked_fill(labels == IGNORE, 2.0)
+    least = (labels != IGNORE).sum() // 16
+    # Compared on the device: asking for the count would stall it.
+    border = likely.flatten().sort().values.gather(0, least[None])
+    return likely < border.clamp(min=limit)
+
+
+def dice_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
+    r"""One minus the soft Dice coefficient, mean over the classes that the labels show.
+
+    .. math:: 1 - \frac{1}{K} \sum_k
+        \frac{2 \sum_i p_{ik} y_{ik} + 1}{\sum_i p_{ik} + \sum_i y_{ik} + 1}
+
+    over the labelled pixels i of the whole batch. Milletari et al., 2016 (arXiv 1606.04797),
+    without the squares. A batch without a labelled pixel gives 0.
+    """
+    chances, truth = _chances_and_truth(logits, labels)
+    both = 2 * (chances * truth).sum((0, 2, 3)) + 1
+    coefficient = both / (chances.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1)
+    return _mean_of_shown(1 - coefficient, truth)
+
+
+def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
+    """Lovász extension of one minus the IoU, mean over the classes that the labels show.
+
+    Berman et al., 2018 (arXiv 1705.08790), Algorithm 1 over the labelled pixels of the whole
+    batch. It sorts all pixels for every class. A batch without a labelled pixel gives 0.
+    """
+    chances, truth = _chances_and_truth(logits, labels)
+    losses = []
+    for chance, own in zip(chances.unbind(1), truth.unbind(1), strict=True):
+        # An ignored pixel has no error: it is sorted to the end and adds nothing.
+        errors, order = (own - chance).abs().flatten().sort(descending=True)
+        sorted_truth = own.flatten()[order]
+        total = sorted_truth.sum()
+        intersection = total - sorted_truth.cumsum(0)
+        union = total + (1 - sorted_truth).cumsum(0)
+        jaccard = 1 - intersection / union
+        steps = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+        losses.append(errors @ steps)
+    return _mean_of_shown(torch.stack(losses), truth)
+
+
+def _chances_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Make probabilities and one-hot labels, both 0 at pixels without a label."""
+    labelled = labels != IGNORE
+    chances = logits.softmax(1) * labelled[:, None]
+    truth = torch.zeros_like(chances)
+    places = labels.long().masked_fill(~labelled, 0)[:, None]
+    return chances, truth.scatter_(1, places, labelled[:, None].to(truth.dtype))
+
+
+def _mean_of_shown(losses: Tensor, truth: Tensor) -> Tensor:
+    shown = truth.sum((0, 2, 3)) > 0
+    return (losses * shown).sum() / shown.sum().clamp(min=1)
+
+
+def automatic_weights(pixels: Sequence[int]) -> list[float]:
+    r"""Weigh classes by how rare they are: :math:`w_k = 1 / \ln(1.02 + p_k)`, scaled to mean 1.
+
+    p is a class's share of the labelled pixels (ENet; Paszke et al., 2016, arXiv 1606.02147): the
+    rarest class weighs up to 35 times what a class that is everywhere would. The mean is over
+    the classes that occur; a class that does not gets 1.
+
+    Raises:
+        InputError: no pixel has a class.
+
+    >>> [round(weight, 2) for weight in automatic_weights([90, 10, 0])]
+    [0.3, 1.7, 1.0]
+    """
+    counts = torch.tensor(pixels, dtype=torch.float64)
+    if counts.sum() == 0:
+        raise InputError("task.class_weights auto needs labelled pixels in the training images")
+    weights = 1 / (1.02 + counts / counts.sum()).log()
+    weights /= weights[counts > 0].mean()
+    return [float(weight) for weight in weights.masked_fill(counts == 0, 1.0)]
+
+
+class TaskLoss(nn.Module):
+    """The loss terms of a network's answer against labels.
+
+    Args:
+        settings: Which terms, and their weights. Automatic class weights are 1 until `weigh`.
+        classes: How many classes the labels have.
+
+    Raises:
+        InputError: there are not as many class weights as classes.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, settings: Task, classes: int) -> None:
+        super().__init__()
+        given = settings.class_weights
+        if isinstance(given, tuple) and len(given) != classes:
+            raise InputError(
+                f"expected task.class_weights with one number for each of {classes} classes, got "
+                f"{len(given)}"
+            )
+        weights = torch.ones(classes) if given else None
+        if isinstance(given, tuple):
+            weights = torch.tensor(given)
+        self.settings = settings
+        self.register_buffer("class_weights", weights)
+
+    def shares(self, parts: Sequence[Integer[Tensor, "batch height width"]]) -> list[float]:
+        """Tell what each part of a batch counts, so that the parts' mean is the batch's loss.
+
+        Exact for the cross-entropy; the mean of Dice, Lovász or the hardest pixels of parts is
+        another thing than that of the batch.
+        """
+        if self.settings.average == "all":
+            return [1.0] * len(parts)
+        weights = self.class_weights
+        table = None if weights is None else weights.double().cpu()
+        counted = [labels[labels != IGNORE].long() for labels in parts]
+        sums = [float(len(each) if table is None else table[each].sum()) for each in counted]
+        return [len(parts) * each / (sum(sums) or 1.0) for each in sums]
+
+    def weigh(self, pixels: Sequence[int]) -> None:
+        """Set automatic class weights from the labelled pixels of each class."""
+        self.class_weights = torch.tensor(automatic_weights(pixels))
+
+    def forward(
+        self, prediction: Prediction, labels: Integer[Tensor, "batch height width"]
+    ) -> dict[str, Tensor]:
+        """Compute the weighted terms of the main head and, if there is one, of the auxiliary."""
+        settings = self.settings
+        logits = _enlarged(prediction.logits, labels)
+        terms = {"task": self._entropy(logits, labels)}
+        if settings.dice:
+            terms["dice"] = settings.dice * dice_loss(logits, labels)
+        if settings.lovasz:
+            terms["lovasz"] = settings.lovasz * lovasz_softmax(logits, labels)
+        if prediction.auxiliary is not None:
+            auxiliary = self._entropy(_enlarged(prediction.auxiliary, labels), labels)
+            terms["auxiliary"] = settings.auxiliary_weight * auxiliary
+        return terms
+
+    def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        settings = self.settings
+        return _cross_entropy(
+            logits,
+            labels,
+            settings.average,
+            self.class_weights,
+            settings.label_smoothing,
+            settings.hardest,
+        )

@@ -1,0 +1,76 @@
+"""Nothing heavy is imported before there is work for it: help and mistakes answer at once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "timm", "torchvision", "lightning_fabric", "scipy", "matplotlib")
+CODE = f"""
+import sys
+from fakd.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as error:
+    code = error.code
+print("IMPORTED", *[name for name in {HEAVY} if name in sys.modules])
+raise SystemExit(code)
+"""
+
+
+def run(arguments, folder):
+    command = [sys.executable, "-c", CODE, *arguments]
+    # Coverage and import hooks of the tests must not reach the other process.
+    environment = {key: value for key, value in os.environ.items() if "JAXTYPING" not in key}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        *(
+            f"{name} --help"
+            for name in ("demo", "train", "distill", "compare", "data check", "evaluate")
+        ),
+        *(f"{name} --help" for name in ("report", "tables", "predict", "models", "convert")),
+    ],
+)
+def test_help_imports_nothing_heavy(arguments, tmp_path):
+    ended = run(arguments.split(), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "IMPORTED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("trian", "did you mean train"),
+        ("train --network psnet --data scenes --run r", "did you mean pspnet"),
+        ("train --network pspnet --data scenes --run r --schedule.stps 3", "schedule.steps"),
+        ("train --network pspnet --data scenes --run r --schedule.steps many", "schedule.steps"),
+        ("train --network pspnet --data scenes --run r --schedule.steps 0", "at least 1, got 0"),
+        ("train --network pspnet --data scenes", "run"),
+        ("train --network.backbone resnet18 --data scenes --run r", "name it before"),
+        ("train --recipe gone.yaml", "gone.yaml"),
+        ("train --recipe bad.yaml", "bad.yaml"),
+        ("train --network pspnet --data scenes --run r --schedle.steps 3", "schedule.steps"),
+        ("train --network pspnet --data scenes --run r --pairs a", "that is for fakd compare"),
+        ("train stray", "no stray here"),
+        ("train --network gone --data scenes --run r", "gone does not exist"),
+        ("evaluate --network gone.safetensors --data scenes", "gone.safetensors does not"),
+        ("evaluate --network gone.pth --data scenes", "gone.pth does not exist"),
+        ("evaluate --network pspnet --data gone", "gone does not exist"),
+        ("evaluate --network pspnet --data scenes --split none", "split"),
+        ("predict --network a --out b", "images"),
+    ],
+)
+def test_mistakes_are_found_before_anything_heavy(arguments, expected, tmp_path):
+    (tmp_path / "bad.yaml").write_text("schedule: [\n")
+    ended = run(arguments.split(), tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert expected in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout.splitlines()[-1] == "IMPORTED"

@@ -1,0 +1,110 @@
+"""A step in parts has the gradients of the whole step."""
+
+import pytest
+import torch
+from torch import nn
+
+from fakd.data import Batch
+from fakd.errors import InputError
+from fakd.losses import ChannelKL, PixelKL
+from fakd.settings import Schedule, Task
+from fakd.training.objective import Distillation, Supervised, scaled
+from fakd.training.task import TaskLoss
+from fakd.types import IGNORE, Prediction, Segmenter
+from training.test_loop import training
+
+CLASSES = 3
+
+
+class Small(Segmenter):
+    """Two convolutions without norms: each image by itself."""
+
+    classes = CLASSES
+
+    def __init__(self):
+        super().__init__()
+        self.feature, self.final = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, CLASSES, 1)
+
+    def forward(self, images):
+        features = self.feature(images).tanh()
+        return Prediction(self.final(features), features)
+
+    @property
+    def classifier(self):
+        return self.final
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 8, 10), generator=generator).byte()
+    labels = torch.randint(0, CLASSES, (4, 8, 10), generator=generator)
+    labels[0, :6], labels[3, :2] = IGNORE, IGNORE
+    return Batch(
+        images, labels.short(), torch.arange(4), torch.ones(4, dtype=torch.bool), [None] * 4
+    )
+
+
+def gradients(loss, task, parts):
+    torch.manual_seed(0)
+    student, teacher = Small().double(), Small().double()
+    by_labels = TaskLoss(task, CLASSES).double()
+    objective = Supervised(by_labels)
+    if loss is not None:
+        objective = Distillation(teacher, student, loss, task=by_labels)
+    pieces = batch().parts(parts)
+    shares = by_labels.shares([piece.labels for piece in pieces])
+    totals = {}
+    for piece, share in zip(pieces, shares, strict=True):
+        images = piece.images.double() / 255
+        with torch.no_grad():
+            answer = teacher(images)
+        outcome = objective(student(images), piece.labels, piece.labelled, 0.5, answer, share)
+        terms = scaled(outcome.terms, 1 / parts)
+        sum(terms.values()).backward()
+        totals = {name: totals.get(name, 0) + term.item() for name, term in terms.items()}
+    return totals, [parameter.grad for parameter in student.parameters()]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("loss", [None, PixelKL(), ChannelKL()], ids=["alone", "pd", "cwd"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(),
+        Task(average="all"),
+        Task(class_weights=(1.0, 2.0, 0.5), label_smoothing=0.1),
+    ],
+    ids=["valid", "all", "weighted"],
+)
+def test_parts_add_up_to_the_whole(loss, task, parts):
+    whole, expected = gradients(loss, task, 1)
+    pieces, found = gradients(loss, task, parts)
+    assert pieces == pytest.approx(whole, rel=1e-6)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_class_statistics_are_those_of_the_whole():
+    counts = []
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        student = Small().double()
+        objective = Distillation(student, student, ChannelKL(strength=1.0)).double()
+        for piece in batch().parts(parts):
+            images = piece.images.double() / 255
+            objective(student(images), piece.labels, piece.labelled, 0.5, student(images))
+        counts.append(objective.covariance)
+    assert torch.equal(counts[0].count, counts[1].count)
+    torch.testing.assert_close(counts[0].mean, counts[1].mean, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(counts[0].value, counts[1].value, rtol=1e-6, atol=1e-9)
+
+
+def test_parts_that_do_not_divide_a_batch_are_refused(tiny_data):
+    with pytest.raises(InputError, match=r"multiple of 3.*got 4"):
+        training(tiny_data, schedule=Schedule(batch_size=4, accumulate=3, learning_rate=0.1))
+
+
+def test_a_run_in_parts_learns(tiny_data):
+    schedule = Schedule(steps=3, batch_size=4, accumulate=2, learning_rate=0.05)
+    result = training(tiny_data, schedule=schedule).run()
+    assert result["steps"] == 3
