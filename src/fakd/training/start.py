@@ -106,7 +106,7 @@ def weigh_classes(
     """
     if task is None or task.settings.class_weights != "auto":
         return
-    if fabric.broadcast(folder is not None and folder.resumable):
+    if fabric.broadcast(folder is not None and folder.last.is_file()):
         return
     share = range(fabric.global_rank, len(data.train), fabric.world_size)
     pixels = torch.zeros(data.classes, dtype=torch.long, device=fabric.device)
