@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from fakd.losses import PRESETS
 from fakd.runs.naming import ALONE, refuse_former_weights
 from fakd.runs.recipe import describe
 from fakd.settings import Settings, Task
+from fakd.specs import Spec
 
-Spec = dict[str, Any]
 _NESTED: Mapping[str, Any] = {
     each.name: each.type for each in fields(Settings) if is_dataclass(each.type)
 } | {"task": Task}
@@ -34,11 +33,8 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
     if isinstance(given, str):
         given = [name.strip() for name in given.split(",") if name.strip()]
     entries = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
-    resolved = {ALONE: _method(ALONE, None)}
-    for name, entry in entries.items():
-        plain = _canonical(str(name))
-        resolved[plain] = _method(plain, entry)
-    return resolved
+    named = {ALONE: None} | {_canonical(str(name)): entry for name, entry in entries.items()}
+    return {name: _method(name, entry) for name, entry in named.items()}
 
 
 def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
@@ -78,8 +74,7 @@ def _method(name: str, entry: Any) -> Spec:
     except InputError as error:
         raise InputError(f"methods.{name}: {error}") from error
     special = {key: value for key, value in given.items() if key != "distillation"}
-    for key, value in special.items():
-        _require_setting(f"methods.{name}", key, value)
+    _require_settings(f"methods.{name}", special)
     for key in ("teacher", "student"):
         if key in special:
             special[key] = network(special[key], f"methods.{name}.{key}")
@@ -96,9 +91,11 @@ def _distillation(name: str, loss: Any) -> Spec | None:
         return None
     if isinstance(loss, str):
         if (preset := PRESETS.get(_canonical(loss))) is None:
+            known = [ALONE, *PRESETS]
+            hint = specs.nearest(loss, known, f"; choose from {', '.join(known)}")
             raise InputError(
-                f"--methods: there is no {loss}; {_hint(loss, [ALONE, *PRESETS])} (your "
-                "own is {NAME: {distillation: {class_path: ChannelKL, init_args: ...}}})"
+                f"--methods: there is no {loss}{hint} (your own is {{NAME: {{distillation: "
+                "{class_path: ChannelKL, init_args: ...}}})"
             )
         return dict(describe(specs.build(preset)))
     where = f"methods.{name}.distillation"
@@ -109,22 +106,21 @@ def _distillation(name: str, loss: Any) -> Spec | None:
         raise InputError(f"{where}: {error}") from error
 
 
-def _require_setting(where: str, key: str, value: Any) -> None:
-    known = [*_NESTED, *_PLAIN]
-    names = [field.name for field in fields(_NESTED[key])] if key in _NESTED else []
-    wrong = [key] if key not in known else []
-    if key in _NESTED:
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where}.{key}: expected a mapping of its values, got {value!r}")
-        wrong, known = [name for name in value if name not in names], names
-        where = f"{where}.{key}"
-    if wrong:
-        raise InputError(f"{where}: there is no {wrong[0]}; {_hint(str(wrong[0]), known)}")
+def _require_settings(where: str, given: Mapping[str, Any]) -> None:
+    """Refuse what is no setting of a run."""
+    for key, value in given.items():
+        _require_known(where, key, [*_NESTED, *_PLAIN])
+        if key in _NESTED:
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}.{key}: expected a mapping of its values, got {value!r}")
+            for name in value:
+                _require_known(f"{where}.{key}", name, [each.name for each in fields(_NESTED[key])])
 
 
-def _hint(wrong: str, known: Sequence[str]) -> str:
-    nearest = get_close_matches(wrong, known, 1, 0.5)
-    return f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(known)}"
+def _require_known(where: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        hint = specs.nearest(str(name), known, f"; choose from {', '.join(known)}")
+        raise InputError(f"{where}: there is no {name}{hint}")
 
 
 def resolve_pairs(
@@ -145,13 +141,15 @@ def resolve_pairs(
             )
         spec = network(student, "student")
         return {_pair_name(spec): {"teacher": network(teacher, "teacher"), "student": spec}}
-    resolved = {}
     for name, pair in pairs.items():
         if not isinstance(pair, Mapping) or set(pair) != {"teacher", "student"}:
             raise InputError(f"pairs.{name}: expected {{teacher: ..., student: ...}}, got {pair!r}")
-        both = {key: network(pair[key], f"pairs.{name}.{key}") for key in ("teacher", "student")}
-        resolved[str(name)] = both
-    return resolved
+    return {
+        str(name): {
+            key: network(pair[key], f"pairs.{name}.{key}") for key in ("teacher", "student")
+        }
+        for name, pair in pairs.items()
+    }
 
 
 def network(given: Any, where: str) -> Spec:
