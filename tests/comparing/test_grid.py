@@ -19,7 +19,6 @@ from fakd.comparing.methods import network, resolve_methods, resolve_pairs, reso
 from fakd.comparing.work import GridProgress, work
 from fakd.errors import InputError
 from fakd.losses import PRESETS
-from fakd.runs.folder import beside
 from fakd.settings import Hardware
 
 # Understands `-m fakd COMMAND --recipe FILE --existing reuse` and does what the recipe says.
@@ -61,7 +60,7 @@ def cell(folder, method="cwd", seed=0, **recipe):
 
 
 def starts(each):
-    return beside(each.folder, ".starts").read_text().count("started")
+    return each.beside(".starts").read_text().count("started")
 
 
 def run(cells, parallel=1, function=attempt):
@@ -79,7 +78,7 @@ def test_a_failure_is_recorded_with_its_last_line_and_stops_nobody(tmp_path, sta
     assert cells[0].failure == "exit code 1: fakd: failed: no luck"
     assert cells[1].finished
     assert cells[1].failure is None
-    assert cells[1].log.read_text() == "the stand-in works\n"
+    assert cells[1].beside(".log").read_text() == "the stand-in works\n"
 
 
 def test_finished_cells_are_left_alone_and_failed_ones_tried_again(tmp_path, stand_in):

@@ -22,7 +22,6 @@ from fakd.runs.folder import (
     LOCK,
     LOG,
     RESULT,
-    beside,
     last_line,
     lock,
     read_curves,
@@ -60,15 +59,9 @@ class Cell:
     outcome: Path | None = None
     directory: Path = field(default_factory=Path.cwd)
 
-    @property
-    def log(self) -> Path:
-        """What its processes have printed."""
-        return beside(self.folder, LOG)
-
-    @property
-    def lock(self) -> Path:
-        """Held by whoever is at work on it."""
-        return beside(self.folder, LOCK)
+    def beside(self, suffix: str) -> Path:
+        """Name a file beside the run's folder: its log, lock, given recipe or failure."""
+        return self.folder.with_name(self.folder.name + suffix)
 
     @property
     def finished(self) -> bool:
@@ -79,14 +72,14 @@ class Cell:
     def failure(self) -> str | None:
         """Exit code and last line of the last attempt, if that failed."""
         with suppress(FileNotFoundError):
-            return beside(self.folder, FAILED).read_text(encoding="utf-8").strip()
+            return self.beside(FAILED).read_text(encoding="utf-8").strip()
         return None
 
     @property
     def failed_at(self) -> int | None:
         """When the last attempt failed, to tell an old failure from a new one."""
         with suppress(FileNotFoundError):
-            return beside(self.folder, FAILED).stat().st_mtime_ns
+            return self.beside(FAILED).stat().st_mtime_ns
         return None
 
     @property
@@ -97,13 +90,13 @@ class Cell:
 
     def busy(self) -> bool:
         """Tell whether someone, perhaps another process, is at work on it."""
-        with lock(self.lock) as held:
+        with lock(self.beside(LOCK)) as held:
             return held is None
 
     def record_failure(self, reason: str) -> None:
         """Leave the reason for the table, and for whoever looks."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        write_text(beside(self.folder, FAILED), reason + "\n")
+        write_text(self.beside(FAILED), reason + "\n")
 
 
 def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
@@ -111,7 +104,7 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fal
 
     A run that was interrupted continues at its last checkpoint. A failure is left as a file.
     """
-    with lock(cell.lock) as held:
+    with lock(cell.beside(LOCK)) as held:
         if held is not None and not cell.finished:
             ending = _run(cell, held, environment, stop)
             if ending and not cell.finished:
@@ -120,11 +113,11 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fal
 
 def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> str | None:
     """Let the cell's command work, the lock in its hands; say how it ended, None if stopped."""
-    beside(cell.folder, FAILED).unlink(missing_ok=True)
-    recipe = beside(cell.folder, GIVEN)
+    cell.beside(FAILED).unlink(missing_ok=True)
+    recipe = cell.beside(GIVEN)
     write_yaml(recipe, cell.recipe)
     command = [sys.executable, "-m", "fakd", cell.command, "--recipe", str(recipe.absolute())]
-    with cell.log.open("ab") as output:
+    with cell.beside(LOG).open("ab") as output:
         begin = output.tell()
         child = subprocess.Popen(
             [*command, "--existing", "reuse"],
@@ -145,7 +138,7 @@ def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> s
     if code is None:
         return None
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    said = last_line(cell.log.read_bytes()[begin:].decode("utf-8", "replace"))
+    said = last_line(cell.beside(LOG).read_bytes()[begin:].decode("utf-8", "replace"))
     return f"{how}: {said or 'it said nothing'}"
 
 
@@ -176,7 +169,7 @@ def trial_of(cell: Cell) -> Cell:
 
 def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
     """Time a few steps of a trial and leave the seconds of one in its outcome."""
-    with lock(trial.lock) as held:
+    with lock(trial.beside(LOCK)) as held:
         if held is None or trial.finished or trial.outcome is None:
             return
         shutil.rmtree(trial.folder, ignore_errors=True)

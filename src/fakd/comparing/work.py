@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
 from fakd.comparing.engines import Engine, Task, Work
-from fakd.runs.folder import RESULT, last_line, read_json
+from fakd.runs.folder import LOG, RESULT, last_line, read_json
 
 _SHOWN = 12
 
@@ -65,10 +65,9 @@ class GridProgress:
     def failed(self, cell: Cell) -> None:
         """Say that a cell has failed, and why."""
         self._states[cell] = "failed"
-        self._console.print(
-            f"[red]{cell.label}: failed[/], {escape(cell.failure or '')}; all of it: {cell.log}",
-            soft_wrap=True,
-        )
+        said, log = escape(cell.failure or ""), cell.beside(LOG)
+        text = f"[red]{cell.label}: failed[/], {said}; all of it: {log}"
+        self._console.print(text, soft_wrap=True)
 
     def summary(self) -> str:
         """Count the cells, and estimate the minutes left from the pace so far."""

@@ -52,13 +52,11 @@ def place_in_grid(folder: Path) -> tuple[str, str, int] | None:
     return folder.parts[-3], folder.parts[-2], int(match[1])
 
 
-def beside(folder: Path, suffix: str) -> Path:
-    """Name a file beside a run's folder."""
-    return folder.with_name(folder.name + suffix)
-
-
 class RunFolder:
     """Opens or continues ``path`` and never destroys a finished run unasked.
+
+    Its ``last`` is the checkpoint that training continues from, if there is one, and its ``result``
+    that of a finished run that is reused.
 
     Args:
         path: the folder; created, with its parents, if missing.
@@ -73,26 +71,19 @@ class RunFolder:
     def __init__(
         self, path: Path, recipe: Mapping[str, Any], existing: Existing = "refuse"
     ) -> None:
-        self.path = path
-        self.recipe = dict(recipe)
+        self.path, self.last = path, path / LAST
         self.result: dict[str, Any] | None = None
         if existing == "overwrite" and (path / RECIPE).is_file():
             ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
             for file in path.iterdir():
                 if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
                     file.unlink()
-        else:
-            self._inspect(existing)
-        if self.result is not None:
-            return
-        make_folder(path)
-        write_yaml(path / RECIPE, self.recipe)
-        write_json(path / ENVIRONMENT, environment())
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint training continues from."""
-        return self.path / LAST
+        elif path.is_file() or (path.is_dir() and any(path.iterdir())):
+            self.result = _earlier_result(path, recipe, existing)
+        if self.result is None:
+            make_folder(path)
+            write_yaml(path / RECIPE, recipe)
+            write_json(path / ENVIRONMENT, environment())
 
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.
@@ -108,28 +99,28 @@ class RunFolder:
 
         write_atomically(self.path / IMAGES, write)
 
-    def _inspect(self, existing: Existing) -> None:
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return
-        recipe = self.path / RECIPE
-        if not recipe.is_file():
-            raise InputError(
-                f"{self.path} exists and is not a run (no {RECIPE}); choose another --run"
-            )
-        finished = (self.path / RESULT).is_file()
-        if finished and existing == "refuse":
-            raise InputError(
-                f"{self.path} holds a finished run; choose another --run, or give --existing "
-                "overwrite to start it anew"
-            )
-        with readable(self.path):
-            differing = differences(read_yaml(recipe), self.recipe)
-            self.result = read_json(self.path / RESULT) if finished else None
-        if differing:
-            raise InputError(
-                f"{self.path} holds a run of another recipe ({differing[0]}); use that recipe, "
-                "choose another --run, or give --existing overwrite"
-            )
+
+def _earlier_result(
+    path: Path, recipe: Mapping[str, Any], existing: Existing
+) -> dict[str, Any] | None:
+    """Read the result of a finished run of the same recipe, refuse whatever else is in a folder."""
+    if not (path / RECIPE).is_file():
+        raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
+    finished = (path / RESULT).is_file()
+    if finished and existing == "refuse":
+        raise InputError(
+            f"{path} holds a finished run; choose another --run, or give --existing overwrite to "
+            "start it anew"
+        )
+    with readable(path):
+        differing = differences(read_yaml(path / RECIPE), recipe)
+        result = read_json(path / RESULT) if finished else None
+    if differing:
+        raise InputError(
+            f"{path} holds a run of another recipe ({differing[0]}); use that recipe, choose "
+            "another --run, or give --existing overwrite"
+        )
+    return result
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
