@@ -120,11 +120,10 @@ def work(
                     elif cell.failed_at not in (None, earlier[cell]):
                         failed.append(cell)
                         display.failed(cell)
+                    elif len(running) < engine.slots and not cell.busy():
+                        running[cell] = engine.submit(function, cell)
+                        display.started(cell)
                     else:
-                        if len(running) < engine.slots and not cell.busy():
-                            waiting.remove(cell)
-                            running[cell] = engine.submit(function, cell)
-                            display.started(cell)
                         continue
                     waiting.remove(cell)
                 for cell in [cell for cell, task in running.items() if task.done()]:

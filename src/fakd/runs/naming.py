@@ -1,13 +1,11 @@
 """What a run's recipe says it did: its method, its student, and how tables call them."""
 
-import inspect
-import json
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import PurePath
 from typing import Any
 
-from fakd import losses
+from fakd import losses, specs
 from fakd.errors import InputError
 from fakd.losses import PRESETS
 
@@ -97,25 +95,20 @@ def weighted_losses(spec: Mapping[str, Any]) -> list[tuple[float, str, dict[str,
     path, given = spec["class_path"], spec.get("init_args") or {}
     if path == "fakd.losses.WeightedSum":
         return [part for loss in given["losses"].values() for part in weighted_losses(loss)]
-    every = {**defaults_of(path), **_as_in_a_file(given)}
+    every = {**defaults_of(path), **specs.plain(given)}
     settings = {key: value for key, value in every.items() if value is not None}
     return [(float(settings.pop("weight", 1.0)), path, settings)]
 
 
 def defaults_of(path: str) -> dict[str, Any]:
     """Look up what one of our losses takes where nothing is given; nothing of others'."""
-    module, _, name = path.rpartition(".")
-    if module != losses.__name__ or name not in losses.__all__:
+    package, _, name = path.rpartition(".")
+    if package != losses.__name__ or name not in losses.__all__:
         return {}
-    parameters = inspect.signature(getattr(losses, name)).parameters.values()
-    given = {each.name: each.default for each in parameters if each.default is not each.empty}
-    return _as_in_a_file(given)
-
-
-def _as_in_a_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Write tuples as lists, which a file does not keep apart."""
-    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    return plain
+    known = specs.parameters(path)[0].values()
+    return {
+        each.name: specs.plain(each.default) for each in known if each.default is not each.empty
+    }
 
 
 def _described(weight: float, path: str, settings: dict[str, Any]) -> str:
