@@ -22,7 +22,7 @@ from fakd.settings import (
 
 if TYPE_CHECKING:
     from fakd.data import SegmentationData
-    from fakd.runs.reading import Outcome, Run
+    from fakd.runs.reading import Run
 
 
 def compare(
@@ -93,8 +93,10 @@ def compare(
     """
     # Imported here because `fakd compare --help` need not wait for them.
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
+    from fakd.comparing.verdict import cautions, references, sentence
     from fakd.data import open_data
-    from fakd.runs.reading import read_grid
+    from fakd.report.methods import terminal_table
+    from fakd.runs.reading import by_pair, read_grid
     from fakd.runs.recipe import describe
 
     opened = open_data(data)
@@ -133,26 +135,17 @@ def compare(
     )
     failed = work_all(cells, minutes, engine, console)
     outcome = read_grid(grid.run)
-    _judge(outcome, console)
+    for (name, pair), found in by_pair(outcome.runs).items():
+        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
+        compared = references(found)
+        failures = [each for each in outcome.failures if each.pair == pair]
+        console.print(terminal_table(found, compared, failures))
+        said = [sentence(each) for comparisons in compared.values() for each in comparisons]
+        for text in (*said, *cautions(compared)):
+            console.print(text, soft_wrap=True)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
             f"({failed[0].failure}); the same command tries them again"
         )
     return outcome.runs
-
-
-def _judge(outcome: "Outcome", console: Console) -> None:
-    """Say of every pair what helped."""
-    from fakd.comparing.verdict import cautions, references, sentence
-    from fakd.report.methods import terminal_table
-    from fakd.runs.reading import by_pair
-
-    for (name, pair), methods in by_pair(outcome.runs).items():
-        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
-        compared = references(methods)
-        failures = [each for each in outcome.failures if each.pair == pair]
-        console.print(terminal_table(methods, compared, failures))
-        said = [sentence(each) for found in compared.values() for each in found]
-        for text in (*said, *cautions(compared)):
-            console.print(text, soft_wrap=True)

@@ -53,26 +53,20 @@ def demo(
         "seed": seed,
         "existing": existing,
     }
-    teacher_folder = run / "teacher"
-    torch.manual_seed(seed)
-    result = fakd.train(
-        fakd.models.pspnet(TEACHER[0], data.classes, channels=TEACHER[1]),
-        run=teacher_folder,
-        schedule=_schedule(teacher_steps),
-        **common,
-    )
-    rows = [{"name": "teacher", **result}]
-    for name, strength in STRENGTHS.items():
+
+    def trained(name: str, size: tuple[str, int], steps: int, strength: float | None) -> Any:
         torch.manual_seed(seed)
-        student = fakd.models.pspnet(STUDENT[0], data.classes, channels=STUDENT[1])
-        options = {"run": run / name, "schedule": _schedule(student_steps), **common}
+        network = fakd.models.pspnet(size[0], data.classes, channels=size[1])
+        schedule = Schedule(steps, learning_rate=0.05, warmup=min(20, steps - 1))
+        options = {"run": run / name, "schedule": schedule, **common}
         if strength is None:
-            result = fakd.train(student, **options)
-        else:
-            options |= {"distillation": fakd.losses.ChannelKL(strength=strength)}
-            result = fakd.distill(
-                fakd.load(teacher_folder), student, check_teacher=False, **options
-            )
+            return fakd.train(network, **options)
+        options |= {"distillation": fakd.losses.ChannelKL(strength=strength)}
+        return fakd.distill(fakd.load(run / "teacher"), network, check_teacher=False, **options)
+
+    rows = [{"name": "teacher", **trained("teacher", TEACHER, teacher_steps, None)}]
+    for name, strength in STRENGTHS.items():
+        result = trained(name, STUDENT, student_steps, strength)
         rows.append({"name": f"student, {name}", **result})
     console = Console(highlight=False)
     console.print(comparison_table(rows))
@@ -80,10 +74,6 @@ def demo(
     _pictures(data, run)
     console.print(f"pictures: {run / 'examples.png'}, {run / 'curves.png'}", soft_wrap=True)
     return rows
-
-
-def _schedule(steps: int) -> Schedule:
-    return Schedule(steps, learning_rate=0.05, warmup=min(20, steps - 1))
 
 
 def verdict(alone: float, cwd: float, fakd: float) -> str:

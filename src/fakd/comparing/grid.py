@@ -96,15 +96,14 @@ class Grid:
     def _cell(self, pair: str, method: str, seed: int) -> Cell:
         given = {**self.pairs[pair], **self.methods[method]}
         loss, teacher, student = (given.pop(key) for key in ("distillation", "teacher", "student"))
-        shared = dict(self.shared)
-        check_teacher = given.pop("check_teacher", shared.pop("check_teacher"))
         folder = in_grid(self.run, pair, method, seed)
-        rest = {**merged(shared, given), "seed": seed, "run": str(folder)}
+        rest = {**merged(self.shared, given), "seed": seed, "run": str(folder)}
         label = f"{pair} {method} seed {seed}"
         if loss is None:
+            del rest["check_teacher"]
             return Cell("train", folder, {"network": student, **rest}, label)
         distilled = {"teacher": teacher, "student": student, "distillation": loss}
-        return Cell("distill", folder, {**distilled, **rest, "check_teacher": check_teacher}, label)
+        return Cell("distill", folder, {**distilled, **rest}, label)
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
