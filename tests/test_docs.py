@@ -1,6 +1,7 @@
 """What README and docs promise can be run, and every link leads somewhere."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,15 @@ def commands():
     for path in PAGES:
         for block in blocks(path, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
-                words = line.partition("#")[0].split()
+                words = shlex.split(line, comments=True)
                 if words[:1] == ["fakd"] and len(words) > 2:
-                    yield " ".join(words[1:])
+                    yield shlex.join(words[1:])
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_commands_in_the_docs_parse(command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    name, rest = cli.command_of(command.split())
+    name, rest = cli.command_of(shlex.split(command))
     if "--recipe" in rest and not (ROOT / rest[rest.index("--recipe") + 1]).is_file():
         pytest.skip("names the recipe of a run that the reader makes")
     cli.parse(name, rest)

@@ -1,7 +1,7 @@
 """The settings of commands: plain values, which every recipe holds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -15,6 +15,28 @@ Broken = Literal["stop", "skip"]
 """What to do about a training image that cannot be read."""
 Existing = Literal["refuse", "reuse", "overwrite"]
 """What to do where a finished run already is."""
+
+
+def _require(
+    settings: object, group: str, holds: Callable[[Any], bool], wanted: str, *names: str
+) -> None:
+    """Refuse settings that are given and do not hold."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not holds(value):
+            raise InputError(f"expected {group}.{name} {wanted}, got {value}")
+
+
+def _counts(value: float | int) -> bool:
+    return value >= 1
+
+
+def _weighs(value: float | int) -> bool:
+    return 0 <= value < math.inf
+
+
+def _positive(value: float | int) -> bool:
+    return 0 < value < math.inf
 
 
 @dataclass(frozen=True)
@@ -50,16 +72,9 @@ class Schedule:
     clip_value: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values no training can be run with."""
-        for name in ("steps", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"expected schedule.{name} of at least 1, got {getattr(self, name)}"
-                )
-        for name in ("epochs", "learning_rate", "clip", "clip_value"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"expected schedule.{name} above 0, got {value}")
+        _require(self, "schedule", _counts, "of at least 1", "steps", "batch_size", "accumulate")
+        positive = ("epochs", "learning_rate", "clip", "clip_value")
+        _require(self, "schedule", _positive, "above 0", *positive)
         if self.epochs is not None and self.steps != Schedule.steps:
             raise InputError("expected schedule.steps or schedule.epochs, got both; give one")
         if not 0 <= self.warmup < self.steps:
@@ -129,18 +144,9 @@ class Optimizer:
             object.__setattr__(self, "arguments", {"momentum": 0.9, **self.arguments})
             if self.weight_decay is None:
                 object.__setattr__(self, "weight_decay", 5e-4)
-        if not 0 <= (self.weight_decay or 0) < math.inf:
-            raise InputError(
-                f"expected optimizer.weight_decay of at least 0, got {self.weight_decay}"
-            )
-        if not 0 < self.head_multiplier < math.inf:
-            raise InputError(
-                f"expected optimizer.head_multiplier above 0, got {self.head_multiplier}"
-            )
-        if self.layer_decay is not None and not 0 < self.layer_decay < 1:
-            raise InputError(
-                f"expected optimizer.layer_decay between 0 and 1, got {self.layer_decay}"
-            )
+        _require(self, "optimizer", _weighs, "of at least 0", "weight_decay")
+        _require(self, "optimizer", _positive, "above 0", "head_multiplier")
+        _require(self, "optimizer", lambda share: 0 < share < 1, "between 0 and 1", "layer_decay")
         if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
             raise InputError(
                 f"optimizer.arguments: {', '.join(sorted(taken))} is set by schedule.learning_rate "
@@ -204,16 +210,12 @@ class Inference:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        """Refuse values that no image could be shown with."""
-        if not 0 < self.scale < math.inf:
-            raise InputError(f"expected inference.scale above 0, got {self.scale}")
+        _require(self, "inference", _positive, "above 0", "scale")
         if not self.scales or not all(0 < factor < math.inf for factor in self.scales):
             raise InputError(f"expected inference.scales to be factors above 0, got {self.scales}")
         if self.window is None and self.stride is not None:
             raise InputError("inference.stride needs inference.window; give both or neither")
-        for name, value in (("window", self.window), ("stride", self.stride)):
-            if value is not None and value < 1:
-                raise InputError(f"expected inference.{name} of at least 1 pixel, got {value}")
+        _require(self, "inference", _counts, "of at least 1 pixel", "window", "stride")
         if self.window is not None and (self.stride or 0) > self.window:
             raise InputError(
                 f"expected inference.stride of at most the window's {self.window} pixels, got "
@@ -263,7 +265,6 @@ class Hardware:
     cache: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse counts that mean nothing."""
         if not 0 <= self.cache < math.inf:
             raise InputError(
                 f"expected hardware.cache of at least 0 GiB, got {self.cache}; 0 keeps nothing"
@@ -290,11 +291,7 @@ class Intervals:
     evaluate: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse intervals below one step."""
-        for name in ("log", "save", "evaluate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"expected intervals.{name} of at least 1 step, got {value}")
+        _require(self, "intervals", _counts, "of at least 1 step", "log", "save", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -323,16 +320,9 @@ class Task:
     lovasz: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse factors and shares that mean nothing."""
-        for name in ("auxiliary_weight", "dice", "lovasz"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"expected task.{name} of at least 0, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(
-                f"expected task.label_smoothing from 0 to below 1, got {self.label_smoothing}"
-            )
-        if self.hardest is not None and not 0 < self.hardest <= 1:
-            raise InputError(f"expected task.hardest above 0 and up to 1, got {self.hardest}")
+        _require(self, "task", _weighs, "of at least 0", "auxiliary_weight", "dice", "lovasz")
+        _require(self, "task", lambda n: 0 <= n < 1, "from 0 to below 1", "label_smoothing")
+        _require(self, "task", lambda n: 0 < n <= 1, "above 0 and up to 1", "hardest")
         if isinstance(self.class_weights, tuple) and not (
             all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
         ):
@@ -356,7 +346,6 @@ class Freeze:
     until: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a step that means nothing."""
         if self.until is not None and (self.until < 1 or not self.names):
             raise InputError(
                 "expected freeze.until of at least 1 step, and freeze.names that it thaws, got "
@@ -377,11 +366,7 @@ class Stopping:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would end a run before it began."""
-        for name in ("patience", "minutes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"expected stopping.{name} above 0, got {value}")
+        _require(self, "stopping", _positive, "above 0", "patience", "minutes")
 
 
 @dataclass(frozen=True)

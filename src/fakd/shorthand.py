@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from fakd import data, losses, models
 from fakd.errors import InputError
+from fakd.settings import Optimizer
 from fakd.specs import CLASS_PATH, full_path, is_spec, nearest, written
 
 # Parameter -> the package whose public names may be given bare.
@@ -33,6 +35,9 @@ _EXAMPLES = {
     "distillation": "ChannelKL",
 }
 _FILES = (".yaml", ".yml", ".safetensors", ".pth")
+# Groups of settings whose name alone stands for one of them.
+_LEADING = {"optimizer": "kind", "freeze": "names"}
+_OPTIMIZER = {each.name for each in fields(Optimizer)}
 # Flags without a value.
 _BARE = ("help", "print_config")
 
@@ -164,9 +169,15 @@ def gather(
     found: dict[str, Any] = {}
     rest: list[str] = []
     recipes: list[Mapping[str, Any]] = []
+    options: dict[str, Any] = {}
     for name, value in _split(arguments):
         key, _, inner = name.partition(".")
-        if name == "recipe" and isinstance(content := _content(value or ""), dict):
+        if name in _LEADING and value is not None and not value.lstrip().startswith("{"):
+            name = f"{name}.{_LEADING[name]}"
+            value = f"[{value}]" if key == "freeze" and value[:1] != "[" else value
+        if key == "optimizer" in flags and inner and inner.partition(".")[0] not in _OPTIMIZER:
+            options[inner] = _plain(value or "")
+        elif name == "recipe" and isinstance(content := _content(value or ""), dict):
             found |= {each: content.pop(each) for each in built & set(content)}
             recipes.append(content)
             rest.append(f"--recipe={yaml.safe_dump(content, sort_keys=False)}")
@@ -180,6 +191,8 @@ def gather(
         if spec is not None and not is_spec(spec):
             example = f"--{key} {_EXAMPLES[key]}"
             raise InputError(f"{key}: name it before its options, such as {example}")
+    if options:
+        rest.append(f"--optimizer.arguments={json.dumps(options)}")
     rest += [f"--{key}={json.dumps(spec, default=str)}" for key, spec in found.items()]
     return rest, recipes
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import fakd
 from fakd.cli import main
+from fakd.training.loop import Training
 
 SMALL = ["--data.train=8", "--data.val=4", "--data.size=[32,48]", "--augmentation.crop=[32,48]"]
 DATA = ["--data=scenes", *SMALL]
@@ -270,3 +271,53 @@ def test_a_killed_run_continues_to_bit_identical_weights(teacher, tmp_path):
         (tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "killed")
     ]
     assert len(tables[0]) == len(tables[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("--task.class_weights=[1,2]", "each of 12 classes, got 2"),
+        ("--optimizer.nesterof=true", "did you mean nesterov?"),
+        ("--freeze=bakcbone", "there is no bakcbone in the network"),
+        ("--schedule.accumulate=3", "a multiple of 3"),
+        ("--ema=1", "expected ema between 0 and 1"),
+    ],
+)
+def test_settings_that_do_not_fit_the_run_leave_no_folder(tmp_path, capsys, wrong, expected):
+    arguments = ["train", *network("network", 8), *DATA, f"--run={tmp_path / 'run'}"]
+    assert main([*arguments, "--schedule.steps=2", "--schedule.batch_size=4", wrong]) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
+    """Interrupted while frozen and again after thawing; all state is in the checkpoint."""
+    arguments = [
+        "distill", f"--teacher={teacher}", *network("student", 8), *DATA, "--hardware.threads=1",
+        "--schedule.batch_size=4", "--schedule.accumulate=2", "--schedule.shape=cosine",
+        "--schedule.warmup=2", "--schedule.clip=1", "--schedule.clip_value=0.1",
+        "--optimizer=AdamW", "--optimizer.betas=[0.8,0.99]", "--optimizer.head_multiplier=5",
+        "--optimizer.decay_norms=false", "--task.class_weights=auto", "--task.dice=1",
+        "--task.lovasz=0.5", "--task.hardest=0.7", "--task.label_smoothing=0.1", "--ema=0.9",
+        "--freeze=backbone", "--freeze.until=5", "--intervals.save=2", "--intervals.evaluate=4",
+        "--schedule.steps=12", "--check_teacher=false", "--distillation=cwd-fa",
+    ]  # fmt: skip
+    assert main([*arguments, f"--run={tmp_path / 'whole'}"]) == 0
+    save = Training._save
+
+    def stopping_after(step):
+        def stop(self, done, terms):
+            save(self, done, terms)
+            if done == step:
+                raise KeyboardInterrupt
+
+        return stop
+
+    for step in (4, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Training, "_save", stopping_after(step))
+            assert main([*arguments, f"--run={tmp_path / 'parts'}"]) == 130
+    assert main([*arguments, f"--run={tmp_path / 'parts'}"]) == 0
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)

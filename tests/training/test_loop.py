@@ -45,7 +45,6 @@ def training(data, steps=4, learning_rate=0.05, fabric=None, **settings):
         Supervised(TaskLoss(Task(), data.classes)),
         data,
         whole,
-        None,
         Console(quiet=True),
     )
 

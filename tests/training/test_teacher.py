@@ -36,7 +36,7 @@ def trained(fabric, data, teacher):
         teacher.network, student, ChannelKL(strength=1.0), task=TaskLoss(Task(), 12)
     )
     console = Console(quiet=True)
-    training = Training(fabric, student, objective, data, SETTINGS, None, console, teacher=teacher)
+    training = Training(fabric, student, objective, data, SETTINGS, console, teacher=teacher)
     training.run()
     return training
 

@@ -104,18 +104,17 @@ def distill(
     fabric = start(hardware, seed, unused_parameters=not labelled)
     by_labels = TaskLoss(task, data.classes) if labelled else None
     objective = Distillation(teacher, student, distillation, by_labels)
+    answers = NetworkTeacher(teacher, fabric, hardware)
+    console = console_of(fabric)
+    # Made before there is a folder, as much may be wrong with the settings.
+    training = Training(fabric, student, objective, data, settings, console, run.name, answers)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    console = console_of(fabric)
     announce(console, data, inference)
     weigh_classes(fabric, console, objective.task, data, settings, folder)
     _compare_class_names(console, teacher, data)
-    answers = NetworkTeacher(teacher, fabric, hardware)
-    training = Training(
-        fabric, student, objective, data, settings, folder, console, run.name, answers
-    )
-    return training.run(check_teacher)
+    return training.run(folder, check_teacher)
 
 
 def _compare_class_names(

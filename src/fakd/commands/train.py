@@ -88,11 +88,13 @@ def train(
     require_same_classes(network, data)
     settings = Settings.of(locals())
     fabric = start(hardware, seed)
+    objective = Supervised(TaskLoss(task, data.classes))
+    console = console_of(fabric)
+    # Made before there is a folder, as much may be wrong with the settings.
+    training = Training(fabric, network, objective, data, settings, console, run.name)
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    objective = Supervised(TaskLoss(task, data.classes))
-    console = console_of(fabric)
     announce(console, data, inference)
     weigh_classes(fabric, console, objective.task, data, settings, folder)
-    return Training(fabric, network, objective, data, settings, folder, console, run.name).run()
+    return training.run(folder)

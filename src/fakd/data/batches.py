@@ -37,7 +37,16 @@ class Batch(NamedTuple):
         """Split the samples into so many equal parts."""
         size = len(self.images) // count
         pieces = [slice(start, start + size) for start in range(0, len(self.images), size)]
-        return [Batch(*(each[piece] for each in self[:5])) for piece in pieces]
+        return [
+            Batch(
+                self.images[piece],
+                self.labels[piece],
+                self.indices[piece],
+                self.labelled[piece],
+                self.geometries[piece],
+            )
+            for piece in pieces
+        ]
 
 
 def training_batches(

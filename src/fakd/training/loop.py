@@ -1,8 +1,6 @@
 """The training loop: step, log, evaluate, save; the same for every objective."""
 
 import math
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +9,6 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fakd import models
 from fakd.data import Batch, SegmentationData, cached, mixed, training_batches
@@ -24,8 +21,9 @@ from fakd.settings import Settings
 from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
 from fakd.training.objective import Objective, scaled
 from fakd.training.optimizer import build_optimizer, set_learning_rate
-from fakd.training.preparation import checkpoint_activations, freeze
+from fakd.training.preparation import average_of, checkpoint_activations, freeze
 from fakd.training.progress import StepProgress, Stopwatch
+from fakd.training.result import result_of
 from fakd.training.teacher import Teacher
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
 from fakd.types import Segmenter
@@ -86,7 +84,6 @@ class Training:
         objective: Objective,
         data: SegmentationData,
         settings: Settings,
-        folder: RunFolder | None,
         console: Console,
         title: str = "train",
         teacher: Teacher | None = None,
@@ -100,7 +97,8 @@ class Training:
             )
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
-        self.folder, self.console, self.title = folder, console, title
+        self.folder: RunFolder | None = None
+        self.console, self.title = console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             for module in (network, objective):
                 nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
@@ -154,10 +152,11 @@ class Training:
         network: Segmenter = self.average.module  # type: ignore[assignment]
         return network
 
-    def run(self, check_teacher: bool = False) -> dict[str, Any]:
+    def run(self, folder: RunFolder | None = None, check_teacher: bool = False) -> dict[str, Any]:
         """Train to the last step and return the result that ``result.json`` holds.
 
         Args:
+            folder: where all of it goes; None keeps nothing, as on all processes but the first.
             check_teacher: evaluate the teacher first.
 
         Raises:
@@ -165,6 +164,7 @@ class Training:
             FloatingPointError: a loss became infinite or NaN; the last checkpoint is intact.
         """
         schedule, intervals = self.settings.schedule, self.settings.intervals
+        self.folder = folder
         self._resume()
         if check_teacher and self.teacher is not None and self.state.teacher_miou is None:
             self._check(self.teacher)
@@ -387,55 +387,3 @@ class Training:
             self.folder.write_images(names, counts.cpu().numpy())
             write_json(self.folder.path / RESULT, result)
         return result
-
-
-def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Begin an exponential moving average of a network's weights; statistics of norms are copied.
-
-    Raises:
-        InputError: the share that the average keeps of itself is none.
-    """
-    if decay is None:
-        return None
-    if not 0 < decay < 1:
-        raise InputError(f"expected ema between 0 and 1, such as 0.999, got {decay}")
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-    return average.requires_grad_(False)
-
-
-def result_of(
-    network: nn.Module,
-    data: SegmentationData,
-    scores: Scores,
-    state: dict[str, Any],
-    device: torch.device,
-) -> dict[str, Any]:
-    """Put together what ``result.json`` holds: scores in percent, time, memory, size.
-
-    Args:
-        network: What was trained.
-        data: What it was trained on.
-        scores: Of the last step.
-        state: The run's plain values: steps, seconds, best scores, samples left out.
-        device: What it was trained on.
-    """
-    teacher = state["teacher_miou"]
-    return {
-        "steps": state["step"],
-        "train_seconds": round(state["seconds"], 3),
-        "peak_memory_bytes": peak_memory(device),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "best": {"miou": 100 * state["best_miou"], "step": state["best_step"]},
-        "final": scores.as_dict(data.class_names),
-        "teacher_miou": teacher if teacher is None else 100 * teacher,
-        "skipped_samples": state["skipped"],
-        "data": {"name": data.name, "fingerprint": data.fingerprint()},
-    }
-
-
-def peak_memory(device: torch.device) -> int:
-    """Measure the most memory held so far, in bytes: the GPU's, or the whole process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,9 +1,10 @@
-"""What a network is told before it is trained: what stays as it is, what is computed twice."""
+"""Before a network is trained: what stays as it is, is computed twice, is averaged."""
 
 from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fakd.errors import InputError
 
@@ -48,3 +49,17 @@ def checkpoint_activations(network: nn.Module) -> None:
             f"hardware.checkpoint_activations: no part of {type(network).__name__} offers it; "
             "lower schedule.batch_size or give schedule.accumulate"
         )
+
+
+def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Begin an exponential moving average of a network's weights; statistics of norms are copied.
+
+    Raises:
+        InputError: the share that the average keeps of itself is none.
+    """
+    if decay is None:
+        return None
+    if not 0 < decay < 1:
+        raise InputError(f"expected ema between 0 and 1, such as 0.999, got {decay}")
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    return average.requires_grad_(False)

@@ -202,7 +202,10 @@ class TaskLoss(nn.Module):
 
     def weigh(self, pixels: Sequence[int]) -> None:
         """Set automatic class weights from the labelled pixels of each class."""
-        self.class_weights = torch.tensor(automatic_weights(pixels))
+        weights = torch.tensor(automatic_weights(pixels))
+        self.class_weights = (
+            weights if self.class_weights is None else weights.to(self.class_weights)
+        )
 
     def forward(
         self, prediction: Prediction, labels: Integer[Tensor, "batch height width"]
