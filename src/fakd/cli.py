@@ -38,6 +38,16 @@ TRAINED = {"train": "network", "distill": "student"}
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
+# Settings of version 0.1 that are called otherwise now.
+MOVED = {
+    "weight": "distillation.weight, an argument of the loss,",
+    "auxiliary_weight": "task.auxiliary_weight",
+    "average": "task.average",
+    "schedule.momentum": "optimizer.arguments.momentum",
+    "schedule.weight_decay": "optimizer.weight_decay",
+    "schedule.head_multiplier": "optimizer.head_multiplier",
+}
+
 OVERVIEW = """\
 Distil any semantic-segmentation model into a small, fast one, and know whether it helped.
 
@@ -137,8 +147,8 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     arguments, recipes = gather(expand(given, parameters), parameters)
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
-        if wrong == "weight" and "distillation" in parameters:
-            raise InputError("there is no weight here; a loss has it: --distillation.weight")
+        if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
+            raise InputError(f"there is no {wrong} any more; it is {now} now")
         root = wrong.partition(".")[0]
         owner = next((other for other in COMMANDS if root in _parameters(other)), name)
         if owner != name and root not in parameters:

@@ -1,7 +1,7 @@
 """The one exception that means: you asked for something impossible; checks of settings."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import islice
 from typing import Any, get_args
 
@@ -55,3 +55,28 @@ def some(items: Collection[object], most: int) -> str:
     """
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(str(item) for item in islice(items, most)) + more
+
+
+def require_each(
+    settings: object, group: str, holds: Callable[[Any], bool], wanted: str, *names: str
+) -> None:
+    """Refuse settings that are given and do not hold."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not holds(value):
+            raise InputError(f"expected {group}.{name} {wanted}, got {value}")
+
+
+def counts(value: float | int) -> bool:
+    """Tell whether a number is at least one."""
+    return value >= 1
+
+
+def weighs(value: float | int) -> bool:
+    """Tell whether a number is a finite factor."""
+    return 0 <= value < math.inf
+
+
+def positive(value: float | int) -> bool:
+    """Tell whether a number is finite and above zero."""
+    return 0 < value < math.inf

@@ -1,11 +1,11 @@
 """The settings of commands: plain values, which every recipe holds."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from fakd.errors import InputError
+from fakd.errors import InputError, counts, positive, require_each, weighs
 
 IGNORE = -1
 """The label of a pixel without a class."""
@@ -15,28 +15,6 @@ Broken = Literal["stop", "skip"]
 """What to do about a training image that cannot be read."""
 Existing = Literal["refuse", "reuse", "overwrite"]
 """What to do where a finished run already is."""
-
-
-def _require(
-    settings: object, group: str, holds: Callable[[Any], bool], wanted: str, *names: str
-) -> None:
-    """Refuse settings that are given and do not hold."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not holds(value):
-            raise InputError(f"expected {group}.{name} {wanted}, got {value}")
-
-
-def _counts(value: float | int) -> bool:
-    return value >= 1
-
-
-def _weighs(value: float | int) -> bool:
-    return 0 <= value < math.inf
-
-
-def _positive(value: float | int) -> bool:
-    return 0 < value < math.inf
 
 
 @dataclass(frozen=True)
@@ -72,9 +50,9 @@ class Schedule:
     clip_value: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self, "schedule", _counts, "of at least 1", "steps", "batch_size", "accumulate")
-        positive = ("epochs", "learning_rate", "clip", "clip_value")
-        _require(self, "schedule", _positive, "above 0", *positive)
+        require_each(self, "schedule", counts, "of at least 1", "steps", "batch_size", "accumulate")
+        names = ("epochs", "learning_rate", "clip", "clip_value")
+        require_each(self, "schedule", positive, "above 0", *names)
         if self.epochs is not None and self.steps != Schedule.steps:
             raise InputError("expected schedule.steps or schedule.epochs, got both; give one")
         if not 0 <= self.warmup < self.steps:
@@ -140,18 +118,21 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Fill in what SGD usually has, and refuse what no optimiser takes."""
-        if self.kind == "SGD":
-            object.__setattr__(self, "arguments", {"momentum": 0.9, **self.arguments})
-            if self.weight_decay is None:
-                object.__setattr__(self, "weight_decay", 5e-4)
-        _require(self, "optimizer", _weighs, "of at least 0", "weight_decay")
-        _require(self, "optimizer", _positive, "above 0", "head_multiplier")
-        _require(self, "optimizer", lambda share: 0 < share < 1, "between 0 and 1", "layer_decay")
+        require_each(self, "optimizer", weighs, "of at least 0", "weight_decay")
+        require_each(self, "optimizer", positive, "above 0", "head_multiplier")
+        require_each(self, "optimizer", lambda n: 0 < n < 1, "between 0 and 1", "layer_decay")
         if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
             raise InputError(
                 f"optimizer.arguments: {', '.join(sorted(taken))} is set by schedule.learning_rate "
                 "or optimizer.weight_decay"
             )
+
+    def settled(self) -> "Optimizer":
+        """Fill in what SGD usually has; not before, as another kind may still be chosen."""
+        if self.kind != "SGD":
+            return self
+        decay = 5e-4 if self.weight_decay is None else self.weight_decay
+        return replace(self, weight_decay=decay, arguments={"momentum": 0.9, **self.arguments})
 
 
 @dataclass(frozen=True)
@@ -210,12 +191,12 @@ class Inference:
     scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        _require(self, "inference", _positive, "above 0", "scale")
+        require_each(self, "inference", positive, "above 0", "scale")
         if not self.scales or not all(0 < factor < math.inf for factor in self.scales):
             raise InputError(f"expected inference.scales to be factors above 0, got {self.scales}")
         if self.window is None and self.stride is not None:
             raise InputError("inference.stride needs inference.window; give both or neither")
-        _require(self, "inference", _counts, "of at least 1 pixel", "window", "stride")
+        require_each(self, "inference", counts, "of at least 1 pixel", "window", "stride")
         if self.window is not None and (self.stride or 0) > self.window:
             raise InputError(
                 f"expected inference.stride of at most the window's {self.window} pixels, got "
@@ -291,7 +272,7 @@ class Intervals:
     evaluate: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self, "intervals", _counts, "of at least 1 step", "log", "save", "evaluate")
+        require_each(self, "intervals", counts, "of at least 1 step", "log", "save", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -320,9 +301,9 @@ class Task:
     lovasz: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self, "task", _weighs, "of at least 0", "auxiliary_weight", "dice", "lovasz")
-        _require(self, "task", lambda n: 0 <= n < 1, "from 0 to below 1", "label_smoothing")
-        _require(self, "task", lambda n: 0 < n <= 1, "above 0 and up to 1", "hardest")
+        require_each(self, "task", weighs, "of at least 0", "auxiliary_weight", "dice", "lovasz")
+        require_each(self, "task", lambda n: 0 <= n < 1, "from 0 to below 1", "label_smoothing")
+        require_each(self, "task", lambda n: 0 < n <= 1, "above 0 and up to 1", "hardest")
         if isinstance(self.class_weights, tuple) and not (
             all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
         ):
@@ -366,7 +347,7 @@ class Stopping:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self, "stopping", _positive, "above 0", "patience", "minutes")
+        require_each(self, "stopping", positive, "above 0", "patience", "minutes")
 
 
 @dataclass(frozen=True)

@@ -321,3 +321,19 @@ def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_another_optimiser_does_not_inherit_what_sgd_usually_has(tmp_path):
+    arguments = ["train", *network("network", 8), *DATA, "--schedule.steps=1"]
+    for kind, expected in (
+        ("SGD", {"weight_decay": 5e-4, "arguments": {"momentum": 0.9}}),
+        ("AdamW", {"weight_decay": None, "arguments": {}}),
+    ):
+        run = tmp_path / kind
+        assert (
+            main([*arguments, "--schedule.batch_size=4", f"--optimizer={kind}", f"--run={run}"])
+            == 0
+        )
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+        assert expected.items() <= recipe["optimizer"].items()
+        assert recipe["schedule"]["learning_rate"] == (0.01 if kind == "SGD" else 1e-4)

@@ -99,7 +99,7 @@ def compare(
     from fakd.runs.reading import by_pair, read_grid
     from fakd.runs.recipe import describe
 
-    opened = open_data(data)
+    opened, optimizer = open_data(data), optimizer.settled()
     settings = describe(
         {
             "data": opened,

@@ -94,7 +94,7 @@ def distill(
 
     run = Path(run)
     data = fakd.data.open_data(data)
-    schedule = schedule.settled(len(data.train), optimizer)
+    schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     teacher = fakd.load(teacher) if isinstance(teacher, str | Path) else teacher
     distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
     recipe = recipe_of(distill, locals())

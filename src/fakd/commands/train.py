@@ -83,7 +83,7 @@ def train(
 
     run = Path(run)
     data = fakd.data.open_data(data)
-    schedule = schedule.settled(len(data.train), optimizer)
+    schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     recipe = recipe_of(train, locals())
     require_same_classes(network, data)
     settings = Settings.of(locals())

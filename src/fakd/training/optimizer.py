@@ -30,6 +30,7 @@ def build_optimizer(
     Raises:
         InputError: there is no such optimiser or argument, or the network has no such groups.
     """
+    settings = settings.settled()
     kind = _class(settings)
     groups = _groups(settings, network, [*extra])
     if not groups:
