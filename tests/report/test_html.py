@@ -22,9 +22,8 @@ from fakd.models import pspnet
 from fakd.report import charts
 from fakd.report.charts import panels, thinned
 from fakd.report.examination import Examination, Shot, examine
-from fakd.report.html import LIMIT, Note, add_pictures, fit, render, write_report
 from fakd.report.methods import method_table
-from fakd.report.page import Section, ranked
+from fakd.report.page import LIMIT, Note, Section, add_pictures, fit, ranked, render, write_report
 from fakd.runs.naming import title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.settings import Inference
@@ -288,9 +287,9 @@ def test_a_report_stays_below_its_limit_whatever_the_pictures(grid, tmp_path):
     sections = []
     for methods in groups.values():
         for _ in range(2):
-            sections.append(Section("pair", methods, [], None, []))
+            sections.append(Section("pair", methods, [], None, [], data))
             sections[-1].examined = examined
-    add_pictures(sections, [data, data], NOTE)
+    add_pictures(sections, NOTE)
     size = write_report(tmp_path / "report.html", sections, NOTE)
     assert size == (tmp_path / "report.html").stat().st_size < LIMIT
     assert size > LIMIT / 3
@@ -317,7 +316,7 @@ def test_pictures_show_the_classes_in_their_colours():
     classes = np.array([[0, 1], [2, 255]], dtype=np.uint8)
     shot = Shot("p", 0.5, Image.new("RGB", (2, 2)), {"truth": classes})
     palette = [(10, 20, 30), (40, 50, 60), (70, 80, 90)]
-    uri = fit([shot], palette, 10**6)[0].maps[0].uri
+    uri = fit([shot], palette, 10**6)[0].maps["truth"]
     content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     with Image.open(io.BytesIO(content)) as picture:
         painted = np.array(picture.convert("RGB"))

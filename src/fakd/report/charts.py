@@ -8,13 +8,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from jaxtyping import Float
 from markupsafe import Markup, escape
+from torch import Tensor
 
 from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
 from fakd.errors import InputError
 from fakd.files import write_atomically
-from fakd.report.measurements import Reliability
 from fakd.runs.naming import title_of
 from fakd.runs.reading import Curve
 
@@ -219,11 +219,10 @@ def differences(title: str, compared: Sequence[Comparison]) -> Markup:
         return inline(drawn, f"{title}: {'; '.join(spoken)}")
 
 
-def reliability_diagram(title: str, bins: Reliability) -> Markup:
+def reliability_diagram(title: str, bins: Float[Tensor, "3 bins"]) -> Markup:
     """Draw accuracy against confidence; a point's area is its bin's share of the pixels."""
-    filled = bins.pixels > 0
-    pixels = bins.pixels[filled]
-    points = torch.stack([bins.confidence[filled], bins.right[filled]]).div(pixels).T.tolist()
+    pixels, *sums = bins[:, bins[0] > 0]
+    points = [*zip(*((each / pixels).tolist() for each in sums), strict=True)]
     shares = pixels.div(pixels.sum()).tolist()
     with figure(3.3, 3.3, page=True) as drawn:
         axis = drawn.subplots()

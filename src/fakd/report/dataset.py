@@ -18,7 +18,7 @@ from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.inspection import Header, Inspection, SplitFacts
 from fakd.report.charts import figure, save
-from fakd.report.figures import class_legend, overlay
+from fakd.report.figures import class_legend, overlay, shrunk
 from fakd.types import IGNORE
 
 OVERLAYS = 8
@@ -179,10 +179,10 @@ def _tile(split: str, pair: Pair, palette: Sequence[Colour]) -> _Tile | None:
         return None
     if image.shape[1:] != labels.shape:
         return None
-    scale = min(1.0, _SIDE / max(labels.shape))
-    size = [max(1, round(side * scale)) for side in reversed(labels.shape)]
-    photo = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[0], size[1]))
-    small = Image.fromarray(labels).resize((size[0], size[1]), Image.Resampling.NEAREST)
+    photo = Image.fromarray(image.permute(1, 2, 0).numpy())
+    size = shrunk(photo.size, _SIDE)
+    photo = photo.resize(size)
+    small = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
     classes = torch.from_numpy(np.array(small))
     tinted = overlay(pixels, classes, palette).permute(1, 2, 0).numpy()

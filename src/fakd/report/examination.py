@@ -1,15 +1,26 @@
-"""Showing the same images to all networks of a report: measured, and compared with each other."""
+"""What the runs of a report name, opened, and the same images shown to all networks.
 
+They are measured, and compared with each other.
+"""
+
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from fakd.data import Split, evaluation_samples
+from fakd import data as datasets
+from fakd import models
+from fakd.data import SegmentationData, Split, evaluation_samples
+from fakd.errors import InputError
+from fakd.report.figures import shrunk
 from fakd.report.measurements import Cost, Quality, cost_of, input_size
+from fakd.runs.naming import title_of
+from fakd.runs.reading import Methods, Run
 from fakd.settings import Inference
 from fakd.types import IGNORE, Segmenter
 
@@ -17,6 +28,9 @@ TEACHER = "teacher"
 SHOTS = 8
 LONGEST = 720
 """Pixels that the longer side of a kept picture has at most."""
+# A run folder may come from somebody else: it may ask for these to be called, and nothing more.
+_DATA = ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
+_NETWORKS = ("deeplabv3plus", "fcn_hrnet", "isanet", "load", "load_mmseg", "pspnet")
 
 
 class Shot(NamedTuple):
@@ -41,6 +55,96 @@ class Examination:
     images: int
     total: int
     """Validation images there are."""
+
+
+def open_data_of(run: Run) -> SegmentationData:
+    """Open the data set that a run's recipe names.
+
+    Raises:
+        InputError: it is not there any more, has changed its classes, or was opened by other code
+            than this package's.
+    """
+    spec = run.recipe.get("data")
+    data = _call(spec, datasets.__name__, _DATA, datasets, {})
+    if not isinstance(data, SegmentationData):
+        raise InputError(f"only data that fakd.data opens can be shown, got {_path(spec)}")
+    if data.class_names != run.class_names:
+        raise InputError(
+            f"expected the classes of {run.folder} in {data.name}, got others; put the data back "
+            "as they were, or train again"
+        )
+    if not data.val.labelled:
+        raise InputError(f"the val images of {data.name} have no masks to measure with")
+    return data
+
+
+def inference_of(run: Run) -> Inference:
+    """Read how a run showed its images to the network; what its version did not know is unset."""
+    given = run.recipe.get("inference") or {}
+    names = [field.name for field in fields(Inference) if field.name in given]
+    return Inference(**_with_tuples({name: given[name] for name in names}))
+
+
+def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Segmenter], list[str]]:
+    """Load the teacher and the first seed of every method.
+
+    Returns:
+        Networks by title, the teacher first, and why any of them is missing.
+    """
+    networks: dict[str, Segmenter] = {}
+    problems = []
+    taught = next((runs[0] for runs in methods.values() if runs[0].recipe.get("teacher")), None)
+    if taught is not None:
+        try:
+            networks[TEACHER] = _open_teacher(taught)
+        except InputError as error:
+            problems.append(f"The teacher is not shown: {error}.")
+    for method, runs in methods.items():
+        try:
+            networks[title_of(method)] = models.load(runs[0].weights)
+        except InputError as error:
+            problems.append(f"{title_of(method)} is not shown: {error}.")
+    return {title: each.to(device).eval() for title, each in networks.items()}, problems
+
+
+def _open_teacher(run: Run) -> Segmenter:
+    spec, classes = run.recipe["teacher"], len(run.class_names)
+    network = _call(spec, models.__name__, _NETWORKS, models, {"classes": classes})
+    if not isinstance(network, Segmenter):
+        raise InputError(f"only a network that fakd.models opens can be, got {_path(spec)}")
+    if network.classes != classes:
+        raise InputError(f"expected one of {classes} classes, got one of {network.classes}")
+    return network
+
+
+def _call(
+    spec: Any, package: str, names: Sequence[str], module: object, more: Mapping[str, Any]
+) -> object:
+    """Call what a recipe names, if it is one of ``names``; return None for anything else."""
+    owner, _, name = _path(spec).rpartition(".")
+    if owner != package or name not in names:
+        return None
+    function = getattr(module, name)
+    takes = inspect.signature(function).parameters
+    arguments = {key: value for key, value in more.items() if key in takes}
+    arguments |= _with_tuples(spec.get("init_args") or {})
+    try:
+        result: object = function(**arguments)
+    except (TypeError, OSError) as error:
+        raise InputError(f"{_path(spec)} does not take {arguments} ({error})") from error
+    return result
+
+
+def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo that YAML has made lists of tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in arguments.items()
+    }
+
+
+def _path(spec: Any) -> str:
+    return str(spec.get("class_path", "")) if isinstance(spec, Mapping) else str(spec)
 
 
 def spaced(total: int, most: int) -> list[int]:
@@ -110,8 +214,7 @@ def disagreement(said: Mapping[str, Tensor], labels: Tensor) -> float:
 
 def _shot(name: str, share: float, image: Tensor, maps: Mapping[str, Tensor]) -> Shot:
     photo = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    scale = min(1.0, LONGEST / max(photo.size))
-    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    size = shrunk(photo.size, LONGEST)
     reduced = {
         title: np.asarray(
             Image.fromarray(classes.int().numpy()).resize(size, Image.Resampling.NEAREST)

@@ -38,6 +38,16 @@ def overlay(
     return mixed.round().to(torch.uint8)
 
 
+def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Tell width and height of a picture whose longer side is reduced to ``longest``.
+
+    >>> shrunk((300, 200), 30), shrunk((3, 2), 30)
+    ((30, 20), (3, 2))
+    """
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
     """Write an RGB picture in the format its name asks for."""
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
