@@ -18,7 +18,7 @@ from fakd.report.charts import figure, save
 from fakd.report.examination import TEACHER, inference_of, open_data_of, open_networks, spaced
 from fakd.report.figures import colour, save_grid, show_pictures
 from fakd.report.methods import class_iou
-from fakd.report.paper.figures import file_tail
+from fakd.report.paper import file_tail
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Methods, Run, by_pair
 from fakd.settings import Inference
