@@ -49,14 +49,12 @@ def write_tables(runs: Sequence[Run], out: Path) -> list[Path]:
         InputError: there are no runs, or two of the same method and seed.
     """
     groups = _grouped(runs)
+    every = [run for methods in groups.values() for same in methods.values() for run in same]
     tables = {
         **_main_tables(groups),
         "table-4": ("Table 4: with and without feature augmentation", _augmentation_rows(groups)),
         "table-5": ("Table 5: strength of the augmentation", _strength_rows(groups)),
-        "runs": (
-            "Runs",
-            [_run_row(run) for each in groups.values() for same in each.values() for run in same],
-        ),
+        "runs": ("Runs", [_run_row(run) for run in every]),
     }
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -84,11 +82,9 @@ def _main_tables(groups: Groups) -> dict[str, tuple[str, list[Row]]]:
         _, rows = tables.setdefault(f"{stem}-{benchmark or file}", (f"{number_of}: {title}", []))
         if (miou := teacher_miou(methods)) is not None:
             rows.append(
-                {
-                    **{"pair": Entry(pair), "method": Entry("teacher"), "seeds": Entry()},
-                    **{"mIoU": mean_and_spread([miou]), "mAcc": Entry()},
-                    **published_teacher(methods),
-                }
+                {"pair": Entry(pair), "method": Entry("teacher"), "seeds": Entry()}
+                | {"mIoU": mean_and_spread([miou]), "mAcc": Entry()}
+                | published_teacher(methods)
             )
         rows += [_row(pair, same) for same in methods.values()]
     return tables
@@ -158,12 +154,8 @@ def _run_row(run: Run) -> Row:
 
 def last_augmentation(run: Run) -> float | None:
     """Read the size of the augmentation's term, mean λv/2T², last logged; None without one."""
-    sizes = [
-        points[-1]
-        for name, points in run.curves.items()
-        if name.rpartition("/")[2] == "augmentation"
-    ]
-    return max(sizes)[1] if sizes else None
+    logged = [run.curves[name][-1] for name in run.curves if name.endswith("augmentation")]
+    return max(logged)[1] if logged else None
 
 
 def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
@@ -177,20 +169,17 @@ def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
     """
     written = []
     for (data, pair), methods in _grouped(runs).items():
-        tail = file_tail(data, pair)
-        alone = find_method(methods, ALONE)
-        if alone is None:
+        if (alone := find_method(methods, ALONE)) is None:
             continue
+        tail = file_tail(data, pair)
         for base, plain, augmented in augmented_pairs(methods):
-            path = out / f"figure-2-{base}-{tail}.png"
-            draw_gain(path, methods[alone], plain, augmented)
-            written.append(path)
-        others = [find_method(methods, each) for each in ("cwd", "cwd-fa")]
-        shown = [alone, *(each for each in others if each)]
+            written.append(out / f"figure-2-{base}-{tail}.png")
+            draw_gain(written[-1], methods[alone], plain, augmented)
+        others = filter(None, (find_method(methods, each) for each in ("cwd", "cwd-fa")))
+        shown = {title_of(each): methods[each] for each in (alone, *others)}
         if len(shown) > 1:
-            path = out / f"figure-4-{tail}.png"
-            draw_classes(path, {title_of(each): methods[each] for each in shown})
-            written.append(path)
+            written.append(out / f"figure-4-{tail}.png")
+            draw_classes(written[-1], shown)
     return written
 
 
@@ -200,7 +189,7 @@ def file_tail(data: str, pair: str) -> str:
     >>> file_tail("my data", "a/b")
     'my-data-a-b'
     """
-    return "-".join(part.replace("/", "-").replace(" ", "-") for part in (data, pair))
+    return f"{data}-{pair}".replace("/", "-").replace(" ", "-")
 
 
 def draw_gain(
@@ -251,11 +240,7 @@ def regression(
 def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
     """Draw the IoU of every class as bars side by side, rare classes first (Figure 4).
 
-    Lines on the bars are the standard deviation over seeds.
-
-    Args:
-        path: picture to write.
-        methods: runs by the name to show, in order of their bars.
+    Methods are runs by the name to show; lines on the bars are the standard deviation over seeds.
     """
     first = next(iter(methods.values()))[0]
     order = np.argsort(first.class_pixels, kind="stable")
@@ -289,8 +274,7 @@ def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
 
 
 def _seeds(*methods: Sequence[Run]) -> str:
-    counts = {len(runs) for runs in methods}
-    low, high = min(counts), max(counts)
+    low, *_, high = sorted([len(runs) for runs in methods] * 2)
     return f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low > 1 else ''}"
 
 

@@ -29,11 +29,7 @@ OPACITY = 0.65
 
 
 def write_pictures(
-    runs: Sequence[Run],
-    out: Path,
-    images: int,
-    shown_class: str | None,
-    device: torch.device,
+    runs: Sequence[Run], out: Path, images: int, shown_class: str | None, device: torch.device
 ) -> tuple[list[Path], list[str]]:
     """Draw Figure 3 and a grid of examples of every pair whose data and networks can be opened.
 
@@ -45,8 +41,7 @@ def write_pictures(
         runs: finished runs.
         out: folder to write to.
         images: how many each picture shows.
-        shown_class: name of the class of Figure 3; None for the one whose IoU augmentation changed
-            most.
+        shown_class: of Figure 3; None for the one whose IoU augmentation changed most.
         device: where the networks run.
 
     Returns:
@@ -56,7 +51,12 @@ def write_pictures(
         InputError: no data set has a class of that name.
     """
     groups = by_pair(runs)
-    names = {name for methods in groups.values() for name in _first(methods).class_names}
+    names = {
+        name
+        for methods in groups.values()
+        for runs in methods.values()
+        for name in runs[0].class_names
+    }
     if shown_class is not None and shown_class not in names:
         raise InputError(
             f"expected one of the classes {', '.join(sorted(names))}, got {shown_class!r}"
@@ -65,20 +65,20 @@ def write_pictures(
     missing: list[str] = []
     for (name, pair), methods in groups.items():
         tail, shown = file_tail(name, pair), shown_methods(methods)
+        first = next(iter(shown.values()))[0]
         try:
-            data = open_data_of(_first(shown))
+            data = open_data_of(first)
         except InputError as error:
             missing.append(f"No pictures of {pair} on {name}: {error}.")
             continue
-        inference = inference_of(_first(shown))
+        inference = inference_of(first)
         networks, problems = open_networks(shown, device)
         missing += problems
         if not networks:
             continue
         samples = [data.val[index] for index in spaced(len(data.val), images)]
-        path = out / f"examples-{tail}.png"
-        draw_examples(path, samples, data, networks, inference)
-        written.append(path)
+        written.append(out / f"examples-{tail}.png")
+        draw_examples(written[-1], samples, data, networks, inference)
         for base, plain, augmented in augmented_pairs(shown):
             titles = [TEACHER, *(title_of(runs[0].method) for runs in (plain, augmented))]
             seeing = {title: networks[title] for title in titles if title in networks}
@@ -88,10 +88,9 @@ def write_pictures(
             changed = most_changed(plain, augmented)
             class_id = data.class_names.index(shown_class) if shown_class else changed
             richest = richest_images(plain[0], class_id, len(data.val), images)
-            path = out / f"figure-3-{base}-{tail}.png"
             samples = [data.val[index] for index in richest]
-            draw_activations(path, samples, class_id, data, seeing, inference)
-            written.append(path)
+            written.append(out / f"figure-3-{base}-{tail}.png")
+            draw_activations(written[-1], samples, class_id, data, seeing, inference)
     return written, missing
 
 
@@ -127,10 +126,6 @@ def richest_images(run: Run, class_id: int, total: int, most: int) -> list[int]:
     return [int(part[pixels[part].argmax()]) for part in parts]
 
 
-def _first(methods: Methods) -> Run:
-    return next(iter(methods.values()))[0]
-
-
 def draw_examples(
     path: Path,
     samples: Sequence[Sample],
@@ -138,20 +133,14 @@ def draw_examples(
     networks: Mapping[str, Segmenter],
     inference: Inference = Inference(),
 ) -> None:
-    """Draw each image with its truth and what every network says, one row each.
-
-    Args:
-        path: picture to write.
-        samples: images, such as ``[data.val[i] for i in (0, 7)]``.
-        data: where the classes' names and colours come from.
-        networks: by the name to show; the teacher first, then the student alone and its methods.
-        inference: how images are shown to the networks.
-    """
+    """Draw each image with its truth and what every network says, one row each."""
     _require(samples, networks)
     rows, seen = [], set()
     labelled = any(sample.labels is not None for sample in samples)
+    device = next(next(iter(networks.values())).parameters()).device
     for sample in samples:
-        maps = [_predict(network, sample, inference) for network in networks.values()]
+        shown = sample.image[None].to(device)
+        maps = [predict_classes(each, shown, inference)[0].cpu() for each in networks.values()]
         if labelled:
             truth = sample.labels
             maps.insert(0, torch.full_like(maps[0], IGNORE) if truth is None else truth)
@@ -174,26 +163,14 @@ def draw_activations(
     """Draw where each network sees a class, laid over the image (Figure 3).
 
     The map is the class's logit, brought to 0 to 1 over the image.
-
-    Args:
-        path: picture to write.
-        samples: images to look at.
-        class_id: whose logit is shown.
-        data: where the class's name comes from.
-        networks: by the name to show, such as CWD and CWD+FA: without and with covariance.
-        inference: how images are shown to the networks.
     """
     _require(samples, networks)
     if not 0 <= class_id < data.classes:
         raise InputError(f"expected a class id from 0 to {data.classes - 1}, got {class_id}")
-    rows = [
-        [sample.image]
-        + [
-            heat_map(sample.image, activation(network, sample.image, class_id, inference))
-            for network in networks.values()
-        ]
-        for sample in samples
-    ]
+    rows = []
+    for image in (sample.image for sample in samples):
+        heat = (activation(each, image, class_id, inference) for each in networks.values())
+        rows.append([image, *(heat_map(image, each) for each in heat)])
     height, width = samples[0].image.shape[1:]
     inches = 2.4
     size = inches * len(rows[0]) + 0.8, inches * height / width * len(rows) + 0.6
@@ -237,11 +214,6 @@ def activation(
     logits = predict_logits(network, to_unit(image[None].to(device)), inference)[0, class_id].cpu()
     low, high = logits.min(), logits.max()
     return (logits - low) / (high - low).clamp(min=torch.finfo(logits.dtype).tiny)
-
-
-def _predict(network: Segmenter, sample: Sample, inference: Inference) -> Tensor:
-    device = next(network.parameters()).device
-    return predict_classes(network, sample.image[None].to(device), inference)[0].cpu()
 
 
 def _require(samples: Sequence[Sample], networks: Mapping[str, Segmenter]) -> None:
