@@ -50,8 +50,7 @@ def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
     """Write an RGB picture in the format its name asks for."""
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    _save(path, image, quality=92)
+    _save(path, Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()), quality=92)
 
 
 def save_mask(path: Path, classes: Integer[Tensor, "height width"], palette: Palette) -> None:
@@ -112,34 +111,23 @@ def class_legend(
     from matplotlib.patches import Rectangle
 
     styles = [(name, {"color": [part / 255 for part in rgb]}) for name, rgb in colours]
-    entries = [*styles, *others.items()]
-    if entries:
-        drawn.legend(
-            [Rectangle((0, 0), 1, 1, **style) for _, style in entries],
-            [name for name, _ in entries],
-            loc="outside lower center",
-            ncols=min(6, len(entries)),
-            fontsize=fontsize,
-            frameon=False,
-        )
+    patches = [
+        Rectangle((0, 0), 1, 1, label=name, **style) for name, style in (*styles, *others.items())
+    ]
+    if patches:
+        place = {"loc": "outside lower center", "ncols": min(6, len(patches))}
+        drawn.legend(handles=patches, fontsize=fontsize, frameon=False, **place)
 
 
 def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
-    """Plot validation mIoU and every training term over steps.
-
-    Args:
-        path: picture to write.
-        runs: name and ``metrics.csv`` of each run.
-    """
+    """Plot validation mIoU and every training term over steps, of each run's ``metrics.csv``."""
     found = {name: curves_of(read_curves(file)) for name, file in runs.items()}
     names = [name for name in panels([*found.values()]) if name != "learning_rate"]
     with figure(3.4 * len(names), 3) as drawn:
         axes = drawn.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
-            lines = [
-                Line(run, i, each.get(name, [])) for i, (run, each) in enumerate(found.items())
-            ]
-            draw_lines(axis, lines)
+            curves = enumerate(found.items())
+            draw_lines(axis, [Line(run, i, each.get(name, [])) for i, (run, each) in curves])
             axis.set_title(name.removeprefix("val/"), fontsize=9)
             axis.set_xlabel("step", fontsize=8)
             axis.tick_params(labelsize=7)

@@ -82,9 +82,11 @@ def _main_tables(groups: Groups) -> dict[str, tuple[str, list[Row]]]:
         _, rows = tables.setdefault(f"{stem}-{benchmark or file}", (f"{number_of}: {title}", []))
         if (miou := teacher_miou(methods)) is not None:
             rows.append(
-                {"pair": Entry(pair), "method": Entry("teacher"), "seeds": Entry()}
-                | {"mIoU": mean_and_spread([miou]), "mAcc": Entry()}
-                | published_teacher(methods)
+                {
+                    **{"pair": Entry(pair), "method": Entry("teacher"), "seeds": Entry()},
+                    **{"mIoU": mean_and_spread([miou]), "mAcc": Entry()},
+                    **published_teacher(methods),
+                }
             )
         rows += [_row(pair, same) for same in methods.values()]
     return tables
@@ -274,7 +276,8 @@ def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
 
 
 def _seeds(*methods: Sequence[Run]) -> str:
-    low, *_, high = sorted([len(runs) for runs in methods] * 2)
+    counts = [len(runs) for runs in methods]
+    low, high = min(counts), max(counts)
     return f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low > 1 else ''}"
 
 
