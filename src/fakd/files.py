@@ -17,6 +17,14 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, write)
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, unless it is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create the folder {path}: {error.strerror}") from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 

@@ -19,9 +19,9 @@ from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
 from fakd.models import pspnet
-from fakd.report import charts
-from fakd.report.charts import panels, thinned
+from fakd.report import figures
 from fakd.report.examination import Examination, Shot, examine
+from fakd.report.figures import panels, thinned
 from fakd.report.methods import method_table
 from fakd.report.page import LIMIT, Note, Section, add_pictures, fit, ranked, render, write_report
 from fakd.runs.naming import title_of
@@ -362,23 +362,25 @@ def test_long_curves_are_thinned_by_means():
     "points", [[], [(5.0, 1.0)], [(1.0, 2.0), (2.0, 2.0)], [(1.0, float("nan")), (2.0, 3.0)]]
 )
 def test_charts_of_little_are_drawn(points):
-    drawn = str(charts.training_curves("loss", [charts.Line("a<b", 9, points)]))
+    drawn = str(figures.training_curves("loss", [figures.Line("a<b", 9, points)]))
     Page(drawn)
     assert "nan" not in drawn
     assert "a<b" not in drawn
 
 
 def test_charts_take_the_colours_of_the_page():
-    style = (Path(charts.__file__).parent / "style.css").read_text()
+    style = (Path(figures.__file__).parent / "style.css").read_text()
     light = style[: style.index("prefers-color-scheme: dark")]
-    assert all(f"--{name}: {colour};" in light for colour, name in charts._VARIABLES.items())
-    drawn = str(charts.training_curves("loss", [charts.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]))
+    assert all(f"--{name}: {colour};" in light for colour, name in figures._VARIABLES.items())
+    drawn = str(figures.training_curves("loss", [figures.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]))
     assert "var(--c1)" in drawn
     assert not re.search("#[0-9a-f]{6}", drawn), "light and dark both"
 
 
 def test_a_chart_places_its_points():
-    drawn = str(charts.training_curves("loss", [charts.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])]))
+    drawn = str(
+        figures.training_curves("loss", [figures.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])])
+    )
     line = re.search(r'<title>a</title> <path d="M (.*?)"', drawn)[1]
     (x0, y0), (x1, y1) = (tuple(map(float, each.split())) for each in line.split("L"))
     assert x0 < x1
@@ -388,7 +390,7 @@ def test_a_chart_places_its_points():
 def test_names_of_methods_have_room_beside_their_differences():
     names = ("cwd", "cwd-fa-full-own-class-spared", "a-name-that-no-chart-has-room-for-" * 2)
     compared = [Comparison(each, "alone", Difference(1.0, None, 1), 1.0) for each in names]
-    drawn = str(charts.differences("gain", compared))
+    drawn = str(figures.differences("gain", compared))
     labels = r'<text style="[^"]*text-anchor: end[^"]*" x="([\d.]+)"[^>]*>(.*?)</text>'
     shown = re.findall(labels, drawn)
     assert [text for _, text in shown][:2] == ["CWD", title_of(names[1])]

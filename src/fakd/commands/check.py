@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from fakd.errors import InputError
-from fakd.files import write_text
+from fakd.files import make_folder, write_text
 from fakd.inspection import Finding, Inspection, SplitFacts, Weight, inspected
 from fakd.report.dataset import class_histogram, file_table, save_overlays
 from fakd.training.progress import StepProgress
@@ -136,10 +136,7 @@ def _save(console: Console, inspection: Inspection, folder: Path) -> None:
     contents = proposal.files(folder)
     if taken := [name for name in contents if (folder / name).exists()]:
         raise InputError(f"{folder / taken[0]} exists; give --save another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     for name, content in contents.items():
         write_text(folder / name, content)
     written = ", ".join(str(folder / name) for name in contents)

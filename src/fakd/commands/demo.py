@@ -9,13 +9,13 @@ from rich.console import Console
 from fakd.commands.distill import distill
 from fakd.commands.train import train
 from fakd.data import SegmentationData, scenes
-from fakd.inference import predict_classes
 from fakd.losses import ChannelKL
 from fakd.models import load, pspnet
-from fakd.report.figures import colour, save_curves, save_grid
+from fakd.report.figures import save_curves
+from fakd.report.pictures import draw_examples
 from fakd.report.table import comparison_table
 from fakd.runs.folder import CURVES
-from fakd.settings import Augmentation, Existing, Inference, Intervals, Schedule
+from fakd.settings import Augmentation, Existing, Intervals, Schedule
 from fakd.types import DistillationLoss
 
 SCENES: dict[str, Any] = {"train": 400, "val": 100, "size": (96, 128)}
@@ -109,15 +109,6 @@ def verdict(alone: float, cwd: float, fakd: float) -> str:
 
 
 def _pictures(data: SegmentationData, run: Path) -> None:
-    networks = [load(run / name).eval() for name in ("teacher", *STUDENTS)]
-    rows = []
-    for index in range(PICTURES):
-        sample = data.val[index]
-        said = [predict_classes(each, sample.image[None], Inference())[0] for each in networks]
-        truth = [] if sample.labels is None else [sample.labels]
-        maps = [colour(classes, data.palette) for classes in (*truth, *said)]
-        rows.append([sample.image, *maps])
-    titles = ["image", "truth", "teacher", *STUDENTS]
-    legend = dict(zip(data.class_names, data.palette, strict=True))
-    save_grid(run / "examples.png", rows, titles, legend)
+    networks = {name: load(run / name).eval() for name in ("teacher", *STUDENTS)}
+    draw_examples(run / "examples.png", [data.val[i] for i in range(PICTURES)], data, networks)
     save_curves(run / "curves.png", {name: run / name / CURVES for name in STUDENTS})

@@ -17,8 +17,7 @@ from fakd.data.masks import Pair
 from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.inspection import Header, Inspection, SplitFacts
-from fakd.report.charts import figure, save
-from fakd.report.figures import Palette, class_legend, overlay, shrunk
+from fakd.report.figures import Palette, class_legend, figure, overlay, save, shrunk
 from fakd.types import IGNORE
 
 OVERLAYS = 8

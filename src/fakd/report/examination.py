@@ -6,6 +6,7 @@ They are measured, and compared with each other.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,7 +66,7 @@ def open_data_of(run: Run) -> SegmentationData:
             than this package's.
     """
     spec = run.recipe.get("data")
-    data = _call(spec, datasets.__name__, _DATA, datasets, {})
+    data = _call(spec, datasets, _DATA)
     if not isinstance(data, SegmentationData):
         raise InputError(f"only data that fakd.data opens can be shown, got {_path(spec)}")
     if data.class_names != run.class_names:
@@ -81,8 +82,8 @@ def open_data_of(run: Run) -> SegmentationData:
 def inference_of(run: Run) -> Inference:
     """Read how a run showed its images to the network; what its version did not know is unset."""
     given = run.recipe.get("inference") or {}
-    names = [field.name for field in fields(Inference) if field.name in given]
-    return Inference(**_with_tuples({name: given[name] for name in names}))
+    known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
+    return Inference(**_with_tuples(known))
 
 
 def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Segmenter], list[str]]:
@@ -109,7 +110,7 @@ def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Seg
 
 def _open_teacher(run: Run) -> Segmenter:
     spec, classes = run.recipe["teacher"], len(run.class_names)
-    network = _call(spec, models.__name__, _NETWORKS, models, {"classes": classes})
+    network = _call(spec, models, _NETWORKS, classes=classes)
     if not isinstance(network, Segmenter):
         raise InputError(f"only a network that fakd.models opens can be, got {_path(spec)}")
     if network.classes != classes:
@@ -117,14 +118,12 @@ def _open_teacher(run: Run) -> Segmenter:
     return network
 
 
-def _call(
-    spec: Any, package: str, names: Sequence[str], module: object, more: Mapping[str, Any]
-) -> object:
+def _call(spec: Any, package: ModuleType, names: Sequence[str], **more: Any) -> object:
     """Call what a recipe names, if it is one of ``names``; return None for anything else."""
     owner, _, name = _path(spec).rpartition(".")
-    if owner != package or name not in names:
+    if owner != package.__name__ or name not in names:
         return None
-    function = getattr(module, name)
+    function = getattr(package, name)
     takes = inspect.signature(function).parameters
     arguments = {key: value for key, value in more.items() if key in takes}
     arguments |= _with_tuples(spec.get("init_args") or {})
@@ -138,8 +137,7 @@ def _call(
 def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Undo that YAML has made lists of tuples."""
     return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in arguments.items()
+        key: tuple(given) if isinstance(given, list) else given for key, given in arguments.items()
     }
 
 
@@ -166,15 +164,9 @@ def examine(
 ) -> Examination:
     """Show images to every network and keep those that divide students and teacher most.
 
-    Networks that are built alike cost the same and are timed once.
-
-    Args:
-        networks: by title, in evaluation mode; `TEACHER` is the one the others are compared with,
-            without which they are compared with the labels.
-        split: labelled images.
-        inference: how images are shown to the networks.
-        images: how many at most, evenly over the split.
-        advance: told how many images are done.
+    Networks are in evaluation mode; those that are built alike cost the same and are timed once.
+    The images are at most so many, evenly over the labelled split; ``advance`` is told how many
+    are done.
     """
     qualities = {title: Quality(network, inference) for title, network in networks.items()}
     chosen = spaced(len(split), images)
@@ -215,10 +207,7 @@ def disagreement(said: Mapping[str, Tensor], labels: Tensor) -> float:
 def _shot(name: str, share: float, image: Tensor, maps: Mapping[str, Tensor]) -> Shot:
     photo = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     size = shrunk(photo.size, LONGEST)
-    reduced = {
-        title: np.asarray(
-            Image.fromarray(classes.int().numpy()).resize(size, Image.Resampling.NEAREST)
-        )
-        for title, classes in maps.items()
-    }
+    whole = {title: Image.fromarray(classes.int().numpy()) for title, classes in maps.items()}
+    nearest = Image.Resampling.NEAREST
+    reduced = {title: np.asarray(each.resize(size, nearest)) for title, each in whole.items()}
     return Shot(name, share, photo.resize(size, Image.Resampling.LANCZOS), reduced)

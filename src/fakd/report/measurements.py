@@ -51,11 +51,8 @@ def input_size(image: tuple[int, int], inference: Inference) -> tuple[int, int]:
 def cost_of(network: Segmenter, size: tuple[int, int]) -> Cost:
     """Count the operations of one forward pass, and time it after a warm-up.
 
-    Passes are repeated up to 30 times or 4 seconds, at least 3 times.
-
-    Args:
-        network: in evaluation mode, on the device to measure.
-        size: height and width of its input.
+    Passes are repeated up to 30 times or 4 seconds, at least 3 times. The network is in evaluation
+    mode, on the device to measure; its input has that height and width.
     """
     device = next(network.parameters()).device
     image = torch.rand(1, 3, *size, device=device)

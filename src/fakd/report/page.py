@@ -23,9 +23,8 @@ from fakd.comparing.verdict import Comparison, Tone, cautions, references, sente
 from fakd.data import SegmentationData
 from fakd.errors import InputError
 from fakd.files import write_text
-from fakd.report import charts
+from fakd.report import figures
 from fakd.report.examination import Examination, Shot
-from fakd.report.figures import Palette, shrunk
 from fakd.report.methods import class_iou, method_table
 from fakd.report.table import Entry, Row, filled, number
 from fakd.runs.folder import RECIPE
@@ -167,7 +166,7 @@ class Section:
             known = any(each.difference.any_interval for each in found)
             note = "Lines are 95 % intervals." if known else "One seed only."
             if found:
-                drawn.append(Chart(title, charts.differences(title, found), note))
+                drawn.append(Chart(title, figures.differences(title, found), note))
         return drawn
 
     @cached_property
@@ -194,14 +193,14 @@ class Section:
             for run in runs
         ]
         drawn = []
-        for quantity in charts.panels([curves for *_, curves in logged]):
+        for quantity in figures.panels([curves for *_, curves in logged]):
             title = _TITLES.get(quantity, quantity)
             lines = [
-                charts.Line(name, place, curves[quantity])
+                figures.Line(name, place, curves[quantity])
                 for name, place, curves in logged
                 if quantity in curves
             ]
-            drawn.append(Chart(title, charts.training_curves(title, lines)))
+            drawn.append(Chart(title, figures.training_curves(title, lines)))
         return drawn
 
     @cached_property
@@ -210,7 +209,7 @@ class Section:
         return [
             Chart(
                 title,
-                charts.reliability_diagram(title, quality.bins),
+                figures.reliability_diagram(title, quality.bins),
                 f"error {quality.calibration_error:.2f} %",
             )
             for title, quality in (self.examined.qualities if self.examined else {}).items()
@@ -273,7 +272,7 @@ def add_pictures(sections: Sequence[Section], note: Note) -> None:
         ]
 
 
-def fit(shots: Sequence[Shot], palette: Palette, budget: int) -> list[Scene]:
+def fit(shots: Sequence[Shot], palette: figures.Palette, budget: int) -> list[Scene]:
     """Encode as many pictures, as large as fit into a number of bytes.
 
     Sizes are lowered down to 240 pixels with four pictures or more; then pictures are left out.
@@ -288,8 +287,8 @@ def fit(shots: Sequence[Shot], palette: Palette, budget: int) -> list[Scene]:
     return fitting
 
 
-def _scene(shot: Shot, palette: Palette, side: int) -> Scene:
-    size = shrunk(shot.photo.size, side)
+def _scene(shot: Shot, palette: figures.Palette, side: int) -> Scene:
+    size = figures.shrunk(shot.photo.size, side)
     photo = shot.photo.resize(size, Image.Resampling.LANCZOS)
     maps = {}
     for title, classes in shot.maps.items():
@@ -299,7 +298,7 @@ def _scene(shot: Shot, palette: Palette, side: int) -> Scene:
     return Scene(shot.name, shot.disagreement, *size, uri, maps)
 
 
-def _painted(classes: np.ndarray, palette: Palette) -> Image.Image:
+def _painted(classes: np.ndarray, palette: figures.Palette) -> Image.Image:
     """Turn class ids into a palette picture, of few classes; ignored pixels are black."""
     black = [(0, 0, 0)] * max(1, 256 - len(palette))
     colours = np.array([*palette, *black], dtype=np.uint8)
@@ -320,7 +319,7 @@ def _uri(picture: Image.Image, kind: str, **options: int | bool) -> str:
 
 def render(sections: Sequence[Section], note: Note) -> str:
     """Lay the sections out as one page."""
-    style = {"title_of": title_of, "hues": len(charts.COLOURS), "dashes": charts.DASHES}
+    style = {"title_of": title_of, "hues": len(figures.COLOURS), "dashes": figures.DASHES}
     return _PAGES.get_template("template.html.jinja").render(sections=sections, note=note, **style)
 
 

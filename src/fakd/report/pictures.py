@@ -14,9 +14,8 @@ from fakd.comparing.verdict import augmented_pairs, find_method
 from fakd.data import Sample, SegmentationData
 from fakd.errors import InputError
 from fakd.inference import predict_classes, predict_logits, to_unit
-from fakd.report.charts import figure, save
 from fakd.report.examination import TEACHER, inference_of, open_data_of, open_networks, spaced
-from fakd.report.figures import colour, save_grid, show_pictures
+from fakd.report.figures import colour, figure, save, save_grid, show_pictures
 from fakd.report.methods import class_iou
 from fakd.report.paper import file_tail
 from fakd.runs.naming import ALONE, title_of
@@ -136,20 +135,16 @@ def draw_examples(
     """Draw each image with its truth and what every network says, one row each."""
     _require(samples, networks)
     rows, seen = [], set()
-    labelled = any(sample.labels is not None for sample in samples)
     device = next(next(iter(networks.values())).parameters()).device
     for sample in samples:
         shown = sample.image[None].to(device)
         maps = [predict_classes(each, shown, inference)[0].cpu() for each in networks.values()]
-        if labelled:
-            truth = sample.labels
-            maps.insert(0, torch.full_like(maps[0], IGNORE) if truth is None else truth)
-        seen |= {int(each) for classes in maps for each in torch.unique(classes)}
-        rows.append([sample.image, *(colour(classes, data.palette) for classes in maps)])
-    titles = ["image", *(["truth"] if labelled else []), *networks]
+        truth = torch.full_like(maps[0], IGNORE) if sample.labels is None else sample.labels
+        seen |= {number for each in (truth, *maps) for number in torch.unique(each).tolist()}
+        rows.append([sample.image, *(colour(each, data.palette) for each in (truth, *maps))])
     # A legend of all 150 classes of a large set would be larger than the pictures.
     legend = {data.class_names[i]: data.palette[i] for i in sorted(seen - {IGNORE})}
-    save_grid(path, rows, titles, legend)
+    save_grid(path, rows, ["image", "truth", *networks], legend)
 
 
 def draw_activations(
