@@ -362,7 +362,7 @@ def test_long_curves_are_thinned_by_means():
     "points", [[], [(5.0, 1.0)], [(1.0, 2.0), (2.0, 2.0)], [(1.0, float("nan")), (2.0, 3.0)]]
 )
 def test_charts_of_little_are_drawn(points):
-    drawn = str(figures.training_curves("loss", [figures.Line("a<b", 9, points)]))
+    drawn = str(figures.training_curves("loss", [figures.Line("a<b", 9, points)]).drawing)
     Page(drawn)
     assert "nan" not in drawn
     assert "a<b" not in drawn
@@ -372,7 +372,9 @@ def test_charts_take_the_colours_of_the_page():
     style = (Path(figures.__file__).parent / "style.css").read_text()
     light = style[: style.index("prefers-color-scheme: dark")]
     assert all(f"--{name}: {colour};" in light for colour, name in figures._VARIABLES.items())
-    drawn = str(figures.training_curves("loss", [figures.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]))
+    drawn = str(
+        figures.training_curves("loss", [figures.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]).drawing
+    )
     assert "var(--c1)" in drawn
     assert not re.search("#[0-9a-f]{6}", drawn), "light and dark both"
 
@@ -390,7 +392,7 @@ def test_a_chart_places_its_points():
 def test_names_of_methods_have_room_beside_their_differences():
     names = ("cwd", "cwd-fa-full-own-class-spared", "a-name-that-no-chart-has-room-for-" * 2)
     compared = [Comparison(each, "alone", Difference(1.0, None, 1), 1.0) for each in names]
-    drawn = str(figures.differences("gain", compared))
+    drawn = str(figures.differences("gain", compared).drawing)
     labels = r'<text style="[^"]*text-anchor: end[^"]*" x="([\d.]+)"[^>]*>(.*?)</text>'
     shown = re.findall(labels, drawn)
     assert [text for _, text in shown][:2] == ["CWD", title_of(names[1])]

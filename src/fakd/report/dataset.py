@@ -149,10 +149,7 @@ def _tiles(splits: Sequence[SplitFacts], palette: Palette) -> list[_Tile]:
     )
     first, second = (list(islice(each, OVERLAYS)) for each in tiles)
     half = OVERLAYS // 2
-    return [
-        *first[: max(half, OVERLAYS - len(second))],
-        *second[: max(half, OVERLAYS - len(first))],
-    ]
+    return first[: max(half, OVERLAYS - len(second))] + second[: max(half, OVERLAYS - len(first))]
 
 
 def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:

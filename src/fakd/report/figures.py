@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
 from fakd.files import make_folder, write_atomically
+from fakd.report.measurements import calibration_error
 from fakd.runs.folder import read_curves
 from fakd.runs.naming import title_of
 from fakd.runs.reading import Curve, curves_of
@@ -198,6 +199,14 @@ def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
         save(drawn, path)
 
 
+class Chart(NamedTuple):
+    """A drawing of a page and its title."""
+
+    title: str
+    drawing: Markup
+    note: str = ""
+
+
 def inline(drawn: Any, label: str) -> Markup:
     """Write a figure as part of a page, described by a label for those who do not see it.
 
@@ -276,7 +285,7 @@ def _dot(axis: Any, point: Sequence[float | int], size: float | int, **style: An
     axis.plot([x, x], [y, y], linewidth=size, solid_capstyle="round", **style)
 
 
-def training_curves(title: str, lines: Sequence[Line]) -> Markup:
+def training_curves(title: str, lines: Sequence[Line]) -> Chart:
     """Draw values over steps."""
     with figure(5, 3.05, page=True) as drawn:
         axis = drawn.subplots()
@@ -287,10 +296,10 @@ def training_curves(title: str, lines: Sequence[Line]) -> Markup:
             each.set_major_formatter(lambda value, _: _number(value))
         last = [(line.name, line.points[-1][1]) for line in lines if line.points]
         said = ", ".join(f"{name} {_number(end)}" for name, end in last if math.isfinite(end))
-        return inline(drawn, f"{title} over training steps; last values: {said}")
+        return Chart(title, inline(drawn, f"{title} over training steps; last values: {said}"))
 
 
-def differences(title: str, compared: Sequence[Comparison]) -> Markup:
+def differences(title: str, compared: Sequence[Comparison]) -> Chart:
     """Draw differences as points with their intervals about a line at 0."""
     spoken = []
     with figure(5.8, 0.5 + 0.36 * len(compared), page=True) as drawn:
@@ -311,10 +320,12 @@ def differences(title: str, compared: Sequence[Comparison]) -> Markup:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
         axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x")
-        return inline(drawn, f"{title}: {'; '.join(spoken)}")
+        known = any(each.difference.any_interval for each in compared)
+        note = "Lines are 95 % intervals." if known else "One seed only."
+        return Chart(title, inline(drawn, f"{title}: {'; '.join(spoken)}"), note)
 
 
-def reliability_diagram(title: str, bins: Float[Tensor, "3 bins"]) -> Markup:
+def reliability_diagram(title: str, bins: Float[Tensor, "3 bins"]) -> Chart:
     """Draw accuracy against confidence; a point's area is its bin's share of the pixels."""
     pixels, *sums = bins[:, bins[0] > 0]
     points = [*zip(*((each / pixels).tolist() for each in sums), strict=True)]
@@ -333,7 +344,8 @@ def reliability_diagram(title: str, bins: Float[Tensor, "3 bins"]) -> Markup:
             each.set_major_formatter(lambda value, _: f"{value:g}")
         axis.grid(axis="y")
         spoken = ", ".join("{:.0%} sure {:.0%} right".format(*point) for point in points)
-        return inline(drawn, f"Reliability of {title}: {spoken}")
+        note = f"error {100 * calibration_error(bins):.2f} %"
+        return Chart(title, inline(drawn, f"Reliability of {title}: {spoken}"), note)
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from fakd.comparing.verdict import Comparison, Tone, cautions, references, sentence, the, tone
@@ -76,14 +75,6 @@ class ClassBars(NamedTuple):
     name: str
     share: float
     bars: list[tuple[float | None, float | None]]
-
-
-class Chart(NamedTuple):
-    """A drawing and its title."""
-
-    title: str
-    drawing: Markup
-    note: str = ""
 
 
 class Scene(NamedTuple):
@@ -158,16 +149,13 @@ class Section:
         return doubts
 
     @cached_property
-    def differences(self) -> list[Chart]:
+    def differences(self) -> list[figures.Chart]:
         """The comparisons, drawn."""
-        drawn = []
-        for reference, found in self.compared.items():
-            title = f"Difference in mIoU to {the(reference)}"
-            known = any(each.difference.any_interval for each in found)
-            note = "Lines are 95 % intervals." if known else "One seed only."
-            if found:
-                drawn.append(Chart(title, figures.differences(title, found), note))
-        return drawn
+        return [
+            figures.differences(f"Difference in mIoU to {the(reference)}", found)
+            for reference, found in self.compared.items()
+            if found
+        ]
 
     @cached_property
     def classes(self) -> list[ClassBars]:
@@ -185,7 +173,7 @@ class Section:
         ]
 
     @cached_property
-    def curves(self) -> list[Chart]:
+    def curves(self) -> list[figures.Chart]:
         """Every logged quantity, one line for each run."""
         logged = [
             (f"{title_of(method)}, seed {run.seed}", place, run.curves)
@@ -194,26 +182,19 @@ class Section:
         ]
         drawn = []
         for quantity in figures.panels([curves for *_, curves in logged]):
-            title = _TITLES.get(quantity, quantity)
             lines = [
                 figures.Line(name, place, curves[quantity])
                 for name, place, curves in logged
                 if quantity in curves
             ]
-            drawn.append(Chart(title, figures.training_curves(title, lines)))
+            drawn.append(figures.training_curves(_TITLES.get(quantity, quantity), lines))
         return drawn
 
     @cached_property
-    def calibration(self) -> list[Chart]:
+    def calibration(self) -> list[figures.Chart]:
         """Reliability of every network."""
-        return [
-            Chart(
-                title,
-                figures.reliability_diagram(title, quality.bins),
-                f"error {quality.calibration_error:.2f} %",
-            )
-            for title, quality in (self.examined.qualities if self.examined else {}).items()
-        ]
+        qualities = self.examined.qualities if self.examined else {}
+        return [figures.reliability_diagram(title, each.bins) for title, each in qualities.items()]
 
     @property
     def origins(self) -> list[Row]:

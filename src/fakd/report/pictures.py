@@ -49,20 +49,14 @@ def write_pictures(
     Raises:
         InputError: no data set has a class of that name.
     """
-    groups = by_pair(runs)
-    names = {
-        name
-        for methods in groups.values()
-        for runs in methods.values()
-        for name in runs[0].class_names
-    }
+    names = {name for run in runs for name in run.class_names}
     if shown_class is not None and shown_class not in names:
         raise InputError(
             f"expected one of the classes {', '.join(sorted(names))}, got {shown_class!r}"
         )
     written: list[Path] = []
     missing: list[str] = []
-    for (name, pair), methods in groups.items():
+    for (name, pair), methods in by_pair(runs).items():
         tail, shown = file_tail(name, pair), shown_methods(methods)
         first = next(iter(shown.values()))[0]
         try:
