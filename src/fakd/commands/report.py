@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,8 +77,8 @@ def report(
     size = write_report(out, sections, note)
     for each in sections:
         console.print(f"\n[bold]{escape(each.name)}[/]", soft_wrap=True)
-        for sentence in [text for verdicts in each.verdicts for text, _ in verdicts]:
-            console.print(escape(sentence), soft_wrap=True)
+        for verdict in chain.from_iterable(each.verdicts):
+            console.print(escape(verdict.text), soft_wrap=True)
     console.print(f"\nwritten to {escape(str(out))} ({size / 1e6:.1f} MB)", soft_wrap=True)
     return out
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fakd import data as datasets
 from fakd import models
-from fakd.data import SegmentationData, Split, evaluation_samples
+from fakd.data import Sample, SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
 from fakd.report.figures import shrunk
 from fakd.report.measurements import Cost, Quality, cost_of, input_size
@@ -179,15 +179,14 @@ def examine(
         said = {title: each.add(sample.image, sample.labels) for title, each in qualities.items()}
         share = disagreement(said, sample.labels)
         if len(shots) < SHOTS or share > shots[-1].disagreement:
-            maps = {"truth": sample.labels.long(), **said}
-            shots.append(_shot(sample.name, share, sample.image, maps))
+            shots.append(_shot(sample, share, {"truth": sample.labels, **said}))
             shots = sorted(shots, key=lambda shot: -shot.disagreement)[:SHOTS]
         advance(done)
     costs: dict[str, Cost] = {}
     for title, network in networks.items():
-        twins = (other for other in costs if networks[other].config == network.config)
-        twin = next(twins, None) if network.config else None
-        costs[title] = costs[twin] if twin else cost_of(network, input_size(size, inference))
+        alike = (costs[other] for other in costs if networks[other].config == network.config)
+        known = next(alike, None) if network.config else None
+        costs[title] = known or cost_of(network, input_size(size, inference))
     return Examination(costs, qualities, shots, len(chosen), len(split))
 
 
@@ -204,10 +203,10 @@ def disagreement(said: Mapping[str, Tensor], labels: Tensor) -> float:
     return sum(float((each != expected).float().mean()) for each in students) / len(students)
 
 
-def _shot(name: str, share: float, image: Tensor, maps: Mapping[str, Tensor]) -> Shot:
-    photo = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+def _shot(sample: Sample, share: float, maps: Mapping[str, Tensor]) -> Shot:
+    photo = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
     size = shrunk(photo.size, LONGEST)
     whole = {title: Image.fromarray(classes.int().numpy()) for title, classes in maps.items()}
     nearest = Image.Resampling.NEAREST
     reduced = {title: np.asarray(each.resize(size, nearest)) for title, each in whole.items()}
-    return Shot(name, share, photo.resize(size, Image.Resampling.LANCZOS), reduced)
+    return Shot(sample.name, share, photo.resize(size, Image.Resampling.LANCZOS), reduced)
