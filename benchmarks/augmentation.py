@@ -21,7 +21,7 @@ from fakd.covariance import ClassCovariance, CovarianceKind, class_rows
 from fakd.data import Augmentation, training_batches
 from fakd.inference import to_unit
 from fakd.losses.grid import labels_on_grid_of
-from fakd.report.opening import open_data_of
+from fakd.report.examination import open_data_of
 from fakd.runs.reading import Run, read_run
 from fakd.types import Segmenter
 

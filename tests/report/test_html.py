@@ -19,12 +19,11 @@ from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
 from fakd.models import pspnet
-from fakd.report import charts
-from fakd.report.charts import panels, thinned
+from fakd.report import figures
 from fakd.report.examination import Examination, Shot, examine
-from fakd.report.html import LIMIT, Note, add_pictures, fit, render, write_report
+from fakd.report.figures import panels, thinned
 from fakd.report.methods import method_table
-from fakd.report.page import Section, ranked
+from fakd.report.page import LIMIT, Note, Section, add_pictures, fit, ranked, render, write_report
 from fakd.runs.naming import title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.settings import Inference
@@ -288,9 +287,9 @@ def test_a_report_stays_below_its_limit_whatever_the_pictures(grid, tmp_path):
     sections = []
     for methods in groups.values():
         for _ in range(2):
-            sections.append(Section("pair", methods, [], None, []))
+            sections.append(Section("pair", methods, [], None, [], data))
             sections[-1].examined = examined
-    add_pictures(sections, [data, data], NOTE)
+    add_pictures(sections, NOTE)
     size = write_report(tmp_path / "report.html", sections, NOTE)
     assert size == (tmp_path / "report.html").stat().st_size < LIMIT
     assert size > LIMIT / 3
@@ -317,7 +316,7 @@ def test_pictures_show_the_classes_in_their_colours():
     classes = np.array([[0, 1], [2, 255]], dtype=np.uint8)
     shot = Shot("p", 0.5, Image.new("RGB", (2, 2)), {"truth": classes})
     palette = [(10, 20, 30), (40, 50, 60), (70, 80, 90)]
-    uri = fit([shot], palette, 10**6)[0].maps[0].uri
+    uri = fit([shot], palette, 10**6)[0].maps["truth"]
     content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     with Image.open(io.BytesIO(content)) as picture:
         painted = np.array(picture.convert("RGB"))
@@ -363,23 +362,27 @@ def test_long_curves_are_thinned_by_means():
     "points", [[], [(5.0, 1.0)], [(1.0, 2.0), (2.0, 2.0)], [(1.0, float("nan")), (2.0, 3.0)]]
 )
 def test_charts_of_little_are_drawn(points):
-    drawn = str(charts.training_curves("loss", [charts.Line("a<b", 9, points)]))
+    drawn = str(figures.training_curves("loss", [figures.Line("a<b", 9, points)]).drawing)
     Page(drawn)
     assert "nan" not in drawn
     assert "a<b" not in drawn
 
 
 def test_charts_take_the_colours_of_the_page():
-    style = (Path(charts.__file__).parent / "style.css").read_text()
+    style = (Path(figures.__file__).parent / "style.css").read_text()
     light = style[: style.index("prefers-color-scheme: dark")]
-    assert all(f"--{name}: {colour};" in light for colour, name in charts._VARIABLES.items())
-    drawn = str(charts.training_curves("loss", [charts.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]))
+    assert all(f"--{name}: {colour};" in light for colour, name in figures._VARIABLES.items())
+    drawn = str(
+        figures.training_curves("loss", [figures.Line("a", 1, [(0.0, 0.0), (1.0, 1.0)])]).drawing
+    )
     assert "var(--c1)" in drawn
     assert not re.search("#[0-9a-f]{6}", drawn), "light and dark both"
 
 
 def test_a_chart_places_its_points():
-    drawn = str(charts.training_curves("loss", [charts.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])]))
+    drawn = str(
+        figures.training_curves("loss", [figures.Line("a", 0, [(0.0, 0.0), (100.0, 10.0)])])
+    )
     line = re.search(r'<title>a</title> <path d="M (.*?)"', drawn)[1]
     (x0, y0), (x1, y1) = (tuple(map(float, each.split())) for each in line.split("L"))
     assert x0 < x1
@@ -389,7 +392,7 @@ def test_a_chart_places_its_points():
 def test_names_of_methods_have_room_beside_their_differences():
     names = ("cwd", "cwd-fa-full-own-class-spared", "a-name-that-no-chart-has-room-for-" * 2)
     compared = [Comparison(each, "alone", Difference(1.0, None, 1), 1.0) for each in names]
-    drawn = str(charts.differences("gain", compared))
+    drawn = str(figures.differences("gain", compared).drawing)
     labels = r'<text style="[^"]*text-anchor: end[^"]*" x="([\d.]+)"[^>]*>(.*?)</text>'
     shown = re.findall(labels, drawn)
     assert [text for _, text in shown][:2] == ["CWD", title_of(names[1])]

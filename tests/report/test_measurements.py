@@ -12,9 +12,9 @@ from fakd.report.examination import SHOTS, TEACHER, disagreement, examine, space
 from fakd.report.measurements import (
     BINS,
     Quality,
-    Reliability,
     boundary_counts,
     boundary_width,
+    calibration_error,
     cost_of,
     input_size,
     reliability,
@@ -90,7 +90,8 @@ def test_calibration_error_of_a_known_case_and_of_loops():
     confidence = torch.tensor([0.9, 0.9, 0.9, 0.9, 0.6, 0.6])
     right = torch.tensor([True, True, True, False, True, False])
     expected = 4 / 6 * abs(0.75 - 0.9) + 2 / 6 * abs(0.5 - 0.6)
-    assert reliability(confidence, right).error == pytest.approx(expected, abs=1e-6)
+    found = calibration_error(reliability(confidence, right))
+    assert found == pytest.approx(expected, abs=1e-6)
     confidence, right = torch.rand(500), torch.rand(500) < 0.5
     total = 0.0
     for m in range(BINS):
@@ -98,28 +99,29 @@ def test_calibration_error_of_a_known_case_and_of_loops():
         if members:
             gap = sum(float(right[i]) - float(confidence[i]) for i in members) / len(members)
             total += len(members) / 500 * abs(gap)
-    assert reliability(confidence, right).error == pytest.approx(total, abs=1e-6)
+    found = calibration_error(reliability(confidence, right))
+    assert found == pytest.approx(total, abs=1e-6)
 
 
 def test_bins_are_those_of_all_pixels_however_they_come():
     confidence, right = torch.rand(300), torch.rand(300) < 0.5
     parts = [reliability(confidence[i::3], right[i::3]) for i in range(3)]
-    joined, whole = sum(parts, Reliability.empty()), reliability(confidence, right)
-    assert torch.equal(joined.pixels, whole.pixels)
-    torch.testing.assert_close(joined.confidence, whole.confidence)
-    assert joined.error == pytest.approx(whole.error)
-    assert math.isnan(Reliability.empty().error)
+    joined, whole = sum(parts), reliability(confidence, right)
+    assert torch.equal(joined[[0, 2]], whole[[0, 2]])
+    torch.testing.assert_close(joined[1], whole[1])
+    assert calibration_error(joined) == pytest.approx(calibration_error(whole))
+    assert math.isnan(calibration_error(torch.zeros(3, BINS)))
 
 
 def test_an_edge_belongs_to_the_bin_below():
     edge = torch.tensor([3 / BINS], dtype=torch.float64)
-    assert reliability(edge, torch.tensor([True])).pixels.nonzero().tolist() == [[2]]
+    assert reliability(edge, torch.tensor([True]))[0].nonzero().tolist() == [[2]]
 
 
 def test_certainty_belongs_to_the_last_bin():
     sure = reliability(torch.tensor([1.0, 1.0]), torch.tensor([True, True]))
-    assert sure.pixels[-1] == 2
-    assert sure.error == 0
+    assert sure[0, -1] == 2
+    assert calibration_error(sure) == 0
 
 
 class Fixed(Segmenter):

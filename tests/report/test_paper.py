@@ -13,8 +13,8 @@ from fakd.data import scenes
 from fakd.errors import InputError
 from fakd.models import pspnet
 from fakd.report.methods import class_iou
-from fakd.report.paper.figures import draw_classes, regression, write_figures
-from fakd.report.paper.pictures import (
+from fakd.report.paper import draw_classes, regression, write_figures, write_tables
+from fakd.report.pictures import (
     activation,
     draw_activations,
     draw_examples,
@@ -23,7 +23,6 @@ from fakd.report.paper.pictures import (
     richest_images,
     shown_methods,
 )
-from fakd.report.paper.tables import write_tables
 from fakd.report.table import Entry, as_csv, markdown, mean_and_spread, number
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.types import Prediction, Segmenter

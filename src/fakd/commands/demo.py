@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 import fakd
-from fakd.settings import Augmentation, Existing, Inference, Intervals, Schedule
+from fakd.settings import Augmentation, Existing, Intervals, Schedule
 
 SCENES: dict[str, Any] = {"train": 400, "val": 100, "size": (96, 128)}
 TEACHER, STUDENT = ("resnet10t", 128), ("mobilenetv3_small_050", 64)
@@ -92,19 +92,10 @@ def verdict(alone: float, cwd: float, fakd: float) -> str:
 
 
 def _pictures(data: "fakd.data.SegmentationData", run: Path) -> None:
-    from fakd.inference import predict_classes
-    from fakd.report.figures import colour, save_curves, save_grid
+    from fakd.report.figures import save_curves
+    from fakd.report.pictures import draw_examples
     from fakd.runs.folder import CURVES
 
-    networks = [fakd.load(run / name).eval() for name in ("teacher", *STRENGTHS)]
-    rows = []
-    for index in range(PICTURES):
-        sample = data.val[index]
-        said = [predict_classes(each, sample.image[None], Inference())[0] for each in networks]
-        truth = [] if sample.labels is None else [sample.labels]
-        maps = [colour(classes, data.palette) for classes in (*truth, *said)]
-        rows.append([sample.image, *maps])
-    titles = ["image", "truth", "teacher", *STRENGTHS]
-    legend = dict(zip(data.class_names, data.palette, strict=True))
-    save_grid(run / "examples.png", rows, titles, legend)
+    networks = {name: fakd.load(run / name).eval() for name in ("teacher", *STRENGTHS)}
+    draw_examples(run / "examples.png", [data.val[i] for i in range(PICTURES)], data, networks)
     save_curves(run / "curves.png", {name: run / name / CURVES for name in STRENGTHS})

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,7 @@ def report(
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     # Imported here because `fakd report --help` need not wait for it.
     from fakd.models.files import own_version
-    from fakd.report.html import Note, add_pictures, write_report
-    from fakd.report.page import Section
+    from fakd.report.page import Note, Section, add_pictures, write_report
     from fakd.runs.folder import command_line
     from fakd.runs.reading import by_pair, read_folders
     from fakd.training.start import pick_device
@@ -60,25 +60,25 @@ def report(
     device = pick_device(accelerator)
     console = Console(highlight=False)
     groups = by_pair(finished)
-    sections, shown = [], []
+    sections = []
     for (name, pair), methods in groups.items():
         title = f"{pair} on {name}"
         data, examined, remarks = _look(title, methods, images, device, console)
         for remark in remarks:
             console.print(f"[yellow]note:[/] {escape(remark)}", soft_wrap=True)
         own = [each for each in failures if each.pair == pair]
-        sections.append(Section(title, methods, own, examined, remarks))
-        shown.append(data if pictures else None)
+        pictured = data if pictures else None
+        sections.append(Section(title, methods, own, examined, remarks, pictured))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     pairs = {pair for _, pair in groups}
     strays = [each for each in failures if each.pair not in pairs]
     note = Note(made, own_version(), command_line(), strays)
-    add_pictures(sections, shown, note)
+    add_pictures(sections, note)
     size = write_report(out, sections, note)
     for each in sections:
         console.print(f"\n[bold]{escape(each.name)}[/]", soft_wrap=True)
-        for sentence in [text for verdicts in each.verdicts for text, _ in verdicts]:
-            console.print(escape(sentence), soft_wrap=True)
+        for verdict in chain.from_iterable(each.verdicts):
+            console.print(escape(verdict.text), soft_wrap=True)
     console.print(f"\nwritten to {escape(str(out))} ({size / 1e6:.1f} MB)", soft_wrap=True)
     return out
 
@@ -91,8 +91,7 @@ def _look(
     Returns:
         The data, what was found out, and what could not be looked at.
     """
-    from fakd.report.examination import examine
-    from fakd.report.opening import inference_of, open_data_of, open_networks
+    from fakd.report.examination import examine, inference_of, open_data_of, open_networks
     from fakd.training.progress import StepProgress
 
     if images == 0:

@@ -39,9 +39,8 @@ def tables(
     if images < 0:
         raise InputError(f"expected --images of 0 or more, got {images}")
     # Imported here because `fakd tables --help` need not wait for it.
-    from fakd.report.paper.figures import write_figures
-    from fakd.report.paper.pictures import write_pictures
-    from fakd.report.paper.tables import write_tables
+    from fakd.report.paper import write_figures, write_tables
+    from fakd.report.pictures import write_pictures
     from fakd.runs.reading import read_folders
     from fakd.training.start import pick_device
 

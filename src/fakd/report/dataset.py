@@ -1,7 +1,8 @@
 """A data set that was looked over: tables of what is in it, and a picture of its masks."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -12,13 +13,11 @@ import torch
 from PIL import Image
 from rich.table import Table
 
-from fakd.data.dataset import Colour
 from fakd.data.masks import Pair
 from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.inspection import Header, Inspection, SplitFacts
-from fakd.report.charts import figure, save
-from fakd.report.figures import class_legend, overlay
+from fakd.report.figures import Palette, class_legend, figure, overlay, save, shrunk
 from fakd.types import IGNORE
 
 OVERLAYS = 8
@@ -32,23 +31,49 @@ _ENTRIES = 48
 
 def file_table(inspection: Inspection) -> Table:
     """List what each split consists of: pairs, files that stand alone, sizes and formats."""
+    facts = [_facts(split) for split in inspection.splits]
     table = Table(box=None, header_style="bold")
     table.add_column("")
     for split in inspection.splits:
         table.add_column(split.listing.split, overflow="fold")
-    for title, cell in (
-        ("images with masks", _pairs),
-        ("images without masks", lambda split: _number(len(split.listing.images_alone))),
-        ("masks without images", lambda split: _number(len(split.listing.masks_alone))),
-        ("headers read", lambda split: _of(split.looked_at, split)),
-        ("decoded", lambda split: _of(len(split.sample), split)),
-        ("image sizes", _sizes),
-        ("image formats", lambda split: _formats(split.image_headers)),
-        ("mask formats", lambda split: _formats(split.mask_headers)),
-        ("ignored pixels", lambda split: f"{split.ignored:.1%}" if split.pixels else "-"),
-    ):
-        table.add_row(title, *(cell(split) for split in inspection.splits))
+    for title in facts[0]:
+        table.add_row(title, *(each[title] for each in facts))
     return table
+
+
+def _facts(split: SplitFacts) -> dict[str, str]:
+    listing, pairs = split.listing, len(split.listing.pairs)
+    alone = [len(files) for files in (listing.images_alone, listing.masks_alone)]
+    unlabelled = ", unlabelled" if pairs and not listing.labelled else ""
+    looked_at = (split.looked_at, len(split.sample))
+    read = [f"all {n:,}" if n == pairs else f"{n:,} of {pairs:,}" for n in looked_at]
+    return {
+        "images with masks": f"{pairs:,}{unlabelled}",
+        "images without masks": f"{alone[0]:,}" if alone[0] else "-",
+        "masks without images": f"{alone[1]:,}" if alone[1] else "-",
+        "headers read": read[0],
+        "decoded": read[1],
+        "image sizes": _sizes([header.size for header in split.image_headers.values()]),
+        "image formats": _formats(split.image_headers),
+        "mask formats": _formats(split.mask_headers),
+        "ignored pixels": f"{split.ignored:.1%}" if split.pixels else "-",
+    }
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    if not sizes:
+        return "-"
+    ordered = sorted(sizes, key=math.prod)
+    low, high = ("{}x{}".format(*size) for size in (ordered[0], ordered[-1]))
+    if (different := len(set(sizes))) == 1:
+        return f"all {low}"
+    middle = "x".join(f"{median(sides):.0f}" for sides in zip(*sizes, strict=True))
+    return f"{low} to {high}, median {middle}, {different:,} different"
+
+
+def _formats(headers: Mapping[Path, Header]) -> str:
+    counts = Counter(header.kind for header in headers.values())
+    return ", ".join(f"{kind} {number:,}" for kind, number in counts.most_common()) or "-"
 
 
 def class_histogram(inspection: Inspection) -> Table:
@@ -61,61 +86,19 @@ def class_histogram(inspection: Inspection) -> Table:
         table.add_column(f"{split.listing.split} pixels", justify="right")
         table.add_column("masks", justify="right")
     by_colour = described.has_palette and described.masks == "colors"
+    # Parts of a set may have ids of their own.
+    pairs = (pair for split in inspection.splits for pair in split.listing.pairs)
+    readers = {id(pair.reader): pair.reader for pair in pairs if pair.reader is not None}
+    coded = {code for reader in readers.values() for code in reader.encoding.ids.items()}
     for number, name in enumerate(described.class_names):
-        ids = described.palette[number] if by_colour else _ids(inspection, number)
+        own = sorted(raw for raw, target in coded if target == number)
+        ids = list(described.palette[number]) if by_colour else own
         cells = []
         for split in inspection.splits:
-            seen = split.classes[number] > 0
-            cells += [f"{split.share(number):.2%}" if seen else "-"]
-            cells += [f"{split.class_images[number]:,}"]
-        table.add_row(str(list(ids)).strip("[]"), name, *cells)
+            share = f"{split.share(number):.2%}" if split.classes[number] > 0 else "-"
+            cells += [share, f"{split.class_images[number]:,}"]
+        table.add_row(str(ids).strip("[]"), name, *cells)
     return table
-
-
-def _ids(inspection: Inspection, number: int) -> list[int]:
-    """Collect the mask ids of a class; parts of a set may have ids of their own."""
-    readers = {
-        id(pair.reader): pair.reader
-        for split in inspection.splits
-        for pair in split.listing.pairs
-        if pair.reader is not None
-    }
-    ids: set[int] = set()
-    for reader in readers.values():
-        ids |= {raw for raw, target in reader.encoding.ids.items() if target == number}
-    return sorted(ids)
-
-
-def _number(value: int) -> str:
-    return f"{value:,}" if value else "-"
-
-
-def _of(value: int, split: SplitFacts) -> str:
-    total = len(split.listing.pairs)
-    return f"all {total:,}" if value == total else f"{value:,} of {total:,}"
-
-
-def _pairs(split: SplitFacts) -> str:
-    text = f"{len(split.listing.pairs):,}"
-    return text if split.listing.labelled or not split.listing.pairs else f"{text}, unlabelled"
-
-
-def _sizes(split: SplitFacts) -> str:
-    sizes = [header.size for header in split.image_headers.values()]
-    if not sizes:
-        return "-"
-    different = len(set(sizes))
-    if different == 1:
-        return f"all {sizes[0][0]}x{sizes[0][1]}"
-    ordered = sorted(sizes, key=lambda size: size[0] * size[1])
-    middle = f"{median(w for w, _ in sizes):.0f}x{median(h for _, h in sizes):.0f}"
-    ends = [f"{width}x{height}" for width, height in (ordered[0], ordered[-1])]
-    return f"{ends[0]} to {ends[1]}, median {middle}, {different:,} different"
-
-
-def _formats(headers: dict[Path, Header]) -> str:
-    counts = Counter(header.kind for header in headers.values())
-    return ", ".join(f"{kind} {number:,}" for kind, number in counts.most_common()) or "-"
 
 
 def save_overlays(path: Path, inspection: Inspection) -> int:
@@ -128,22 +111,25 @@ def save_overlays(path: Path, inspection: Inspection) -> int:
     tiles = _tiles(inspection.splits, described.palette)
     if not tiles:
         return 0
-    present = sorted({number for *_, classes in tiles for number in classes} - {IGNORE})
-    columns = min(4, len(tiles))
-    lines = -(-len(tiles) // columns)
-    entries = [(_shortened(described.class_names[n], 22), described.palette[n]) for n in present]
+    present = {number for *_, classes in tiles for number in classes}
+    entries = [
+        (_shortened(name, 22), described.palette[number])
+        for number, name in enumerate(described.class_names)
+        if number in present
+    ]
     others: dict[str, dict[str, Any]] = {}
-    if any(IGNORE in classes for *_, classes in tiles):
+    if IGNORE in present:
         others["(ignored)"] = {"facecolor": "white", "edgecolor": "black", "hatch": "////"}
     if len(entries) > _ENTRIES:
         others[f"and {len(entries) - _ENTRIES} more classes"] = {"color": "none"}
-    legend_lines = -(-(len(entries[:_ENTRIES]) + 2) // 6)
+    columns = min(4, len(tiles))
+    lines, legend_lines = -(-len(tiles) // columns), -(-(min(len(entries), _ENTRIES) + 2) // 6)
     ratio = max(picture.height / picture.width for _, picture, _ in tiles)
     height = lines * (3.2 * ratio + 0.3) + 0.2 * legend_lines + 0.3
     with figure(3.2 * columns, height) as drawn:
         for index, (title, picture, _) in enumerate(tiles, start=1):
             axis = drawn.add_subplot(lines, columns, index)
-            axis.imshow(np.asarray(picture))
+            axis.imshow(picture)
             axis.set_title(title, fontsize=8)
             axis.set_axis_off()
         class_legend(drawn, entries[:_ENTRIES], others)
@@ -155,7 +141,7 @@ _Tile = tuple[str, Image.Image, set[int]]
 """Title, picture and the classes in it."""
 
 
-def _tiles(splits: Sequence[SplitFacts], palette: Sequence[Colour]) -> list[_Tile]:
+def _tiles(splits: Sequence[SplitFacts], palette: Palette) -> list[_Tile]:
     """Take as many pictures of each split, or more of one that the other lacks."""
     tiles = (
         filter(None, (_tile(split.listing.split, pair, palette) for pair in split.sample))
@@ -163,13 +149,10 @@ def _tiles(splits: Sequence[SplitFacts], palette: Sequence[Colour]) -> list[_Til
     )
     first, second = (list(islice(each, OVERLAYS)) for each in tiles)
     half = OVERLAYS // 2
-    return [
-        *first[: max(half, OVERLAYS - len(second))],
-        *second[: max(half, OVERLAYS - len(first))],
-    ]
+    return first[: max(half, OVERLAYS - len(second))] + second[: max(half, OVERLAYS - len(first))]
 
 
-def _tile(split: str, pair: Pair, palette: Sequence[Colour]) -> _Tile | None:
+def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     if pair.mask is None or pair.reader is None:
         return None
     try:
@@ -179,21 +162,18 @@ def _tile(split: str, pair: Pair, palette: Sequence[Colour]) -> _Tile | None:
         return None
     if image.shape[1:] != labels.shape:
         return None
-    scale = min(1.0, _SIDE / max(labels.shape))
-    size = [max(1, round(side * scale)) for side in reversed(labels.shape)]
-    photo = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[0], size[1]))
-    small = Image.fromarray(labels).resize((size[0], size[1]), Image.Resampling.NEAREST)
-    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
-    classes = torch.from_numpy(np.array(small))
-    tinted = overlay(pixels, classes, palette).permute(1, 2, 0).numpy()
-    ignored = (classes == IGNORE).numpy()
-    rows, columns = np.indices(ignored.shape)
+    photo = Image.fromarray(image.permute(1, 2, 0).numpy())
+    size = shrunk(photo.size, _SIDE)
+    pixels = np.array(photo.resize(size))
+    classes = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    tinted = overlay(torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(classes), palette)
+    rows, columns = np.indices(classes.shape)
     light = (rows + columns) // _STRIPES % 2 == 0
     # Stripes over the untinted photo, which tell unlabelled from a black class.
-    striped = np.where(light[:, :, None], 255, np.array(photo) // 2).astype(np.uint8)
-    picture = np.where(ignored[:, :, None], striped, tinted)
+    striped = np.where(light[..., None], 255, pixels // 2).astype(np.uint8)
+    picture = np.where((classes == IGNORE)[..., None], striped, tinted.permute(1, 2, 0).numpy())
     title = f"{split}: {_shortened(pair.name, 36)}"
-    return title, Image.fromarray(picture), set(np.unique(classes.numpy()).tolist())
+    return title, Image.fromarray(picture), set(np.unique(classes).tolist())
 
 
 def _shortened(text: str, most: int) -> str:

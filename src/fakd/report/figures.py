@@ -1,20 +1,67 @@
-"""Figures on disk: masks, overlays, grids of examples, training curves."""
+"""Figures: masks, overlays, grids of examples, and charts, on disk or as SVG within a page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
+from markupsafe import Markup, escape
 from PIL import Image
 from torch import Tensor
 
+from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
 from fakd.files import make_folder, write_atomically
-from fakd.report.charts import Line, draw_lines, figure, panels, save
-from fakd.runs.reading import curves_of
+from fakd.report.measurements import calibration_error
+from fakd.runs.naming import title_of
+from fakd.runs.reading import Curve, curves_of
 
 Palette = Sequence[Sequence[int]]
+COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
+"""Those of methods, of which the first is grey; the colour-blind can tell them apart."""
+DASHES = ("", "6 3", "2 3", "8 3 2 3")
+"""Lines beyond the colours there are have a pattern of their own."""
+INK, SOFT, EDGE = "#1c2024", "#5c6670", "#d5dae0"
+TONES: Mapping[Tone, str] = {
+    "helped": "#0a7a4f",
+    "hurt": "#b3261e",
+    "flat": SOFT,
+    "unsure": "#8a5a00",
+}
+# In a page, its own variables take the place of these colours, and so its light and dark.
+_VARIABLES = {
+    **{colour: f"c{index}" for index, colour in enumerate(COLOURS)},
+    **{INK: "ink", SOFT: "soft", EDGE: "edge"},
+    **{TONES["helped"]: "good", TONES["hurt"]: "bad", TONES["unsure"]: "unsure"},
+}
+_STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "axes.axisbelow": True,
+    "lines.scale_dashes": False,
+    "lines.solid_joinstyle": "round",
+}
+_PAGE_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 12,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "grid.color": EDGE,
+    "grid.linewidth": 1,
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
+}
+POINTS = 150
+"""Of one line; more could not be told apart."""
+LONGEST = 30
+"""Letters of a name beside a chart."""
+_LEFT_OUT = ("images/s", "val/mAcc", "val/aAcc")
+_LAST = ("learning_rate", "lambda", "augmentation")
 
 
 def colour(
@@ -37,10 +84,19 @@ def overlay(
     return mixed.round().to(torch.uint8)
 
 
+def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Tell width and height of a picture whose longer side is reduced to ``longest``.
+
+    >>> shrunk((300, 200), 30), shrunk((3, 2), 30)
+    ((30, 20), (3, 2))
+    """
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
     """Write an RGB picture in the format its name asks for."""
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    _save(path, image, quality=92)
+    _save(path, Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()), quality=92)
 
 
 def save_mask(path: Path, classes: Integer[Tensor, "height width"], palette: Palette) -> None:
@@ -60,6 +116,23 @@ def _save(path: Path, image: Image.Image, **options: int) -> None:
     kind = "JPEG" if path.suffix == ".jpg" else "PNG"
     make_folder(path.parent)
     write_atomically(path, lambda file: image.save(file, format=kind, **options))
+
+
+@contextmanager
+def figure(width: float | int, height: float | int, page: bool = False) -> Iterator[Any]:
+    """Begin a figure of so many inches, in the style of a file or of a page."""
+    # Imported late, for it takes a second; without pyplot, which keeps figures for ever.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({**_STYLE, **(_PAGE_STYLE if page else {})}):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def save(drawn: Any, path: Path) -> None:
+    """Write a figure as PNG."""
+    make_folder(path.parent)
+    write_atomically(path, lambda file: drawn.savefig(file, dpi=140, format="png"))
 
 
 def save_grid(
@@ -101,36 +174,187 @@ def class_legend(
     from matplotlib.patches import Rectangle
 
     styles = [(name, {"color": [part / 255 for part in rgb]}) for name, rgb in colours]
-    entries = [*styles, *others.items()]
-    if entries:
-        drawn.legend(
-            [Rectangle((0, 0), 1, 1, **style) for _, style in entries],
-            [name for name, _ in entries],
-            loc="outside lower center",
-            ncols=min(6, len(entries)),
-            fontsize=fontsize,
-            frameon=False,
-        )
+    patches = [
+        Rectangle((0, 0), 1, 1, label=name, **style) for name, style in (*styles, *others.items())
+    ]
+    if patches:
+        place = {"loc": "outside lower center", "ncols": min(6, len(patches))}
+        drawn.legend(handles=patches, fontsize=fontsize, frameon=False, **place)
 
 
 def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
-    """Plot validation mIoU and every training term over steps.
-
-    Args:
-        path: picture to write.
-        runs: name and ``metrics.csv`` of each run.
-    """
+    """Plot validation mIoU and every training term over steps, of each run's ``metrics.csv``."""
     found = {name: curves_of(file) for name, file in runs.items()}
     names = [name for name in panels([*found.values()]) if name != "learning_rate"]
     with figure(3.4 * len(names), 3) as drawn:
         axes = drawn.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
-            lines = [
-                Line(run, i, each.get(name, [])) for i, (run, each) in enumerate(found.items())
-            ]
-            draw_lines(axis, lines)
+            curves = enumerate(found.items())
+            draw_lines(axis, [Line(run, i, each.get(name, [])) for i, (run, each) in curves])
             axis.set_title(name.removeprefix("val/"), fontsize=9)
             axis.set_xlabel("step", fontsize=8)
             axis.tick_params(labelsize=7)
         axes[0].legend(fontsize=7)
         save(drawn, path)
+
+
+class Chart(NamedTuple):
+    """A drawing of a page and its title."""
+
+    title: str
+    drawing: Markup
+    note: str = ""
+
+
+def inline(drawn: Any, label: str) -> Markup:
+    """Write a figure as part of a page, described by a label for those who do not see it.
+
+    What has a `gid` of "named ..." shows that name under the pointer.
+    """
+    text = StringIO()
+    drawn.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    width, height = (72 * inches for inches in drawn.get_size_inches())
+    svg = text.getvalue()
+    svg = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    for pattern, replacement in (
+        (r"<(metadata|defs)>.*?</\1>", ""),
+        (r'<g id="named (.*?)">', r"<g><title>\1</title>"),
+        (r' (id|clip-path)="[^"]*"', ""),
+        (r"font: ([\d.]+px) [^;\"]*", r"font-size: \1"),
+        (r"font-family: [^;\"]*; ?", ""),
+        (r'<path d="[^"]*" style="fill: none"/>| transform="rotate\(-0 [^"]*"', ""),
+        (r"\s+", " "),
+    ):
+        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\.(\d)\d+", r".\1", path[0]), svg)
+    for rgb, name in _VARIABLES.items():
+        svg = svg.replace(rgb, f"var(--{name})")
+    opening = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">')
+    return opening.format(width, height, escape(label)) + Markup(svg)
+
+
+class Line(NamedTuple):
+    """One line of a chart."""
+
+    name: str
+    place: int
+    """Of its method, which decides colour and dashes."""
+    points: Sequence[tuple[float, float]]
+
+
+def panels(curves: Sequence[Mapping[str, Curve]]) -> list[str]:
+    """List the quantities to draw: scores first, then losses, then settings that change."""
+    names = {name: None for each in curves for name in each if name not in _LEFT_OUT}
+
+    def rank(name: str) -> int:
+        if name.startswith("val/"):
+            return -1
+        last = name.rpartition("/")[2]
+        return _LAST.index(last) + 1 if last in _LAST else 0
+
+    return sorted(names, key=rank)
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
+    """Average neighbours until no more than ``most`` points are left; the last step stays."""
+    size = -(-len(points) // most) or 1
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def draw_lines(axis: Any, lines: Sequence[Line]) -> None:
+    """Draw values over steps, one point as a dot."""
+    for line in lines:
+        points = [each for each in thinned(line.points) if all(map(math.isfinite, each))]
+        turn, place = divmod(line.place, len(COLOURS))
+        style = {"color": COLOURS[place], "label": line.name, "gid": f"named {line.name}"}
+        if len(points) == 1:
+            _dot(axis, points[0], 5, **style)
+        elif points:
+            pattern = DASHES[turn % len(DASHES)]
+            dashes = (0, [*map(int, pattern.split())]) if pattern else "-"
+            axis.plot(*zip(*points, strict=True), linewidth=1.6, linestyle=dashes, **style)
+    axis.grid(axis="y")
+    axis.locator_params(nbins=5)
+
+
+def _dot(axis: Any, point: Sequence[float | int], size: float | int, **style: Any) -> None:
+    """Draw a point: a line from it to itself, whose ends are round."""
+    x, y = point
+    axis.plot([x, x], [y, y], linewidth=size, solid_capstyle="round", **style)
+
+
+def training_curves(title: str, lines: Sequence[Line]) -> Chart:
+    """Draw values over steps."""
+    with figure(5, 3.05, page=True) as drawn:
+        axis = drawn.subplots()
+        draw_lines(axis, lines)
+        axis.margins(x=0)
+        axis.set_xlim(left=0)
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(lambda value, _: _number(value))
+        last = [(line.name, line.points[-1][1]) for line in lines if line.points]
+        said = ", ".join(f"{name} {_number(end)}" for name, end in last if math.isfinite(end))
+        return Chart(title, inline(drawn, f"{title} over training steps; last values: {said}"))
+
+
+def differences(title: str, compared: Sequence[Comparison]) -> Chart:
+    """Draw differences as points with their intervals about a line at 0."""
+    spoken = []
+    with figure(5.8, 0.5 + 0.36 * len(compared), page=True) as drawn:
+        axis = drawn.subplots()
+        axis.axvline(0, color=SOFT, linewidth=1.4)
+        names = [title_of(each.method) for each in compared]
+        for row, (name, each) in enumerate(zip(names, compared, strict=True)):
+            mean, interval = each.difference.mean, each.difference.any_interval
+            colour = TONES[tone(each.difference)]
+            if interval is not None:
+                axis.plot(interval, [row, row], color=colour, linewidth=3, solid_capstyle="butt")
+            _dot(axis, (mean, row), 10, color=colour, gid=f"named {name}")
+            spoken.append(f"{name} {signed(mean)}" + (f" ({ends(interval)})" if interval else ""))
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_yticks(range(len(names)), [_shortened(name) for name in names])
+        for label, name in zip(axis.get_yticklabels(), names, strict=True):
+            label.set_gid(f"named {name}")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+        axis.locator_params(axis="x", nbins=5)
+        axis.grid(axis="x")
+        known = any(each.difference.any_interval for each in compared)
+        note = "Lines are 95 % intervals." if known else "One seed only."
+        return Chart(title, inline(drawn, f"{title}: {'; '.join(spoken)}"), note)
+
+
+def reliability_diagram(title: str, bins: Float[Tensor, "3 bins"]) -> Chart:
+    """Draw accuracy against confidence; a point's area is its bin's share of the pixels."""
+    pixels, *sums = bins[:, bins[0] > 0]
+    points = [*zip(*((each / pixels).tolist() for each in sums), strict=True)]
+    shares = pixels.div(pixels.sum()).tolist()
+    with figure(3.3, 3.3, page=True) as drawn:
+        axis = drawn.subplots()
+        axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1.4)
+        axis.plot(*zip(*points, strict=True), color=COLOURS[5])
+        for point, share in zip(points, shares, strict=True):
+            said = "confidence {:.0%}, right {:.0%}".format(*point) + f", {share:.1%} of the pixels"
+            style = {"color": COLOURS[5], "alpha": 0.5, "gid": f"named {said}"}
+            _dot(axis, point, 4 + 18 * math.sqrt(share), **style)
+        ticks = (0, 0.5, 1)
+        axis.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.grid(axis="y")
+        spoken = ", ".join("{:.0%} sure {:.0%} right".format(*point) for point in points)
+        note = f"error {100 * calibration_error(bins):.2f} %"
+        return Chart(title, inline(drawn, f"Reliability of {title}: {spoken}"), note)
+
+
+def _number(value: float) -> str:
+    """Write a tick shortly.
+
+    >>> _number(40000), _number(0.25), _number(1200)
+    ('40k', '0.25', '1.2k')
+    """
+    return f"{value / 1000:.3g}k" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

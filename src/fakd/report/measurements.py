@@ -51,11 +51,8 @@ def input_size(image: tuple[int, int], inference: Inference) -> tuple[int, int]:
 def cost_of(network: Segmenter, size: tuple[int, int]) -> Cost:
     """Count the operations of one forward pass, and time it after a warm-up.
 
-    Passes are repeated up to 30 times or 4 seconds, at least 3 times.
-
-    Args:
-        network: in evaluation mode, on the device to measure.
-        size: height and width of its input.
+    Passes are repeated up to 30 times or 4 seconds, at least 3 times. The network is in evaluation
+    mode, on the device to measure; its input has that height and width.
     """
     device = next(network.parameters()).device
     image = torch.rand(1, 3, *size, device=device)
@@ -80,9 +77,9 @@ def timed(call: Callable[[], object], device: torch.device) -> list[float]:
     """Repeat a call and return the milliseconds of each, the first few left out."""
     times: list[float] = []
     deadline = time.perf_counter() + _SECONDS
-    while len(times) < _WARM_UP + _REPEATS:
-        if time.perf_counter() > deadline and len(times) >= 2 * _WARM_UP:
-            break
+    while len(times) < 2 * _WARM_UP or (
+        len(times) < _WARM_UP + _REPEATS and time.perf_counter() < deadline
+    ):
         began = time.perf_counter()
         call()
         if device.type == "cuda":
@@ -99,7 +96,8 @@ class Quality:
         classes = network.classes
         self.counts = torch.zeros(3, classes, dtype=torch.long)
         self.matrix = torch.zeros(classes, classes, dtype=torch.long)
-        self.reliability = Reliability.empty()
+        self.bins = torch.zeros(3, BINS, dtype=torch.double)
+        """As `reliability` counts them."""
 
     def add(
         self, image: UInt8[Tensor, "3 height width"], labels: Integer[Tensor, "height width"]
@@ -111,7 +109,7 @@ class Quality:
         labels = labels.to(device)
         known = labels != IGNORE
         confidence = (confidence - logits.logsumexp(0)).exp()[known]
-        self.reliability += reliability(confidence, classes[known] == labels[known])
+        self.bins += reliability(confidence, classes[known] == labels[known])
         self.counts += boundary_counts(classes, labels, self.network.classes).cpu()
         self.matrix += confusion_matrix(classes, labels, self.network.classes).cpu()
         return classes.cpu()
@@ -130,7 +128,7 @@ class Quality:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error in percent."""
-        return 100 * self.reliability.error
+        return 100 * calibration_error(self.bins)
 
 
 def boundary_width(height: int, width: int) -> int:
@@ -198,45 +196,27 @@ def _largest(ids: Tensor, width: int, border: int) -> Tensor:
     return ids
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Pixels sorted into bins of equal width by the probability of their likeliest class."""
-
-    pixels: Float[Tensor, " bins"]
-    confidence: Float[Tensor, " bins"]
-    """Sum of those probabilities."""
-    right: Float[Tensor, " bins"]
-    """How many of them were classified right."""
-
-    @classmethod
-    def empty(cls) -> "Reliability":
-        """Begin with no pixel."""
-        return cls(*torch.zeros(3, BINS, dtype=torch.float64))
-
-    def __add__(self, other: "Reliability") -> "Reliability":
-        """Join the bins of other images."""
-        return Reliability(
-            self.pixels + other.pixels,
-            self.confidence + other.confidence,
-            self.right + other.right,
-        )
-
-    @property
-    def error(self) -> float:
-        r"""Expected calibration error, 0 to 1.
-
-        .. math:: \text{ECE} = \sum_m \frac{n_m}{n} |\text{accuracy}_m - \text{confidence}_m|
-
-        Guo et al., 2017 (arXiv 1706.04599), Eq. 3, over pixels. NaN without any.
-        """
-        return float((self.right - self.confidence).abs().sum() / self.pixels.sum())
-
-
 def reliability(
     confidence: Float[Tensor, " pixels"], right: Bool[Tensor, " pixels"]
-) -> Reliability:
-    """Sort pixels into bins ((m - 1) / 15, m / 15] of confidence."""
+) -> Float[Tensor, "3 bins"]:
+    """Sort pixels into bins ((m - 1) / 15, m / 15] of the probability of their likeliest class.
+
+    Returns:
+        Of each bin how many pixels it has, the sum of their probabilities, and how many are right;
+        those of several images add up.
+    """
     place = (confidence * BINS).ceil().long().sub_(1).clamp_(0, BINS - 1)
     weights = (None, confidence.double(), right.double())
-    counts = [torch.bincount(place, each, minlength=BINS).double().cpu() for each in weights]
-    return Reliability(*counts)
+    counts = [torch.bincount(place, each, minlength=BINS).double() for each in weights]
+    return torch.stack(counts).cpu()
+
+
+def calibration_error(bins: Float[Tensor, "3 bins"]) -> float:
+    r"""Compute the expected calibration error, 0 to 1, of what `reliability` counts.
+
+    .. math:: \text{ECE} = \sum_m \frac{n_m}{n} |\text{accuracy}_m - \text{confidence}_m|
+
+    Guo et al., 2017 (arXiv 1706.04599), Eq. 3, over pixels. NaN without any.
+    """
+    pixels, confidence, right = bins
+    return float((right - confidence).abs().sum() / pixels.sum())

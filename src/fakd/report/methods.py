@@ -65,26 +65,22 @@ def method_table(
     Returns:
         The rows, and all columns in their order with what they say.
     """
+    paper = "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops, where data and networks are its"
+    gain = "difference in mIoU of the same seeds, with its 95 % interval over seeds and images"
     notes = {
         "method": "",
         "seeds": "finished runs",
         "mIoU": "mean and standard deviation over the seeds, last step, in percent",
         "mAcc": "mean of the classes' accuracies, in percent",
-    }
-    paper = "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops, where data and networks are its"
-    notes |= {"paper mIoU": paper, "paper mAcc": paper}
-    gain = "difference in mIoU of the same seeds, with its 95 % interval over seeds and images"
-    notes |= {f"against {the(reference)}": gain for reference in compared}
-    notes |= {
+        "paper mIoU": paper,
+        "paper mAcc": paper,
+        **{f"against {the(reference)}": gain for reference in compared},
         "train s": "mean",
         "s/step": "seconds of a training step, median over the seeds",
         "peak memory": "of the training, largest of the seeds",
+        **(_notes(examined) if examined else {}),
     }
-    if examined:
-        notes |= _notes(examined)
-    rows: list[Row] = []
-    if teacher := _teacher(methods, examined):
-        rows.append(teacher)
+    rows = _teacher(methods, examined)
     for method, runs in methods.items():
         differences = {
             f"against {the(reference)}": _difference(each.difference)
@@ -114,8 +110,8 @@ def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Fail
     images only (i).
     """
     rows, notes = method_table(methods, compared)
-    scores = ("method", "seeds", "mIoU", "mAcc")
-    names = [name for name in notes if name in (*scores, "s/step") or name.startswith("against")]
+    shown = ("method", "seeds", "mIoU", "mAcc", "s/step")
+    names = [name for name in notes if name in shown or name.startswith("against")]
     # The teacher's row comes first; it has nothing to compare.
     table = terminal(rows[-len(methods) :], names)
     failed = [
@@ -127,20 +123,19 @@ def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Fail
     return table
 
 
-def _teacher(methods: Methods, examined: Examination | None) -> Row | None:
+def _teacher(methods: Methods, examined: Examination | None) -> list[Row]:
     score = number(teacher_miou(methods))
     if not score.text and examined and TEACHER in examined.qualities:
         seen = f"on {examined.images} of {examined.total} validation images"
         score = number(100 * examined.qualities[TEACHER].scores.miou, note=seen)
     measured = _measured(TEACHER, examined)
     if not score.text and not measured:
-        return None
-    return {"method": Entry(TEACHER), "mIoU": score, **published_teacher(methods), **measured}
+        return []
+    return [{"method": Entry(TEACHER), "mIoU": score, **published_teacher(methods), **measured}]
 
 
 def _difference(difference: Difference) -> Entry:
-    interval = difference.any_interval
-    if interval is None:
+    if (interval := difference.any_interval) is None:
         return Entry(signed(difference.mean), difference.mean, "one seed")
     note, mark = "", ""
     if difference.interval is None:
@@ -152,9 +147,8 @@ def _difference(difference: Difference) -> Entry:
 
 
 def _memory(runs: Sequence[Run]) -> Entry:
-    found = (run.result.get("peak_memory_bytes") for run in runs)
-    most = max((float(each) for each in found if each is not None), default=None)
-    return Entry() if most is None else Entry(f"{most / 2**30:.2f} GiB", most)
+    most = max(run.result.get("peak_memory_bytes") or 0.0 for run in runs)
+    return Entry(f"{most / 2**30:.2f} GiB", float(most)) if most else Entry()
 
 
 def _notes(examined: Examination) -> dict[str, str]:

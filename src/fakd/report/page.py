@@ -1,26 +1,62 @@
-"""What a report consists of, ready to be laid out: one section for every pair on every data set."""
+"""The report: what is said of every pair on every data set, as one HTML file.
 
+Nothing is fetched: all that the file shows is inside.
+"""
+
+import base64
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import yaml
-from markupsafe import Markup
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from fakd.comparing.verdict import Comparison, Tone, cautions, references, sentence, the, tone
-from fakd.report import charts
-from fakd.report.examination import Examination
+from fakd.data import SegmentationData
+from fakd.errors import InputError
+from fakd.files import write_text
+from fakd.report import figures
+from fakd.report.examination import Examination, Shot
 from fakd.report.methods import class_iou, method_table
 from fakd.report.table import Entry, Row, filled, number
 from fakd.runs.folder import RECIPE
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Failure, Methods
 
+LIMIT = 5_000_000
+"""Bytes that a report stays below, so that it can be sent by mail."""
+_ROOM = 100_000
+"""Bytes that pictures leave for the file's own frame."""
+SIDES = (720, 560, 420, 320, 240)
+"""Pixels of the longer side that are tried before pictures are left out."""
+_LEAST = 4
+"""Pictures that are rather made smaller than left out."""
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
 _TONES = ("helped", "hurt", "flat", "unsure")
+_PAGES = Environment(
+    loader=PackageLoader("fakd.report", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+class Note(NamedTuple):
+    """How a report came to be, and what of it has no section."""
+
+    made: str
+    version: str
+    command: str
+    failures: Sequence[Failure] = ()
+    """Runs of pairs of which no run has finished."""
 
 
 class Sentence(NamedTuple):
@@ -41,36 +77,20 @@ class ClassBars(NamedTuple):
     bars: list[tuple[float | None, float | None]]
 
 
-class Chart(NamedTuple):
-    """A drawing and its title."""
-
-    title: str
-    drawing: Markup
-    note: str = ""
-
-
-class Picture(NamedTuple):
-    """One picture of a scene: the image, the truth, or what a network says."""
-
-    title: str
-    uri: str
-    """The whole file, as a ``data:`` address."""
-
-
 class Scene(NamedTuple):
-    """An image and its maps, of equal size."""
+    """An image and its maps by title, of equal size, each a whole file as a ``data:`` address."""
 
     name: str
     disagreement: float
     width: int
     height: int
-    photo: Picture
-    maps: Sequence[Picture]
+    photo: str
+    maps: Mapping[str, str]
 
     @property
     def bytes(self) -> int:
         """What it adds to a page."""
-        return sum(len(each.uri) for each in (self.photo, *self.maps))
+        return sum(map(len, (self.photo, *self.maps.values())))
 
 
 def ranked(found: Sequence[Comparison]) -> list[Sentence]:
@@ -90,8 +110,7 @@ class Section:
         failures: the failed ones.
         examined: what showing images to the networks has found out.
         notes: what could not be looked at.
-        scenes: pictures.
-        colours: name and colour of the classes in the pictures.
+        data: names and colours of the classes in pictures; None for no pictures.
     """
 
     name: str
@@ -99,11 +118,12 @@ class Section:
     failures: Sequence[Failure]
     examined: Examination | None
     notes: Sequence[str]
-    scenes: Sequence[Scene] = ()
-    colours: Sequence[tuple[str, str]] = ()
+    data: SegmentationData | None = None
 
     def __post_init__(self) -> None:
         """Compare the methods, once for all that is said about it."""
+        self.scenes: Sequence[Scene] = ()
+        self.colours: Sequence[tuple[str, str]] = ()
         self.compared = references(self.methods)
         self.runs = [run for each in self.methods.values() for run in each]
         self.table, notes = method_table(self.methods, self.compared, self.examined)
@@ -129,16 +149,13 @@ class Section:
         return doubts
 
     @cached_property
-    def differences(self) -> list[Chart]:
+    def differences(self) -> list[figures.Chart]:
         """The comparisons, drawn."""
-        drawn = []
-        for reference, found in self.compared.items():
-            title = f"Difference in mIoU to {the(reference)}"
-            known = any(each.difference.any_interval for each in found)
-            note = "Lines are 95 % intervals." if known else "One seed only."
-            if found:
-                drawn.append(Chart(title, charts.differences(title, found), note))
-        return drawn
+        return [
+            figures.differences(f"Difference in mIoU to {the(reference)}", found)
+            for reference, found in self.compared.items()
+            if found
+        ]
 
     @cached_property
     def classes(self) -> list[ClassBars]:
@@ -156,7 +173,7 @@ class Section:
         ]
 
     @cached_property
-    def curves(self) -> list[Chart]:
+    def curves(self) -> list[figures.Chart]:
         """Every logged quantity, one line for each run."""
         logged = [
             (f"{title_of(method)}, seed {run.seed}", place, run.curves)
@@ -164,27 +181,20 @@ class Section:
             for run in runs
         ]
         drawn = []
-        for quantity in charts.panels([curves for *_, curves in logged]):
-            title = _TITLES.get(quantity, quantity)
+        for quantity in figures.panels([curves for *_, curves in logged]):
             lines = [
-                charts.Line(name, place, curves[quantity])
+                figures.Line(name, place, curves[quantity])
                 for name, place, curves in logged
                 if quantity in curves
             ]
-            drawn.append(Chart(title, charts.training_curves(title, lines)))
+            drawn.append(figures.training_curves(_TITLES.get(quantity, quantity), lines))
         return drawn
 
     @cached_property
-    def calibration(self) -> list[Chart]:
+    def calibration(self) -> list[figures.Chart]:
         """Reliability of every network."""
-        return [
-            Chart(
-                title,
-                charts.reliability_diagram(title, quality.reliability),
-                f"error {quality.calibration_error:.2f} %",
-            )
-            for title, quality in (self.examined.qualities if self.examined else {}).items()
-        ]
+        qualities = self.examined.qualities if self.examined else {}
+        return [figures.reliability_diagram(title, each.bins) for title, each in qualities.items()]
 
     @property
     def origins(self) -> list[Row]:
@@ -222,3 +232,93 @@ class Section:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def add_pictures(sections: Sequence[Section], note: Note) -> None:
+    """Add the pictures that fit into a report's size, an equal share for every section."""
+    spoken_for = len(render(sections, note).encode()) + _ROOM
+    pictured = [
+        (each, each.examined.shots, each.data)
+        for each in sections
+        if each.data and each.examined and each.examined.shots
+    ]
+    for section, shots, data in pictured:
+        section.scenes = fit(shots, data.palette, max(0, LIMIT - spoken_for) // len(pictured))
+        maps = [each for shot in shots[: len(section.scenes)] for each in shot.maps.values()]
+        present = {number for classes in maps for number in np.unique(classes).tolist()}
+        section.colours = [
+            (name, "#{:02x}{:02x}{:02x}".format(*data.palette[number]))
+            for number, name in enumerate(data.class_names)
+            if number in present
+        ]
+
+
+def fit(shots: Sequence[Shot], palette: figures.Palette, budget: int) -> list[Scene]:
+    """Encode as many pictures, as large as fit into a number of bytes.
+
+    Sizes are lowered down to 240 pixels with four pictures or more; then pictures are left out.
+    """
+    fitting: list[Scene] = []
+    for side in SIDES:
+        scenes = [_scene(shot, palette, side) for shot in shots]
+        sizes = accumulate(scene.bytes for scene in scenes)
+        fitting = [scene for scene, size in zip(scenes, sizes, strict=True) if size <= budget]
+        if len(fitting) >= min(_LEAST, len(shots)):
+            break
+    return fitting
+
+
+def _scene(shot: Shot, palette: figures.Palette, side: int) -> Scene:
+    size = figures.shrunk(shot.photo.size, side)
+    photo = shot.photo.resize(size, Image.Resampling.LANCZOS)
+    maps = {}
+    for title, classes in shot.maps.items():
+        small = Image.fromarray(classes).resize(size, Image.Resampling.NEAREST)
+        maps[title] = _uri(_painted(np.asarray(small), palette), "PNG", optimize=True)
+    uri = _uri(photo, "JPEG", quality=80, optimize=True)
+    return Scene(shot.name, shot.disagreement, *size, uri, maps)
+
+
+def _painted(classes: np.ndarray, palette: figures.Palette) -> Image.Image:
+    """Turn class ids into a palette picture, of few classes; ignored pixels are black."""
+    black = [(0, 0, 0)] * max(1, 256 - len(palette))
+    colours = np.array([*palette, *black], dtype=np.uint8)
+    if len(colours) > 256:
+        return Image.fromarray(colours[classes])
+    # IGNORE becomes 255. An "L" picture that is given a palette becomes a "P" one.
+    picture = Image.fromarray(classes.astype(np.uint8))
+    picture.putpalette(colours.flatten().tolist())
+    return picture
+
+
+def _uri(picture: Image.Image, kind: str, **options: int | bool) -> str:
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    text = base64.b64encode(content.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{text}"
+
+
+def render(sections: Sequence[Section], note: Note) -> str:
+    """Lay the sections out as one page."""
+    style = {"title_of": title_of, "hues": len(figures.COLOURS), "dashes": figures.DASHES}
+    return _PAGES.get_template("template.html.jinja").render(sections=sections, note=note, **style)
+
+
+def write_report(path: Path, sections: Sequence[Section], note: Note) -> int:
+    """Write the page.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        InputError: it would be too large, as with hundreds of long runs, or cannot be written.
+    """
+    text = render(sections, note)
+    size = len(text.encode())
+    if size > LIMIT:
+        raise InputError(
+            f"expected a report below {LIMIT / 1e6:.0f} MB, got {size / 1e6:.1f} MB without any "
+            "picture; report on fewer runs at a time"
+        )
+    write_text(path, text)
+    return size

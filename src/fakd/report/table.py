@@ -63,23 +63,12 @@ def filled(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
     return [name for name in names if any(row.get(name, Entry()).text for row in rows)]
 
 
-def terminal(
-    rows: Sequence[Row], names: Sequence[str] | None = None, empty: str = "", wrap: bool = True
-) -> Table:
-    """Lay rows out for a terminal, numbers to the right.
-
-    Args:
-        rows: the rows.
-        names: the columns to show; all if not given.
-        empty: what stands where nothing is known.
-        wrap: let the first column take several lines.
-    """
+def terminal(rows: Sequence[Row], names: Sequence[str] | None = None, empty: str = "") -> Table:
+    """Lay all columns out for a terminal, or those named; ``empty`` is for what is not known."""
     names = columns(rows) if names is None else names
     table = Table(box=None, header_style="bold")
-    for index, name in enumerate(names):
-        table.add_column(
-            escape(name), justify="right" if index else "left", no_wrap=not (wrap or index)
-        )
+    for name in names:
+        table.add_column(escape(name), justify="right" if table.columns else "left")
     for row in rows:
         entries = (row.get(name, Entry()) for name in names)
         table.add_row(*(escape(each.brief or each.text or empty) for each in entries))
@@ -97,36 +86,28 @@ def markdown(rows: Sequence[Row]) -> str:
     names = filled(rows, columns(rows))
     numeric = [any(row.get(name, Entry()).value is not None for row in rows) for name in names]
     rule = "".join("---:|" if right else "---|" for right in numeric)
-    lines = [
-        " | ".join(row.get(name, Entry()).text.replace("|", "\\|") for name in names)
-        for row in rows
-    ]
-    return (
-        "\n".join([f"| {' | '.join(names)} |", f"|{rule}", *(f"| {line} |" for line in lines)])
-        + "\n"
-    )
+    texts = ([row.get(name, Entry()).text.replace("|", "\\|") for name in names] for row in rows)
+    head, *body = (f"| {' | '.join(line)} |\n" for line in (names, *texts))
+    return "".join([head, f"|{rule}\n", *body])
 
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Write rows as CSV: values to four digits, each spread in a column of its own."""
-    written = []
-    for row in rows:
-        plain: dict[str, Any] = {}
-        for name, entry in row.items():
-            value = entry.text if entry.value is None else entry.value
-            plain[name] = round(value, 4) if isinstance(value, float) else value
-            if entry.spread is not None:
-                plain[f"{name} sd"] = "" if math.isnan(entry.spread) else round(entry.spread, 4)
-        written.append(plain)
     # Every spread stands beside its value, also where the first row has none.
     spreads = {name for row in rows for name in row if row[name].spread is not None}
     fields = [
         each for name in columns(rows) for each in (name, f"{name} sd")[: 1 + (name in spreads)]
     ]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(written)
+    for row in rows:
+        plain: dict[str, Any] = {}
+        for name, entry in row.items():
+            plain[name] = entry.text if entry.value is None else round(entry.value, 4)
+            if entry.spread is not None and not math.isnan(entry.spread):
+                plain[f"{name} sd"] = round(entry.spread, 4)
+        writer.writerow(plain)
     return text.getvalue()
 
 
@@ -190,4 +171,6 @@ def published_table(checkpoints: Sequence[Any]) -> Table:
         }
         for each in checkpoints
     ]
-    return terminal(rows, empty="-", wrap=False)
+    table = terminal(rows, empty="-")
+    table.columns[0].no_wrap = True
+    return table

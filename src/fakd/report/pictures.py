@@ -14,12 +14,10 @@ from fakd.comparing.verdict import augmented_pairs, find_method
 from fakd.data import Sample, SegmentationData
 from fakd.errors import InputError
 from fakd.inference import predict_classes, predict_logits, to_unit
-from fakd.report.charts import figure, save
-from fakd.report.examination import TEACHER, spaced
-from fakd.report.figures import colour, save_grid, show_pictures
+from fakd.report.examination import TEACHER, inference_of, open_data_of, open_networks, spaced
+from fakd.report.figures import colour, figure, save, save_grid, show_pictures
 from fakd.report.methods import class_iou
-from fakd.report.opening import inference_of, open_data_of, open_networks
-from fakd.report.paper.figures import file_tail
+from fakd.report.paper import file_tail
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Methods, Run, by_pair
 from fakd.settings import Inference
@@ -30,11 +28,7 @@ OPACITY = 0.65
 
 
 def write_pictures(
-    runs: Sequence[Run],
-    out: Path,
-    images: int,
-    shown_class: str | None,
-    device: torch.device,
+    runs: Sequence[Run], out: Path, images: int, shown_class: str | None, device: torch.device
 ) -> tuple[list[Path], list[str]]:
     """Draw Figure 3 and a grid of examples of every pair whose data and networks can be opened.
 
@@ -46,8 +40,7 @@ def write_pictures(
         runs: finished runs.
         out: folder to write to.
         images: how many each picture shows.
-        shown_class: name of the class of Figure 3; None for the one whose IoU augmentation changed
-            most.
+        shown_class: of Figure 3; None for the one whose IoU augmentation changed most.
         device: where the networks run.
 
     Returns:
@@ -56,30 +49,29 @@ def write_pictures(
     Raises:
         InputError: no data set has a class of that name.
     """
-    groups = by_pair(runs)
-    names = {name for methods in groups.values() for name in _first(methods).class_names}
+    names = {name for run in runs for name in run.class_names}
     if shown_class is not None and shown_class not in names:
         raise InputError(
             f"expected one of the classes {', '.join(sorted(names))}, got {shown_class!r}"
         )
     written: list[Path] = []
     missing: list[str] = []
-    for (name, pair), methods in groups.items():
+    for (name, pair), methods in by_pair(runs).items():
         tail, shown = file_tail(name, pair), shown_methods(methods)
+        first = next(iter(shown.values()))[0]
         try:
-            data = open_data_of(_first(shown))
+            data = open_data_of(first)
         except InputError as error:
             missing.append(f"No pictures of {pair} on {name}: {error}.")
             continue
-        inference = inference_of(_first(shown))
+        inference = inference_of(first)
         networks, problems = open_networks(shown, device)
         missing += problems
         if not networks:
             continue
         samples = [data.val[index] for index in spaced(len(data.val), images)]
-        path = out / f"examples-{tail}.png"
-        draw_examples(path, samples, data, networks, inference)
-        written.append(path)
+        written.append(out / f"examples-{tail}.png")
+        draw_examples(written[-1], samples, data, networks, inference)
         for base, plain, augmented in augmented_pairs(shown):
             titles = [TEACHER, *(title_of(runs[0].method) for runs in (plain, augmented))]
             seeing = {title: networks[title] for title in titles if title in networks}
@@ -89,10 +81,9 @@ def write_pictures(
             changed = most_changed(plain, augmented)
             class_id = data.class_names.index(shown_class) if shown_class else changed
             richest = richest_images(plain[0], class_id, len(data.val), images)
-            path = out / f"figure-3-{base}-{tail}.png"
             samples = [data.val[index] for index in richest]
-            draw_activations(path, samples, class_id, data, seeing, inference)
-            written.append(path)
+            written.append(out / f"figure-3-{base}-{tail}.png")
+            draw_activations(written[-1], samples, class_id, data, seeing, inference)
     return written, missing
 
 
@@ -128,10 +119,6 @@ def richest_images(run: Run, class_id: int, total: int, most: int) -> list[int]:
     return [int(part[pixels[part].argmax()]) for part in parts]
 
 
-def _first(methods: Methods) -> Run:
-    return next(iter(methods.values()))[0]
-
-
 def draw_examples(
     path: Path,
     samples: Sequence[Sample],
@@ -139,29 +126,19 @@ def draw_examples(
     networks: Mapping[str, Segmenter],
     inference: Inference = Inference(),
 ) -> None:
-    """Draw each image with its truth and what every network says, one row each.
-
-    Args:
-        path: picture to write.
-        samples: images, such as ``[data.val[i] for i in (0, 7)]``.
-        data: where the classes' names and colours come from.
-        networks: by the name to show; the teacher first, then the student alone and its methods.
-        inference: how images are shown to the networks.
-    """
+    """Draw each image with its truth and what every network says, one row each."""
     _require(samples, networks)
     rows, seen = [], set()
-    labelled = any(sample.labels is not None for sample in samples)
+    device = next(next(iter(networks.values())).parameters()).device
     for sample in samples:
-        maps = [_predict(network, sample, inference) for network in networks.values()]
-        if labelled:
-            truth = sample.labels
-            maps.insert(0, torch.full_like(maps[0], IGNORE) if truth is None else truth)
-        seen |= {int(each) for classes in maps for each in torch.unique(classes)}
-        rows.append([sample.image, *(colour(classes, data.palette) for classes in maps)])
-    titles = ["image", *(["truth"] if labelled else []), *networks]
+        shown = sample.image[None].to(device)
+        maps = [predict_classes(each, shown, inference)[0].cpu() for each in networks.values()]
+        truth = torch.full_like(maps[0], IGNORE) if sample.labels is None else sample.labels
+        seen |= {number for each in (truth, *maps) for number in torch.unique(each).tolist()}
+        rows.append([sample.image, *(colour(each, data.palette) for each in (truth, *maps))])
     # A legend of all 150 classes of a large set would be larger than the pictures.
     legend = {data.class_names[i]: data.palette[i] for i in sorted(seen - {IGNORE})}
-    save_grid(path, rows, titles, legend)
+    save_grid(path, rows, ["image", "truth", *networks], legend)
 
 
 def draw_activations(
@@ -175,26 +152,14 @@ def draw_activations(
     """Draw where each network sees a class, laid over the image (Figure 3).
 
     The map is the class's logit, brought to 0 to 1 over the image.
-
-    Args:
-        path: picture to write.
-        samples: images to look at.
-        class_id: whose logit is shown.
-        data: where the class's name comes from.
-        networks: by the name to show, such as CWD and CWD+FA: without and with covariance.
-        inference: how images are shown to the networks.
     """
     _require(samples, networks)
     if not 0 <= class_id < data.classes:
         raise InputError(f"expected a class id from 0 to {data.classes - 1}, got {class_id}")
-    rows = [
-        [sample.image]
-        + [
-            heat_map(sample.image, activation(network, sample.image, class_id, inference))
-            for network in networks.values()
-        ]
-        for sample in samples
-    ]
+    rows = []
+    for image in (sample.image for sample in samples):
+        heat = (activation(each, image, class_id, inference) for each in networks.values())
+        rows.append([image, *(heat_map(image, each) for each in heat)])
     height, width = samples[0].image.shape[1:]
     inches = 2.4
     size = inches * len(rows[0]) + 0.8, inches * height / width * len(rows) + 0.6
@@ -238,11 +203,6 @@ def activation(
     logits = predict_logits(network, to_unit(image[None].to(device)), inference)[0, class_id].cpu()
     low, high = logits.min(), logits.max()
     return (logits - low) / (high - low).clamp(min=torch.finfo(logits.dtype).tiny)
-
-
-def _predict(network: Segmenter, sample: Sample, inference: Inference) -> Tensor:
-    device = next(network.parameters()).device
-    return predict_classes(network, sample.image[None].to(device), inference)[0].cpu()
 
 
 def _require(samples: Sequence[Sample], networks: Mapping[str, Segmenter]) -> None:
