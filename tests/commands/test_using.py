@@ -135,7 +135,7 @@ def test_print_config_is_a_recipe(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main([*arguments, "--print_config"])
     text = capsys.readouterr().out
-    assert "learning_rate: 0.01" in text
+    assert "learning_rate: null" in text
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(SystemExit):
         main(["train", f"--recipe={tmp_path / 'r.yaml'}", "--print_config"])
