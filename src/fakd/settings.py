@@ -13,7 +13,7 @@ Average = Literal["valid", "all"]
 """What the cross-entropy is divided by: the labelled pixels, or all of them."""
 Broken = Literal["stop", "skip"]
 """What to do about a training image that cannot be read."""
-Existing = Literal["refuse", "reuse", "overwrite"]
+Existing = Literal["refuse", "reuse", "overwrite", "extend"]
 """What to do where a finished run already is."""
 
 

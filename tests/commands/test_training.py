@@ -337,3 +337,27 @@ def test_another_optimiser_does_not_inherit_what_sgd_usually_has(tmp_path):
         recipe = yaml.safe_load((run / "recipe.yaml").read_text())
         assert expected.items() <= recipe["optimizer"].items()
         assert recipe["schedule"]["learning_rate"] == (0.01 if kind == "SGD" else 1e-4)
+
+
+def test_a_finished_run_is_extended_by_more_steps(tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [
+        "train", *network("network", 8), *DATA, f"--run={run}", "--schedule.batch_size=4",
+        "--schedule.shape=constant", "--intervals.log=1", "--hardware.threads=1",
+    ]  # fmt: skip
+    assert main([*arguments, "--schedule.steps=3"]) == 0
+    first = weights(run)
+    capsys.readouterr()
+    assert main([*arguments, "--schedule.steps=3", "--existing=extend"]) == 2
+    assert "needs a larger --schedule.steps" in capsys.readouterr().err
+    assert main([*arguments, "--schedule.steps=5", "--seed=1", "--existing=extend"]) == 2
+    assert "another recipe (seed: 0 -> 1)" in capsys.readouterr().err
+    assert (run / "result.json").is_file()
+    assert main([*arguments, "--schedule.steps=5", "--existing=extend"]) == 0
+    assert "extended from 3 to 5 steps" in capsys.readouterr().out
+    assert json.loads((run / "result.json").read_text())["steps"] == 5
+    assert main([*arguments, "--schedule.steps=5", f"--run={tmp_path / 'whole'}"]) == 0
+    whole, extended = weights(tmp_path / "whole"), weights(run)
+    # A constant rate and the same batches: as if it had never ended.
+    assert all(torch.equal(whole[name], extended[name]) for name in whole)
+    assert not all(torch.equal(first[name], extended[name]) for name in first)

@@ -71,7 +71,7 @@ def distill(
             say so, and count it in the result.
         seed: all that is random in the run derives from it.
         existing: what to do where a finished run already is: refuse, reuse its result if the recipe
-            is the same, or overwrite it.
+            is the same, overwrite it, or extend it to a larger schedule.steps.
 
     Returns:
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.

@@ -56,13 +56,15 @@ class RunFolder:
     """Opens or continues ``path`` and never destroys a finished run unasked.
 
     Its ``last`` is the checkpoint that training continues from, if there is one, and its ``result``
-    that of a finished run that is reused.
+    that of a finished run that is reused. ``extended_from`` is the number of steps that the run had
+    before it was given more.
 
     Args:
         path: the folder; created, with its parents, if missing.
         recipe: what the run computes, plain values; written as ``recipe.yaml``.
         existing: what to do where a finished run already is: refuse, reuse its result if the recipe
-            is the same, or overwrite it (an unfinished run of another recipe too).
+            is the same, overwrite it (an unfinished run of another recipe too), or extend it to
+            more steps of the same recipe.
 
     Raises:
         InputError: the folder holds a finished run, a run of another recipe, or something else.
@@ -73,17 +75,26 @@ class RunFolder:
     ) -> None:
         self.path, self.last = path, path / LAST
         self.result: dict[str, Any] | None = None
+        self.extended_from: int | None = None
         if existing == "overwrite" and (path / RECIPE).is_file():
             ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
             for file in path.iterdir():
                 if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
                     file.unlink()
         elif path.is_file() or (path.is_dir() and any(path.iterdir())):
-            self.result = _earlier_result(path, recipe, existing)
+            if not (path / RECIPE).is_file():
+                raise InputError(
+                    f"{path} exists and is not a run (no {RECIPE}); choose another --run"
+                )
+            if existing == "extend":
+                self.extended_from = _fewer_steps(path, recipe)
+            else:
+                self.result = _earlier_result(path, recipe, existing)
         if self.result is None:
             make_folder(path)
             write_yaml(path / RECIPE, recipe)
             write_json(path / ENVIRONMENT, environment())
+            (path / RESULT).unlink(missing_ok=True)
 
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.
@@ -100,12 +111,29 @@ class RunFolder:
         write_atomically(self.path / IMAGES, write)
 
 
+def _fewer_steps(path: Path, recipe: Mapping[str, Any]) -> int:
+    """Read the steps of a run that is to be extended; refuse one of another recipe."""
+    with readable(path):
+        earlier = read_yaml(path / RECIPE)
+        before: int = earlier["schedule"]["steps"]
+    schedule = {**recipe["schedule"], "steps": before}
+    if differing := differences(earlier, {**recipe, "schedule": schedule}):
+        raise InputError(
+            f"{path} holds a run of another recipe ({differing[0]}); --existing extend changes "
+            "schedule.steps only"
+        )
+    if not before < recipe["schedule"]["steps"]:
+        raise InputError(
+            f"{path} has {before} steps; --existing extend needs a larger --schedule.steps than "
+            f"that, got {recipe['schedule']['steps']}"
+        )
+    return before
+
+
 def _earlier_result(
     path: Path, recipe: Mapping[str, Any], existing: Existing
 ) -> dict[str, Any] | None:
     """Read the result of a finished run of the same recipe, refuse whatever else is in a folder."""
-    if not (path / RECIPE).is_file():
-        raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
     finished = (path / RESULT).is_file()
     if finished and existing == "refuse":
         raise InputError(

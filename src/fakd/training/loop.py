@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from fakd.training.objective import Objective, scaled
 from fakd.training.optimizer import build_optimizer, set_learning_rate
 from fakd.training.preparation import average_of, checkpoint_activations, freeze
 from fakd.training.progress import StepProgress, Stopwatch
-from fakd.training.result import result_of
+from fakd.training.result import SkippedSamples, result_of
 from fakd.training.teacher import Teacher
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
 from fakd.types import Segmenter
@@ -45,28 +45,6 @@ class State:
     """Why the run is over; None while it is not."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """How gradients are scaled in 16 bits; empty elsewhere."""
-
-
-class SkippedSamples:
-    """Counts the broken samples of this process, and tells of each file once."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._told: set[str] = set()
-
-    def note(self, lines: tuple[str, ...] | list[str], display: StepProgress) -> None:
-        """Take in why a batch lacks samples."""
-        for line in lines:
-            self._count += 1
-            if line not in self._told:
-                self._told.add(line)
-                display.say(f"left out: {line}")
-
-    def taken(self, fabric: Fabric) -> int:
-        """Sum up over all processes what was noted since the last time."""
-        count = torch.tensor(self._count, device=fabric.device)
-        self._count = 0
-        return int(fabric.all_reduce(count, reduce_op="sum"))  # type: ignore[arg-type]
 
 
 class Training:
@@ -362,10 +340,25 @@ class Training:
         if path is None:
             return
         self.state = State(**read_checkpoint_state(path))
+        before = self.fabric.broadcast(self.folder.extended_from if self.folder else None)
+        if before is not None:
+            self._extend(before)
         self._select(self.state.step)
         load_checkpoint(path, self._parts(), self.optimizers)
         self._scaler().load_state_dict(self.state.scaler)
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
+
+    def _extend(self, before: int) -> None:
+        """Go on beyond the last step of a finished run, and say how the learning rate does."""
+        schedule, step = self.settings.schedule, self.state.step
+        self.state.ended = None
+        was = replace(schedule, steps=before).learning_rate_at(max(step - 1, 0))
+        self.console.print(
+            f"{self.title}: extended from {before} to {schedule.steps} steps; the learning rate, "
+            f"{was:.3g} at step {step} of the old schedule, goes on at "
+            f"{schedule.learning_rate_at(step):.3g} where the new one has it",
+            soft_wrap=True,
+        )
 
     def _parts(self) -> dict[str, nn.Module]:
         """Name all modules whose tensors a checkpoint holds."""

@@ -1,14 +1,38 @@
-"""What a finished run states about itself."""
+"""What a run states about itself: what it left out, and its result."""
 
 import resource
 import sys
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from fakd.data import SegmentationData
 from fakd.metrics import Scores
+from fakd.training.progress import StepProgress
+
+
+class SkippedSamples:
+    """Counts the broken samples of this process, and tells of each file once."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told: set[str] = set()
+
+    def note(self, lines: tuple[str, ...] | list[str], display: StepProgress) -> None:
+        """Take in why a batch lacks samples."""
+        for line in lines:
+            self._count += 1
+            if line not in self._told:
+                self._told.add(line)
+                display.say(f"left out: {line}")
+
+    def taken(self, fabric: Fabric) -> int:
+        """Sum up over all processes what was noted since the last time."""
+        count = torch.tensor(self._count, device=fabric.device)
+        self._count = 0
+        return int(fabric.all_reduce(count, reduce_op="sum"))  # type: ignore[arg-type]
 
 
 def result_of(
