@@ -9,6 +9,11 @@ from torch.nn import functional as F
 
 from fakd.errors import InputError
 
+Stages = list[Float[Tensor, "batch _ _ _"]]
+"""A backbone's maps, fine to coarse."""
+Answer = tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]
+"""Logits, and the feature that the final classifier makes them of."""
+
 
 class ConvBlock(nn.Module):
     """Convolution without bias, batch norm, ReLU; keeps the spatial size.
@@ -107,9 +112,7 @@ class FCNHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         first, *others = [stages[index] for index in self.stages]
         joined = torch.cat([first, *(resize(other, like=first) for other in others)], dim=1)
@@ -149,9 +152,7 @@ class PSPHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         stage = stages[-1]
         context = [resize(pool(stage), stage, self.align_corners) for pool in self.psp_modules]
@@ -201,9 +202,7 @@ class SeparableASPPHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         stage = stages[-1]
         branches = [resize(self.image_pool(stage), stage, self.align_corners)]
@@ -268,9 +267,7 @@ class ISAHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         residual = self.in_conv(stages[-1])
         attended = self.attend(residual)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fakd.models.backbones import build_backbone
+from fakd.models.backbones import Backbone, build_backbone
 from fakd.models.heads import FCNHead, Head, ISAHead, PSPHead, SeparableASPPHead
 from fakd.models.normalize import Normalize
 from fakd.models.weights import load_imagenet
@@ -67,6 +67,32 @@ class EncoderDecoder(Segmenter):
         return Prediction(logits, features, auxiliary)
 
 
+def assemble(
+    builder: str,
+    arguments: dict[str, Any],
+    trunk: Backbone,
+    head: Head,
+    align_corners: bool = False,
+) -> EncoderDecoder:
+    """Put a network together from its parts and note how to build it again.
+
+    Args:
+        builder: the name of the function that is called.
+        arguments: what it was given, as in its signature.
+        trunk: the backbone, which gets its weights here.
+        head: the head.
+        align_corners: how the logits are to be enlarged.
+    """
+    weights = arguments.pop("weights")
+    side = None
+    if arguments.get("auxiliary"):
+        half, dropout = head.conv_seg.in_channels // 2, arguments["dropout"]
+        side = FCNHead(trunk.channels, (2,), half, arguments["classes"], dropout, 3)
+    normalize = load_imagenet(trunk, weights)
+    config = {"class_path": f"fakd.models.{builder}", "init_args": arguments}
+    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+
+
 def pspnet(
     backbone: str,
     classes: int,
@@ -92,22 +118,11 @@ def pspnet(
         align_corners: how maps are interpolated; True for weights trained on 769x769 crops.
         weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
     """
+    arguments = dict(locals())
     trunk = build_backbone(backbone, output_stride)
     width = trunk.width if channels is None else channels
     head = PSPHead(trunk.channels, width, classes, dropout, align_corners)
-    side = FCNHead(trunk.channels, (2,), width // 2, classes, dropout, 3) if auxiliary else None
-    normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "auxiliary": auxiliary,
-        "dropout": dropout,
-        "output_stride": output_stride,
-        "align_corners": align_corners,
-    }
-    config = {"class_path": "fakd.models.pspnet", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+    return assemble("pspnet", arguments, trunk, head, align_corners)
 
 
 def deeplabv3plus(
@@ -137,22 +152,10 @@ def deeplabv3plus(
         align_corners: how maps are interpolated; True for weights trained on 769x769 crops.
         weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
     """
+    arguments = dict(locals())
     trunk = build_backbone(backbone, output_stride)
     head = SeparableASPPHead(trunk.channels, channels, detail, classes, dropout, align_corners)
-    side = FCNHead(trunk.channels, (2,), channels // 2, classes, dropout, 3) if auxiliary else None
-    normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "detail": detail,
-        "auxiliary": auxiliary,
-        "dropout": dropout,
-        "output_stride": output_stride,
-        "align_corners": align_corners,
-    }
-    config = {"class_path": "fakd.models.deeplabv3plus", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+    return assemble("deeplabv3plus", arguments, trunk, head, align_corners)
 
 
 def isanet(
@@ -182,23 +185,11 @@ def isanet(
         align_corners: how the logits are to be enlarged; True for weights trained on 769x769 crops.
         weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
     """
+    arguments = dict(locals())
     trunk = build_backbone(backbone, output_stride)
     width = trunk.width if channels is None else channels
     head = ISAHead(trunk.channels, width, attention_channels, classes, dropout)
-    side = FCNHead(trunk.channels, (2,), width // 2, classes, dropout, 3) if auxiliary else None
-    normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "attention_channels": attention_channels,
-        "auxiliary": auxiliary,
-        "dropout": dropout,
-        "output_stride": output_stride,
-        "align_corners": align_corners,
-    }
-    config = {"class_path": "fakd.models.isanet", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, side, normalize, config, weights, align_corners)
+    return assemble("isanet", arguments, trunk, head, align_corners)
 
 
 def fcn_hrnet(
@@ -220,15 +211,8 @@ def fcn_hrnet(
         dropout: share of feature channels dropped in training, none in the paper.
         weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
     """
+    arguments = dict(locals())
     trunk = build_backbone(backbone, output_stride=None)
     width = sum(trunk.channels) if channels is None else channels
     head = FCNHead(trunk.channels, (0, 1, 2, 3), width, classes, dropout, kernel_size=1)
-    normalize = load_imagenet(trunk, weights)
-    arguments = {
-        "backbone": backbone,
-        "classes": classes,
-        "channels": channels,
-        "dropout": dropout,
-    }
-    config = {"class_path": "fakd.models.fcn_hrnet", "init_args": arguments}
-    return EncoderDecoder(trunk.module, head, None, normalize, config, weights)
+    return assemble("fcn_hrnet", arguments, trunk, head)
