@@ -59,7 +59,7 @@ TIMEOUT = 5.0
 
 
 def fetch(architecture: Architecture, instead: str) -> Path:
-    """Return the hub's file for a backbone, from the cache if it is there; ``instead`` ends the error."""
+    """Return the hub's file for a backbone, from the cache if there; ``instead`` ends errors."""
     trained = None
     if architecture.weights is not None:
         trained = timm.get_pretrained_cfg(architecture.full_name)
