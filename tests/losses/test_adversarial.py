@@ -1,4 +1,3 @@
-import doctest
 import math
 from copy import deepcopy
 from dataclasses import replace
@@ -631,9 +630,3 @@ def test_a_loss_that_was_not_prepared_says_so():
     for use in (loss, loss.after_step):
         with pytest.raises(ValueError, match=r"call prepare\(student, teacher\) first"):
             use(inputs_of())
-
-
-def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(adversarial)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,6 +1,5 @@
 """What is remembered of the teacher, the divergence from it, and the loss with its head."""
 
-import doctest
 import math
 
 import pytest
@@ -10,7 +9,6 @@ import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 
 from fakd.errors import InputError
-from fakd.losses import contrast
 from fakd.losses.contrast import ClassQueue, MemoryContrast, PixelRegionMemory, contrast_kl
 from fakd.processes import shared_generator
 from fakd.types import LossInputs, Prediction
@@ -465,9 +463,3 @@ def test_impossible_settings_and_networks_are_refused():
     with pytest.raises(InputError, match=r"MemoryContrast compares features.*this teacher shows"):
         MemoryContrast().prepare(Shown(STUDENT, CLASSES), Shown(None, CLASSES))
     assert MemoryContrast().weight == 0.1
-
-
-def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(contrast)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -416,7 +416,23 @@ def test_mistakes_in_anyones_loss_are_named_as_ever():
         Own(2, kind="c")
 
 
-@pytest.mark.parametrize("name", ["augmentation", "channel", "pixel", "presets"])
+WITH_EXAMPLES = [
+    "adversarial",
+    "augmentation",
+    "blocks",
+    "channel",
+    "contrast",
+    "cross_image",
+    "feature",
+    "intra_class",
+    "pairwise",
+    "pixel",
+    "presets",
+    "relational",
+]
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_the_docstrings_run(name):
     module = importlib.import_module(f"fakd.losses.{name}")
     result = doctest.testmod(module)

@@ -1,11 +1,9 @@
-import doctest
 import math
 
 import pytest
 import torch
 
 from fakd.errors import InputError
-from fakd.losses import pairwise
 from fakd.losses.grid import on_grid_of
 from fakd.losses.pairwise import PairwiseSimilarity, pairwise_similarity
 from fakd.models import pspnet
@@ -203,9 +201,3 @@ def test_networks_without_features_are_refused():
         with pytest.raises(InputError, match="PairwiseSimilarity compares features"):
             PairwiseSimilarity().prepare(*pair)
     PairwiseSimilarity().prepare(shown, shown)
-
-
-def test_examples_in_the_docstring_run():
-    result = doctest.testmod(pairwise)
-    assert result.attempted > 0
-    assert result.failed == 0

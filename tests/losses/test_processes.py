@@ -15,8 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fakd.losses import PRESETS
 from fakd.processes import average_gradients
+from fakd.settings import Task
 from fakd.specs import build
 from fakd.training.objective import Distillation
+from fakd.training.task import TaskLoss
 from fakd.types import Prediction, Segmenter
 
 CLASSES, STEPS = 4, 2
@@ -71,7 +73,8 @@ def trained(loss, share=slice(None), parts=1):
     """Take steps on a share of each batch, or on the mean of the losses of its parts."""
     torch.manual_seed(0)
     student, teacher = Small(6).double(), Small(8).double()
-    objective = Distillation(teacher, student, build(loss), average="all").double()
+    task = TaskLoss(Task(average="all"), student.classes)
+    objective = Distillation(teacher, student, build(loss), task).double()
     beside = objective.learnt_with_student()
     optimizer = torch.optim.SGD([*student.parameters(), *beside], 0.1)
     network = DistributedDataParallel(student) if dist.is_initialized() else student

@@ -28,10 +28,6 @@ class SpectralConv(nn.Module):
     in each forward pass of training, and none in evaluation. W has one row for each output channel.
     The gradient takes u and v as given, and as they were in that very pass: where one backward pass
     follows several forward passes, public code often uses the latest.
-
-    Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out.
     """
 
     left: Float[Tensor, " outputs"]
@@ -40,8 +36,8 @@ class SpectralConv(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1)
-        self.register_buffer("left", _normalised(torch.randn(outputs)))
-        self.register_buffer("right", _normalised(torch.randn(inputs * 4 * 4)))
+        self.register_buffer("left", F.normalize(torch.randn(outputs), dim=0))
+        self.register_buffer("right", F.normalize(torch.randn(inputs * 4 * 4), dim=0))
 
     def forward(
         self, maps: Float[Tensor, "batch inputs rows cols"]
@@ -52,15 +48,10 @@ class SpectralConv(nn.Module):
         if self.training:
             with torch.no_grad():
                 # New tensors, as the backward pass of an earlier forward may need the old ones.
-                self.right = _normalised(matrix.mT @ self.left)
-                self.left = _normalised(matrix @ self.right)
+                self.right = F.normalize(matrix.mT @ self.left, dim=0)
+                self.left = F.normalize(matrix @ self.right, dim=0)
         largest = self.left @ matrix @ self.right
         return F.conv2d(maps, weight / largest, self.conv.bias, stride=2, padding=1)
-
-
-def _normalised(vector: Float[Tensor, " size"]) -> Float[Tensor, " size"]:
-    norm: Tensor = torch.linalg.vector_norm(vector)
-    return vector / (norm + 1e-12)
 
 
 class SelfAttention(nn.Module):
@@ -140,15 +131,9 @@ class Critic(nn.Module):
         norm = self.norm
         # Not norm(logits): the trainer replaces batch norms by ones that work across devices, and
         # those cannot be differentiated twice, as a gradient penalty asks.
+        running = norm.running_mean, norm.running_var
         logits = F.batch_norm(
-            logits,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            self.training,
-            0.1,
-            norm.eps,
+            logits, *running, norm.weight, norm.bias, self.training, 0.1, norm.eps
         )
         return cast(Tensor, self.layers(logits))
 
@@ -163,9 +148,7 @@ def critic_hinge(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Floa
 
     .. math:: \mathrm{mean} \max(0, 1 - D(t)) + \mathrm{mean} \max(0, 1 + D(s))
 
-    Args:
-        real: Scores of the teacher's maps.
-        fake: Scores of the student's.
+    The scores D(t) of the teacher's maps are ``real``, those of the student's ``fake``.
 
     >>> critic_hinge(torch.tensor([[0.5]]), torch.tensor([[-2.0]]))
     tensor(0.5000)
@@ -178,11 +161,8 @@ def critic_wasserstein(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -
 
     .. math:: \mathrm{mean} D(s) - \mathrm{mean} D(t)
 
-    Of use together with a `gradient_penalty` (Gulrajani et al., 2017, arXiv 1704.00028).
-
-    Args:
-        real: Scores of the teacher's maps.
-        fake: Scores of the student's.
+    Of use together with a `gradient_penalty` (Gulrajani et al., 2017, arXiv 1704.00028). The scores
+    are those of `critic_hinge`.
 
     >>> critic_wasserstein(torch.tensor([[0.5]]), torch.tensor([[-2.0]]))
     tensor(-2.5000)
@@ -192,9 +172,6 @@ def critic_wasserstein(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -
 
 def student_adversarial(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     r"""Ask the student for maps that a critic scores high: :math:`-\mathrm{mean} D(s)`.
-
-    Args:
-        fake: Scores of the student's maps.
 
     >>> student_adversarial(torch.tensor([[-2.0]]))
     tensor(2.)
@@ -215,13 +192,7 @@ def gradient_penalty(
 
     The penalty of WGAN-GP (Gulrajani et al., 2017, arXiv 1704.00028), one random weight for each
     image, the norm over all classes and positions. Only the critic's weights get a gradient;
-    ``real`` comes to the grid of ``fake``.
-
-    Args:
-        critic: Scores maps of logits.
-        real: Logits of the teacher.
-        fake: Logits of the student for the same images.
-        generator: Draws the random weights.
+    the teacher's logits (``real``) come to the grid of the student's (``fake``).
 
     >>> gradient_penalty(lambda maps: 3 * maps, torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
     tensor(4.)
@@ -247,17 +218,14 @@ class Adversarial(DistillationLoss):
     Args:
         loss: What the critic minimises: its scores must keep a margin (hinge), or differ as much
             as its slope allows (wgan-gp), which costs it another forward and backward pass.
-        critic_weight: Factor of the critic's whole loss, the penalty included. It makes next to no
-            difference to adam.
+        critic_weight: Factor of the critic's whole loss; makes next to no difference to adam.
         gradient_penalty: Factor of the penalty on slopes other than 1, used by wgan-gp only.
         optimizer: Trains the critic: adam with ``betas``, or sgd with ``sgd_momentum``.
         learning_rate: Of the critic.
         betas: Share of the past in adam's running means of the gradient and of its square.
         sgd_momentum: Share of the past in sgd's steps.
-        weight_decay: How strongly the critic's weights are pulled to 0; SKDS's authors have 0.0005
-            with sgd.
-        schedule: The critic's learning rate over training: constant, or falling to 0 as the
-            student's does, with an exponent of 0.9 (poly).
+        weight_decay: Of the critic's weights; SKDS's authors have 0.0005 with sgd.
+        schedule: The critic's learning rate: constant, or falling to 0 with exponent 0.9 (poly).
         weight: Factor beside the task's loss; SKDS's authors use 0.1.
     """
 
@@ -284,7 +252,7 @@ class Adversarial(DistillationLoss):
             )
         self.loss, self.critic_weight, self.gradient_penalty = loss, critic_weight, gradient_penalty
         self.optimizer, self.learning_rate = optimizer, learning_rate
-        self.betas, self.sgd_momentum = tuple(betas), sgd_momentum
+        self.betas, self.sgd_momentum = (betas[0], betas[1]), sgd_momentum
         self.weight_decay, self.schedule = weight_decay, schedule
         self.critic: Critic | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -292,14 +260,12 @@ class Adversarial(DistillationLoss):
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build the critic and its optimiser."""
         self.critic = Critic(student.classes)
-        self._optimizer = self._build_optimizer(self.critic)
-
-    def _build_optimizer(self, critic: Critic) -> torch.optim.Optimizer:
-        rate, decay = self.learning_rate, self.weight_decay
+        weights, rate, decay = self.critic.parameters(), self.learning_rate, self.weight_decay
         if self.optimizer == "sgd":
-            return torch.optim.SGD(critic.parameters(), rate, self.sgd_momentum, weight_decay=decay)
-        first, second = self.betas
-        return torch.optim.Adam(critic.parameters(), rate, (first, second), weight_decay=decay)
+            momentum = self.sgd_momentum
+            self._optimizer = torch.optim.SGD(weights, rate, momentum, weight_decay=decay)
+        else:
+            self._optimizer = torch.optim.Adam(weights, rate, self.betas, weight_decay=decay)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute how far the student's logits are from a high score; the critic learns nothing."""

@@ -29,11 +29,7 @@ def feature_channels(student: Segmenter, teacher: Segmenter, loss: str) -> tuple
 
 
 def features_of(inputs: LossInputs) -> tuple[Features, Features]:
-    """Get the features of student and teacher.
-
-    Raises:
-        ValueError: one of them shows only logits.
-    """
+    """Get the features of student and teacher; raises a ValueError if one shows only logits."""
     student, teacher = inputs.student.features, inputs.teacher.features
     if student is None or teacher is None:
         role = "student" if student is None else "teacher"
@@ -52,13 +48,8 @@ class Alignment(nn.Module):
     for Cityscapes (conv-bn-relu). The last one has a leaky ReLU before the ReLU there, which
     changes nothing. Runs in at least float32, outside autocast.
 
-    Args:
-        student_channels: Channels of the student's features.
-        teacher_channels: Channels of the teacher's features.
-        kind: Which layers; none leaves the features as they are.
-
     Raises:
-        InputError: the kind is none, and the channels differ.
+        InputError: the kind is none, which leaves the features as they are, and channels differ.
     """
 
     def __init__(
@@ -93,11 +84,7 @@ def check_channels(
     student: Float[Tensor, "batch _channels _rows _cols"],
     teacher: Float[Tensor, "batch _channels _rows _cols"],
 ) -> None:
-    """Refuse to compare features channel by channel whose channels do not correspond.
-
-    Raises:
-        ValueError: names both numbers of channels, and the alignment.
-    """
+    """Refuse to compare features channel by channel whose channels do not correspond."""
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(
             f"expected student features of the teacher's {teacher.shape[1]} channels, got "
@@ -106,11 +93,7 @@ def check_channels(
 
 
 def aligned_features(inputs: LossInputs, align: Alignment | None) -> tuple[Features, Features]:
-    """Get the student's features as the alignment maps them, and the teacher's.
-
-    Raises:
-        ValueError: one of them shows only logits, or the alignment has not been built.
-    """
+    """Get the student's features as the alignment maps them, and the teacher's."""
     if align is None:
         raise ValueError(
             "expected a loss with an alignment to be prepared, got one that was not; "

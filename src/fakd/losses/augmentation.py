@@ -1,6 +1,7 @@
 """Feature augmentation without samples: its strength over training, its size, its bounds."""
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -31,14 +32,9 @@ def check_settings(
     spare_own_class: bool,
     bound: str = "marginal",
 ) -> None:
-    """Refuse settings that no loss can work with.
-
-    Raises:
-        ValueError: names the setting, its value and what would work.
-    """
+    """Refuse settings that no loss can work with."""
     require_above_zero("1 leaves logits alone", temperature=temperature)
-    remedy = "0 is the loss without augmentation, 1 the paper's best"
-    require_at_least(0, remedy, strength=strength)
+    require_at_least(0, "0 is the loss without augmentation, 1 the paper's best", strength=strength)
     check_momentum(momentum)
     chosen = {
         "covariance": covariance != "diagonal",
@@ -110,18 +106,11 @@ def difference_bound(
     """
     variance = covariance.diagonal(dim1=1, dim2=2)
     total = torch.zeros_like(target[:, 0])
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     for c in range(logits.shape[1]):
         spread = variance + variance[:, c : c + 1] - 2 * covariance[:, :, c]
-        partition = checkpoint(
-            _partition_against,
-            logits,
-            spread,
-            class_rows,
-            c,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        total = total + target[:, c] * partition
+        arguments = logits, spread, class_rows, c
+        total = total + target[:, c] * again(_partition_against, *arguments)
     return total
 
 
@@ -146,14 +135,8 @@ def tilted_bound(
 
     and :math:`a = 0` is the marginal form. The best a is the softmax of the exponents, a fixed
     point sought from :math:`\mathrm{softmax}(z)`. It can overshoot where the noise is large, so
-    each pixel keeps the best a it has met, 0 included. The gradient takes a as given.
-
-    Args:
-        logits: Means of the noisy logits, already divided by the temperature.
-        target: Probabilities of the teacher.
-        covariance: Of the logits, of each class.
-        class_rows: The row of ``covariance`` for each pixel; past the end for no noise.
-        steps: How often the fixed-point equation is applied.
+    each pixel keeps the best a it has met, 0 included. The gradient takes a as given. ``steps`` is
+    how often the fixed-point equation is applied; for the others see `difference_bound`.
     """
     raised = logits + look_up(covariance.diagonal(dim1=1, dim2=2) / 2, class_rows)
     with torch.no_grad():

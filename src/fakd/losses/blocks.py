@@ -42,16 +42,10 @@ def similarity_kl(
     :math:`(p^s - p^t) / (\tau R G)` for each similarity. It is computed together with the value,
     so that no similarity outlives its block: memory for ``block * groups * entries`` of them
     instead of ``rows * groups * entries``, at no repeated work. It cannot be differentiated again.
-    No rows give 0.
+    No rows give 0. The result is not scaled back by the temperature, :math:`\tau`.
 
-    Args:
-        student_rows: What is compared, as the student sees it.
-        teacher_rows: The same, as the teacher sees it.
-        student_columns: What it is compared with, as the student sees it.
-        teacher_columns: The same, as the teacher sees it.
-        temperature: Divides all similarities; the result is not scaled back.
-        hidden: Entries to be left out of the softmax.
-        block: How many rows are treated at once; by default as many as fit `BLOCK_ENTRIES`.
+    ``hidden`` entries are left out of the softmax; ``block`` is how many rows are treated at once,
+    by default as many as fit `BLOCK_ENTRIES`.
 
     >>> rows, columns = torch.eye(2), torch.eye(2)[None]
     >>> similarity_kl(rows, rows.flip(0), columns, columns, temperature=1.0)
@@ -59,15 +53,8 @@ def similarity_kl(
     """
     if block is None:
         block = max(1, BLOCK_ENTRIES // max(1, student_columns.shape[:2].numel()))
-    value: Tensor = _SimilarityKL.apply(
-        student_rows,
-        student_columns,
-        teacher_rows.detach(),
-        teacher_columns.detach(),
-        temperature,
-        hidden,
-        block,
-    )
+    student, teacher = (student_rows, student_columns), (teacher_rows, teacher_columns)
+    value: Tensor = _SimilarityKL.apply(*student, *teacher, temperature, hidden, block)
     return value
 
 

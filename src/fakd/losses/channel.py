@@ -68,8 +68,7 @@ class ChannelKL(DistillationLoss):
         strength: How far features are augmented at the end of training, rising from 0 on a half
             cosine. 0 is plain distillation (CWD); the paper's best is 1.
         covariance: What is known about a class: the variance of each feature channel (diagonal),
-            how all channels vary together (full), or the variance of the logits themselves
-            (logits).
+            how all vary together (full), or the variance of the logits themselves (logits).
         spare_own_class: Leave the logit of a pixel's own class unaugmented, so that the places of
             a class are not pushed down in its own map.
         momentum: Weight of the past when the covariance is updated, such as 0.99, so that it

@@ -29,11 +29,6 @@ class ClassQueue(nn.Module):
 
     A run of rows that reaches the end of its class's slots takes the last ones, and the next run
     starts at the first slot again.
-
-    Args:
-        classes: How many classes there are.
-        slots: How many rows of each are kept.
-        channels: The length of a row.
     """
 
     rows: Float[Tensor, "classes slots channels"]
@@ -122,12 +117,9 @@ class PixelRegionMemory(nn.Module):
     ) -> None:
         """Take in one batch; with several processes, all of them call this and keep the same.
 
-        Images in order and, in each, classes in ascending order, one random permutation for each.
-
-        Args:
-            teacher_features: Of the teacher, of any length.
-            labels: Class ids at the same positions.
-            generator: Draws the pixels, the same on every process.
+        Images in order and, in each, classes in ascending order, one random permutation for each,
+        drawn by the generator, the same on every process. Features may have any length; labels are
+        class ids at the same positions.
         """
         with torch.autocast(labels.device.type, enabled=False):
             # Rows, because processes exchange contiguous memory only.
@@ -185,18 +177,17 @@ def contrast_kl(
         \,\|\, \mathrm{softmax}_e(s_i \cdot v_e / (\tau T))\big)
 
     The memory-based part of CIRKD (Yang et al., 2022, arXiv 2204.06986). Neither the teacher nor
-    the entries get a gradient. No pixels give 0.
+    the entries get a gradient. No pixels give 0. All vectors are of unit length, the student's
+    projected to the teacher's channels.
 
     Args:
-        student: Pixels as the student sees them, of unit length, projected to the teacher's
-            channels.
-        teacher: The same pixels as the teacher sees them, of unit length.
-        entries: What they are compared with, of unit length.
-        temperature: Divides the similarities.
-        kd_temperature: Divides them once more; the result is scaled back by its square.
+        student: Pixels as the student sees them.
+        teacher: The same pixels as the teacher sees them.
+        entries: What they are compared with.
+        temperature: Divides the similarities, :math:`\tau`.
+        kd_temperature: Divides them once more, T.
         written: False leaves an entry out of the softmax; by default all count.
-        block: How many pixels are compared at once; by default what fits a few hundred MiB. Does
-            not change the result.
+        block: How many pixels are compared at once; does not change the result.
 
     >>> pixels = torch.eye(2)
     >>> contrast_kl(pixels, pixels.flip(0), pixels, temperature=1.0)
@@ -225,19 +216,16 @@ class MemoryContrast(DistillationLoss):
     and `PixelRegionMemory`.
 
     Args:
-        temperature: Divides the similarities, which lie between -1 and 1: the smaller, the more
-            the nearest features count.
+        temperature: Divides the similarities: the smaller, the more the nearest features count.
         kd_temperature: Softens teacher and student once more.
         pixel_slots: How many pixels of each class are remembered.
         region_slots: How many regions of each class are remembered.
         pixels_per_class: How many pixels of a class each image adds to the memory at most.
-        contrast_pixels: With about how many remembered pixels, of all classes, every pixel of a
-            step is compared.
+        contrast_pixels: With about how many remembered pixels, of all classes, each is compared.
         contrast_regions: With about how many remembered regions.
         pixel_sampling: Which pixels are remembered for a class: its own (class), or as in the
             authors' code, pixels from the top of the image, whatever their class (legacy).
-        mask_unwritten: Leave out slots that have not been written to. By default they count, with
-            the random vectors they started as, as in the authors' code.
+        mask_unwritten: Leave out slots not written to; else they count, random, as in that code.
         weight: Factor beside the task's loss.
     """
 
@@ -255,8 +243,8 @@ class MemoryContrast(DistillationLoss):
         weight: float = 0.1,
     ) -> None:
         super().__init__(weight)
-        temperatures = {"temperature": temperature, "kd_temperature": kd_temperature}
-        require_above_zero("1 changes nothing", **temperatures)
+        remedy = "1 changes nothing"
+        require_above_zero(remedy, temperature=temperature, kd_temperature=kd_temperature)
         require_at_least(1, pixel_slots=pixel_slots, region_slots=region_slots)
         require_at_least(1, contrast_pixels=contrast_pixels, contrast_regions=contrast_regions)
         require_at_least(1, pixels_per_class=pixels_per_class)

@@ -30,14 +30,10 @@ def cross_image_similarity(
     teacher may differ in channels. Every pixel counts, labelled or not. The teacher gets no
     gradient; its features come to the student's grid.
 
-    The work grows with the square of ``batch * P``, the memory only with ``block * batch * P``.
-
-    Args:
-        student_features: Of the student.
-        teacher_features: Of the teacher, for the same images.
-        temperature: Divides the similarities: below 1, the most similar pixels count more.
-        block: How many pixels are compared with the batch at once; by default what fits a few
-            hundred MiB. Does not change the result.
+    The work grows with the square of ``batch * P``, the memory only with ``block * batch * P``:
+    ``block`` pixels are compared with the batch at once, by default what fits a few hundred MiB,
+    which does not change the result. A temperature :math:`\tau` below 1 makes the most similar
+    pixels count more.
 
     >>> apart, alike = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 1, 1, 2)
     >>> cross_image_similarity(alike, apart, temperature=1.0)
@@ -63,10 +59,8 @@ class CrossImageSimilarity(DistillationLoss):
     pixels in the batch. See `cross_image_similarity`.
 
     Args:
-        temperature: Divides the similarities, which lie between -1 and 1: the smaller, the more
-            the nearest pixels count.
-        pool: Average squares of this many features a side first; 2 makes the loss 16 times
-            cheaper. By default every feature counts.
+        temperature: Divides the similarities: the smaller, the more the nearest pixels count.
+        pool: Average squares of this many features a side first; 2 makes it 16 times cheaper.
         weight: Factor beside the task's loss.
     """
 

@@ -41,11 +41,6 @@ def feature_distance(
     Every pixel counts, labelled or not. The teacher gets no gradient; its features come to the
     student's grid.
 
-    Args:
-        student_features: Of the student, with the teacher's number of channels.
-        teacher_features: Of the teacher, for the same images.
-        kind: Which of the two.
-
     Raises:
         ValueError: the channels differ.
 
@@ -69,12 +64,10 @@ class FeatureDistance(DistillationLoss):
     `feature_distance`.
 
     Args:
-        kind: Match the features with their scale, by mean squared difference (l2), or only their
-            direction at each pixel (cosine). The size of l2 depends on the teacher: choose its
-            weight by the curve of the loss. That of cosine is 0 to 2 for any teacher.
-        alignment: What brings the student's features to the teacher's channels: a 1x1 convolution
-            without bias (conv) or with (conv-bias), one with batch norm and ReLU (conv-bn-relu),
-            or nothing (none), if both have the same number of channels.
+        kind: Match features with their scale, by squared difference (l2), whose size depends on
+            the teacher, or only the direction at each pixel (cosine), 0 to 2 for any teacher.
+        alignment: To the teacher's channels: by a 1x1 convolution without bias (conv) or with
+            (conv-bias), one with batch norm and ReLU (conv-bn-relu), or nothing (none).
         weight: Factor beside the task's loss.
     """
 
@@ -116,11 +109,6 @@ def feature_channel_kl(
     through an `Alignment` first. Every pixel counts, labelled or not. The teacher gets no
     gradient; its features come to the student's grid.
 
-    Args:
-        student_features: Of the student, with the teacher's number of channels.
-        teacher_features: Of the teacher, for the same images.
-        temperature: Divides both; the result is scaled back by its square.
-
     Raises:
         ValueError: the channels differ.
 
@@ -142,14 +130,12 @@ class FeatureChannelKL(DistillationLoss):
 
     Args:
         temperature: Softens teacher and student: above 1, faint places count more.
-        alignment: What brings the student's features to the teacher's channels: a 1x1 convolution
-            without bias (conv, CIRKD) or with (conv-bias, the CWD authors' code for
-            mmsegmentation), one with batch norm and ReLU (conv-bn-relu, their code for
-            Cityscapes), or nothing (none), if both have the same number of channels.
+        alignment: To the teacher's channels: by a 1x1 convolution without bias (conv, CIRKD) or
+            with (conv-bias, the CWD authors' code for mmsegmentation), one with batch norm and
+            ReLU (conv-bn-relu, their code for Cityscapes), or nothing (none).
         divisor: Whose number of channels the sum over channels is divided by: the teacher's, which
-            is that after alignment, or the student's before it, as in the code of CIRKD and in
-            the CWD authors' for mmsegmentation. With the latter the loss is larger by the ratio
-            of the two.
+            is that after alignment, or the student's before it, as in CIRKD's code and in the CWD
+            authors' for mmsegmentation.
         weight: Factor beside the task's loss.
     """
 

@@ -36,13 +36,6 @@ def intra_class_variation(
     these pixels in N (all); leaving them out altogether (valid) keeps the loss from fading where
     much is unlabelled, and gives 0 where all is.
 
-    Args:
-        student_features: Of the student.
-        teacher_features: Of the teacher, for the same images.
-        labels: Class ids.
-        normalise: Which pixels count: all, or those with a class (valid).
-        classes: How many classes labels may name.
-
     >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.ones(2, 2)
     >>> labels = torch.zeros(1, 1, 2, dtype=torch.int64)
     >>> intra_class_variation(student.view(1, 2, 1, 2), teacher.view(1, 2, 1, 2), labels)

@@ -31,14 +31,9 @@ def pairwise_similarity(
     Only similarities are compared, so student and teacher may differ in channels. Every pixel
     counts, labelled or not. The teacher gets no gradient; its features come to the student's grid.
 
-    Memory for two maps of ``batch * M^2``.
-
-    Args:
-        student_features: Of the student.
-        teacher_features: Of the teacher, for the same images.
-        kernel: Rows and columns of a block.
-        detach_norm: Take the length of a vector as given in the gradient, as the authors' code
-            does, so that the student also learns by making its vectors longer or shorter.
+    ``kernel`` is the rows and columns of a block; memory for two maps of ``batch * M^2``.
+    ``detach_norm`` takes the length of a vector as given in the gradient, as the authors' code
+    does, so that the student also learns by making its vectors longer or shorter.
 
     >>> apart, alike = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 1, 1, 2)
     >>> pairwise_similarity(alike, apart, kernel=(1, 1))
@@ -69,13 +64,11 @@ class PairwiseSimilarity(DistillationLoss):
     Needs no labels and nothing that is trained. See `pairwise_similarity`.
 
     Args:
-        kernel: Rows and columns of the blocks of features that count as one region. Its memory
-            grows with the square of the number of regions: with 2 x 2 blocks on a 64 x 64 map,
-            1024 regions and 4 MiB for each image and network. Not used with a scale.
+        kernel: Rows and columns of the blocks of features that count as one region: with 2 x 2
+            on a 64 x 64 map, 1024 regions and 4 MiB for each image and network.
         scale: Size of a block as a share of the map's instead, such as 0.5 for two or, where it
             does not divide evenly, three blocks along each side, as SKDS's authors have it.
-        detach_norm: Leave the length of the feature vectors out of the gradient, as SKDS's authors
-            do. The loss itself is the same.
+        detach_norm: Leave the length of feature vectors out of the gradient, as SKDS's authors do.
         weight: Factor beside the task's loss.
     """
 

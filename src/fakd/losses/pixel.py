@@ -81,17 +81,10 @@ def joint_pixel_kl(
 ) -> Float[Tensor, ""]:
     """Match which class each augmented pixel shows, by a bound that knows how logits covary.
 
-    The same mean over augmentations as `pixel_kl` with a variance, bounded in another way.
-
-    Args:
-        student_logits: Scores of the student.
-        teacher_logits: Scores of the teacher, brought to the student's grid if on another.
-        temperature: Divides both; the result is scaled back by its square.
-        covariance: Of all student logits under augmentation, for each class, lambda included.
-        class_rows: The row of ``covariance`` for each pixel; past the end for no augmentation.
-        bound: `difference_bound` or `tilted_bound`.
-        reduction: As in `pixel_kl`.
-        t_squared: As in `pixel_kl`.
+    The same mean over augmentations as `pixel_kl` with a variance, bounded in another way by
+    ``bound``, `difference_bound` or `tilted_bound`. ``covariance`` is that of all student logits
+    under augmentation, for each class, lambda included; a pixel whose row in it
+    (``class_rows``) lies past the end is not augmented. All else as in `pixel_kl`.
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         student = F.log_softmax(precise(student_logits) / temperature, dim=1)
@@ -128,8 +121,7 @@ class PixelKL(DistillationLoss):
         strength: How far features are augmented at the end of training, rising from 0 on a half
             cosine. 0 is plain distillation (PD); the paper's best is 1.
         covariance: What is known about a class: the variance of each feature channel (diagonal),
-            how all channels vary together (full), or the variance of the logits themselves
-            (logits).
+            how all vary together (full), or the variance of the logits themselves (logits).
         bound: How the mean over all augmentations is bounded: each logit by itself (marginal), by
             differences to the target class (difference, ISDA's form, asks for a margin), or
             tighter and dearer (tilted). The last two need diagonal or full covariance and a 1x1
@@ -138,9 +130,8 @@ class PixelKL(DistillationLoss):
         momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
             follows features that drift; by default all pixels seen count the same.
         reduction: What the sum over images and pixels is divided by: images times pixels
-            (pixel_mean), that times classes (element_mean, as IFVD does), pixels of one image
-            (sum_over_hw, SKDS), or images (batch_mean, MMRazor). The same weight means
-            something a hundred times larger or smaller from one to the other.
+            (pixel_mean), that times classes (element_mean, IFVD), pixels of one image
+            (sum_over_hw, SKDS), or images (batch_mean, MMRazor). Sets what a weight means.
         t_squared: Scale the loss back by the temperature's square.
         weight: Factor beside the task's loss.
     """

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fakd import specs
-from fakd.covariance import CovarianceKind
 from fakd.types import DistillationLoss, LossInputs, Segmenter
 
 
@@ -34,7 +33,18 @@ class WeightedSum(DistillationLoss):
                 f"{', '.join(losses)}; choose others"
             )
         self.losses = nn.ModuleDict(losses)
-        self.covariance, self.momentum = _shared_statistics(self._parts())
+        wanted = {
+            name: (loss.covariance, loss.momentum)
+            for name, loss in losses.items()
+            if loss.covariance is not None
+        }
+        if len(set(wanted.values())) > 1:
+            listed = "; ".join(f"{name}: {kind}, {past}" for name, (kind, past) in wanted.items())
+            raise ValueError(
+                "expected one covariance and momentum for all losses with a strength, as they "
+                f"share the statistics, got {listed}; choose one"
+            )
+        self.covariance, self.momentum = next(iter(wanted.values()), (None, None))
 
     def _parts(self) -> dict[str, DistillationLoss]:
         return {name: loss for name, loss in self.losses.items()}  # type: ignore[misc]  # noqa: C416
@@ -67,24 +77,6 @@ class WeightedSum(DistillationLoss):
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """List the optimisers of all losses."""
         return tuple(each for loss in self._parts().values() for each in loss.optimizers())
-
-
-def _shared_statistics(
-    losses: Mapping[str, DistillationLoss],
-) -> tuple[CovarianceKind | None, float | None]:
-    """Find the class statistics that all losses with a strength agree on."""
-    wanted = {
-        name: (loss.covariance, loss.momentum)
-        for name, loss in losses.items()
-        if loss.covariance is not None
-    }
-    if len(set(wanted.values())) > 1:
-        listed = "; ".join(f"{name}: {kind}, {window}" for name, (kind, window) in wanted.items())
-        raise ValueError(
-            "expected one covariance and momentum for all losses with a strength, as they share "
-            f"the statistics, got {listed}; choose one"
-        )
-    return next(iter(wanted.values()), (None, None))
 
 
 Spec = dict[str, Any]

@@ -30,14 +30,9 @@ def relational(
     (arXiv 2205.10536). As in the authors' code, 1e-8 is added to the product of the two norms. What
     is constant, such as a map of one pixel, correlates with nothing: it counts as 1 and gets no
     gradient, which would be 1e8 times the teacher's deviation. Every pixel counts, labelled or
-    not. The teacher gets no gradient; its logits come to the student's grid.
-
-    Args:
-        student_logits: Scores of the student.
-        teacher_logits: Scores of the teacher, for the same images.
-        temperature: Divides both; the result is scaled back by its square.
-        inter: :math:`\beta`, the weight of the ranking of the classes.
-        intra: :math:`\gamma`, the weight of the ranking of the pixels.
+    not. The teacher gets no gradient; its logits come to the student's grid. ``inter`` is
+    :math:`\beta`, the weight of the ranking of the classes, ``intra`` :math:`\gamma`, that of the
+    pixels.
 
     >>> teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]]).view(1, 2, 1, 2)
     >>> relational(torch.zeros(1, 2, 1, 2), teacher)

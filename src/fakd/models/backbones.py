@@ -111,6 +111,8 @@ class Architecture:
         return f"{self.full_name}{stem}"
 
 
+HRNET = {"feature_location": ""}
+
 PAPER = {
     "resnet101": Architecture(
         "resnet101c", weights="gluon_in1k", file="resnet101_v1c-e67eebb6.pth"
@@ -129,18 +131,10 @@ PAPER = {
         file="mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth",
     ),
     "hrnet_w48": Architecture(
-        "hrnet_w48",
-        {"feature_location": ""},
-        fuse_bilinearly,
-        weights="ms_in1k",
-        file="hrnetv2_w48-d2186c55.pth",
+        "hrnet_w48", HRNET, fuse_bilinearly, "ms_in1k", "hrnetv2_w48-d2186c55.pth"
     ),
     "hrnet_w18s": Architecture(
-        "hrnet_w18_small_v2",
-        {"feature_location": ""},
-        fuse_bilinearly,
-        weights="ms_in1k",
-        file="hrnetv2_w18_small-b5a04e21.pth",
+        "hrnet_w18_small_v2", HRNET, fuse_bilinearly, "ms_in1k", "hrnetv2_w18_small-b5a04e21.pth"
     ),
 }
 """The paper's backbones. ``resnet101`` and ``resnet18`` have the deep stem of three 3x3
@@ -183,9 +177,9 @@ def find_architecture(name: str) -> Architecture:
             f"see timm.list_models(){hint}"
         )
     architecture, _, tag = timm_name.partition(".")
-    arguments = {"feature_location": ""} if architecture.startswith("hrnet") else {}
-    patch = fuse_bilinearly if architecture.startswith("hrnet") else None
-    return Architecture(architecture, arguments, patch, weights=tag or "")
+    if architecture.startswith("hrnet"):
+        return Architecture(architecture, HRNET, fuse_bilinearly, weights=tag)
+    return Architecture(architecture, weights=tag)
 
 
 def build_backbone(name: str, output_stride: int | None) -> Backbone:
@@ -199,11 +193,8 @@ def build_backbone(name: str, output_stride: int | None) -> Backbone:
         InputError: the network cannot be built, or its last stage has another stride.
     """
     architecture = find_architecture(name)
-    arguments = dict(architecture.arguments)
-    if output_stride is not None:
-        arguments["output_stride"] = output_stride
     try:
-        backbone = create(architecture, arguments)
+        backbone = create(architecture, output_stride)
     except (TypeError, AssertionError, RuntimeError, NotImplementedError) as error:
         raise InputError(offer(name, architecture, output_stride)) from error
     if output_stride is not None and backbone.strides[-1] != output_stride:
@@ -211,8 +202,11 @@ def build_backbone(name: str, output_stride: int | None) -> Backbone:
     return backbone
 
 
-def create(architecture: Architecture, arguments: dict[str, Any]) -> Backbone:
+def create(architecture: Architecture, output_stride: int | None = None) -> Backbone:
     """Let timm build the feature extractor, patch it, and run it once to see its stages."""
+    arguments = dict(architecture.arguments)
+    if output_stride is not None:
+        arguments["output_stride"] = output_stride
     module: nn.Module = timm.create_model(
         architecture.timm_name,
         pretrained=False,
@@ -237,7 +231,7 @@ def offer(name: str, architecture: Architecture, output_stride: int | None) -> s
     if output_stride is not None:
         wanted += f" and reach output stride {output_stride}"
     try:
-        strides = create(architecture, dict(architecture.arguments)).strides
+        strides = create(architecture).strides
         came = f"its stages have strides {', '.join(map(str, strides))}"
     except (TypeError, AssertionError, RuntimeError, NotImplementedError):
         came = f"it does not run on a {PROBE}x{PROBE} image"

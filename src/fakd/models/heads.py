@@ -9,6 +9,11 @@ from torch.nn import functional as F
 
 from fakd.errors import InputError
 
+Stages = list[Float[Tensor, "batch _ _ _"]]
+"""A backbone's maps, fine to coarse."""
+Answer = tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]
+"""Logits, and the feature that the final classifier makes them of."""
+
 
 class ConvBlock(nn.Module):
     """Convolution without bias, batch norm, ReLU; keeps the spatial size.
@@ -81,14 +86,7 @@ class FCNHead(nn.Module):
 
     With several stages, each is interpolated to the size of the first and all are concatenated in
     order, the way HRNetV2 reads its four resolutions. Sun et al., 2019 (arXiv 1904.04514).
-
-    Args:
-        stage_channels: channels of all stages of the backbone.
-        stages: indices of the stages to read.
-        channels: width of the feature.
-        classes: number of classes.
-        dropout: share of feature channels dropped in training.
-        kernel_size: of the one convolution.
+    ``stages`` are the indices of those to read, ``kernel_size`` is that of the one convolution.
     """
 
     def __init__(
@@ -107,9 +105,7 @@ class FCNHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         first, *others = [stages[index] for index in self.stages]
         joined = torch.cat([first, *(resize(other, like=first) for other in others)], dim=1)
@@ -149,9 +145,7 @@ class PSPHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         stage = stages[-1]
         context = [resize(pool(stage), stage, self.align_corners) for pool in self.psp_modules]
@@ -201,9 +195,7 @@ class SeparableASPPHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         stage = stages[-1]
         branches = [resize(self.image_pool(stage), stage, self.align_corners)]
@@ -268,9 +260,7 @@ class ISAHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = pixel_classifier(channels, classes)
 
-    def forward(
-        self, stages: list[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]:
+    def forward(self, stages: Stages) -> Answer:
         """Return logits and their feature, the input of ``conv_seg``."""
         residual = self.in_conv(stages[-1])
         attended = self.attend(residual)

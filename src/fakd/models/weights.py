@@ -4,7 +4,7 @@ import importlib.util
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import huggingface_hub
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 from fakd.models.backbones import PAPER, Architecture, Backbone
 from fakd.models.mmseg.renaming import PREFIX, from_mmseg
 from fakd.models.mmseg.unpickle import load_pickled
@@ -26,11 +26,6 @@ SHOWN = 5
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
     """Copy a state dictionary whose names and shapes are exactly the module's.
-
-    Args:
-        module: what receives the weights.
-        state: its complete state dictionary.
-        source: where it came from, for the error.
 
     Raises:
         InputError: an entry is missing, unexpected or of another shape; nothing was copied.
@@ -54,13 +49,7 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
         if name in given and given[name].shape != tensor.shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    return [f"{kind} {shorten(names)}" for kind, names in kinds.items() if names]
-
-
-def shorten(names: Sequence[str]) -> str:
-    """Write the first few names and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return [f"{kind} {some(names, SHOWN)}" for kind, names in kinds.items() if names]
 
 
 FILE = "model.safetensors"
@@ -69,13 +58,9 @@ TIMEOUT = 5.0
 """Seconds to wait for the hub before saying that it cannot be reached."""
 
 
-def fetch(architecture: Architecture, instead: str) -> Path:
-    """Return the hub's file for a backbone, from the local cache if it is there.
-
-    Args:
-        architecture: which backbone, and which of its weights.
-        instead: what the user can do without the hub, for the error.
-    """
+def fetch(architecture: Architecture) -> Path:
+    """Return the hub's file for a backbone, from the local cache if it is there."""
+    instead = alternatives(architecture)
     trained = None
     if architecture.weights is not None:
         trained = timm.get_pretrained_cfg(architecture.full_name)
@@ -142,10 +127,7 @@ def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
         return Normalize()
     if weights != "imagenet":
         return load_from(Path(weights), backbone)
-    package = find_package(backbone)
-    if package is None:
-        package = fetch(backbone.architecture, alternatives(backbone.architecture))
-    return load_from(package, backbone)
+    return load_from(find_package(backbone) or fetch(backbone.architecture), backbone)
 
 
 def load_from(path: Path, backbone: Backbone) -> Normalize:

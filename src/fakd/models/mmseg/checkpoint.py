@@ -44,11 +44,10 @@ def load_mmseg(
     Raises:
         InputError: the file is damaged, asks for code to be run, or holds another network.
     """
-    checkpoint = source
-    name = "the state dictionary"
-    if not isinstance(source, Mapping):
-        name = str(source)
-        checkpoint = read(Path(source))
+    if isinstance(source, Mapping):
+        name, checkpoint = "the state dictionary", source
+    else:
+        name, checkpoint = str(source), read(Path(source))
     if not isinstance(checkpoint, Mapping):
         raise InputError(f"{name} must be a dictionary, got {type(checkpoint).__name__}")
     state = checkpoint.get("state_dict", checkpoint)
@@ -60,9 +59,10 @@ def load_mmseg(
     backbone = backbone_of(network)
     problems = misfits(to_mmseg_names(network.state_dict(), backbone), state)
     if problems:
+        kind = str((network.config or {}).get("class_path", "")).rpartition(".")[2]
         raise InputError(
-            f"{name} must hold exactly the entries of {type_of(network)} on {backbone}, and does "
-            f"not: {'; '.join(problems)}; choose a checkpoint of one of the paper's networks"
+            f"{name} must hold exactly the entries of {kind} on {backbone}, and does not: "
+            f"{'; '.join(problems)}; choose a checkpoint of one of the paper's networks"
         )
     network.load_state_dict(from_mmseg(state, backbone))
     describe(network, checkpoint.get("meta"))
@@ -109,12 +109,8 @@ def build(state: Mapping[str, Tensor], align_corners: bool, source: str) -> Enco
         classes, channels = classifier.shape[:2]
         if backbone.startswith("hrnet") and "convs" in head:
             return fcn_hrnet(backbone, classes, channels=channels)
-        auxiliary = any(name.startswith("auxiliary_head.") for name in state)
-        options: dict[str, Any] = {
-            "channels": channels,
-            "auxiliary": auxiliary,
-            "align_corners": align_corners,
-        }
+        options: dict[str, Any] = {"channels": channels, "align_corners": align_corners}
+        options["auxiliary"] = any(name.startswith("auxiliary_head.") for name in state)
         if "psp_modules" in head:
             return pspnet(backbone, classes, **options)
         if "c1_bottleneck" in head and "aspp_modules" in head:
@@ -150,37 +146,23 @@ def width(state: Mapping[str, Tensor], name: str) -> int:
 def describe(network: EncoderDecoder, meta: object) -> None:
     """Note the class names and the palette of a checkpoint's ``meta`` at the network."""
     meta = meta if isinstance(meta, Mapping) else {}
-    meta = {**meta, **as_mapping(meta.get("dataset_meta"))}
-    names = per_class(meta.get("CLASSES", meta.get("classes")), network)
-    palette = per_class(meta.get("PALETTE", meta.get("palette")), network)
-    if names:
+    newer = meta.get("dataset_meta")
+    meta = {**meta, **(newer if isinstance(newer, Mapping) else {})}
+    names = meta.get("CLASSES", meta.get("classes"))
+    palette = meta.get("PALETTE", meta.get("palette"))
+    # Only what has one entry for each class.
+    if isinstance(names, Sequence) and len(names) == network.classes:
         network.class_names = tuple(str(name).strip() for name in names)
-    if palette:
+    if isinstance(palette, Sequence) and len(palette) == network.classes:
         network.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
-
-
-def as_mapping(value: object) -> Mapping[str, Any]:
-    """Return a mapping as it is and anything else as an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def per_class(value: object, network: EncoderDecoder) -> Sequence[Any]:
-    """Return a value that has one entry for each class of a network, else nothing."""
-    return value if isinstance(value, Sequence) and len(value) == network.classes else ()
 
 
 def backbone_of(network: EncoderDecoder) -> str:
     """Return the paper's name of a network's backbone."""
-    arguments = (network.config or {}).get("init_args", {})
-    backbone = arguments.get("backbone")
+    backbone = (network.config or {}).get("init_args", {}).get("backbone")
     if backbone not in BACKBONES:
         raise InputError(
             f"backbone must be one of {', '.join(BACKBONES)} for mmsegmentation, got {backbone}; "
             "save the network as .safetensors instead"
         )
     return str(backbone)
-
-
-def type_of(network: EncoderDecoder) -> str:
-    """Return the name of the function that built a network."""
-    return str((network.config or {}).get("class_path", "")).rpartition(".")[2]

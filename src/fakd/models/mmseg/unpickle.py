@@ -44,14 +44,10 @@ class Inert(dict):
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
-    def __setstate__(self, state: object) -> None:
-        """Drop the state."""
-
     def append(self, item: object) -> None:
-        """Drop the item of what was a list."""
+        """Drop the state, or the item or items of what was a list."""
 
-    def extend(self, items: object) -> None:
-        """Drop the items of what was a list."""
+    __setstate__ = extend = append
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle to an empty one."""
@@ -63,18 +59,15 @@ class Unpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Return what a pickled name may become; importing and calling are not among it."""
-        if (module_name, global_name) in PLAIN or is_storage(module_name, global_name):
+        if (module_name, global_name) in PLAIN or (
+            module_name in ("torch", "torch.storage") and global_name.endswith("Storage")
+        ):
             return super().find_class(module_name, global_name)
         if (module_name, global_name) == ("_codecs", "encode"):
             return encode_bytes
         if module_name.split(".")[0] in HARMLESS:
             return Inert
         raise Refused(f"{module_name}.{global_name}")
-
-
-def is_storage(module_name: str, global_name: str) -> bool:
-    """Tell whether a name is one of torch's storage types."""
-    return module_name in ("torch", "torch.storage") and global_name.endswith("Storage")
 
 
 def encode_bytes(text: str, _: str = "latin1") -> bytes:
@@ -110,13 +103,8 @@ def load_pickled(path: Path) -> Any:
             "save its state dictionary alone, where you trust it"
         ) from error
     except Exception as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> InputError:
-    """Make the error for a file that is no checkpoint."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(
-        f"{path} must be a file written by torch.save and cannot be read as one ({reason}); "
-        "download it again"
-    )
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} must be a file written by torch.save and cannot be read as one ({reason}); "
+            "download it again"
+        ) from error
