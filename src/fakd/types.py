@@ -109,6 +109,9 @@ class DistillationLoss(nn.Module, ABC):
     momentum: float | None = None
     """Exponential window of those statistics; None keeps everything ever seen."""
 
+    image_by_image: bool = True
+    """Whether the loss of a batch is the mean over its images, so that a step may go in parts."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the arguments, which a loss may keep under other names, or not at all."""
         loss = super().__new__(cls)

@@ -6,12 +6,13 @@ from torch import nn
 
 from fakd.data import Batch
 from fakd.errors import InputError
-from fakd.losses import ChannelKL, PixelKL
+from fakd.losses import PRESETS, ChannelKL, PixelKL, preset
 from fakd.settings import Schedule, Task
 from fakd.training.objective import Distillation, Supervised, scaled
 from fakd.training.task import TaskLoss
 from fakd.types import IGNORE, Prediction, Segmenter
 from training.test_loop import training
+from training.test_teacher import network
 
 CLASSES = 3
 
@@ -102,6 +103,20 @@ def test_class_statistics_are_those_of_the_whole():
 def test_parts_that_do_not_divide_a_batch_are_refused(tiny_data):
     with pytest.raises(InputError, match=r"multiple of 3.*got 4"):
         training(tiny_data, schedule=Schedule(batch_size=4, accumulate=3, learning_rate=0.1))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_losses_that_need_the_whole_batch_are_refused_in_parts(tiny_data, name):
+    """The gradient of each preset tells: its parts add up to the whole, or it says it does not."""
+    loss = preset(name)
+    whole = {"cirkd", "cirkd-voc", "dist", "cwd-td-all", "cwd-cirkd"}
+    whole |= {each for each in PRESETS if each.startswith(("skds", "ifvd"))}
+    assert loss.image_by_image == (name not in whole)
+    if not loss.image_by_image:
+        objective = Distillation(network(0), network(1), loss)
+        schedule = Schedule(steps=1, batch_size=4, accumulate=2, learning_rate=0.1)
+        with pytest.raises(InputError, match="mean over images"):
+            training(tiny_data, schedule=schedule, objective=objective)
 
 
 def test_a_run_in_parts_learns(tiny_data):

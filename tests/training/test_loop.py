@@ -27,7 +27,7 @@ from fakd.training.start import start
 from fakd.training.task import TaskLoss
 
 
-def training(data, steps=4, learning_rate=0.05, fabric=None, **settings):
+def training(data, steps=4, learning_rate=0.05, fabric=None, objective=None, **settings):
     hardware = Hardware(accelerator="cpu")
     torch.manual_seed(0)
     network = pspnet("mobilenetv3_small_050", data.classes, channels=16)
@@ -42,7 +42,7 @@ def training(data, steps=4, learning_rate=0.05, fabric=None, **settings):
     return Training(
         fabric,
         network,
-        Supervised(TaskLoss(Task(), data.classes)),
+        objective or Supervised(TaskLoss(Task(), data.classes)),
         data,
         whole,
         Console(quiet=True),

@@ -229,6 +229,8 @@ class Adversarial(DistillationLoss):
         weight: Factor beside the task's loss; SKDS's authors use 0.1.
     """
 
+    image_by_image = False
+
     def __init__(
         self,
         loss: AdversarialKind = "hinge",

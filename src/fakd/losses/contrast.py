@@ -229,6 +229,8 @@ class MemoryContrast(DistillationLoss):
         weight: Factor beside the task's loss.
     """
 
+    image_by_image = False
+
     def __init__(
         self,
         temperature: float = 0.1,

@@ -64,6 +64,8 @@ class CrossImageSimilarity(DistillationLoss):
         weight: Factor beside the task's loss.
     """
 
+    image_by_image = False
+
     def __init__(
         self, temperature: float = 0.1, pool: int | None = None, weight: float = 1.0
     ) -> None:

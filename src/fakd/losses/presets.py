@@ -26,13 +26,15 @@ class WeightedSum(DistillationLoss):
         super().__init__()
         if not losses:
             raise ValueError("expected at least one loss in losses, got none")
-        taken = {"task", "auxiliary"} & set(losses)
+        taken = {"task", "auxiliary", "dice", "lovasz", "gradient_norm"} & set(losses)
         if taken or any("." in name for name in losses):
             raise ValueError(
-                f"expected names of losses without a dot, and other than task and auxiliary, got "
+                "expected names of losses without a dot, and other than task, auxiliary, dice, lovasz "
+                "and gradient_norm, got "
                 f"{', '.join(losses)}; choose others"
             )
         self.losses = nn.ModuleDict(losses)
+        self.image_by_image = all(loss.image_by_image for loss in losses.values())
         wanted = {
             name: (loss.covariance, loss.momentum)
             for name, loss in losses.items()

@@ -75,6 +75,8 @@ class Relational(DistillationLoss):
         weight: Factor of both, beside the task's loss.
     """
 
+    image_by_image = False
+
     def __init__(
         self,
         temperature: float = 1.0,

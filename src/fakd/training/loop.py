@@ -73,6 +73,12 @@ class Training:
                 f"expected schedule.batch_size to be a multiple of {parts}, the devices times "
                 f"schedule.accumulate, got {settings.schedule.batch_size}"
             )
+        if settings.schedule.accumulate > 1 and not objective.image_by_image:
+            raise InputError(
+                "schedule.accumulate needs a distillation that is a mean over images, and this one "
+                "compares images with each other or trains an opponent on whole batches; leave it "
+                "at 1"
+            )
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
         self.folder: RunFolder | None = None

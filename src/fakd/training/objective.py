@@ -35,6 +35,8 @@ class Objective(nn.Module, ABC):
 
     task: TaskLoss | None
     """The task's own loss; None where the data have no labels."""
+    image_by_image: bool = True
+    """Whether a step may go in parts; see `DistillationLoss.image_by_image`."""
 
     @abstractmethod
     def forward(
@@ -133,7 +135,7 @@ class Distillation(Objective):
             )
         # In a tuple, as the student's classifier must not be saved here too.
         self._classifier = (student.classifier,)
-        self.loss = loss
+        self.loss, self.image_by_image = loss, loss.image_by_image
         self.task = task
         self.covariance = _statistics_for(loss, student)
         loss.prepare(student, teacher)
