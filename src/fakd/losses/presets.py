@@ -29,9 +29,8 @@ class WeightedSum(DistillationLoss):
         taken = {"task", "auxiliary", "dice", "lovasz", "gradient_norm"} & set(losses)
         if taken or any("." in name for name in losses):
             raise ValueError(
-                "expected names of losses without a dot, and other than task, auxiliary, dice, lovasz "
-                "and gradient_norm, got "
-                f"{', '.join(losses)}; choose others"
+                "expected names of losses without a dot, and other than task, auxiliary, dice, "
+                f"lovasz and gradient_norm, got {', '.join(losses)}; choose others"
             )
         self.losses = nn.ModuleDict(losses)
         self.image_by_image = all(loss.image_by_image for loss in losses.values())
