@@ -166,7 +166,8 @@ class Augmentation:
     rotation: float = 0.0
     mix: Literal["cutmix", "classmix"] | None = None
     mix_probability: float = 0.5
-    extra: dict[str, Any] | None = None
+    # Of dict[str, Any] the parser would make objects of class paths.
+    extra: dict | None = None
 
     def __post_init__(self) -> None:
         name = "augmentation"

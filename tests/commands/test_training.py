@@ -328,6 +328,8 @@ def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     recipe = tmp_path / "whole" / "recipe.yaml"
     assert yaml.safe_load(recipe.read_text())["augmentation"]["extra"] == BLUR
+    mistyped = '--augmentation.extra={"class_path": "torchvision.transforms.v2.Blur"}'
+    assert main(["distill", str(recipe), f"--run={tmp_path / 'other'}", mistyped]) == 2
     assert main(["distill", str(recipe), f"--run={tmp_path / 'again'}"]) == 0
     again = weights(tmp_path / "again")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
