@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from fakd.errors import InputError, counts, positive, require_each, weighs
+from fakd.specs import is_spec
 
 IGNORE = -1
 """The label of a pixel without a class."""
@@ -148,6 +149,12 @@ class Augmentation:
             pixels, up to ten times; 1 takes the first.
         base: Long and short side that images are fitted into before scaling; None keeps each
             image's own size.
+        rotation: Largest angle in degrees, either way; mean colour and no class come in at corners.
+        mix: Paste in of another image of the batch, with its labels, a rectangle (cutmix) or half
+            of its classes (classmix).
+        mix_probability: Share of the images that others are pasted into.
+        extra: One more change of colours: class_path and init_args of a transform, yours or one of
+            torchvision.transforms.v2, that takes 8-bit images.
     """
 
     crop: tuple[int, int] = (512, 512)
@@ -156,8 +163,19 @@ class Augmentation:
     photometric: bool = True
     largest_class: float = 0.75
     base: tuple[int, int] | None = None
+    rotation: float = 0.0
+    mix: Literal["cutmix", "classmix"] | None = None
+    mix_probability: float = 0.5
+    # Of dict[str, Any] the parser would make objects of class paths.
+    extra: dict | None = None
 
     def __post_init__(self) -> None:
+        name = "augmentation"
+        require_each(self, name, lambda n: 0 <= n <= 180, "from 0 to 180 degrees", "rotation")
+        require_each(self, name, lambda n: 0 < n <= 1, "above 0 and up to 1", "mix_probability")
+        require_each(self, name, is_spec, "as {class_path: ..., init_args: {...}}", "extra")
+        if self.mix is None and self.mix_probability != Augmentation.mix_probability:
+            raise InputError("augmentation.mix_probability needs augmentation.mix; give both")
         if min(self.crop) < 1:
             raise InputError(f"crop must be height and width of at least 1, got {self.crop}")
         if not 0 < self.scale[0] <= self.scale[1] < math.inf:

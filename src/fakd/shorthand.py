@@ -184,6 +184,9 @@ def gather(
         elif key in built and value is not None:
             found[key] = _changed(found.get(key), inner.split(".") if inner else [], _plain(value))
         else:
+            if name == "augmentation.extra":
+                # The parser cannot replace one class path, such as a recipe's, by another.
+                rest.append(f"--{name}=null")
             rest.append(f"--{name}" if value is None else f"--{name}={value}")
     for key, spec in found.items():
         if isinstance(spec, str):

@@ -181,6 +181,8 @@ def checked(
             return inner(value, place)
         if isinstance(value, Mapping) and any(map(is_spec, value.values())):
             return {key: converted(each, Any, f"{place}.{key}") for key, each in value.items()}
+        if isinstance(value, list) and any(map(is_spec, value)):
+            return [converted(each, Any, f"{place}[{i}]") for i, each in enumerate(value)]
         return _converted(value, hint, place) if asked_by is None else _with_tuple(value, hint)
 
     for name, value in given.items():

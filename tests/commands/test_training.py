@@ -21,6 +21,7 @@ from fakd.training.loop import Training
 
 SMALL = ["--data.train=8", "--data.val=4", "--data.size=[32,48]", "--augmentation.crop=[32,48]"]
 DATA = ["--data=scenes", *SMALL]
+BLUR = {"class_path": "torchvision.transforms.v2.GaussianBlur", "init_args": {"kernel_size": 5}}
 NETWORK = ["pspnet", "--{0}.backbone=mobilenetv3_small_050", "--{0}.channels=16"]
 
 
@@ -281,6 +282,8 @@ def test_a_killed_run_continues_to_bit_identical_weights(teacher, tmp_path):
         ("--freeze=bakcbone", "there is no bakcbone in the network"),
         ("--schedule.accumulate=3", "a multiple of 3"),
         ("--ema=1", "expected ema between 0 and 1"),
+        ('--augmentation.extra={"class_path": "torchvision.transforms.v2.Blur"}', "there is no"),
+        ("--augmentation.mix=copypaste", "augmentation.mix"),
     ],
 )
 def test_settings_that_do_not_fit_the_run_leave_no_folder(tmp_path, capsys, wrong, expected):
@@ -301,6 +304,8 @@ def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
         "--task.lovasz=0.5", "--task.hardest=0.7", "--task.label_smoothing=0.1", "--ema=0.9",
         "--freeze=backbone", "--freeze.until=5", "--intervals.save=2", "--intervals.evaluate=4",
         "--schedule.steps=12", "--check_teacher=false", "--distillation=cwd-fa",
+        "--augmentation.rotation=20", "--augmentation.mix=classmix",
+        f"--augmentation.extra={json.dumps(BLUR)}",
     ]  # fmt: skip
     assert main([*arguments, f"--run={tmp_path / 'whole'}"]) == 0
     save = Training._save
@@ -321,6 +326,13 @@ def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    recipe = tmp_path / "whole" / "recipe.yaml"
+    assert yaml.safe_load(recipe.read_text())["augmentation"]["extra"] == BLUR
+    mistyped = '--augmentation.extra={"class_path": "torchvision.transforms.v2.Blur"}'
+    assert main(["distill", str(recipe), f"--run={tmp_path / 'other'}", mistyped]) == 2
+    assert main(["distill", str(recipe), f"--run={tmp_path / 'again'}"]) == 0
+    again = weights(tmp_path / "again")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_another_optimiser_does_not_inherit_what_sgd_usually_has(tmp_path):

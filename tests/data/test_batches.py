@@ -325,3 +325,125 @@ def test_labels_of_another_type_are_refused_before_they_are_misread():
     for read in (batches, lambda split: list(evaluation_samples(split))):
         with pytest.raises(InputError, match=r"torch\.int16, -1 where .* got torch\.uint8 of \d"):
             read(Bytes(4, noisy=True))
+
+
+class Coloured(Split):
+    """Blocks of classes, the image saying at every pixel which sample and label it shows."""
+
+    labelled = False
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        labels = torch.randint(0, 6, (3, 4), generator=generator).short()
+        labels = labels.repeat_interleave(6, 0).repeat_interleave(6, 1)
+        image = torch.stack([labels * 40, torch.full_like(labels, index), labels]).byte()
+        return Sample(image, None if index == 3 else labels, str(index))
+
+    def identity(self):
+        return []
+
+
+def mixing(kind, batch_size=5, last=8, **options):
+    still = Augmentation((18, 24), (1.0, 1.0), 0.0, False, 1.0)
+    if kind is not None:
+        still = replace(still, mix=kind, mix_probability=0.8)
+    split = options.pop("split", Coloured())
+    return list(training_batches(split, still, batch_size, 3, 0, last, **options))
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "classmix"])
+def test_images_and_labels_are_mixed_alike(kind):
+    mixed_images = 0
+    for plain, batch in zip(mixing(None), mixing(kind), strict=True):
+        assert torch.equal(batch.labelled, plain.labelled)
+        for slot, geometry in enumerate(batch.geometries):
+            beside = slot + 1 if slot % 2 == 0 else slot - 1
+            beside = 0 if beside == 5 else beside
+            # By the pixels, whose second channel says which sample they are of.
+            names = plain.indices[[slot, beside]].tolist()
+            pasted = batch.images[slot, 1] == names[1]
+            assert (pasted | (batch.images[slot, 1] == names[0])).all()
+            for row in range(18):
+                for column in range(24):
+                    source = beside if pasted[row, column] else slot
+                    for found, whole in (
+                        (batch.labels, plain.labels),
+                        (batch.images, plain.images),
+                    ):
+                        here = found[slot, ..., row, column]
+                        assert torch.equal(here, whole[source, ..., row, column])
+            if geometry is None:
+                mixed_images += 1
+                if names[0] != names[1]:
+                    check_region(kind, pasted, plain.labels[beside])
+            elif names[0] != names[1]:
+                assert not pasted.any()
+    assert 20 < mixed_images < 38
+
+
+def check_region(kind, pasted, labels):
+    if kind == "cutmix":
+        rows, columns = pasted.any(1).nonzero(), pasted.any(0).nonzero()
+        height, width = len(rows), len(columns)
+        assert pasted.sum() == height * width
+        assert abs(height / 18 - width / 24) < 0.06
+        return
+    classes = {label for label in labels.unique().tolist() if label != IGNORE}
+    taken = {label for label in classes if pasted[labels == label].all()}
+    assert len(taken) == len(classes) // 2
+    assert pasted.sum() == sum(int((labels == label).sum()) for label in taken)
+
+
+def test_the_area_that_cutmix_pastes_is_uniform():
+    areas = []
+    for batch in mixing("cutmix", batch_size=40, last=10):
+        for image, index, geometry in zip(
+            batch.images, batch.indices.tolist(), batch.geometries, strict=True
+        ):
+            if geometry is None:
+                areas.append(float((image[1] != index).float().mean()))
+    areas = np.array([area for area in areas if area > 0])
+    assert abs(areas.mean() - 0.5) < 0.06
+    assert np.abs(np.quantile(areas, [0.25, 0.75]) - [0.25, 0.75]).max() < 0.08
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "classmix"])
+@pytest.mark.parametrize("world", [2, 3, 6])
+def test_mixing_does_not_depend_on_workers_ranks_or_resumption(kind, world):
+    whole = mixing(kind, batch_size=6)
+    assert equal(whole, mixing(kind, batch_size=6, workers=2))
+    assert not equal(whole, mixing(None, batch_size=6))
+    ranks = [mixing(kind, batch_size=6, rank=rank, world=world) for rank in range(world)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        for name in ("images", "labels", "labelled"):
+            joined = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(joined, getattr(batch, name))
+        assert [each for part in parts for each in part.geometries] == batch.geometries
+
+
+def test_skipped_partners_are_counted_once():
+    settings = {"batch_size": 4, "split": Numbered(7, broken={2, 5}), "broken": "skip"}
+    whole = mixing("cutmix", **settings)
+    ranks = [mixing("cutmix", **settings, rank=rank, world=4) for rank in range(4)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert sum((part.skipped for part in parts), ()) == batch.skipped
+    assert any(batch.skipped for batch in whole)
+
+
+def test_an_image_has_none_to_be_mixed_with_in_a_batch_of_one():
+    with pytest.raises(InputError, match=r"augmentation\.mix needs .* batch_size of at least 2"):
+        mixing("cutmix", batch_size=1)
+
+
+def test_workers_change_nothing_about_an_extra_transform():
+    blur = {"class_path": "torchvision.transforms.v2.GaussianBlur", "init_args": {"kernel_size": 5}}
+    settings = replace(SETTINGS, extra=blur, rotation=20.0)
+    found = [
+        list(training_batches(Numbered(7, noisy=True), settings, 4, 3, 0, 4, workers=workers))
+        for workers in (0, 2)
+    ]
+    assert equal(*found)
+    assert not equal(found[0], batches())

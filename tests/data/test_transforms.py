@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from fakd.data import Augmentation, Sample, augment, cut_like
-from fakd.data.transforms import MEAN_COLOUR, _axis, crop_resized
+from fakd.data.transforms import MEAN_COLOUR, _axis, build_extra, crop_resized, turn
 from fakd.errors import InputError
 from fakd.types import IGNORE
 
@@ -191,6 +192,10 @@ def test_one_generator_decides_everything_and_nothing_else_moves():
         ({"flip": 1.5}, "flip"),
         ({"largest_class": -0.1}, "largest_class"),
         ({"base": (0, 4)}, "base"),
+        ({"rotation": -1.0}, "augmentation.rotation from 0 to 180 degrees"),
+        ({"mix": "cutmix", "mix_probability": 0.0}, "mix_probability above 0 and up to 1"),
+        ({"mix_probability": 0.3}, "needs augmentation.mix; give both"),
+        ({"extra": {"kernel_size": 5}}, r"extra as \{class_path: ..., init_args"),
     ],
 )
 def test_impossible_settings_are_refused(settings, named):
@@ -248,3 +253,115 @@ def test_a_geometry_cuts_a_coarser_map_to_a_coarser_grid(seed):
     # A map that lies one cell beside its image would be further off.
     beside = (cut.roll(1, 2) - expected)[:, : rows - 1, 1 : cols - 1].abs()
     assert beside.mean() > 3 * error.mean()
+
+
+@pytest.mark.parametrize("turns", [-1, 1, 2])
+def test_right_angles_turn_as_rot90_does(turns):
+    image, labels = noise(32, 32), noise(32, 32, 1)[0].short()
+    turned, labels_turned = turn(image, labels, 90.0 * turns)
+    assert torch.equal(turned, image.rot90(turns, (1, 2)))
+    assert torch.equal(labels_turned, labels.rot90(turns))
+
+
+def test_turned_labels_stay_paired_with_their_image_and_corners_have_none():
+    sample = Sample(*blocks(96, 96)[:2], "")
+    settings = replace(STILL, crop=(96, 96), rotation=40.0)
+    angles = []
+    for seed in range(20):
+        view = augment(sample, settings, generator(seed))
+        angles.append(view.geometry.angle)
+        inside = view.labels != IGNORE
+        agree = view.image[0] == view.labels * 50
+        assert agree[inside].float().mean() > 0.85
+        # A shift of one pixel would show.
+        beside = view.image[0].roll(1, 1) == view.labels * 50
+        assert agree[inside].sum() > beside[inside].sum()
+        outside = (view.image == torch.tensor(MEAN_COLOUR)[:, None, None]).all(0)
+        assert (outside | (F.max_pool2d(inside[None].float(), 3, 1, 1)[0] > 0)).all()
+        if abs(angles[-1]) > 10:
+            assert not inside[0, 0]
+            assert outside[0, 0]
+    assert min(angles) < -20
+    assert max(angles) > 20
+    assert max(map(abs, angles)) <= 40
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_geometry_cuts_a_map_as_the_view_was_turned(seed):
+    image = smooth(120, 160)
+    settings = replace(VIEWS, rotation=60.0, scale=(0.8, 2.0))
+    view = augment(Sample(image, torch.zeros(120, 160).short(), ""), settings, generator(seed))
+    cut = cut_like(image.float(), view.geometry)
+    inside = F.max_pool2d((view.labels == IGNORE)[None].float(), 5, 1, 2)[0] == 0
+    assert inside.float().mean() > 0.3
+    assert (cut - view.image.float())[:, inside].abs().mean() < 1
+    wrong = cut_like(image.float(), replace(view.geometry, angle=-view.geometry.angle))
+    assert (wrong - view.image.float())[:, inside].abs().mean() > 3
+    beyond = F.max_pool2d((view.labels != IGNORE)[None].float(), 5, 1, 2)[0] == 0
+    assert (cut[:, beyond] == 0).all()
+
+
+def test_without_rotation_nothing_else_is_drawn_differently():
+    sample = blocks(80, 112)
+    plain = augment(sample, Augmentation((40, 48)), generator(4))
+    turned = augment(sample, Augmentation((40, 48), rotation=10.0), generator(4))
+    assert replace(turned.geometry, angle=0.0) == plain.geometry
+    expected = turn(plain.image, plain.labels, turned.geometry.angle)
+    assert torch.equal(turned.image, expected[0])
+    assert torch.equal(turned.labels, expected[1])
+
+
+def transform(name, **arguments):
+    return {"class_path": f"torchvision.transforms.v2.{name}", "init_args": arguments}
+
+
+def test_an_extra_transform_is_drawn_from_the_generator_alone():
+    sample = blocks(80, 112)
+    blur = transform("GaussianBlur", kernel_size=5)
+    settings = replace(STILL, extra=blur)
+    extra = build_extra(settings)
+    assert isinstance(extra, v2.GaussianBlur)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again = (augment(sample, settings, generator(1), extra) for _ in range(2))
+    other = augment(sample, settings, generator(2), extra)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first.image, again.image)
+    assert not torch.equal(first.image, other.image)
+    plain = augment(sample, STILL, generator(1))
+    assert torch.equal(first.labels, plain.labels)
+    assert not torch.equal(first.image, plain.image)
+
+
+def test_transforms_may_hold_transforms():
+    blur = transform("GaussianBlur", kernel_size=5)
+    settings = replace(STILL, extra=transform("RandomApply", transforms=[blur], p=1.0))
+    assert isinstance(build_extra(settings).transforms[0], v2.GaussianBlur)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (transform("GausianBlur", kernel_size=5), "there is no .*did you mean GaussianBlur"),
+        (transform("GaussianBlur", kernelsize=5), "did you mean augmentation.extra.kernel_size"),
+        (transform("GaussianBlur", kernel_size=4), "GaussianBlur: .*odd"),
+        ({"class_path": "fractions.Fraction"}, "takes an image, got Fraction"),
+    ],
+)
+def test_extra_transforms_that_cannot_be_built_are_refused(extra, expected):
+    with pytest.raises(InputError, match=expected):
+        build_extra(replace(STILL, extra=extra))
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (v2.Resize((8, 8)), r"change colours .* got torch.uint8 of \(3, 8, 8\)"),
+        (lambda image: image.float(), "got torch.float32"),
+        (lambda image: image.numpy(), "got ndarray"),
+        (v2.Normalize([0.0], [1.0]), "cannot take an 8-bit image"),
+    ],
+)
+def test_extra_transforms_that_change_more_than_colours_are_refused(extra, expected):
+    with pytest.raises(InputError, match=expected):
+        augment(blocks(40, 40), STILL, generator(), extra)

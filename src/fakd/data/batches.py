@@ -1,5 +1,6 @@
 """Batches that are a function of seed and step alone, whoever loads them and from where."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 from fakd.data.dataset import Split
 from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
-from fakd.data.transforms import Geometry, View, augment
+from fakd.data.transforms import Geometry, View, augment, build_extra
 from fakd.errors import InputError
 from fakd.settings import IGNORE, Augmentation
 
-_ORDER, _AUGMENTATION = 1, 2
+_ORDER, _AUGMENTATION, _MIX = 1, 2, 3
 
 
 class Batch(NamedTuple):
@@ -23,13 +24,13 @@ class Batch(NamedTuple):
 
     images: UInt8[Tensor, "batch 3 height width"]
     labels: Int16[Tensor, "batch height width"]
-    """Class ids; `IGNORE` where there is none, everywhere in an unlabelled image."""
+    """Class ids; `IGNORE` where there is none, as wherever an unlabelled image shows."""
     indices: Int64[Tensor, " batch"]
     """Which samples of the split they are."""
     labelled: Bool[Tensor, " batch"]
-    """Whether a sample has labels."""
-    geometries: Sequence[Geometry]
-    """What each image shows of its sample."""
+    """Whether a sample has labels, whatever is mixed in."""
+    geometries: Sequence[Geometry | None]
+    """What each image shows of its sample; None if another is mixed in, so that it must be seen."""
     skipped: tuple[str, ...] = ()
     """Why samples that belong here were left out and others took their places."""
 
@@ -67,7 +68,9 @@ def training_batches(
     Sample ``step * batch_size + slot`` counts through one random order of the split after
     another. Order and augmentation are drawn from (seed, epoch) and (seed, step, slot), so
     neither the number of workers or ranks nor a resumption changes a batch. In the place of a
-    skipped sample comes the next one of the same order that can be read.
+    skipped sample comes the next one of the same order that can be read. Into slot i of the whole
+    batch slot i ^ 1 is mixed, into an odd one at the end the first; a rank loads such a partner
+    too if it is another's.
 
     Args:
         split: What to draw from.
@@ -84,18 +87,50 @@ def training_batches(
             `Batch.skipped`.
 
     Raises:
-        InputError: the batch cannot be shared out, or a sample cannot be read; when skipping, only
-            if none can.
+        InputError: the batch cannot be shared out or mixed, there is no such extra transform, or a
+            sample cannot be read; when skipping, only if none can.
     """
     if batch_size < 1 or batch_size % world:
         raise InputError(
             f"batch_size must be a positive multiple of the {world} processes, got {batch_size}; "
             f"choose {max(batch_size // world, 1) * world}"
         )
+    if augmentation.mix is not None and batch_size < 2:
+        raise InputError("augmentation.mix needs another image; give a batch_size of at least 2")
     share = batch_size // world
     slots = range(rank * share, (rank + 1) * share)
     steps = _Steps(split, augmentation, batch_size, seed, slots, broken)
     return _loaded(steps, range(first_step, last_step), workers, pin_memory)
+
+
+def mix(base: View, partner: View, augmentation: Augmentation, generator: torch.Generator) -> View:
+    r"""Paste a part of another view, pixels and labels, if a draw says so.
+
+    CutMix (Yun et al., 2019, arXiv 1905.04899): a rectangle of the view's proportions and
+    :math:`1 - \lambda` of its area, :math:`\lambda` from Beta(1, 1), wholly inside. ClassMix
+    (Olsson et al., 2021, arXiv 2007.07936): all pixels of half of the partner's classes, rounded
+    down.
+    """
+    chance, area, *corner = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    if chance >= augmentation.mix_probability:
+        return base
+    if augmentation.mix == "cutmix":
+        pasted = torch.zeros_like(base.labels, dtype=torch.bool)
+        sides = [int(side * math.sqrt(area) + 0.5) for side in pasted.shape]
+        top, left = (
+            int(draw * (whole - side + 1))
+            for draw, whole, side in zip(corner, pasted.shape, sides, strict=True)
+        )
+        pasted[top : top + sides[0], left : left + sides[1]] = True
+    else:
+        classes = torch.unique(partner.labels)
+        classes = classes[classes != IGNORE]
+        order = torch.randperm(len(classes), generator=generator)
+        pasted = torch.isin(partner.labels, classes[order[: len(classes) // 2]])
+    if not pasted.any():
+        return base
+    image = torch.where(pasted, partner.image, base.image)
+    return View(image, torch.where(pasted, partner.labels, base.labels), base.name, None)
 
 
 def evaluation_samples(
@@ -126,6 +161,7 @@ class _Steps(Dataset):
     ) -> None:
         self._split = split
         self._augmentation = augmentation
+        self._extra = build_extra(augmentation)
         self._batch_size = batch_size
         self._seed = seed
         self._slots = slots
@@ -136,9 +172,11 @@ class _Steps(Dataset):
         skipped: list[str] = []
         try:
             shown = [self._shown(step, slot, skipped) for slot in self._slots]
+            indices, labelled, views = zip(*shown, strict=True)
+            if self._augmentation.mix is not None:
+                views = self._mixed(step, views)
         except InputError as error:
             return error
-        indices, labelled, views = zip(*shown, strict=True)
         return Batch(
             images=torch.stack([view.image for view in views]),
             labels=torch.stack([view.labels for view in views]),
@@ -152,7 +190,18 @@ class _Steps(Dataset):
         epoch, place = divmod(step * self._batch_size + slot, len(self._split))
         generator = torch.Generator().manual_seed(mixed(self._seed, _AUGMENTATION, step, slot))
         index, sample = self._readable(epoch, place, skipped)
-        return index, sample.labels is not None, augment(sample, self._augmentation, generator)
+        view = augment(sample, self._augmentation, generator, self._extra)
+        return index, sample.labels is not None, view
+
+    def _mixed(self, step: int, views: Sequence[View]) -> tuple[View, ...]:
+        own, result = dict(zip(self._slots, views, strict=True)), []
+        for slot, view in own.items():
+            beside = slot ^ 1 if slot ^ 1 < self._batch_size else 0
+            # What is skipped there is counted by the rank whose slot it is.
+            partner = own[beside] if beside in own else self._shown(step, beside, [])[2]
+            generator = torch.Generator().manual_seed(mixed(self._seed, _MIX, step, slot))
+            result.append(mix(view, partner, self._augmentation, generator))
+        return tuple(result)
 
     def _readable(self, epoch: int, place: int, skipped: list[str]) -> tuple[int, Sample]:
         """Load the sample at a place of an epoch's order, or the next one that is not broken."""

@@ -1,6 +1,7 @@
 """Paired augmentation of an image and its labels, a pure function of sample and generator."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,10 +10,17 @@ import torch
 from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import rotate  # type: ignore[attr-defined]
 
 from fakd.data.samples import Sample
+from fakd.errors import InputError
 from fakd.settings import IGNORE, fitted_size
 from fakd.settings import Augmentation as Augmentation
+from fakd.specs import build, checked
+
+Extra = Callable[[UInt8[Tensor, "3 height width"]], UInt8[Tensor, "3 height width"]]
+"""What `Augmentation.extra` describes."""
 
 MEAN_COLOUR = (124, 116, 104)
 """ImageNet's mean in 8 bits, which padding is made of: about zero once a network normalised it."""
@@ -39,11 +47,10 @@ class Axis(NamedTuple):
         return (index + 0.5) * (self.before / self.after)
 
     def seen_from(
-        self, cells: int, side: int, flipped: bool = False
-    ) -> tuple[Float[Tensor, " cells"], Bool[Tensor, " cells"]]:
-        """Where the centres of cells of a padded view lie in the image, as -1 to 1, and whether."""
-        places = (torch.arange(cells, dtype=torch.float64) + 0.5) * (side / cells)
-        shown = places < self.length
+        self, places: Float[Tensor, "*any"], flipped: bool = False
+    ) -> tuple[Float[Tensor, "*any"], Bool[Tensor, "*any"]]:
+        """Where places in a padded view lie in the image, as -1 to 1, and whether they do."""
+        shown = (places >= 0) & (places < self.length)
         if flipped:
             places = self.length - places
         return (self.start + places) * (2 / self.after) - 1, shown
@@ -51,13 +58,15 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which part of an image a view shows: resized, cut out, mirrored, and padded to its size."""
+    """Which part of an image a view shows: resized, cut out, mirrored, padded, and turned."""
 
     rows: Axis
     columns: Axis
     flipped: bool
     size: tuple[int, int]
     """Height and width of the view; what lies below and right of the cut is padding."""
+    angle: float = 0.0
+    """By how many degrees the padded view is turned about its centre, counter-clockwise."""
 
 
 class View(NamedTuple):
@@ -67,15 +76,27 @@ class View(NamedTuple):
     labels: Int16[Tensor, "height width"]
     """Class ids; `IGNORE` where there is none, everywhere in an unlabelled sample."""
     name: str
-    geometry: Geometry
+    geometry: Geometry | None
+    """None if another image is mixed in, so that no part of one image is what the view shows."""
 
 
-def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generator) -> View:
-    """Scale, crop, mirror, recolour and pad an image, and its labels alike.
+def augment(
+    sample: Sample,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    extra: Extra | None = None,
+) -> View:
+    """Scale, crop, mirror, recolour, pad and turn an image, and its labels alike.
 
     The crop is chosen before anything is resized, so only its own pixels are computed; labels of
     an unlabelled sample come out as `IGNORE`. The pipeline is MMSegmentation's, with its order,
     ranges and rounding.
+
+    Args:
+        sample: Is left as it is.
+        augmentation: How samples vary.
+        generator: Decides everything.
+        extra: What `build_extra` made; comes last, and finds PyTorch's generator seeded.
     """
     height, width = sample.image.shape[1:]
     draws = torch.rand(2 + 2 * (_REDRAWS + 1), generator=generator, dtype=torch.float64).tolist()
@@ -94,7 +115,44 @@ def augment(sample: Sample, augmentation: Augmentation, generator: torch.Generat
     if augmentation.photometric:
         image = distort(image, draw_distortion(generator))
     image, labels = _padded(image, labels, augmentation.crop)
-    return View(image, labels, sample.name, Geometry(rows, columns, flipped, augmentation.crop))
+    angle = 0.0
+    if augmentation.rotation:
+        draw = float(torch.rand((), generator=generator, dtype=torch.float64))
+        angle = augmentation.rotation * (2 * draw - 1)
+        image, labels = turn(image, labels, angle)
+    if extra is not None:
+        image = _changed(image, extra, generator)
+    geometry = Geometry(rows, columns, flipped, augmentation.crop, angle)
+    return View(image, labels, sample.name, geometry)
+
+
+def build_extra(augmentation: Augmentation) -> Extra | None:
+    """Build what `Augmentation.extra` describes.
+
+    Raises:
+        InputError: there is no such class path, it refuses its arguments, or nothing to call comes.
+    """
+    if augmentation.extra is None:
+        return None
+    spec = checked(augmentation.extra, "augmentation.extra")
+    try:
+        made: Extra = build(spec)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"augmentation.extra: {spec['class_path']}: {error}") from error
+    if not callable(made):
+        kind = type(made).__name__
+        raise InputError(f"augmentation.extra: expected something that takes an image, got {kind}")
+    return made
+
+
+def turn(
+    image: UInt8[Tensor, "3 height width"], labels: Int16[Tensor, "height width"], angle: float
+) -> tuple[UInt8[Tensor, "3 height width"], Int16[Tensor, "height width"]]:
+    """Turn about the centre, counter-clockwise; mean colour and `IGNORE` come in from outside."""
+    colour = [float(level) for level in MEAN_COLOUR]
+    turned = rotate(image, angle, InterpolationMode.BILINEAR, fill=colour)
+    nearest = rotate(labels[None], angle, InterpolationMode.NEAREST, fill=[float(IGNORE)])
+    return turned, nearest[0]
 
 
 def cut_like(
@@ -110,14 +168,24 @@ def cut_like(
         grid: Rows and columns of the result, over the whole view; its size in pixels if not given.
 
     Returns:
-        The maps at the centres of the grid's cells, 0 at those in the padding.
+        The maps at the centres of the grid's cells, 0 at those in padding and turned-in corners.
     """
-    rows, cols = grid or geometry.size
-    y, shown_y = geometry.rows.seen_from(rows, geometry.size[0])
-    x, shown_x = geometry.columns.seen_from(cols, geometry.size[1], geometry.flipped)
-    places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).to(maps)
+    (rows, cols), (height, width) = grid or geometry.size, geometry.size
+    down = (torch.arange(rows, dtype=torch.float64) + 0.5) * (height / rows)
+    right = (torch.arange(cols, dtype=torch.float64) + 0.5) * (width / cols)
+    down, right = torch.meshgrid(down, right, indexing="ij")
+    if geometry.angle:
+        cos, sin = (f(math.radians(geometry.angle)) for f in (math.cos, math.sin))
+        down, right = down - height / 2, right - width / 2
+        down, right = (
+            right * sin + down * cos + height / 2,
+            right * cos - down * sin + width / 2,
+        )
+    y, shown_y = geometry.rows.seen_from(down)
+    x, shown_x = geometry.columns.seen_from(right, geometry.flipped)
+    places = torch.stack((x, y), dim=-1).to(maps)
     sampled = F.grid_sample(maps[None], places[None], padding_mode="border", align_corners=False)
-    return sampled[0] * (shown_y[:, None] & shown_x).to(maps)
+    return sampled[0] * (shown_y & shown_x).to(maps)
 
 
 def crop_resized(
@@ -196,6 +264,32 @@ def _padded(
     blank = torch.full(crop, IGNORE, dtype=torch.int16)
     blank[:rows, :columns] = labels
     return canvas, blank
+
+
+def _changed(
+    image: UInt8[Tensor, "3 height width"], extra: Extra, generator: torch.Generator
+) -> UInt8[Tensor, "3 height width"]:
+    seed = int(torch.randint(2**32, (), generator=generator))
+    # Not torch.manual_seed, which would seed GPUs, too.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            changed = extra(image.clone())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"augmentation.extra cannot take an 8-bit image: {error}") from error
+    kept = isinstance(changed, Tensor) and changed.dtype == image.dtype
+    if not kept or changed.shape != image.shape:
+        raise InputError(
+            "expected augmentation.extra to change colours and leave 8 bits and the size "
+            f"{tuple(image.shape)}, got {_kind(changed)}"
+        )
+    return changed
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} of {tuple(value.shape)}"
 
 
 class Distortion(NamedTuple):

@@ -81,6 +81,7 @@ class Training:
             )
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
+        self._batches(first=0)  # refuses what it cannot do before there is a folder
         self.folder: RunFolder | None = None
         self.console, self.title = console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
