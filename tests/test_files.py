@@ -1,4 +1,5 @@
 import errno
+import os
 
 import pytest
 
@@ -27,3 +28,12 @@ def test_errors_that_are_not_the_disks_pass_through(tmp_path):
     with pytest.raises(KeyError):
         write_atomically(tmp_path / "a", fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_are_as_open_to_others_as_the_user_lets_them_be(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", lambda file: (file.touch(0o600), file.write_text("x")))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640

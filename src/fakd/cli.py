@@ -196,7 +196,8 @@ def command_parser(name: str) -> ArgumentParser:
         else:
             options["default"] = each.default
         # Of dict[str, Any] the parser would build whatever names a class path in it.
-        kind = dict if key in PACKAGES else each.annotation
+        built = dict if each.default is each.empty else dict | None
+        kind = built if key in PACKAGES else each.annotation
         parser.add_argument(f"--{key}", type=kind, **options)
     return parser
 
@@ -204,6 +205,9 @@ def command_parser(name: str) -> ArgumentParser:
 def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build what the flags name; the network to be trained last, for the classes of the data."""
     apart = PASSED_ON.get(name, ())
+    for key in apart:
+        if arguments.get(key) is not None:
+            require_there(key, arguments[key])
     named = [key for key in PACKAGES if arguments.get(key) is not None and key not in apart]
     if not named:
         return arguments
@@ -245,7 +249,16 @@ def network(spec: specs.Spec, classes: int | None) -> "fakd.Segmenter":
     """Build a network, and adapt one that is not made for this package."""
     from torch.nn import Module
 
-    made = specs.build(spec, classes=classes)
+    try:
+        made = specs.build(spec, classes=classes)
+    except InputError:
+        raise
+    except Exception as error:
+        # What somebody else's code raises is about the arguments it was given.
+        if spec["class_path"].startswith("fakd."):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{spec['class_path']} cannot be built: {reason}") from error
     if not callable(made):
         kind = type(made).__name__
         raise InputError(f"expected a network from {spec['class_path']}, got a {kind}")

@@ -29,6 +29,12 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, write)
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
@@ -43,6 +49,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        # Some libraries write files that only their owner may read.
+        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):

@@ -124,8 +124,8 @@ class Optimizer:
         require_each(self, "optimizer", lambda n: 0 < n < 1, "between 0 and 1", "layer_decay")
         if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
             raise InputError(
-                f"optimizer.arguments: {', '.join(sorted(taken))} is set by schedule.learning_rate "
-                "or optimizer.weight_decay"
+                f"optimizer.arguments: there is no {', '.join(sorted(taken))}; the network, "
+                "schedule.learning_rate and optimizer.weight_decay say it"
             )
 
     def settled(self) -> "Optimizer":

@@ -179,6 +179,10 @@ def gather(
             options[inner] = _plain(value or "")
         elif name == "recipe" and isinstance(content := _content(value or ""), dict):
             found |= {each: content.pop(each) for each in built & set(content)}
+            for group, first in _LEADING.items():
+                if isinstance(given := content.get(group), str | list):
+                    several = group == "freeze" and isinstance(given, str)
+                    content[group] = {first: [given] if several else given}
             recipes.append(content)
             rest.append(f"--recipe={yaml.safe_dump(content, sort_keys=False)}")
         elif key in built and value is not None:

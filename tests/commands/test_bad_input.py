@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fakd import models
-from fakd.cli import main
+from fakd.cli import main, parse
 
 NETWORK = ["--network=pspnet", "--network.backbone=mobilenetv3_small_050", "--network.channels=8"]
 DATA = ["--data=scenes", "--data.train=4", "--data.val=2", "--data.size=[32,48]"]
@@ -52,6 +52,16 @@ def weight_file(tmp_path, tiny_network):
           "--distillation.strength=1"], "name it before its options, such as --distillation Chan"),
         (["distill", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
           "--distillation=ChannelKL", "--distillation.strength=much"], "much"),
+        (["compare", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
+          "--student.backbone=mobilenetv3_small_050"], "gone does not exist"),
+        (["compare", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
+          "--student.backbone=mobilenetv3_small_050",
+          "--methods={own: {distillation: cwd, schedule: {shape: cosin}}}"], "schedule.shape"),
+        (["compare", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
+          "--student.backbone=mobilenetv3_small_050",
+          "--methods={own: {distillation: cwd, schedule: {epochs: 2}}}"], "not epochs"),
+        (["train", *NETWORK, *DATA, "--run=x", "--schedule.steps=4", "--freeze=backbone",
+          "--freeze.until=4"], "freeze.until before the last of 4 steps"),
     ],
 )  # fmt: skip
 def test_command_line_mistakes(capsys, tmp_path, monkeypatch, arguments, expected):
@@ -171,3 +181,30 @@ def test_no_space_while_saving_keeps_the_last_checkpoint(capsys, tmp_path, monke
     assert "No space left on device; the previous one is intact" in error
     assert checkpoint.read_checkpoint_state(tmp_path / "r" / "last.safetensors")["step"] == 2
     assert main([str(a) for a in ["train", *NETWORK, *common]]) == 0
+
+
+def test_a_function_of_the_users_that_fails_is_named(capsys, tmp_path, monkeypatch):
+    (tmp_path / "failing_nets.py").write_text("def boom(classes):\n    raise KeyError('ouch')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["train", "--network=failing_nets.boom", *DATA, f"--run={tmp_path / 'x'}"]
+    assert "failing_nets.boom cannot be built: KeyError: 'ouch'" in refused(capsys, flags)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_printed_recipe_without_a_loss_is_read_again(capsys, tmp_path, weight_file):
+    flags = ["distill", f"--teacher={weight_file}", "--student=pspnet", *DATA, "--run=x"]
+    flags += ["--student.backbone=mobilenetv3_small_050", "--print_config"]
+    with pytest.raises(SystemExit):
+        main(flags)
+    recipe = tmp_path / "printed.yaml"
+    recipe.write_text(capsys.readouterr().out)
+    assert "distillation: null" in recipe.read_text()
+    assert parse("distill", ["--recipe", str(recipe)])["distillation"] is None
+
+
+def test_what_a_flag_says_in_a_word_a_recipe_may_too(tmp_path):
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text("optimizer: AdamW\nfreeze: backbone\n")
+    read = parse("train", ["--recipe", str(recipe), *NETWORK, *DATA, "--run=x"])
+    assert read["optimizer"].kind == "AdamW"
+    assert read["freeze"].names == ("backbone",)

@@ -115,6 +115,11 @@ def _require_settings(where: str, given: Mapping[str, Any]) -> None:
                 raise InputError(f"{where}.{key}: expected a mapping of its values, got {value!r}")
             for name in value:
                 _require_known(f"{where}.{key}", name, [each.name for each in fields(_NESTED[key])])
+            if "epochs" in value:
+                raise InputError(f"{where}.schedule: a method's length is its steps, not epochs")
+            kind = _NESTED[key]
+            spec = specs.written(f"{kind.__module__}.{kind.__name__}", **value)
+            kind(**specs.checked(spec, f"{where}.{key}")["init_args"])
 
 
 def _require_known(where: str, name: str, known: Sequence[str]) -> None:

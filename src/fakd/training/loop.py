@@ -96,6 +96,11 @@ class Training:
         self.extra = objective.learnt_with_student()
         self.state = State()
         self.average = average_of(self.network, settings.ema)
+        if (settings.freeze.until or 0) >= settings.schedule.steps:
+            raise InputError(
+                f"expected freeze.until before the last of {settings.schedule.steps} steps, got "
+                f"{settings.freeze.until}; leave it out to keep what is frozen"
+            )
         if settings.freeze.until is not None and fabric.world_size > 1:
             raise InputError("freeze.until works on one device; leave it out, or give one")
         self._select(step=0)

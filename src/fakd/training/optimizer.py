@@ -44,7 +44,7 @@ def build_optimizer(
     if fused and devices == {"cuda"}:
         arguments["fused"] = True
     try:
-        optimizer: torch.optim.Optimizer = kind(groups, **{"lr": 0.0, **arguments})
+        optimizer: torch.optim.Optimizer = kind(groups, **{"lr": 1e-3, **arguments})
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer {settings.kind} does not take {arguments}: {error}") from error
     if arguments.get("momentum") and isinstance(optimizer, torch.optim.SGD):
@@ -68,7 +68,8 @@ def _class(settings: Optimizer) -> type[torch.optim.Optimizer]:
         for name, kind in vars(torch.optim).items()
         if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
     }
-    del known["Optimizer"], known["LBFGS"]
+    for unfit in ("Optimizer", "LBFGS", "SparseAdam"):  # they need a closure, or sparse gradients
+        known.pop(unfit, None)
     if settings.kind not in known:
         written = {name.lower(): name for name in known}
         nearest = difflib.get_close_matches(settings.kind.lower(), written, 1, 0.5)
