@@ -13,8 +13,8 @@ TEACHER, STUDENT = ("resnet10t", 128), ("mobilenetv3_small_050", 64)
 CROP = (96, 128)
 STRENGTHS = {"alone": None, "cwd": 0.0, "fakd": 1.0}
 PICTURES = 5
-# Seeds 0, 1 and 2 of the student alone gave 20.8, 19.7 and 20.0 mIoU.
-NOISE = 1.0
+# Seeds 0, 1 and 2 of the student alone gave 21.8, 19.9 and 20.9 mIoU: two differ by 1.3 on average.
+NOISE = 1.3
 
 
 def demo(
