@@ -6,7 +6,16 @@ from torch import nn
 
 from fakd.data import Batch
 from fakd.errors import InputError
-from fakd.losses import PRESETS, ChannelKL, PixelKL, preset
+from fakd.losses import (
+    PRESETS,
+    ChannelKL,
+    FeatureChannelKL,
+    FeatureDistance,
+    IntraClassVariation,
+    PairwiseSimilarity,
+    PixelKL,
+    preset,
+)
 from fakd.settings import Schedule, Task
 from fakd.training.objective import Distillation, Supervised, scaled
 from fakd.training.task import TaskLoss
@@ -67,7 +76,20 @@ def gradients(loss, task, parts):
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-@pytest.mark.parametrize("loss", [None, PixelKL(), ChannelKL()], ids=["alone", "pd", "cwd"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        None,
+        PixelKL(),
+        ChannelKL(),
+        FeatureDistance(alignment="none"),
+        FeatureDistance("cosine", alignment="none"),
+        FeatureChannelKL(alignment="none"),
+        IntraClassVariation(),
+        PairwiseSimilarity(),
+    ],
+    ids=["alone", "pd", "cwd", "l2", "cosine", "features", "intra", "pairwise"],
+)
 @pytest.mark.parametrize(
     "task",
     [
@@ -107,7 +129,7 @@ def test_parts_that_do_not_divide_a_batch_are_refused(tiny_data):
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_losses_that_need_the_whole_batch_are_refused_in_parts(tiny_data, name):
-    """The gradient of each preset tells: its parts add up to the whole, or it says it does not."""
+    """Which presets those are is written out here; what is let through is tested above."""
     loss = preset(name)
     whole = {"cirkd", "cirkd-voc", "dist", "cwd-td-all", "cwd-cirkd"}
     whole |= {each for each in PRESETS if each.startswith(("skds", "ifvd"))}

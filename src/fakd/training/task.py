@@ -192,7 +192,7 @@ class TaskLoss(nn.Module):
         Exact for the cross-entropy; the mean of Dice, Lovász or the hardest pixels of parts is
         another thing than that of the batch.
         """
-        if self.settings.average == "all":
+        if len(parts) == 1 or self.settings.average == "all":
             return [1.0] * len(parts)
         weights = self.class_weights
         table = None if weights is None else weights.double().cpu()
