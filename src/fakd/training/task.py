@@ -42,27 +42,9 @@ def cross_entropy(
             hardest sixteenth of the labelled ones (OHEM, Shrivastava et al., 2016, with the
             threshold of mmsegmentation's sampler).
     """
-    return _cross_entropy(
-        _enlarged(logits, labels), labels, average, class_weights, label_smoothing, hardest
-    )
-
-
-def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
-    size = labels.shape[-2:]
-    return F.interpolate(precise(logits), size, mode="bilinear", align_corners=False)
-
-
-def _cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    average: Average,
-    weights: Tensor | None,
-    smoothing: float,
-    hardest: float | None,
-) -> Tensor:
-    labels = labels.long()
+    logits, labels, weights = _enlarged(logits, labels), labels.long(), class_weights
     counted = labels != IGNORE
-    options = {"weight": weights, "ignore_index": IGNORE, "label_smoothing": smoothing}
+    options = {"weight": weights, "ignore_index": IGNORE, "label_smoothing": label_smoothing}
     if hardest is None:
         total = F.cross_entropy(logits, labels, reduction="sum", **options)  # type: ignore[arg-type]
     else:
@@ -75,6 +57,13 @@ def _cross_entropy(
         return total / counted.sum().clamp(min=1)
     shares = weights[labels.masked_fill(~counted, 0)] * counted
     return total / shares.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
+    size = labels.shape[-2:]
+    if logits.shape[-2:] == size:
+        return precise(logits)
+    return F.interpolate(precise(logits), size, mode="bilinear", align_corners=False)
 
 
 def _hard(logits: Tensor, labels: Tensor, limit: float) -> Tensor:
@@ -219,13 +208,13 @@ class TaskLoss(nn.Module):
         if settings.lovasz:
             terms["lovasz"] = settings.lovasz * lovasz_softmax(logits, labels)
         if prediction.auxiliary is not None:
-            auxiliary = self._entropy(_enlarged(prediction.auxiliary, labels), labels)
+            auxiliary = self._entropy(prediction.auxiliary, labels)
             terms["auxiliary"] = settings.auxiliary_weight * auxiliary
         return terms
 
     def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         settings = self.settings
-        return _cross_entropy(
+        return cross_entropy(
             logits,
             labels,
             settings.average,
