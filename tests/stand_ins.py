@@ -1,5 +1,8 @@
 """What several tests stand in for or look at: a network without layers, the line of a refusal."""
 
+import struct
+import zlib
+
 import pytest
 from torch import nn
 
@@ -29,3 +32,19 @@ def message(call) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+def write_png(path, depth, colour, rows):
+    """Write a PNG of any depth from rows of packed bytes."""
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    bands = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    width = len(rows[0]) * 8 // depth // bands
+    head = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )

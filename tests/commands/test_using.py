@@ -2,9 +2,11 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import fakd
@@ -69,6 +71,31 @@ def test_predict_writes_masks_and_overlays_and_nothing_twice(weights, tmp_path, 
     assert main(arguments) == 2
     assert "2 of 2 masks do" in capsys.readouterr().err
     assert main([*arguments, "--overwrite=true"]) == 0
+
+
+def test_predict_reads_images_as_the_training_of_its_network_did(tiny_network, tmp_path, tiny_data):
+    photo, twelve = tmp_path / "a.png", tmp_path / "b.tif"
+    pixels_of = tiny_data.val[0].image.permute(1, 2, 0).numpy()
+    Image.fromarray(pixels_of).save(photo)
+    levels = fakd.data.layout.Levels(range=(0.0, 4095.0), bands=(3, 2, 1))
+    tifffile.imwrite(twelve, pixels_of[..., ::-1].astype(np.uint16) * 16 + 7, photometric="rgb")
+    plain, aware = tmp_path / "plain.safetensors", tmp_path / "aware.safetensors"
+    models.save(tiny_network, plain, class_names=None, palette=None)
+    models.save(
+        tiny_network, aware, class_names=None, palette=None, extra={"levels": asdict(levels)}
+    )
+    flags = ["--levels.range=[0,4095]", "--levels.bands=[3,2,1]"]
+    for out, *arguments in (
+        ("photo", f"--network={plain}", f"--images={photo}"),
+        ("known", f"--network={aware}", f"--images={twelve}"),
+        ("given", f"--network={plain}", f"--images={twelve}", *flags),
+        ("dark", f"--network={plain}", f"--images={twelve}"),
+    ):
+        assert main(["predict", *arguments, f"--out={tmp_path / out}"]) == 0
+    photographed = pixels(tmp_path / "photo/masks/a.png")
+    assert np.array_equal(pixels(tmp_path / "known/masks/b.png"), photographed)
+    assert np.array_equal(pixels(tmp_path / "given/masks/b.png"), photographed)
+    assert not np.array_equal(pixels(tmp_path / "dark/masks/b.png"), photographed)
 
 
 def test_predict_names_a_truncated_image(weights, tmp_path, tiny_data, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 import fakd
+from fakd.data.layout import Levels, read_levels
 from fakd.errors import InputError
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
@@ -16,6 +17,7 @@ def predict(
     out: Path,
     overlays: bool = True,
     inference: Inference = Inference(),
+    levels: Levels = Levels(),
     accelerator: str = "auto",
     overwrite: bool = False,
 ) -> int:
@@ -31,6 +33,7 @@ def predict(
         out: folder to write to; created if missing.
         overlays: also write the tinted images.
         inference: how images are shown to the network.
+        levels: what the numbers of the images mean; by default as in the network's training.
         accelerator: cpu, cuda, mps, or auto for the best one present.
         overwrite: replace masks that are already there.
 
@@ -56,6 +59,8 @@ def predict(
             f"{present[0]} exists ({len(present)} of {len(files)} masks do); choose another --out "
             "or give --overwrite true"
         )
+    if levels == Levels():
+        levels = read_levels(network.extra.get("levels", {}), images)
     device = pick_device(accelerator)
     network = network.to(device).eval()
     console = Console(highlight=False)
@@ -63,7 +68,7 @@ def predict(
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     with StepProgress(console, "predict", len(files)) as display:
         for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
-            image = fakd.data.read_image(file)
+            image = fakd.data.read_image(file, levels)
             classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
             save_mask(mask, classes, palette)
             if overlays:

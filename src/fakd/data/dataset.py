@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fakd.data.layout import Levels
+
 if TYPE_CHECKING:
     # Finding out that a data set cannot be opened shall not wait for PyTorch.
     from fakd.data.samples import Sample
@@ -47,6 +49,7 @@ class SegmentationData:
         remarks: What the user should know and nothing stops at, such as missing images.
         protocol: Published settings of evaluation, as `fakd.inference.Inference` names them.
         augmentation: Published settings of training, as `fakd.data.Augmentation` names them.
+        levels: What the numbers of image files mean, if it is files.
     """
 
     # No dataclass: the command line takes those for groups of flags, not for things to build.
@@ -61,6 +64,7 @@ class SegmentationData:
         remarks: tuple[str, ...] = (),
         protocol: Mapping[str, Any] | None = None,
         augmentation: Mapping[str, Any] | None = None,
+        levels: Levels = Levels(),
     ) -> None:
         self.name = name
         self.class_names = class_names
@@ -71,6 +75,7 @@ class SegmentationData:
         self.remarks = remarks
         self.protocol = protocol
         self.augmentation = augmentation
+        self.levels = levels
 
     @property
     def classes(self) -> int:

@@ -11,6 +11,7 @@ from fakd.data.layout import (
     ENCODING_KEYS,
     MOST_CLASSES,
     Encoding,
+    Levels,
     Part,
     as_list,
     as_text,
@@ -19,6 +20,7 @@ from fakd.data.layout import (
     mask_id,
     read_encoding,
     read_layout,
+    read_levels,
 )
 from fakd.errors import InputError
 
@@ -29,6 +31,7 @@ _SETTINGS = {
 """What may be published about a set, by how many numbers it takes."""
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
+    *("range", "bands"),
     *("train", "val", *_SETTINGS),
 )
 
@@ -50,6 +53,7 @@ class Description:
     masks: str | None
     """``ids``, ``colors``, or None to tell by the mask."""
     ignored_colours: tuple[Colour, ...]
+    levels: Levels
     train: tuple[Part, ...]
     val: tuple[Part, ...]
     protocol: Mapping[str, Any] | None
@@ -104,6 +108,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
             _colour(value, "ignore_colors", path)
             for value in as_list(content.get("ignore_colors", []), "ignore_colors", path)
         ),
+        levels=read_levels(content, path),
         train=read_layout(content, "train", names, path),
         val=read_layout(content, "val", names, path),
         protocol=_settings(content, "protocol", path),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fakd.data.dataset import SegmentationData
+from fakd.data.decoding import unused_range
 from fakd.data.description import Description, read_description
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, NO_CLASS, Pattern
 from fakd.data.masks import MaskValue, counted, read_mask
@@ -68,6 +69,7 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         InputError: a file or folder is missing.
     """
     train, val = listed(root, described)
+    faint = unused_range([pair.image for pair in train.pairs], described.levels)
     # What is wrong with the files is said before PyTorch is imported.
     from fakd.data.samples import PairedSplit
 
@@ -78,9 +80,10 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         train=PairedSplit(root, train.pairs),
         val=PairedSplit(root, val.pairs),
         config=config,
-        remarks=(*train.remarks, *val.remarks),
+        remarks=(*train.remarks, *val.remarks, *filter(None, [faint])),
         protocol=described.protocol,
         augmentation=described.augmentation,
+        levels=described.levels,
     )
 
 

@@ -1,6 +1,7 @@
 """The entries of a dataset.yaml, each checked where it is taken out: ids of masks, and layout."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ MOST_CLASSES = 2**15 - 1
 """Labels are whole numbers of 16 bits."""
 NO_CLASS = (255, 2**16 - 1)
 """Mask ids of 8 and of 16 bits that mean no class where none has them."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+MASK_SUFFIXES = IMAGE_SUFFIXES
 _NAME = "{name}"
 _PART_KEYS = ("images", "masks", "list", "except", "count")
 
@@ -63,6 +64,47 @@ def as_text(content: Mapping[Any, Any], key: str, path: Path) -> str | None:
     if key in content and not isinstance(value, str):
         raise InputError(f"{path}: {key} must be text, got {value!r}; put it in quotes")
     return value
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the numbers of image files mean.
+
+    Args:
+        range: the numbers of black and of white; if not given, those that their type tells.
+        bands: the bands that are red, green and blue, or the one that is grey, counted from 1; all
+            there are if not given.
+    """
+
+    range: tuple[float, float] | None = None
+    bands: tuple[int, ...] | None = None
+
+
+def read_levels(content: Mapping[Any, Any], path: Path) -> Levels:
+    """Check the keys ``range`` and ``bands`` of a description.
+
+    Raises:
+        InputError: a value is not what it should be; the message names it.
+    """
+    bounds, bands = content.get("range"), content.get("bands")
+    match bounds:
+        case None:
+            pass
+        case [int() | float() as low, int() | float() as high] if -math.inf < low < high < math.inf:
+            bounds = float(low), float(high)
+        case _:
+            raise InputError(
+                f"{path}: range must be the numbers of black and white, got {bounds!r}; for "
+                "example, range: [0, 4095]"
+            )
+    if bands is not None:
+        bands = tuple(as_list(bands, "bands", path))
+        if len(bands) not in (1, 3) or not all(type(band) is int and band > 0 for band in bands):
+            raise InputError(
+                f"{path}: bands must name one band or three, counted from 1, got {[*bands]}; for "
+                "example, bands: [3, 2, 1]"
+            )
+    return Levels(bounds, bands)
 
 
 @dataclass(frozen=True)

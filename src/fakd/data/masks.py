@@ -1,28 +1,33 @@
-"""Image and mask files to arrays, whole files only; what a mask says in class ids."""
+"""What a mask says in class ids, whatever type of file it is."""
 
-import warnings
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int16, Integer, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Int16, Integer, Shaped, UInt8
 
 from fakd.data.dataset import Colour
+from fakd.data.decoding import Stored, stored
 from fakd.data.description import Description
-from fakd.data.layout import Encoding
+from fakd.data.layout import Encoding, Levels
 from fakd.errors import InputError, some
 from fakd.settings import IGNORE
 
 MaskValue = int | Colour
 """What a mask holds at a pixel: an id or a colour."""
 Pixels = Integer[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]
-"""A mask as it is stored: ids, whatever they mean, or RGB colours."""
+"""A mask as ids, whatever they mean, or as RGB colours."""
 _UNKNOWN = -2
+_MANY = 16
 
 
 class MaskReader:
     """Mask files to class ids through lookup tables made once.
+
+    A file may tell classes by its numbers, its colours or both: a palette PNG has an index and a
+    colour at each pixel, a grey one a number that is also a grey. Unless the description says
+    ``masks:``, both must tell the same where it knows both.
 
     Args:
         description: Classes and colours.
@@ -44,21 +49,21 @@ class MaskReader:
         order = np.argsort(codes)
         self._colours = codes[order]
         self._colour_targets = np.array([*self._meanings.values()], dtype=np.int16)[order]
+        self._first_shown: dict[int, tuple[Colour, Path]] = {}
+        """Colours that palettes showed for ids so far, and the file that did so first."""
 
     def __call__(self, path: Path) -> Int16[np.ndarray, "height width"]:
         """Decode a mask and look up the class of each pixel, `IGNORE` where it has none.
 
         Raises:
-            InputError: the file is damaged, or holds an id or a colour that the description does
-                not know.
+            InputError: the file is damaged, holds an id or a colour that the description does not
+                know, or tells one class by its numbers and another by its colours.
         """
-        pixels = self.stored(path)
+        pixels, lossy = self._read(path)
         if pixels.ndim == 2:
-            return self._from_ids(pixels, path)
+            return self._from_ids(pixels, lossy, path)
         if self.reads_colours:
-            return self._from_colours(pixels, path)
-        if _grey(pixels):
-            return self._from_ids(pixels[:, :, 0], path)
+            return self._from_colours(pixels, lossy, path)
         source = self.description.source
         if self.description.masks == "ids":
             raise InputError(
@@ -71,22 +76,97 @@ class MaskReader:
         )
 
     def stored(self, path: Path) -> Pixels:
-        """Decode a mask to what it holds, whatever that means.
+        """Decode a mask to ids or colours, whichever its pixels mean here.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is damaged, or its numbers and colours tell different classes.
         """
+        return self._read(path)[0]
+
+    def _read(self, path: Path) -> tuple[Pixels, bool]:
+        """Decode a mask, and tell whether compression may have changed it."""
         if path.suffix.lower() == ".mat":
-            return _label_map(path)
-        return decoded(path) if self.description.masks == "colors" else read_mask(path)
+            return _label_map(path), False
+        file = stored(path)
+        pixels = _one_or_three(file, path)
+        if pixels.ndim == 3:
+            coloured = self.reads_colours or not _grey(pixels)
+            pixels = _coloured(file, path) if coloured else _whole(pixels[:, :, 0], path)
+        elif self.description.masks == "colors":
+            pixels = _coloured(file, path)
+        else:
+            pixels = self._meant(file._replace(pixels=_whole(pixels, path)), path)
+        return pixels, file.lossy
+
+    def _meant(self, file: Stored, path: Path) -> Pixels:
+        """Tell whether the numbers of a file mean ids, or the colours that they show."""
+        ids = self._unpacked(file.pixels, file.white)
+        if self.description.masks == "ids" or not (self.reads_colours or file.palette is not None):
+            return ids
+        numbers = _used(file.pixels).tolist()
+        used = numbers if ids is file.pixels else _used(ids).tolist()
+        shown = [_shown(file, number) for number in numbers]
+        coloured = file.palette is not None and any(
+            colour != (number,) * 3 for number, colour in zip(numbers, shown, strict=True)
+        )
+        if not self.reads_colours:
+            if coloured:
+                self._compare(used, shown, path)
+            return ids
+        by_id = [self.meaning(number) for number in used]
+        by_colour = [None if colour is None else self.meaning(colour) for colour in shown]
+        if None in by_id:
+            fewer = by_colour.count(None) < by_id.count(None)
+            return _coloured(file, path) if fewer else ids
+        for number, colour, one, other in zip(used, shown, by_id, by_colour, strict=True):
+            told = other is not None or (coloured and one != IGNORE)
+            if one != other and told and (coloured or None not in by_colour):
+                shows = "its palette shows" if file.palette is not None else "it shows as"
+                raise InputError(
+                    f"{path} contradicts {self.description.path}: {number} is an id "
+                    f"{self._named(one)}, but {shows} {list(colour or ())}, a colour "
+                    f"{self._named(other)}; say which counts with masks: colors or masks: ids there"
+                )
+        return ids
+
+    def _named(self, target: int | None) -> str:
+        if target is None:
+            return "that nothing describes"
+        return f"of {'no class' if target == IGNORE else self.description.class_names[target]}"
+
+    def _unpacked(self, pixels: np.ndarray, white: int | None) -> np.ndarray:
+        """Take numbers of 1, 2 or 4 bits for 8-bit greys where only those are ids."""
+        if white is None or white >= 255:
+            return pixels
+        used, factor = _used(pixels).tolist(), 255 // white
+        known = self.encoding.ids.keys()
+        stretched = not known >= {*used} and known >= {number * factor for number in used}
+        return pixels * np.uint8(factor) if stretched else pixels
+
+    def _compare(self, used: Sequence[int], shown: Sequence[Colour | None], path: Path) -> None:
+        """Refuse a palette that shows another colour for an id than that of another mask.
+
+        Raises:
+            InputError: it does, as where a program made each file's palette anew.
+        """
+        for number, colour in zip(used, shown, strict=True):
+            if colour is None or self.meaning(number) == IGNORE:
+                continue
+            first, where = self._first_shown.setdefault(number, (colour, path))
+            if first != colour:
+                raise InputError(
+                    f"{path} shows id {number} as {list(colour)}, but {where} as {list(first)}; "
+                    f"give the classes their colours in {self.description.path} if colours count, "
+                    "or write masks: ids there"
+                )
 
     def counted(self, path: Path) -> dict[MaskValue, int]:
         """Count the pixels of each id or colour in a mask.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: as for `stored`.
         """
-        return counted(self.stored(path), self.reads_colours)
+        return counted(self.stored(path))
 
     def meaning(self, value: MaskValue) -> int | None:
         """Say which class a value means, `IGNORE` for none, None for what is not known."""
@@ -95,21 +175,18 @@ class MaskReader:
         return self._meanings.get(value) if self.reads_colours else None
 
     def _from_ids(
-        self, ids: Integer[np.ndarray, "height width"], path: Path
+        self, ids: Integer[np.ndarray, "height width"], lossy: bool, path: Path
     ) -> Int16[np.ndarray, "height width"]:
-        if path.suffix.lower() in (".jpg", ".jpeg"):
+        if lossy:
             raise InputError(
-                f"{path} is a JPEG, whose compression changes class ids; save masks as PNG"
+                f"{path} is a JPEG, or compressed alike, which changes class ids; save masks as PNG"
             )
-        if ids.min() < 0 or ids.max() >= 2**16:
-            strange = ids.min() if ids.min() < 0 else ids.max()
-            raise InputError(f"{path} holds id {strange}; save masks with ids of 0 to 65535")
         labels: np.ndarray = self._classes.take(ids)
         if labels.min() == _UNKNOWN:
             unknown = np.unique(ids[labels == _UNKNOWN]).tolist()
             raise InputError(
                 f"{path} holds {_listed('id', unknown)}, which {self.description.path} does not "
-                f"know ({self._known()}); map with ids: or leave out with ignore: there"
+                f"know ({self._known()}); {remedy_for_ids(unknown)}"
             )
         return labels
 
@@ -118,7 +195,7 @@ class MaskReader:
         return f"{len(self.description.class_names)} classes, from id {min(ids, default=0)}"
 
     def _from_colours(
-        self, pixels: UInt8[np.ndarray, "height width 3"], path: Path
+        self, pixels: UInt8[np.ndarray, "height width 3"], lossy: bool, path: Path
     ) -> Int16[np.ndarray, "height width"]:
         codes = _codes(pixels)
         nearest = np.searchsorted(self._colours, codes).clip(max=len(self._colours) - 1)
@@ -127,7 +204,7 @@ class MaskReader:
             strange = np.unique(pixels[unknown], axis=0).tolist()
             remedy = (
                 "JPEG compression changes colours: save masks as PNG"
-                if path.suffix.lower() != ".png"
+                if lossy
                 else "add to palette: or ignore_colors: there"
             )
             raise InputError(
@@ -147,81 +224,102 @@ class Pair(NamedTuple):
     """None for an unlabelled image."""
     reader: MaskReader | None = None
     """What reads the mask; its ``encoding`` says what ids mean, its ``description`` the rest."""
+    levels: Levels = Levels()
+    """What the numbers of the image mean."""
 
 
 def read_mask(path: Path) -> Pixels:
-    """Decode a mask: palette indices and grey levels as they are stored, or RGB colours.
+    """Decode a mask that nothing describes: palette indices and grey levels as ids, or RGB colours.
 
     Raises:
-        InputError: the file cannot be decoded to its last row.
+        InputError: the file cannot be decoded to its last row, or to ids or colours.
     """
-    pixels = decoded(path, as_stored=True)
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8)
+    file = stored(path)
+    pixels = _one_or_three(file, path)
+    if pixels.ndim == 3 and not _grey(pixels):
+        return _coloured(file, path)
+    return _whole(pixels if pixels.ndim == 2 else pixels[:, :, 0], path)
+
+
+def counted(pixels: Pixels) -> dict[MaskValue, int]:
+    """Count the pixels of each id or colour."""
     if pixels.ndim == 2:
-        return pixels
-    # An alpha channel says nothing about the class.
-    return pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0]
-
-
-def counted(pixels: Pixels, colours: bool = False) -> dict[MaskValue, int]:
-    """Count the pixels of each id or colour.
-
-    Args:
-        pixels: A mask as it is stored.
-        colours: Whether RGB that is grey everywhere also means colours, instead of ids.
-    """
-    if pixels.ndim == 3 and not colours and _grey(pixels):
-        pixels = pixels[:, :, 0]
-    if pixels.ndim == 2:
-        if pixels.dtype == np.uint8:
-            histogram = np.bincount(pixels.ravel(), minlength=256)
-            return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
-        ids, counts = np.unique(pixels, return_counts=True)
-        return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+        histogram = np.bincount(pixels.ravel())
+        return {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
     codes, counts = np.unique(_codes(pixels), return_counts=True)
     triples = [(code >> 16, code >> 8 & 255, code & 255) for code in codes.tolist()]
     return dict(zip(triples, counts.tolist(), strict=True))
 
 
-def decoded(path: Path, as_stored: bool = False, upright: bool = False) -> np.ndarray:
-    """Decode a file to RGB, a palette's indices looked up in it, or to what is stored.
+def remedy_for_ids(unknown: Sized) -> str:
+    """Say what to do about ids that nothing describes."""
+    if len(unknown) > _MANY:
+        return "if they are smooth edges, save one flat number per class; else map with ids: there"
+    return "map with ids: or leave out with ignore: there"
 
-    Args:
-        path: An image or a mask.
-        as_stored: Keep palette indices, grey levels and transparency.
-        upright: Turn it as its EXIF orientation says.
+
+def _one_or_three(file: Stored, path: Path) -> np.ndarray:
+    """Take the bands of ids or colours; transparency says nothing about the class."""
+    pixels = file.pixels
+    if pixels.ndim == 2:
+        return pixels
+    bands = pixels.shape[2] - file.transparent
+    if bands not in (1, 3):
+        raise InputError(
+            f"{path} has {bands} bands, where masks have one or three; save the band of ids alone"
+        )
+    return pixels[:, :, 0] if bands == 1 else pixels[:, :, :3]
+
+
+def _whole(pixels: np.ndarray, path: Path) -> Integer[np.ndarray, "height width"]:
+    """Take numbers of any type for ids.
 
     Raises:
-        InputError: the file cannot be decoded to its last row.
+        InputError: they are not whole, or none that an id can be.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns about metadata it cannot parse, which no pixel depends on.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                image.load()
-                if upright:
-                    ImageOps.exif_transpose(image, in_place=True)
-                return np.array(image) if as_stored else _rgb(image)
-    except FileNotFoundError as error:
-        raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
-    except PermissionError as error:
-        raise InputError(f"cannot read {path}: permission denied; change its rights") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path} has too many pixels to decode; cut it into tiles") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    if pixels.dtype.kind == "f" and (broken := pixels != np.floor(pixels)).any():
         raise InputError(
-            f"cannot decode {path}: it is damaged, incomplete or no image; replace or remove it"
-        ) from error
+            f"{path} holds {pixels[broken][0]}, which is no class id; save whole numbers of 0 to "
+            "65535"
+        )
+    if pixels.min() < 0 or pixels.max() >= 2**16:
+        strange = pixels.min() if pixels.min() < 0 else pixels.max()
+        raise InputError(f"{path} holds id {strange:.0f}; save masks with ids of 0 to 65535")
+    return pixels.astype(np.uint16)
 
 
-def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    if image.mode.startswith("I"):
-        # Pillow would cut 16-bit grey levels off at 255 where their upper byte is meant.
-        grey = (np.array(image) >> 8).astype(np.uint8)
-        return np.stack([grey] * 3, axis=-1)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+def _coloured(file: Stored, path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Take what is stored for colours of 8 bits."""
+    pixels = _one_or_three(file, path)
+    if file.palette is not None:
+        colours: np.ndarray = file.palette[pixels]
+        return colours
+    if file.white is None or (pixels.astype(np.int64) * 255 % file.white).any():
+        raise InputError(
+            f"{path} holds {pixels.dtype} levels that are no colours of 8 bits; save it with 8 bits"
+        )
+    if file.white != 255:
+        pixels = (pixels.astype(np.int64) * 255 // file.white).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
+
+
+def _shown(file: Stored, number: int) -> Colour | None:
+    """Tell the colour that a number shows; None for none of 8 bits."""
+    if file.palette is not None:
+        red, green, blue = file.palette[number].tolist()
+        return red, green, blue
+    if file.white is None or number * 255 % file.white:
+        return None
+    return (number * 255 // file.white,) * 3
+
+
+def _used(pixels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, " values"]:
+    """List the numbers that there are; of each run of equal pixels, one is looked at."""
+    flat = pixels.ravel()
+    ends = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.flatnonzero(np.bincount(np.append(flat[ends], flat[-1])))
 
 
 def _label_map(path: Path) -> Integer[np.ndarray, "height width"]:
@@ -252,10 +350,10 @@ def _label_map(path: Path) -> Integer[np.ndarray, "height width"]:
             f"{path} holds {labels.dtype} of shape {labels.shape}, not a map of class ids; use "
             "the file as published"
         )
-    return labels
+    return _whole(labels, path)
 
 
-def _grey(pixels: UInt8[np.ndarray, "height width 3"]) -> bool:
+def _grey(pixels: Shaped[np.ndarray, "height width 3"]) -> bool:
     return bool((pixels == pixels[:, :, :1]).all())
 
 

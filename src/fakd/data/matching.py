@@ -132,7 +132,10 @@ class _Matcher:
         reader = None if place is None else MaskReader(self._description, place.encoding)
         alone = [] if place is None else [name for name in names if name not in masks]
         paired = [name for name in names if place is None or name in masks]
-        listing.pairs += [Pair(name, images[name], masks.get(name), reader) for name in paired]
+        levels = self._description.levels
+        listing.pairs += [
+            Pair(name, images[name], masks.get(name), reader, levels) for name in paired
+        ]
         listing.images_alone += [images[name] for name in alone]
         listing.masks_alone += [masks[name] for name in sorted(masks) if name not in images]
         sound = not alone and len(listing.refusals) == refused

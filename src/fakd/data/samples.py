@@ -10,7 +10,9 @@ from jaxtyping import Int16, UInt8
 from torch import Tensor
 
 from fakd.data.dataset import Split
-from fakd.data.masks import MaskReader, Pair, decoded
+from fakd.data.decoding import decoded
+from fakd.data.layout import Levels
+from fakd.data.masks import MaskReader, Pair
 from fakd.errors import InputError
 from fakd.settings import IGNORE, Hardware
 
@@ -24,13 +26,17 @@ class Sample(NamedTuple):
     name: str
 
 
-def read_image(path: Path) -> UInt8[Tensor, "3 height width"]:
+def read_image(path: Path, levels: Levels = Levels()) -> UInt8[Tensor, "3 height width"]:
     """Decode an image of any kind to RGB, upright as its EXIF orientation says.
 
+    Args:
+        path: The file.
+        levels: Which of its bands are shown, and which of their numbers are black and white.
+
     Raises:
-        InputError: the file cannot be decoded to its last row.
+        InputError: the file cannot be decoded to its last row, or its numbers have no one meaning.
     """
-    pixels = decoded(path, upright=True)
+    pixels = decoded(path, levels)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
@@ -52,7 +58,7 @@ class PairedSplit(Split):
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image = read_image(pair.image)
+        image = read_image(pair.image, pair.levels)
         if pair.mask is None or pair.reader is None:
             return Sample(image, None, pair.name)
         labels = torch.from_numpy(pair.reader(pair.mask))
@@ -77,6 +83,9 @@ class PairedSplit(Split):
         for reader in dict.fromkeys(pair.reader for pair in self.pairs):
             if reader is not None:
                 yield _identity(reader)
+        for levels in dict.fromkeys(pair.levels for pair in self.pairs):
+            if levels != Levels():
+                yield str(levels)
         for pair in self.pairs:
             yield f"{self._relative(pair.image)} {pair.image.stat().st_size}"
             if pair.mask is not None:

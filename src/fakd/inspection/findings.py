@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fakd.data.dataset import SegmentationData
-from fakd.data.masks import MaskValue
+from fakd.data.decoding import unused_range
+from fakd.data.layout import Levels
+from fakd.data.masks import MaskValue, remedy_for_ids
 from fakd.errors import some
 from fakd.inspection.opening import Opened, open_listed, open_path
 from fakd.inspection.survey import Budget, Header, SplitFacts, identical, read_headers, read_pixels
@@ -181,7 +183,7 @@ def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     if ids := sorted(value for value in split.unknown if isinstance(value, int)):
         yield _stops(
             f"masks hold {_values('id', ids)} unknown to {described.path} "
-            f"({_holders(split, ids)}); map with ids: or leave out with ignore: there"
+            f"({_holders(split, ids)}); {remedy_for_ids(ids)}"
         )
     colours = [value for value in split.unknown if not isinstance(value, int)]
     if not colours:
@@ -224,6 +226,11 @@ def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
 def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
     """Yield what the headers of a split say about its formats; ``wide`` ids need 16 bits."""
     masks, images = ("mask", split.mask_headers), ("image", split.image_headers)
+    pairs = split.listing.pairs
+    if faint := unused_range(
+        [pair.image for pair in pairs], pairs[0].levels if pairs else Levels()
+    ):
+        yield _harms(f"{split.listing.split}: {faint}")
     checks: tuple[tuple[tuple[str, dict[Path, Header]], Callable[[Header], bool], str], ...] = (
         (
             masks,
@@ -233,7 +240,7 @@ def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
         (
             masks,
             lambda header: header.mode.startswith(("I", "F")) and not wide,
-            "with 16 bits; fakd reads their ids as they are, but 8 bits are smaller and faster",
+            "with 16 bits or more; fakd reads their ids as they are, but 8 are smaller and faster",
         ),
         (
             images,
@@ -242,12 +249,12 @@ def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
         ),
         (
             images,
-            lambda header: header.mode in ("1", "L", "LA") or header.mode.startswith("I"),
+            lambda header: header.mode in ("1", "L", "LA") or header.mode[0] in "IF",
             "in grey, read as RGB of equal channels; fine if predictions get grey images as well",
         ),
         (
             images,
-            lambda header: header.mode in ("RGBA", "PA"),
+            lambda header: header.transparent,
             "with transparency, which is dropped; fill the background if it shows in the picture",
         ),
     )

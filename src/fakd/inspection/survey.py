@@ -14,7 +14,8 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from fakd.data.masks import MaskValue, Pair, decoded, read_mask
+from fakd.data.decoding import decoded, stored
+from fakd.data.masks import MaskValue, Pair
 from fakd.data.matching import Listing
 from fakd.errors import InputError
 from fakd.settings import IGNORE
@@ -42,6 +43,7 @@ class Header(NamedTuple):
     mode: str
     turned: bool
     """Whether EXIF says that the picture is to be turned."""
+    transparent: bool
     length: int
     """Bytes."""
 
@@ -226,7 +228,7 @@ def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Path, str]]:
     values: dict[MaskValue, int] = {}
     failed: dict[Path, str] = {}
     try:
-        decoded(pair.image, upright=True)
+        decoded(pair.image, pair.levels)
     except InputError as error:
         failed[pair.image] = str(error)
     if pair.mask is not None and pair.reader is not None:
@@ -266,6 +268,7 @@ def read_header(path: Path, upright: bool) -> Header:
             length = os.fstat(file.fileno()).st_size
             with Image.open(file) as image:
                 size, kind, mode = image.size, str(image.format), image.mode
+                transparent = mode in ("LA", "PA", "RGBA") or "transparency" in image.info
                 # Asked for EXIF that is not at its beginning, a PNG would be decoded.
                 has_exif = upright and (kind != "PNG" or "exif" in image.info)
                 code = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
@@ -273,14 +276,24 @@ def read_header(path: Path, upright: bool) -> Header:
                 tail = file.read()
     # Pillow raises whatever its parsers stumble over in a damaged file.
     except Exception:
-        # The reader's own words, also for what only the header got wrong.
-        read_mask(path)
-        raise InputError(f"cannot read the header of {path}; save it again") from None
+        # The reader's own words, or its success where Pillow knows no such kind.
+        pixels, *_, transparent, _ = stored(path, upright)
+        bands = pixels.shape[2] if pixels.ndim == 3 else 1
+        return Header(
+            (pixels.shape[1], pixels.shape[0]),
+            path.suffix[1:].upper(),
+            f"{pixels.dtype} x {bands}",
+            False,
+            transparent,
+            path.stat().st_size,
+        )
     if _ENDS.get(kind, b"") not in tail:
-        read_mask(path)
+        stored(path)
     if code in (5, 6, 7, 8):
         size = size[1], size[0]
-    return Header(size, "JPEG" if kind == "MPO" else kind, mode, code not in (0, 1), length)
+    return Header(
+        size, "JPEG" if kind == "MPO" else kind, mode, code not in (0, 1), transparent, length
+    )
 
 
 def identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Path, Path]]:

@@ -156,7 +156,7 @@ def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     if pair.mask is None or pair.reader is None:
         return None
     try:
-        image, labels = read_image(pair.image), pair.reader(pair.mask)
+        image, labels = read_image(pair.image, pair.levels), pair.reader(pair.mask)
     except InputError:
         # Said among what to fix.
         return None

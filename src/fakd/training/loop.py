@@ -343,6 +343,7 @@ class Training:
                     "step": done,
                     "miou": round(100 * scores.miou, 4),
                     "inference": asdict(self.settings.inference),
+                    "levels": asdict(self.data.levels),
                 },
             )
 
