@@ -4,7 +4,7 @@ import os
 import pytest
 
 from fakd.errors import InputError
-from fakd.files import write_atomically
+from fakd.files import write_atomically, write_text
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_no_rubbish(tmp_path):
@@ -37,3 +37,10 @@ def test_files_are_as_open_to_others_as_the_user_lets_them_be(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u6771" * 85])
+def test_names_may_have_all_bytes_that_the_system_allows(tmp_path, name):
+    write_text(tmp_path / name, os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / name).read_bytes() == b"caf\xe9"
+    assert list(tmp_path.iterdir()) == [tmp_path / name]

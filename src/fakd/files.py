@@ -24,7 +24,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; see `write_atomically`."""
 
     def write(file: Path) -> None:
-        file.write_text(text, encoding="utf-8")
+        # Names of files in it may be of any bytes.
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     write_atomically(path, write)
 
@@ -44,7 +45,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         InputError: no space is left or the folder is not writable; what was at ``path`` is intact.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name may have 255 bytes, and a letter four.
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:

@@ -102,9 +102,11 @@ def test_ids_may_give_255_a_class(made_up):
 
 def test_training_images_may_be_unlabelled_but_not_validation(made_up):
     shutil.rmtree(made_up.root / "train/masks")
-    train = folder(made_up.root).train
-    assert not train.labelled
-    assert train[0].labels is None
+    data = folder(made_up.root)
+    assert not data.train.labelled
+    assert data.train[0].labels is None
+    assert "train has no masks, as there is no" in data.remarks[0]
+    assert "holds images; without them only fakd distill" in data.remarks[0]
     shutil.rmtree(made_up.root / "val/masks")
     assert "expected a folder" in (text := message(lambda: folder(made_up.root)))
     assert str(made_up.root / "val/masks") in text
@@ -224,6 +226,19 @@ def test_images_are_turned_upright(made_up):
     Image.fromarray(np.zeros((4, 10, 3), np.uint8)).save(path, exif=exif)
     made_up.mask("val/masks/b.png", np.zeros((10, 4), np.uint8))
     assert folder(made_up.root).val[1].image.shape == (3, 10, 4)
+
+
+def test_a_mask_of_a_photo_as_it_is_stored_is_recognised(made_up):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = made_up.root / "val/images/b.jpg"
+    Image.fromarray(np.zeros((4, 10, 3), np.uint8)).save(path, exif=exif)
+    made_up.mask("val/masks/b.png", np.zeros((4, 10), np.uint8))
+    text = message(lambda: folder(made_up.root).val[1])
+    assert "is 10x4" in text
+    assert "b.jpg is 4x10 once turned as its EXIF says; turn the mask" in text
+    made_up.mask("val/masks/b.png", np.zeros((5, 10), np.uint8))
+    assert "EXIF" not in message(lambda: folder(made_up.root).val[1])
 
 
 def test_what_is_wrong_with_files_is_said_in_one_line(made_up):

@@ -201,6 +201,42 @@ def test_an_image_that_exif_turns(sound):
     single(sound, "turned by EXIF", "train_a.jpg", weight=Weight.TELLS)
 
 
+@pytest.mark.parametrize(("orientation", "size"), [(6, (8, 8)), (3, (6, 8)), (2, (6, 8))])
+def test_an_image_that_exif_turns_into_its_own_size(sound, orientation, size):
+    path = sound.root / "train/images/train_a.jpg"
+    (sound.root / "train/images/train_a.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.full((*size, 3), 50, np.uint8)).save(path, exif=exif)
+    sound.mask("train/masks/train_a.png", np.resize(ROAD_CAR, size))
+    single(sound, "train: 1 of 4 images to be turned by EXIF", "train_a.jpg", "exiftool")
+
+
+def test_a_mask_of_a_photo_as_it_is_stored(sound):
+    path = sound.root / "train/images/train_a.jpg"
+    (sound.root / "train/images/train_a.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.full((6, 8, 3), 50, np.uint8)).save(path, exif=exif)
+    found = texts(sound, Weight.STOPS)
+    assert len(found) == 1
+    assert "train_a.jpg is 6x8 once turned as its EXIF says); turn the mask" in found[0]
+
+
+def test_a_folder_of_masks_that_is_called_otherwise(sound):
+    (sound.root / "train/masks").rename(sound.root / "train/labels")
+    single(sound, "train has no masks", "holds images, labels", "if it is", weight=Weight.HARMS)
+    (sound.root / "train/labels").rename(sound.root / "labels")
+    single(sound, "train has no masks", "only fakd distill can train on it", weight=Weight.TELLS)
+
+
+def test_masks_that_show_one_class_of_several(sound):
+    for name in "abcd":
+        sound.mask(f"train/masks/train_{name}.png", ROAD_CAR * 0)
+    found = texts(sound, Weight.HARMS)
+    assert "train: every labelled pixel is road" in found[0]
+
+
 def test_images_in_both_splits(sound):
     source = (sound.root / "train/images/train_a.png").read_bytes()
     (sound.root / "val/images/val_a.png").write_bytes(source)

@@ -1,8 +1,12 @@
+import os
+import unicodedata
+
 import numpy as np
 import pytest
 
 from fakd.data import folder
 from fakd.data.layout import Pattern
+from fakd.inspection import Weight, inspected
 from stand_ins import message
 
 IDS = np.array([[0, 1], [1, 255]], np.uint8)
@@ -170,7 +174,7 @@ def test_what_is_missing_is_named(own):
     says("expected a folder", "pictures", "photos")
     own.describe(LAYOUT.replace("_rgb.jpg", "_rgb.png"))
     says("photos holds no file like photos/{name}_rgb.png")
-    (root / "learn.txt").write_bytes(b"\xff\xfe")
+    (root / "learn.txt").write_bytes(b"\0\1")
     own.describe(LAYOUT)
     says("cannot read the list", "learn.txt", "no text")
 
@@ -252,6 +256,12 @@ def test_mistakes_in_the_layout_are_explained(made_up, text, words):
         ("classes: [{name: a, id: 1}, {name: b, id: 1}]", ["same id"]),
         ("classes: [{name: a, id: 1}]\nids: {1: a}", ["both classes and ids"]),
         ("classes: [{name: a, id: 1}]\nignore: [1]", ["both classes and ignore"]),
+        ("classes: [box, ball]\nignore: [0]\nothers: ignore", ["id 0", "'box'", "place", "id: 1"]),
+        ("classes: [a]\nids: {3: a}\nignore: [[3]]", ["65535", "[3]"]),
+        (
+            "classes: [{name: a, color: [1, 2, 3]}]\nignore_colors: [[1, 2, 3]]",
+            ["[1, 2, 3]", "class"],
+        ),
         ("classes: [{name: a, id: x}]", ["65535", "'x'"]),
     ],
 )
@@ -260,3 +270,147 @@ def test_mistakes_in_class_ids_are_explained(made_up, text, words):
     said = message(lambda: folder(made_up.root))
     for word in words:
         assert word in said
+
+
+def beside(made_up, *names, image="all/{}.png", mask="all/{}_mask.png"):
+    """Images and masks of those names, described alike for both splits."""
+    for name in names:
+        made_up.image(image.format(name), size=(2, 2))
+        made_up.mask(mask.format(name), IDS)
+    part = f'{{images: "{image.format("{name}")}", masks: "{mask.format("{name}")}"}}'
+    made_up.describe(f"classes: [road, car]\ntrain: {part}\nval: {part}\n")
+    return made_up.root
+
+
+def names(split):
+    return [pair.name for pair in split.pairs]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("all/{}.png", "all/{}_mask.png"),
+        ("all/{}_rgb.png", "all/{}.png"),
+        ("all/{}.png", "all/masks/{}.png"),
+        ("all/{}.*", "all/m_{}.png"),
+    ],
+)
+def test_masks_beside_images_are_no_images(made_up, image, mask):
+    root = beside(made_up, "face_mask", "7", image=image.replace("*", "png"), mask=mask)
+    description = (root / "dataset.yaml").read_text().replace("{name}.png", "{name}.*", 1)
+    made_up.describe(description if "*" in image else (root / "dataset.yaml").read_text())
+    assert names(folder(root).train) == ["7", "face_mask"]
+    (listing, _) = inspected(root).opened.splits
+    assert listing.masks_alone == []
+    (root / image.replace("*", "png").format("7")).unlink()
+    assert names(folder(root).train) == ["face_mask"]
+    assert inspected(root).opened.splits[0].masks_alone == [root / mask.format("7")]
+
+
+def test_an_image_beside_masks_that_has_none_is_still_missed(made_up):
+    root = beside(made_up, "1", "2", image="all/{}_rgb.png", mask="all/{}.png")
+    (root / "all/2.png").unlink()
+    assert "2_rgb.png" in message(lambda: folder(root))
+
+
+def test_an_image_is_never_its_own_mask(made_up):
+    root = beside(made_up, "a", image="all/{}.png", mask="all/{}.png")
+    assert "image and mask at once" in message(lambda: folder(root))
+
+
+def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):
+    root = beside(made_up, "a", image="photos/{}.jpg", mask="truth/{}.png")
+    made_up.image("photos/a.png")
+    made_up.image("photos/b.JPG")
+    made_up.mask("truth/b.png", IDS)
+    assert folder(root).remarks[0] == (
+        f"train leaves out 1 image ({root}/photos/b.JPG), as photos/{{name}}.jpg takes no .JPG; "
+        "end it in .* for any suffix"
+    )
+    found = [each for each in inspected(root).findings if each.weight is Weight.HARMS]
+    assert "leaves out 1 image" in found[0].text
+    assert not any("without an image" in each.text for each in found), "b.png has its image"
+    (root / "photos/b.JPG").rename(root / "photos/b.tif")
+    assert "takes no .tif; save them as PNG" in folder(root).remarks[0]
+    (root / "photos/b.tif").rename(root / "photos/b.txt")
+    assert folder(root).remarks == ()
+
+
+def test_pictures_of_another_part_are_not_left_out(made_up):
+    made_up.image("all/a.jpg", size=(2, 2))
+    made_up.image("all/b.png", size=(2, 2))
+    for name in "ab":
+        made_up.mask(f"truth/{name}.png", IDS)
+    parts = [
+        f'{{images: "all/{{name}}.{end}", masks: "truth/{{name}}.png"}}' for end in ("jpg", "png")
+    ]
+    made_up.describe(f"classes: [x, y]\ntrain: {parts[0]}\nval: {parts[1]}\n")
+    assert folder(made_up.root).remarks == ()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFD")])
+def test_lists_and_files_match_in_any_encoding_and_unicode_form(made_up, encoding, forms):
+    image, mask, listed = (unicodedata.normalize(form, "caf\u00e9") for form in forms)
+    beside(made_up, image=f"{image}/{{}}.jpg", mask=f"{mask}-truth/{{}}.png")
+    made_up.image(f"{listed}/{image}.jpg", size=(2, 2))
+    made_up.mask(f"{listed}-truth/{mask}.png", IDS)
+    made_up.image(f"{listed}/x .jpg", size=(2, 2))
+    made_up.mask(f"{listed}-truth/x .png", IDS)
+    text = (made_up.root / "dataset.yaml").read_text()
+    made_up.describe(text.replace('.png"}', f'.png", list: {mask}.txt}}'))
+    content = f"{listed}  \r\n\r\nx \r\n"
+    coded = (
+        b"\xff\xfe" + content.encode("utf-16-le") if "bom" in encoding else content.encode(encoding)
+    )
+    (made_up.root / f"{image}.txt").write_bytes(coded)
+    data = folder(made_up.root)
+    assert names(data.train) == ["caf\u00e9", "x "]
+    assert data.train[0].labels is not None
+
+
+def test_names_of_any_bytes(made_up):
+    raw = os.fsdecode(b"caf\xe9")
+    root = beside(made_up, raw, "x" * 246, "line\x0bor\x85line")
+    text = (root / "dataset.yaml").read_text()
+    made_up.describe(text.replace("_mask.png", '_mask.png", list: "list.txt', 1))
+    (root / "list.txt").write_bytes(b"caf\xe9\n" + b"x" * 246 + "\nline\x0bor\x85line".encode())
+    data = folder(root)
+    assert sorted(names(data.train)) == sorted([raw, "x" * 246, "line\x0bor\x85line"])
+    assert names(data.train) == names(data.val)
+    assert len(data.fingerprint()) == 16
+    (root / "list.txt").write_bytes(b"fa\xe7ade\n")
+    assert "save the list as UTF-8" in message(lambda: folder(root))
+
+
+def test_the_fingerprint_does_not_follow_the_unicode_form(made_up, tmp_path):
+    prints = []
+    for form in ("NFC", "NFD"):
+        made_up.root = tmp_path / form
+        root = beside(made_up, unicodedata.normalize(form, "\u00e9"))
+        prints.append(folder(root).fingerprint())
+    assert prints[0] == prints[1]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "../photos/north/1"])
+def test_names_in_lists_that_leave_the_folder_are_refused(own, name):
+    own.list("learn.txt", name)
+    assert f"names {name}, but there is no" in message(lambda: folder(own.root))
+
+
+def test_a_pattern_may_be_absolute(own):
+    own.describe(LAYOUT.replace('"photos', f'"{own.root}/photos'))
+    assert len(folder(own.root).fingerprint()) == 16
+
+
+def test_a_place_of_masks_keeps_the_ids_of_the_classes(own):
+    own.describe(
+        """
+classes: [{name: road, id: 1}, {name: car, id: 0}]
+train:
+  images: "photos/{name}_rgb.jpg"
+  masks: {files: "truth/{name}_ids.png", others: ignore}
+val: {images: "photos/{name}_rgb.jpg", masks: "truth/{name}_ids.png"}
+"""
+    )
+    assert folder(own.root).train[0].labels.tolist() == [[1, 0], [0, -1]]

@@ -34,8 +34,9 @@ def remembered(cache):
     return list(cache.glob("scans/*.json"))
 
 
-def test_lists_relative_paths_in_order_without_hidden_files(tmp_path):
-    for name in ("b.png", "a/z.png", "a/b/c.txt", ".DS_Store"):
+def test_lists_relative_paths_in_order_without_hidden_files_and_folders(tmp_path):
+    hidden = (".DS_Store", ".ipynb_checkpoints/a.png", "a/__MACOSX/z.png", "a/@eaDir/z.png/t.jpg")
+    for name in ("b.png", "a/z.png", "a/b/c.txt", *hidden):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "x" / name).touch()
     assert files_below(tmp_path / "x") == ["a/b/c.txt", "a/z.png", "b.png"]
@@ -48,9 +49,11 @@ def test_follows_links_but_not_in_circles(tmp_path):
     (tmp_path / "x/one").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "x/two").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "x/in/around").symlink_to(tmp_path / "x")
+    (tmp_path / "x/outside").symlink_to(tmp_path)
+    (tmp_path / "x/itself.png").symlink_to("itself.png")
     (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "x/broken.png").symlink_to(tmp_path / "nothing")
-    assert files_below(tmp_path / "x") == ["broken.png", "one/a.png", "two/a.png"]
+    assert files_below(tmp_path / "x") == ["broken.png", "itself.png", "one/a.png", "two/a.png"]
 
 
 def test_a_big_settled_folder_is_listed_once(big, cache, monkeypatch):

@@ -88,10 +88,10 @@ class SegmentationData:
         It is the same for every copy of the data, on any machine.
         """
         digest = hashlib.sha256()
-        for line in (*self.class_names, "train", *self.train.identity(), "val"):
-            digest.update(line.encode() + b"\n")
-        for line in self.val.identity():
-            digest.update(line.encode() + b"\n")
+        splits = ("train", *self.train.identity(), "val", *self.val.identity())
+        for line in (*self.class_names, *splits):
+            # Names of files may be of any bytes.
+            digest.update(line.encode(errors="surrogateescape") + b"\n")
         return digest.hexdigest()[:16]
 
 

@@ -93,6 +93,15 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         )
     if class_ids and "ids" in content:
         raise InputError(f"{path}: ids stand in both classes and ids; keep one of them")
+    ignored_colours = tuple(
+        _colour(value, "ignore_colors", path)
+        for value in as_list(content.get("ignore_colors", []), "ignore_colors", path)
+    )
+    if both := [colour for colour in ignored_colours if colour in (palette or ())]:
+        raise InputError(
+            f"{path}: the colour {list(both[0])} is that of a class and stands in ignore_colors; "
+            "keep one of them"
+        )
     root = as_text(content, "root", path)
     return Description(
         path=path,
@@ -104,13 +113,10 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         has_palette=palette is not None,
         encoding=read_encoding(content, names, path, class_ids),
         masks=masks,
-        ignored_colours=tuple(
-            _colour(value, "ignore_colors", path)
-            for value in as_list(content.get("ignore_colors", []), "ignore_colors", path)
-        ),
+        ignored_colours=ignored_colours,
         levels=read_levels(content, path),
-        train=read_layout(content, "train", names, path),
-        val=read_layout(content, "val", names, path),
+        train=read_layout(content, "train", names, path, class_ids),
+        val=read_layout(content, "val", names, path, class_ids),
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
     )

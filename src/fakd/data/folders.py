@@ -80,7 +80,7 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         train=PairedSplit(root, train.pairs),
         val=PairedSplit(root, val.pairs),
         config=config,
-        remarks=(*train.remarks, *val.remarks, *filter(None, [faint])),
+        remarks=(*train.doubts, *train.remarks, *val.doubts, *val.remarks, *filter(None, [faint])),
         protocol=described.protocol,
         augmentation=described.augmentation,
         levels=described.levels,

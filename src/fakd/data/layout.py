@@ -2,13 +2,14 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from fakd.data.names import composed
 from fakd.errors import InputError
 from fakd.settings import IGNORE
 
@@ -19,6 +20,11 @@ NO_CLASS = (255, 2**16 - 1)
 """Mask ids of 8 and of 16 bits that mean no class where none has them."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 MASK_SUFFIXES = IMAGE_SUFFIXES
+_PICTURES = (
+    *(*IMAGE_SUFFIXES, ".jfif", ".jp2", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".tga"),
+    *(".dng", ".npy"),
+)
+"""What people keep images in, read or not."""
 _NAME = "{name}"
 _PART_KEYS = ("images", "masks", "list", "except", "count")
 
@@ -115,6 +121,8 @@ class Encoding:
     """Mask id to class, `IGNORE` for ids that mean none."""
     others: int | None = None
     """What any other id means; None if it is a mistake."""
+    assumed: tuple[int, ...] = ()
+    """Ids that mean no class only because nothing says otherwise."""
 
 
 def read_encoding(
@@ -134,24 +142,31 @@ def read_encoding(
     Raises:
         InputError: a value is not what it should be; the message names it.
     """
-    ids = dict.fromkeys(NO_CLASS, IGNORE)
     listed = content.get("ids")
     if listed is None:
-        ids |= {raw: number for number, raw in enumerate(class_ids or range(len(names)))}
+        ids = {raw: number for number, raw in enumerate(class_ids or range(len(names)))}
     elif not isinstance(listed, dict):
         raise InputError(f"{path}: ids must map mask ids to classes, got {listed!r}")
     else:
-        ids |= {mask_id(raw, "ids", path): _class(to, names, path) for raw, to in listed.items()}
-    for raw in as_list(content.get("ignore", []), "ignore", path):
-        if listed is not None and raw in listed:
-            raise InputError(f"{path}: id {raw} stands in both ids and ignore; keep one of them")
-        if raw in class_ids:
-            raise InputError(f"{path}: id {raw} stands in both classes and ignore; keep one")
-        ids[mask_id(raw, "ignore", path)] = IGNORE
+        ids = {mask_id(raw, "ids", path): _class(to, names, path) for raw, to in listed.items()}
+    ignored = [
+        mask_id(raw, "ignore", path) for raw in as_list(content.get("ignore", []), "ignore", path)
+    ]
+    if both := [raw for raw in ignored if raw in ids]:
+        where, remedy = "ids" if listed is not None else "classes", "keep one of them"
+        if listed is None and not class_ids:
+            name = names[ids[both[0]]]
+            remedy = (
+                f"it is {name!r} by its place in the list: give the classes their ids, as {{name: "
+                f"{name}, id: {both[0] + 1}}}, or ids:, or take it out of ignore"
+            )
+        raise InputError(f"{path}: id {both[0]} stands in both {where} and ignore; {remedy}")
+    assumed = tuple(raw for raw in NO_CLASS if raw not in ids and raw not in ignored)
+    ids = dict.fromkeys((*assumed, *ignored), IGNORE) | ids
     others = content.get("others")
-    if others == "ignore":
-        return Encoding(ids, IGNORE)
-    return Encoding(ids, None if others is None else _class(others, names, path, "others maps"))
+    if others is not None:
+        others = IGNORE if others == "ignore" else _class(others, names, path, "others maps")
+    return Encoding(ids, others, assumed)
 
 
 def mask_id(value: object, key: str, path: Path) -> int:
@@ -192,27 +207,40 @@ class Pattern:
         Raises:
             InputError: two files differ in nothing but their suffix.
         """
-        before, _, after = self.text.removeprefix(self.folder).lstrip("/").partition(_NAME)
+        found: dict[str, str] = {}
+        for name, file in self._matches(files, suffixes):
+            if name in found:
+                where = f" in {self.folder}" if self.folder else ""
+                forms = " in two Unicode forms" if composed(file) == composed(found[name]) else ""
+                raise InputError(
+                    f"{found[name]} and {file}{where} have the same name{forms}; keep one of them"
+                )
+            found[name] = file
+        return found
+
+    def left_out(self, files: Iterable[str], names: Container[str]) -> dict[str, str]:
+        """Map further names to pictures that match but for their suffix."""
+        stem = self.text.removesuffix(PurePosixPath(self.text).suffix)
+        found = Pattern(f"{stem}.*")._matches(files, _PICTURES)
+        return {name: file for name, file in found if name not in names}
+
+    def _matches(
+        self, files: Iterable[str], suffixes: tuple[str, ...]
+    ) -> Iterator[tuple[str, str]]:
+        pattern = composed(self.text.removeprefix(self.folder).lstrip("/"))
+        before, _, after = pattern.partition(_NAME)
         any_suffix = after.endswith(".*")
         after = after.removesuffix(".*")
-        found: dict[str, str] = {}
         for file in files:
-            stem = file
+            stem = composed(file)
             if any_suffix:
-                stem, _, suffix = file.rpartition(".")
+                stem, _, suffix = stem.rpartition(".")
                 if f".{suffix.lower()}" not in suffixes:
                     continue
             if not (stem.startswith(before) and stem.endswith(after)):
                 continue
-            name = stem[len(before) : len(stem) - len(after)]
-            if name in found:
-                where = f" in {self.folder}" if self.folder else ""
-                raise InputError(
-                    f"{found[name]} and {file}{where} have the same name; keep one of them"
-                )
-            if name:
-                found[name] = file
-        return found
+            if name := stem[len(before) : len(stem) - len(after)]:
+                yield name, file
 
 
 @dataclass(frozen=True)
@@ -250,9 +278,16 @@ def default_layout(split: str) -> tuple[Part, ...]:
 
 
 def read_layout(
-    content: Mapping[Any, Any], split: str, names: tuple[str, ...], path: Path
+    content: Mapping[Any, Any],
+    split: str,
+    names: tuple[str, ...],
+    path: Path,
+    class_ids: tuple[int, ...] = (),
 ) -> tuple[Part, ...]:
     """Check the section of a split: one part or a list of them.
+
+    Masks of a place with ``ignore`` or ``others`` of its own, but no ``ids``, have those of the
+    whole, which `read_encoding` explains.
 
     Raises:
         InputError: a key or value is not what it should be; the message names both.
@@ -266,10 +301,22 @@ def read_layout(
             f"{path}: {split} must say where files lie, got {section!r}; write, for example, "
             f"{split}: {{images: 'images/{{name}}.jpg', masks: 'masks/{{name}}.png'}}"
         )
-    return tuple(_part(part, split, names, path) for part in parts)
+
+    def masks(entry: object) -> Masks:
+        if not isinstance(entry, dict):
+            return Masks(_pattern(entry, "masks", path))
+        check_keys(entry, ("files", *ENCODING_KEYS), path)
+        own = None
+        if entry.keys() & set(ENCODING_KEYS):
+            own = read_encoding({"ids": content.get("ids"), **entry}, names, path, class_ids)
+        return Masks(_pattern(entry.get("files"), "masks: files", path), own)
+
+    return tuple(_part(part, split, masks, path) for part in parts)
 
 
-def _part(entry: dict[Any, Any], split: str, names: tuple[str, ...], path: Path) -> Part:
+def _part(
+    entry: dict[Any, Any], split: str, read_masks: Callable[[object], Masks], path: Path
+) -> Part:
     check_keys(entry, _PART_KEYS, path)
     if "images" not in entry:
         raise InputError(f"{path}: {split} lacks images; add, for example, 'images/{{name}}.jpg'")
@@ -281,21 +328,11 @@ def _part(entry: dict[Any, Any], split: str, names: tuple[str, ...], path: Path)
         raise InputError(f"{path}: val needs masks to evaluate against; add masks: to it")
     return Part(
         images=_pattern(entry["images"], "images", path),
-        masks=tuple(
-            _masks(place, names, path) for place in (masks if isinstance(masks, list) else [masks])
-        ),
+        masks=tuple(map(read_masks, masks if isinstance(masks, list) else [masks])),
         lists=_lists(entry.get("list"), path),
         excluded=_files(entry.get("except", []), "except", path),
         count=count,
     )
-
-
-def _masks(entry: object, names: tuple[str, ...], path: Path) -> Masks:
-    if not isinstance(entry, dict):
-        return Masks(_pattern(entry, "masks", path))
-    check_keys(entry, ("files", *ENCODING_KEYS), path)
-    own = read_encoding(entry, names, path) if entry.keys() & set(ENCODING_KEYS) else None
-    return Masks(_pattern(entry.get("files"), "masks: files", path), own)
 
 
 def _pattern(value: object, key: str, path: Path) -> Pattern:

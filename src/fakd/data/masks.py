@@ -18,6 +18,9 @@ MaskValue = int | Colour
 """What a mask holds at a pixel: an id or a colour."""
 Pixels = Integer[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]
 """A mask as ids, whatever they mean, or as RGB colours."""
+EXIF_REMEDY = (
+    "turn the mask as well, or take the orientation out of the photo (exiftool -Orientation= FILE)"
+)
 _UNKNOWN = -2
 _MANY = 16
 

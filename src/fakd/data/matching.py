@@ -1,15 +1,23 @@
 """Which image belongs to which mask, by the layout of a split; what lacks, named once."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 from fakd.data.description import Description
-from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
+from fakd.data.layout import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    Masks,
+    Part,
+    Pattern,
+    default_layout,
+)
 from fakd.data.masks import MaskReader, Pair
+from fakd.data.names import as_stored, composed, read_names
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
 
@@ -26,8 +34,12 @@ class Listing:
     """With a mask, or all without one if the split is unlabelled."""
     images_alone: list[Path] = field(default_factory=list)
     masks_alone: list[Path] = field(default_factory=list)
+    left_out: list[tuple[Pattern, Path]] = field(default_factory=list)
+    """Pictures that match the pattern of images but for their suffix."""
     refusals: list[str] = field(default_factory=list)
     """Why the split cannot be opened as it is, besides images that stand alone."""
+    doubts: list[str] = field(default_factory=list)
+    """What is hardly meant so, and nothing stops at."""
     remarks: list[str] = field(default_factory=list)
     """What the user should know and nothing stops at."""
 
@@ -66,8 +78,9 @@ def listed(
             _Matcher(root, description, part, listing, lenient, files).match(names)
         _check(listing, description.path, lenient)
         found.append(listing)
-    used = {pair.mask for listing in found for pair in listing.pairs}
+    used = {path for listing in found for pair in listing.pairs for path in (pair.image, pair.mask)}
     for listing in found:
+        listing.doubts += _left_out(listing, used)
         # Splits may share a folder of masks: those of the other one are not alone, and those of
         # none are said once.
         listing.masks_alone = [mask for mask in listing.masks_alone if mask not in used]
@@ -79,6 +92,13 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
     """Put the pairs in order, and see whether those of several parts go together."""
     split, pairs = listing.split, listing.pairs
     pairs.sort(key=lambda pair: (pair.name, pair.image))
+    if same := [pair.image for pair in pairs if pair.image == pair.mask]:
+        _refuse(
+            f"{path}: {same[0]} would be image and mask at once; write masks: of {split} apart "
+            "from images:",
+            listing,
+            lenient,
+        )
     for first, second in pairwise(pairs):
         if first.image == second.image:
             _refuse(
@@ -94,6 +114,22 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
             "data sets",
             listing,
             lenient,
+        )
+
+
+def _left_out(listing: Listing, used: Container[Path | None]) -> Iterator[str]:
+    """Say which pictures nothing uses, and why."""
+    by_pattern: dict[Pattern, list[Path]] = {}
+    for pattern, path in listing.left_out:
+        if path not in used and path not in listing.masks_alone:
+            by_pattern.setdefault(pattern, []).append(path)
+    for pattern, paths in by_pattern.items():
+        suffixes = sorted({path.suffix for path in paths})
+        read = all(suffix.lower() in IMAGE_SUFFIXES for suffix in suffixes)
+        remedy = "end it in .* for any suffix" if read else "save them as PNG or JPEG"
+        yield (
+            f"{listing.split} leaves out {len(paths)} image{'s' if len(paths) > 1 else ''} "
+            f"({some(paths, 2)}), as {pattern.text} takes no {', '.join(suffixes)}; {remedy}"
         )
 
 
@@ -125,9 +161,13 @@ class _Matcher:
         """Add the pairs to the listing, and what stands alone or is wrong."""
         listing, refused = self._listing, len(self._listing.refusals)
         images = self._found(self._part.images, IMAGE_SUFFIXES, needed=True)
-        names = (
-            self._chosen(images) if chosen is None else [name for name in chosen if name in images]
-        )
+        every = chosen is None and not self._part.lists
+        if every:
+            images = self._without_masks(images)
+        if chosen is None:
+            names = self._chosen(images)
+        else:
+            names = [name for name in map(composed, chosen) if name in images]
         place, masks = self._masks(names, images)
         reader = None if place is None else MaskReader(self._description, place.encoding)
         alone = [] if place is None else [name for name in names if name not in masks]
@@ -137,10 +177,54 @@ class _Matcher:
             Pair(name, images[name], masks.get(name), reader, levels) for name in paired
         ]
         listing.images_alone += [images[name] for name in alone]
-        listing.masks_alone += [masks[name] for name in sorted(masks) if name not in images]
+        left_out = self._left_out(images) if every else {}
+        listing.left_out += [(self._part.images, left_out[name]) for name in sorted(left_out)]
+        known, shown = images.keys() | left_out.keys(), set(images.values())
+        listing.masks_alone += [
+            masks[name] for name in sorted(masks.keys() - known) if masks[name] not in shown
+        ]
+        if names and place is None:
+            self._unlabelled()
         sound = not alone and len(listing.refusals) == refused
         if sound and (remark := self._remark(paired)):
             listing.remarks.append(remark)
+
+    def _without_masks(self, images: Mapping[str, Path]) -> dict[str, Path]:
+        """Leave out files that are masks of others, where one pattern matches both."""
+        masks: dict[Path, str] = {}
+        for place in self._part.masks:
+            if self._place(place.pattern).is_dir():
+                found = self._found(place.pattern, MASK_SUFFIXES)
+                masks |= {path: name for name, path in found.items()}
+        masked = set(masks.values())
+
+        def is_mask(name: str, path: Path) -> bool:
+            # The pattern that leaves less to the name is the one that means the file.
+            of = masks.get(path, name)
+            return len(of) < len(name) and (of in images or name not in masked)
+
+        return {name: path for name, path in images.items() if not is_mask(name, path)}
+
+    def _left_out(self, images: Mapping[str, Path]) -> dict[str, Path]:
+        if not images:
+            return {}
+        folder = self._place(self._part.images)
+        found = self._part.images.left_out(self._files_below(folder), images)
+        return {name: folder / file for name, file in found.items()}
+
+    def _unlabelled(self) -> None:
+        """Say that nothing but a teacher names the classes of these images."""
+        said, end = self._listing.remarks, "without them only fakd distill can train on it"
+        text = f"{self._description.path} names none"
+        if self._part.masks:
+            folder = self._place(self._part.masks[0].pattern)
+            text = f"there is no {folder}, and {_what_is_there(folder)}"
+            if any(entry.is_dir() for entry in folder.parent.iterdir() if entry.name != "images"):
+                said, end = self._listing.doubts, f"name the folder {folder.name} if it is there"
+        said.append(f"{self._split} has no masks, as {text}; {end}")
+
+    def _place(self, pattern: Pattern) -> Path:
+        return as_stored(self._root / pattern.folder)
 
     def _refuse(self, text: str) -> None:
         _refuse(text, self._listing, self._lenient)
@@ -173,15 +257,16 @@ class _Matcher:
         if not lists:
             return []
         refused = len(self._listing.refusals)
-        excluded = {name for file in self._part.excluded for name in self._names(file)}
-        names = dict.fromkeys(name for file in lists for name in self._names(file))
+        excluded = {name for file in self._part.excluded for name in self._names(file, images)}
+        names = dict.fromkeys(name for file in lists for name in self._names(file, images))
         names = dict.fromkeys(name for name in names if name not in excluded)
         if missing := [name for name in names if name not in images]:
             path = self._root / self._part.images.path(missing[0])
             more = f" (and {len(missing) - 1} more like it)" if missing[1:] else ""
+            text = any("\udc80" <= letter <= "\udcff" for letter in missing[0])
             self._refuse(
                 f"{self._root / lists[0]} names {missing[0]}, but there is no {path}{more}; "
-                f"{self._remedy()}"
+                f"{'save the list as UTF-8' if text else self._remedy()}"
             )
         elif not names and len(self._listing.refusals) == refused:
             self._refuse(f"{self._root / lists[0]} names no image; {self._remedy()}")
@@ -191,7 +276,7 @@ class _Matcher:
         self, pattern: Pattern, suffixes: tuple[str, ...], needed: bool = False
     ) -> dict[str, Path]:
         """Map the names that match a pattern to their files."""
-        folder = self._root / pattern.folder
+        folder = self._place(pattern)
         if not folder.is_dir():
             self._refuse_folder(folder)
             return {}
@@ -217,7 +302,7 @@ class _Matcher:
     ) -> tuple[Masks | None, dict[str, Path]]:
         """Find the place with the most masks for the images; None where there is none."""
         places = self._part.masks
-        there = [place for place in places if (self._root / place.pattern.folder).is_dir()]
+        there = [place for place in places if self._place(place.pattern).is_dir()]
         if places and not there and not self._part.may_lack_masks:
             self._refuse_folder(self._root / places[0].pattern.folder)
         best: tuple[Masks | None, dict[str, Path]] = (None, {})
@@ -254,9 +339,9 @@ class _Matcher:
 
     def _beside(self, pattern: Pattern, name: str) -> str:
         """Mention a file that was perhaps taken for the mask that lacks."""
-        for file in self._files_below(self._root / pattern.folder):
+        for file in self._files_below(self._place(pattern)):
             # What follows the name must not be more of a name: 10 is not beside 1.
-            if re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", file):
+            if re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", composed(file)):
                 reason = (
                     "holds colours, not ids" if "color" in file.lower() else "is named otherwise"
                 )
@@ -267,10 +352,10 @@ class _Matcher:
         """Choose the first group of lists that is all there; nothing where none is."""
         groups = self._part.lists
         for group in groups:
-            if all((self._root / file).is_file() for file in group):
+            if all(as_stored(self._root / file).is_file() for file in group):
                 return group
         if groups:
-            first = next(file for file in groups[0] if not (self._root / file).is_file())
+            first = next(file for file in groups[0] if not as_stored(self._root / file).is_file())
             others = [" with ".join(group) for group in groups[1:]]
             instead = f" (or, instead, {' or '.join(others)})" if others else ""
             self._refuse(
@@ -279,15 +364,12 @@ class _Matcher:
             )
         return ()
 
-    def _names(self, file: str) -> list[str]:
-        path = self._root / file
+    def _names(self, file: str, images: Container[str]) -> list[str]:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            self._refuse(f"cannot read the list {path}: {reason}; {self._remedy()}")
+            return read_names(as_stored(self._root / file), images)
+        except InputError as error:
+            self._refuse(f"{error}; {self._remedy()}")
             return []
-        return [line.strip() for line in lines if line.strip()]
 
     def _remedy(self) -> str:
         if self._by_convention:

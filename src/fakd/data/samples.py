@@ -10,9 +10,10 @@ from jaxtyping import Int16, UInt8
 from torch import Tensor
 
 from fakd.data.dataset import Split
-from fakd.data.decoding import decoded
+from fakd.data.decoding import decoded, stored
 from fakd.data.layout import Levels
-from fakd.data.masks import MaskReader, Pair
+from fakd.data.masks import EXIF_REMEDY, MaskReader, Pair
+from fakd.data.names import composed
 from fakd.errors import InputError
 from fakd.settings import IGNORE, Hardware
 
@@ -65,10 +66,10 @@ class PairedSplit(Split):
         if labels.shape != image.shape[1:]:
             mask_size = "x".join(str(side) for side in reversed(labels.shape))
             image_size = "x".join(str(side) for side in reversed(image.shape[1:]))
-            raise InputError(
-                f"{pair.mask} is {mask_size} but its image {pair.image} is {image_size} "
-                "(width x height); export the mask at the size of the image"
-            )
+            what = f"{pair.mask} is {mask_size} but its image {pair.image} is {image_size} "
+            if stored(pair.image).pixels.shape[:2] == labels.shape:
+                raise InputError(f"{what}once turned as its EXIF says; {EXIF_REMEDY}")
+            raise InputError(f"{what}(width x height); export the mask at the size of the image")
         return Sample(image, labels, pair.name)
 
     def name(self, index: int) -> str:
@@ -93,7 +94,8 @@ class PairedSplit(Split):
                 yield f"{self._relative(pair.mask)} {zlib.crc32(pair.mask.read_bytes()):08x}"
 
     def _relative(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        path = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        return composed(path.as_posix())
 
 
 def _identity(reader: MaskReader) -> str:

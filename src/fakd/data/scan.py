@@ -14,7 +14,9 @@ from rich.console import Console
 from fakd.errors import InputError
 from fakd.files import write_text
 
-_FORMAT = 1
+_FORMAT = 2
+_OTHERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
+"""Folders that archives and systems leave among files, as hidden as those with a dot."""
 _WORTH_KEEPING = 1000
 """Files below which listing is as quick as checking what was remembered."""
 _SETTLED = 2.0
@@ -24,7 +26,7 @@ _PATIENCE = 1.0
 
 
 def files_below(folder: Path) -> list[str]:
-    """List the files below a folder by relative path with slashes, hidden ones left out.
+    """List the files below a folder by relative path with slashes; hidden files and folders not.
 
     Links are followed, those into a folder around them excepted. The list of a big folder is kept
     in the user's cache and holds as long as no folder in it has another time of change.
@@ -63,7 +65,10 @@ def _walked(folder: Path) -> tuple[list[_Directory], list[str]]:
     files: list[str] = []
     with ExitStack() as shown:
         began, silent = time.monotonic(), True
-        for path, is_directory, state in _entries(str(folder), "", frozenset()):
+        outer = frozenset(
+            (each.stat().st_dev, each.stat().st_ino) for each in folder.resolve().parents
+        )
+        for path, is_directory, state in _entries(str(folder), "", outer):
             if is_directory:
                 directories.append((path, state.st_mtime_ns, state.st_ino))
             else:
@@ -97,10 +102,12 @@ def _entries(
         with os.scandir(folder) as entries:
             inner = []
             for entry in entries:
+                if entry.name.startswith(".") or entry.name in _OTHERS:
+                    continue
                 path = f"{relative}/{entry.name}" if relative else entry.name
-                if entry.is_dir():
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     inner.append((entry.path, path))
-                elif not entry.name.startswith("."):
+                else:
                     yield path, False, None
     except OSError as error:
         raise InputError(f"cannot list {folder}: {error.strerror}; change its rights") from error

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from fakd.data.dataset import SegmentationData
 from fakd.data.decoding import unused_range
 from fakd.data.layout import Levels
-from fakd.data.masks import MaskValue, remedy_for_ids
+from fakd.data.masks import EXIF_REMEDY, MaskValue, remedy_for_ids
 from fakd.errors import some
 from fakd.inspection.opening import Opened, open_listed, open_path
+from fakd.inspection.readiness import Shown, flaw, turned_either_way
 from fakd.inspection.survey import Budget, Header, SplitFacts, identical, read_headers, read_pixels
 from fakd.settings import IGNORE
 
@@ -97,6 +98,7 @@ def _findings(
         found += map(_stops, split.listing.refusals)
         for finding in (*_pairing(split), *_damage(split), *_contents(opened, split)):
             found.append(finding._replace(text=f"{split.listing.split}: {finding.text}"))
+        found += map(_harms, split.listing.doubts)
         found += map(_tells, split.listing.remarks)
     ids = opened.description.encoding.ids
     wide = any(raw > 255 for raw, target in ids.items() if target != IGNORE)
@@ -149,25 +151,27 @@ def _damage(split: SplitFacts) -> Iterator[Finding]:
             f"{len(last)} more files cannot be read ({some(last, 2)}); replace or remove them"
         )
     if mismatched := split.mismatched:
-        pair, *headers = mismatched[0]
-        image, mask = ("{}x{}".format(*header.size) for header in headers)
+        pair, photo, truth = mismatched[0]
+        image, mask = ("{}x{}".format(*header.size) for header in (photo, truth))
+        turned = truth.size == photo.stored
         yield _stops(
             f"{_count(len(mismatched), 'mask')} not of the size of the image ({pair.mask} is "
-            f"{mask}, {pair.image} is {image}); export masks at the size of their images"
+            f"{mask}, {pair.image} is {image}{' once turned as its EXIF says' if turned else ''}); "
+            f"{EXIF_REMEDY if turned else 'export masks at the size of their images'}"
         )
+    if text := turned_either_way([*split.image_headers.items()] if split.mask_headers else []):
+        yield _stops(text)
 
 
 def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     names, path = opened.description.class_names, opened.description.path
     ignored = split.classes[IGNORE]
-    first = next((pair.mask for pair in split.sample if pair.mask is not None), None)
-    if ignored and set(split.pixels) <= {0, 255} and 255 in split.pixels:
-        yield _stops(
-            f"masks hold 0 and 255 only ({first}), and 255 means no class; write 'ids: {{0: "
-            f"{names[0]}, 255: {names[-1]}}}' in {path} if 255 is the object"
-        )
-    elif ignored and split.ignored == 1:
-        yield _stops(f"every pixel is ignored ({first}); see ids: and ignore: in {path}")
+    shown = _shown(split)
+    text = flaw(shown, names) if split.known_pixels and not split.unknown else None
+    if text and (shown.assumed or not shown.classes):
+        yield _stops(text)
+    elif text and len(split.sample) == len(split.listing.pairs):
+        yield _harms(text)
     elif split.ignored > _MUCH:
         yield _harms(
             f"{split.ignored:.0%} of the pixels are ignored; if that is not meant, see ids: and "
@@ -176,6 +180,17 @@ def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     yield from _unknown(opened, split)
     if split.known_pixels > ignored:
         yield from _classes(opened, split)
+
+
+def _shown(split: SplitFacts) -> Shown:
+    masks = [(pair.mask, pair.reader) for pair in split.sample if pair.mask and pair.reader]
+    assumed = {raw for _, reader in masks for raw in reader.encoding.assumed}
+    return Shown(
+        classes=[number for number in split.classes if number != IGNORE],
+        assumed=[raw for raw in assumed if raw in split.pixels],
+        masks=[mask for mask, _ in masks],
+        reader=masks[0][1] if masks else None,
+    )
 
 
 def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
@@ -244,7 +259,7 @@ def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
         ),
         (
             images,
-            lambda header: header.turned,
+            lambda header: header.turned and header.size != header.stored,
             "to be turned by EXIF, which fakd does; see in the picture whether masks are upright",
         ),
         (

@@ -43,6 +43,8 @@ class Header(NamedTuple):
     mode: str
     turned: bool
     """Whether EXIF says that the picture is to be turned."""
+    stored: tuple[int, int]
+    """Width and height before that."""
     transparent: bool
     length: int
     """Bytes."""
@@ -279,21 +281,14 @@ def read_header(path: Path, upright: bool) -> Header:
         # The reader's own words, or its success where Pillow knows no such kind.
         pixels, *_, transparent, _ = stored(path, upright)
         bands = pixels.shape[2] if pixels.ndim == 3 else 1
-        return Header(
-            (pixels.shape[1], pixels.shape[0]),
-            path.suffix[1:].upper(),
-            f"{pixels.dtype} x {bands}",
-            False,
-            transparent,
-            path.stat().st_size,
-        )
+        size, kind = (pixels.shape[1], pixels.shape[0]), path.suffix[1:].upper()
+        mode, length = f"{pixels.dtype} x {bands}", path.stat().st_size
+        return Header(size, kind, mode, False, size, transparent, length)
     if _ENDS.get(kind, b"") not in tail:
         stored(path)
-    if code in (5, 6, 7, 8):
-        size = size[1], size[0]
-    return Header(
-        size, "JPEG" if kind == "MPO" else kind, mode, code not in (0, 1), transparent, length
-    )
+    shown = (size[1], size[0]) if code in (5, 6, 7, 8) else size
+    kind = "JPEG" if kind == "MPO" else kind
+    return Header(shown, kind, mode, code not in (0, 1), size, transparent, length)
 
 
 def identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Path, Path]]:

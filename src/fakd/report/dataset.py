@@ -14,6 +14,7 @@ from PIL import Image
 from rich.table import Table
 
 from fakd.data.masks import Pair
+from fakd.data.names import printable
 from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.inspection import Header, Inspection, SplitFacts
@@ -130,7 +131,7 @@ def save_overlays(path: Path, inspection: Inspection) -> int:
         for index, (title, picture, _) in enumerate(tiles, start=1):
             axis = drawn.add_subplot(lines, columns, index)
             axis.imshow(picture)
-            axis.set_title(title, fontsize=8)
+            axis.set_title(title, fontsize=8, parse_math=False)
             axis.set_axis_off()
         class_legend(drawn, entries[:_ENTRIES], others)
         save(drawn, path)
@@ -172,7 +173,7 @@ def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     # Stripes over the untinted photo, which tell unlabelled from a black class.
     striped = np.where(light[..., None], 255, pixels // 2).astype(np.uint8)
     picture = np.where((classes == IGNORE)[..., None], striped, tinted.permute(1, 2, 0).numpy())
-    title = f"{split}: {_shortened(pair.name, 36)}"
+    title = f"{split}: {_shortened(printable(pair.name), 36)}"
     return title, Image.fromarray(picture), set(np.unique(classes).tolist())
 
 

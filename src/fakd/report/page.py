@@ -20,6 +20,7 @@ from PIL import Image
 
 from fakd.comparing.verdict import Comparison, Tone, cautions, references, sentence, the, tone
 from fakd.data import SegmentationData
+from fakd.data.names import printable
 from fakd.errors import InputError
 from fakd.files import write_text
 from fakd.report import figures
@@ -301,7 +302,8 @@ def _uri(picture: Image.Image, kind: str, **options: int | bool) -> str:
 def render(sections: Sequence[Section], note: Note) -> str:
     """Lay the sections out as one page."""
     style = {"title_of": title_of, "hues": len(figures.COLOURS), "dashes": figures.DASHES}
-    return _PAGES.get_template("template.html.jinja").render(sections=sections, note=note, **style)
+    page = _PAGES.get_template("template.html.jinja").render(sections=sections, note=note, **style)
+    return printable(page)
 
 
 def write_report(path: Path, sections: Sequence[Section], note: Note) -> int:

@@ -1,0 +1,53 @@
+"""Names of files, whatever bytes and Unicode forms they are of, and lists of them."""
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Container
+from pathlib import Path
+
+from fakd.errors import InputError
+
+
+def composed(text: str) -> str:
+    """Bring a name to one Unicode form (NFC): systems and editors write an é in two ways."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def printable(text: str) -> str:
+    """Write bytes that are no UTF-8 as the mark for what cannot be shown."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def as_stored(path: Path) -> Path:
+    """Find a path whose names are stored in the other Unicode form."""
+    if path == path.parent or path.exists():
+        return path
+    parent = as_stored(path.parent)
+    entries = parent.iterdir() if parent.is_dir() and not path.name.isascii() else ()
+    alike = (each for each in entries if composed(each.name) == composed(path.name))
+    return next(alike, parent / path.name)
+
+
+def read_names(path: Path, known: Container[str]) -> list[str]:
+    """Read a list of names, one a line, in UTF-8 or marked UTF-16.
+
+    Bytes that are no UTF-8 stand for themselves, as they do in names of files. Spaces around a
+    name are left out, unless it is ``known`` with them.
+
+    Raises:
+        InputError: the file cannot be read, or is no text.
+    """
+    try:
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16") if wide else content.decode("utf-8", "surrogateescape")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InputError(f"cannot read the list {path}: {reason}") from error
+    if "\0" in text:
+        raise InputError(f"cannot read the list {path}: it is no text in UTF-8")
+    # A byte order mark also stands within, where lists were joined.
+    lines = [composed(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
+    names = [line if line in known else line.strip() for line in lines]
+    return [name for name in names if name]

@@ -1,0 +1,154 @@
+"""Before a run: whether the labels of a split teach anything, and can be scored against."""
+
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fakd.data.dataset import SegmentationData, Split
+from fakd.data.masks import MaskReader, Pair
+from fakd.errors import InputError, some
+from fakd.inspection.survey import Header, read_header, spread
+from fakd.settings import IGNORE
+
+_PATIENCE = 20.0
+"""Seconds after which labels that show less than they should are no longer read, only doubted."""
+_PHOTOS = 32
+"""Photos of a split whose headers are read."""
+
+
+class Shown(NamedTuple):
+    """What the labels of a split show, as far as they were looked at."""
+
+    classes: Collection[int]
+    """Without `IGNORE`."""
+    assumed: Collection[int] = ()
+    """Mask ids that mean no class only because nothing says otherwise."""
+    masks: Sequence[Path] = ()
+    reader: MaskReader | None = None
+
+
+def flaw(shown: Shown, names: Sequence[str]) -> str | None:
+    """Say why labels teach and test nothing: of several classes they show one or none."""
+    looked = f" ({some(shown.masks, 1)})" if shown.masks else ""
+    where = "the data set" if shown.reader is None else str(shown.reader.description.path)
+    if not shown.classes:
+        return f"every pixel is ignored{looked}; see ids: and ignore: in {where}"
+    if len(shown.classes) > 1 or len(names) == 1:
+        return None
+    (only,) = shown.classes
+    ids = {} if shown.reader is None else shown.reader.encoding.ids
+    raw = next((raw for raw, target in ids.items() if target == only), None)
+    if not shown.assumed or raw is None:
+        return f"every labelled pixel is {names[only]}{looked}; see ids: and ignore: in {where}"
+    none, other = min(shown.assumed), names[-1 if only != len(names) - 1 else 0]
+    return (
+        f"masks hold {raw} and {none} only{looked}, and {none} means no class; write 'ids: "
+        f"{{{raw}: {names[only]}, {none}: {other}}}' in {where} if {none} is the object, or "
+        f"'ignore: [{none}]' if it is none"
+    )
+
+
+def turned_either_way(photos: Sequence[tuple[Path, Header]]) -> str | None:
+    """Say which labelled photos EXIF turns although masks fit them as stored as well."""
+    turned = [path for path, header in photos if header.turned and header.size == header.stored]
+    if not turned:
+        return None
+    return (
+        f"{len(turned)} of {len(photos)} images to be turned by EXIF, while their masks have the "
+        f"right size turned or not ({some(turned, 1)}); take the orientation out of photos that "
+        "masks fit as stored (exiftool -Orientation= FILE), and save the others upright"
+    )
+
+
+def require_labels(
+    data: SegmentationData,
+    splits: Sequence[str] = ("train", "val"),
+    unlabelled: bool = False,
+    skip: bool = False,
+) -> list[str]:
+    """Refuse data whose labels teach or test nothing, and return what to warn of.
+
+    Labels are read, evenly spread over the split, until they show two classes: the first one or two
+    do in data as they should be.
+
+    Args:
+        data: What a run is about to begin with.
+        splits: Those it needs.
+        unlabelled: Whether a teacher names the classes of images without labels.
+        skip: Whether training leaves files out that cannot be read.
+
+    Raises:
+        InputError: there are no labels, no pixel has a class, or what may be an object is taken for
+            none; or a file that was looked at cannot be read.
+    """
+    doubts = []
+    for name in splits:
+        split: Split = getattr(data, name)
+        if not split.labelled and unlabelled:
+            continue
+        if not split.labelled:
+            known = (each for each in data.remarks if each.startswith(f"{name} has no masks"))
+            raise InputError(next(known, f"{name} of {data.name} has no masks; add them"))
+        shown, whole = _looked_at(split, min(2, data.classes), skip and name == "train")
+        if (text := flaw(shown, data.class_names)) is not None:
+            if whole and (shown.assumed or not shown.classes):
+                raise InputError(f"{name} of {data.name}: {text}")
+            doubts.append(f"{name}: {text}")
+        if (text := turned_either_way(_photos(split))) is not None:
+            doubts.append(f"{name}: {text}")
+    return doubts
+
+
+def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
+    """Read labels until they show so many classes; the second says whether all were read."""
+    pairs: Sequence[Pair] | None = getattr(split, "pairs", None)
+    classes, assumed, until = set[int](), set[int](), time.monotonic() + _PATIENCE
+    read, order = 0, spread(len(split))
+    for index in order:
+        try:
+            if pairs is None or not read:
+                # The first as training will read it, image and all.
+                labels = split[index].labels
+                found = set() if labels is None else set(np.unique(labels.numpy()).tolist())
+            if pairs is not None:
+                found, values = _meanings(pairs[index])
+                assumed.update(values)
+        except InputError:
+            if not skip:
+                raise
+            continue
+        classes |= found - {IGNORE}
+        read += 1
+        if len(classes) >= wanted or time.monotonic() > until:
+            break
+    if not read:
+        # Training says it better than this could.
+        return Shown(range(wanted)), False
+    masks = [pair.mask for pair in pairs or () if pair.mask is not None]
+    return Shown(classes, assumed, masks, pairs[0].reader if pairs else None), index == order[-1]
+
+
+def _meanings(pair: Pair) -> tuple[set[int], list[int]]:
+    """Tell the classes that a mask shows, and ids in it that are assumed to mean none."""
+    if pair.reader is None or pair.mask is None:
+        return set(), []
+    values = pair.reader.counted(pair.mask)
+    found = {pair.reader.meaning(value) for value in values}
+    if None in found:
+        pair.reader(pair.mask)  # refuses it in words
+    known = {target for target in found if target is not None}
+    return known, [raw for raw in pair.reader.encoding.assumed if raw in values]
+
+
+def _photos(split: Split) -> list[tuple[Path, Header]]:
+    """Read the headers of some photos of a split."""
+    pairs: Sequence[Pair] = getattr(split, "pairs", ())
+    found = []
+    for index in spread(len(pairs))[:_PHOTOS]:
+        with suppress(InputError):
+            found.append((pairs[index].image, read_header(pairs[index].image, upright=True)))
+    return found
