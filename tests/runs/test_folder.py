@@ -112,3 +112,21 @@ def test_a_lock_has_one_holder(tmp_path):
         assert second is None
     with lock(tmp_path / "a") as third:
         assert third is not None
+
+
+def test_a_folder_is_abandoned_only_if_it_is_new_and_nothing_is_saved(tmp_path):
+    run = RunFolder(tmp_path / "run", {"a": 1})
+    run.abandon()
+    assert not (tmp_path / "run").exists()
+    run = RunFolder(tmp_path / "run", {"a": 1})
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run.abandon()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    (tmp_path / "run" / "notes.txt").unlink()
+    run = RunFolder(tmp_path / "run", {"a": 1})
+    run.last.touch()
+    run.abandon()
+    assert (run.path / "recipe.yaml").is_file()
+    run.last.unlink()
+    RunFolder(tmp_path / "run", {"a": 1}).abandon()
+    assert (run.path / "recipe.yaml").is_file(), "it was there before"

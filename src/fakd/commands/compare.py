@@ -95,9 +95,11 @@ def compare(
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
     from fakd.comparing.verdict import cautions, references, sentence
     from fakd.data import open_data
+    from fakd.inspection.readiness import require_labels
     from fakd.report.methods import terminal_table
     from fakd.runs.reading import by_pair, read_grid
     from fakd.runs.recipe import describe
+    from fakd.training.start import announce
 
     opened, optimizer = open_data(data), optimizer.settled()
     settings = describe(
@@ -124,9 +126,11 @@ def compare(
         settings,
         minutes,
     )
+    doubts = require_labels(opened)
     engine = open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
     grid.open()
     console = Console(highlight=False)
+    announce(console, opened, inference, doubts)
     cells = grid.cells()
     console.print(
         f"{len(cells)} runs in {grid.run}: {len(grid.pairs)} pair(s) x {len(grid.methods)} methods "

@@ -77,6 +77,7 @@ def distill(
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
     """
     # Imported here because `fakd distill --help` need not wait for it.
+    from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
     from fakd.training.loop import Training
     from fakd.training.objective import Distillation
@@ -84,6 +85,7 @@ def distill(
         announce,
         console_of,
         finished_result,
+        left_only_if_saved,
         open_folder,
         start,
         weigh_classes,
@@ -99,6 +101,7 @@ def distill(
     distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
     recipe = recipe_of(distill, locals())
     require_same_classes(student, data)
+    doubts = require_labels(data, unlabelled=True, skip=broken == "skip")
     settings = Settings.of(locals())
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
@@ -111,10 +114,11 @@ def distill(
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    announce(console, data, inference)
-    weigh_classes(fabric, console, objective.task, data, settings, folder)
+    announce(console, data, inference, doubts)
     _compare_class_names(console, teacher, data)
-    return training.run(folder, check_teacher)
+    with left_only_if_saved(folder):
+        weigh_classes(fabric, console, objective.task, data, settings, folder)
+        return training.run(folder, check_teacher)
 
 
 def _compare_class_names(

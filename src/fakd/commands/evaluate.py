@@ -41,6 +41,7 @@ def evaluate(
     """
     # Imported here because `fakd evaluate --help` need not wait for it.
     from fakd.inference import score, unlike_training
+    from fakd.inspection.readiness import require_labels
     from fakd.report.table import class_table
     from fakd.training.start import announce, pick_device
     from fakd.training.validation import require_same_classes
@@ -49,13 +50,12 @@ def evaluate(
     data = fakd.data.open_data(data)
     require_same_classes(network, data)
     part = getattr(data, split)
-    if not part.labelled:
-        raise InputError(f"the {split} images of {data.name} have no masks to score against")
+    doubts = require_labels(data, [split])
     if out is not None and not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     device = pick_device(accelerator)
     console = Console(highlight=False)
-    announce(console, data, inference)
+    announce(console, data, inference, doubts)
     if note := unlike_training(network, inference):
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     with StepProgress(console, "evaluate", len(part)) as display:

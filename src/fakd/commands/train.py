@@ -67,6 +67,7 @@ def train(
         What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
     """
     # Imported here because `fakd train --help` need not wait for it.
+    from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
     from fakd.training.loop import Training
     from fakd.training.objective import Supervised
@@ -74,6 +75,7 @@ def train(
         announce,
         console_of,
         finished_result,
+        left_only_if_saved,
         open_folder,
         start,
         weigh_classes,
@@ -86,6 +88,7 @@ def train(
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     recipe = recipe_of(train, locals())
     require_same_classes(network, data)
+    doubts = require_labels(data, skip=broken == "skip")
     settings = Settings.of(locals())
     fabric = start(hardware, seed)
     objective = Supervised(TaskLoss(task, data.classes))
@@ -95,6 +98,7 @@ def train(
     folder = open_folder(fabric, run, recipe, existing)
     if (result := finished_result(fabric, folder)) is not None:
         return result
-    announce(console, data, inference)
-    weigh_classes(fabric, console, objective.task, data, settings, folder)
-    return training.run(folder)
+    announce(console, data, inference, doubts)
+    with left_only_if_saved(folder):
+        weigh_classes(fabric, console, objective.task, data, settings, folder)
+        return training.run(folder)

@@ -76,12 +76,10 @@ class RunFolder:
         self.path, self.last = path, path / LAST
         self.result: dict[str, Any] | None = None
         self.extended_from: int | None = None
+        self._found = path.is_dir() and any(path.iterdir())
         if existing == "overwrite" and (path / RECIPE).is_file():
-            ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
-            for file in path.iterdir():
-                if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
-                    file.unlink()
-        elif path.is_file() or (path.is_dir() and any(path.iterdir())):
+            self._clear()
+        elif path.is_file() or self._found:
             if not (path / RECIPE).is_file():
                 raise InputError(
                     f"{path} exists and is not a run (no {RECIPE}); choose another --run"
@@ -95,6 +93,20 @@ class RunFolder:
             write_yaml(path / RECIPE, recipe)
             write_json(path / ENVIRONMENT, environment())
             (path / RESULT).unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
+        for file in self.path.iterdir():
+            if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
+                file.unlink()
+
+    def abandon(self) -> None:
+        """Remove a folder that was not there, unless there is something to continue from."""
+        if self._found or self.last.is_file() or (self.path / RESULT).is_file():
+            return
+        self._clear()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.

@@ -1,6 +1,7 @@
 """Beginning a run: processes and device first, then the folder, the same way on every process."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,22 @@ def weigh_classes(
     task.weigh(summed(pixels).tolist())
 
 
-def announce(console: Console, data: SegmentationData, inference: Inference) -> None:
-    """Print the data set's remarks, and how its published scores are measured if otherwise."""
-    for remark in data.remarks:
+@contextmanager
+def left_only_if_saved(folder: RunFolder | None) -> Iterator[None]:
+    """Remove a folder again if the run is refused before anything is saved in it."""
+    try:
+        yield
+    except InputError:
+        if folder is not None:
+            folder.abandon()
+        raise
+
+
+def announce(
+    console: Console, data: SegmentationData, inference: Inference, doubts: Sequence[str] = ()
+) -> None:
+    """Print remarks and doubts on the data, and how published scores are measured if otherwise."""
+    for remark in (*data.remarks, *doubts):
         console.print("[yellow]warning:[/]", escape(remark), soft_wrap=True)
     if note := unlike_published(data, inference):
         console.print("[yellow]note:[/]", escape(note), soft_wrap=True)

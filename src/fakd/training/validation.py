@@ -50,8 +50,12 @@ def validate_images(
         counts[:, next(places)] = torch.stack(found)
 
     with fabric.autocast():
-        matrix = score(network, pairs, settings.inference, fabric.device, count)
-    return Scores.from_matrix(summed(matrix)), summed(counts)
+        matrix = summed(score(network, pairs, settings.inference, fabric.device, count))
+    if not matrix.any():
+        raise InputError(
+            "no validation pixel has a class, so there is nothing to score; label some"
+        )
+    return Scores.from_matrix(matrix), summed(counts)
 
 
 def refuse_degenerate_teacher(scores: Scores, data: str) -> None:
