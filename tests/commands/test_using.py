@@ -1,6 +1,7 @@
 """Evaluating, predicting and the demo through the real command line."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -96,6 +97,55 @@ def test_predict_reads_images_as_the_training_of_its_network_did(tiny_network, t
     assert np.array_equal(pixels(tmp_path / "known/masks/b.png"), photographed)
     assert np.array_equal(pixels(tmp_path / "given/masks/b.png"), photographed)
     assert not np.array_equal(pixels(tmp_path / "dark/masks/b.png"), photographed)
+
+
+def photos(folder, tiny_data, *names):
+    for name, sample in zip(names, tiny_data.val, strict=False):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(path, format="PNG")
+    return folder
+
+
+def test_predict_says_which_files_it_leaves_out(weights, tmp_path, tiny_data, capsys):
+    folder = photos(tmp_path / "p", tiny_data, "a.png", "b.heic", ".trash/c.png", "[d].txt")
+    arguments = ["predict", f"--network={weights}", f"--images={folder}", f"--out={tmp_path / 'o'}"]
+    assert main(arguments) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 images segmented" in printed
+    assert f"2 files of other kinds left out ({folder}/[d].txt, {folder}/b.heic)" in printed
+
+
+def test_predict_does_all_images_but_those_it_cannot_read(weights, tmp_path, tiny_data, capsys):
+    folder, out = photos(tmp_path / "p", tiny_data, "a.png", "b.png", "c.png"), tmp_path / "out"
+    (folder / "b.png").write_bytes(b"")
+    arguments = ["predict", f"--network={weights}", f"--images={folder}", f"--out={out}"]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert "2 images segmented" in said.out
+    assert f"1 of 3 images left out: cannot decode {folder / 'b.png'}" in said.err
+    assert sorted(path.name for path in out.rglob("*.*")) == ["a.jpg", "a.png", "c.jpg", "c.png"]
+
+
+@pytest.mark.parametrize("out", ["p/out", "p", "p/../p/x", "link/y", "."])
+def test_predict_never_writes_among_the_images(weights, tmp_path, tiny_data, capsys, out):
+    folder = photos(tmp_path / "p", tiny_data, "a.png")
+    (tmp_path / "link").symlink_to(folder)
+    if out == ".":
+        folder = folder.rename(tmp_path / "masks")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["predict", f"--network={weights}", f"--images={folder}", f"--out={tmp_path / out}"]
+    assert main(arguments) == 2
+    assert "would write among the images" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_predict_takes_names_of_any_bytes_and_of_full_length(weights, tmp_path, tiny_data):
+    names = [os.fsdecode(b"caf\xe9.png"), "x" * 251 + ".png", "\u00e9" * 125 + ".png"]
+    folder = photos(tmp_path / "p", tiny_data, *names)
+    arguments = ["predict", f"--network={weights}", f"--images={folder}", f"--out={tmp_path / 'o'}"]
+    assert main(arguments) == 0
+    assert {path.name for path in (tmp_path / "o/masks").iterdir()} == set(names)
 
 
 def test_predict_names_a_truncated_image(weights, tmp_path, tiny_data, capsys):
