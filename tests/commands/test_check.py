@@ -90,9 +90,27 @@ def test_a_proposed_description_can_be_saved_and_used(tmp_path, monkeypatch, cap
     data = folder(tmp_path / "described" / "dataset.yaml")
     assert (len(data.train), len(data.val)) == (8, 2)
     assert check(tmp_path / "described" / "dataset.yaml")["usable"]
-    with pytest.raises(InputError, match="exists"):
-        check(tmp_path / "raw", save=tmp_path / "described")
     assert not (tmp_path / "raw" / "dataset.yaml").exists()
+
+
+def test_findings_are_about_the_data_as_it_is_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKD_CACHE", "off")
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "raw", "all", count=10)
+    assert "dataset.yaml" in check(tmp_path / "raw")["fix"][0]["text"]
+    result = check(tmp_path / "raw", save=tmp_path / "described")
+    assert result["usable"]
+    assert not [each for each in result["fix"] if each["weight"] == "stops"]
+    assert "every fifth image" in capsys.readouterr().out
+
+
+def test_where_to_save_is_looked_at_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("fakd.inspection.opening.open_path", None)
+    for name in ("dataset.yaml", "val.txt"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(InputError, match=f"{name} exists; give --save another folder"):
+            check(tmp_path / "raw", save=tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_saving_what_is_described_already_is_refused(root, tmp_path):

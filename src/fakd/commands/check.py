@@ -13,6 +13,7 @@ from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
     from fakd.inspection import Finding, Inspection, SplitFacts
+    from fakd.inspection.proposal import Proposal
 
 _PICTURE = Path("data-check.png")
 _PATIENCE = 1.0
@@ -58,6 +59,10 @@ def check(
     from fakd.inspection import inspected
 
     console = Console(highlight=False, markup=False, emoji=False)
+    proposal = None
+    if save is not None:
+        proposal = _saved(console, path, description, save)
+        path, description = save, None
     with ExitStack() as shown:
         inspection = inspected(
             path,
@@ -69,10 +74,8 @@ def check(
         )
     _print(console, inspection)
     picture = _draw(console, inspection, out)
-    if save is not None:
-        _save(console, inspection, save)
     _print_findings(console, inspection.findings)
-    return _summary(inspection, picture)
+    return _summary(inspection, picture, proposal)
 
 
 class _Display:
@@ -136,26 +139,37 @@ def _draw(console: Console, inspection: "Inspection", out: Path) -> Path | None:
     return out
 
 
-def _save(console: Console, inspection: "Inspection", folder: Path) -> None:
-    proposal = inspection.opened.proposal
-    if proposal is None:
+def _saved(console: Console, path: Path, description: Path | None, folder: Path) -> "Proposal":
+    """Write what is proposed for a folder, before its files are read, and return it."""
+    from fakd.inspection.opening import open_path
+
+    for name in ("dataset.yaml", "train.txt", "val.txt"):
+        if (folder / name).exists():
+            raise InputError(f"{folder / name} exists; give --save another folder")
+    opened = open_path(path, description)
+    if (proposal := opened.proposal) is None:
         raise InputError(
-            f"--save writes a proposed dataset.yaml, but {inspection.opened.title} is described "
-            "already; leave it out"
+            f"--save writes a proposed dataset.yaml, but {opened.title} is described already; "
+            "leave it out"
         )
     contents = proposal.files(folder)
-    if taken := [name for name in contents if (folder / name).exists()]:
-        raise InputError(f"{folder / taken[0]} exists; give --save another folder")
     make_folder(folder)
     for name, content in contents.items():
         write_text(folder / name, content)
     written = ", ".join(str(folder / name) for name in contents)
     console.print(f"written: {written}", soft_wrap=True)
+    if proposal.divided:
+        console.print("every fifth image is for validation, as nothing says which", soft_wrap=True)
     console.print(f"train with: --data {folder}", soft_wrap=True)
+    console.print(proposal.text, soft_wrap=True)
+    return proposal
 
 
-def _summary(inspection: "Inspection", picture: Path | None) -> dict[str, Any]:
+def _summary(
+    inspection: "Inspection", picture: Path | None, saved: "Proposal | None"
+) -> dict[str, Any]:
     opened = inspection.opened
+    proposal = saved or opened.proposal
     names = opened.description.class_names
     return {
         "data": opened.title,
@@ -166,7 +180,7 @@ def _summary(inspection: "Inspection", picture: Path | None) -> dict[str, Any]:
             for finding in inspection.findings
         ],
         "splits": {split.listing.split: _numbers(split, names) for split in inspection.splits},
-        "proposal": None if opened.proposal is None else opened.proposal.text,
+        "proposal": None if proposal is None else proposal.text,
         "picture": None if picture is None else str(picture),
     }
 
