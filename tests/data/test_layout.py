@@ -316,6 +316,9 @@ def test_an_image_beside_masks_that_has_none_is_still_missed(made_up):
 def test_an_image_is_never_its_own_mask(made_up):
     root = beside(made_up, "a", image="all/{}.png", mask="all/{}.png")
     assert "image and mask at once" in message(lambda: folder(root))
+    made_up.list("list.txt", "a")
+    made_up.describe((root / "dataset.yaml").read_text().replace("}\n", ", list: list.txt}\n"))
+    assert "image and mask at once" in message(lambda: folder(root))
 
 
 def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):

@@ -197,6 +197,11 @@ class Pattern:
         """The folder that holds every match, in subfolders or not."""
         return self.text.partition(_NAME)[0].rpartition("/")[0]
 
+    def meets(self, other: "Pattern") -> bool:
+        """Tell whether both may match one file, as one folder is in the other."""
+        one, two = (f"{each.folder}/".removeprefix("/") for each in (self, other))
+        return one.startswith(two) or two.startswith(one)
+
     def path(self, name: str) -> str:
         """Put a name in."""
         return self.text.replace(_NAME, name)

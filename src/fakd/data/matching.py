@@ -78,7 +78,9 @@ def listed(
             _Matcher(root, description, part, listing, lenient, files).match(names)
         _check(listing, description.path, lenient)
         found.append(listing)
-    used = {path for listing in found for pair in listing.pairs for path in (pair.image, pair.mask)}
+    used = {pair.mask for listing in found for pair in listing.pairs}
+    if any(listing.left_out for listing in found):
+        used |= {pair.image for listing in found for pair in listing.pairs}
     for listing in found:
         listing.doubts += _left_out(listing, used)
         # Splits may share a folder of masks: those of the other one are not alone, and those of
@@ -92,13 +94,6 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
     """Put the pairs in order, and see whether those of several parts go together."""
     split, pairs = listing.split, listing.pairs
     pairs.sort(key=lambda pair: (pair.name, pair.image))
-    if same := [pair.image for pair in pairs if pair.image == pair.mask]:
-        _refuse(
-            f"{path}: {same[0]} would be image and mask at once; write masks: of {split} apart "
-            "from images:",
-            listing,
-            lenient,
-        )
     for first, second in pairwise(pairs):
         if first.image == second.image:
             _refuse(
@@ -162,8 +157,8 @@ class _Matcher:
         listing, refused = self._listing, len(self._listing.refusals)
         images = self._found(self._part.images, IMAGE_SUFFIXES, needed=True)
         every = chosen is None and not self._part.lists
-        if every:
-            images = self._without_masks(images)
+        told = self._without_masks(images)
+        images = told if every else images
         if chosen is None:
             names = self._chosen(images)
         else:
@@ -179,10 +174,9 @@ class _Matcher:
         listing.images_alone += [images[name] for name in alone]
         left_out = self._left_out(images) if every else {}
         listing.left_out += [(self._part.images, left_out[name]) for name in sorted(left_out)]
-        known, shown = images.keys() | left_out.keys(), set(images.values())
-        listing.masks_alone += [
-            masks[name] for name in sorted(masks.keys() - known) if masks[name] not in shown
-        ]
+        spare = sorted(masks.keys() - images.keys() - left_out.keys())
+        shown = set(images.values()) if spare else set()
+        listing.masks_alone += [masks[name] for name in spare if masks[name] not in shown]
         if names and place is None:
             self._unlabelled()
         sound = not alone and len(listing.refusals) == refused
@@ -193,10 +187,15 @@ class _Matcher:
         """Leave out files that are masks of others, where one pattern matches both."""
         masks: dict[Path, str] = {}
         for place in self._part.masks:
-            if self._place(place.pattern).is_dir():
+            if place.pattern.meets(self._part.images) and self._place(place.pattern).is_dir():
                 found = self._found(place.pattern, MASK_SUFFIXES)
                 masks |= {path: name for name, path in found.items()}
         masked = set(masks.values())
+        if same := next((path for name, path in images.items() if masks.get(path) == name), None):
+            self._refuse(
+                f"{self._description.path}: {same} would be image and mask at once; write masks: "
+                f"of {self._split} apart from images:"
+            )
 
         def is_mask(name: str, path: Path) -> bool:
             # The pattern that leaves less to the name is the one that means the file.
@@ -206,10 +205,11 @@ class _Matcher:
         return {name: path for name, path in images.items() if not is_mask(name, path)}
 
     def _left_out(self, images: Mapping[str, Path]) -> dict[str, Path]:
-        if not images:
-            return {}
         folder = self._place(self._part.images)
-        found = self._part.images.left_out(self._files_below(folder), images)
+        files = self._files_below(folder) if images else []
+        if len(files) == len(images):
+            return {}
+        found = self._part.images.left_out(files, images)
         return {name: folder / file for name, file in found.items()}
 
     def _unlabelled(self) -> None:
