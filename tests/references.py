@@ -49,11 +49,31 @@ def divergence(
     return match + log_partition(raised)
 
 
-def loop_pixel_kl(student: Tensor, teacher: Tensor, temperature: float, variance: Tensor) -> float:
-    """Eq. 8, one pixel after the other."""
-    batch, _, rows, cols = student.shape
+def loop_pixel_kl(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    variance: Tensor,
+    labels: Tensor | None = None,
+    class_weights: list[float] | None = None,
+) -> float:
+    """Eq. 8, one pixel after the other, each times the weight of its class.
+
+    A pixel of label -1 is of the class that the teacher thinks most likely.
+    """
+    batch, classes, rows, cols = student.shape
+
+    def weight(b: int, i: int, j: int) -> float:
+        if labels is None or class_weights is None:
+            return 1.0
+        scores = teacher[b, :, i, j].tolist()
+        label = int(labels[b, i, j])
+        own = scores.index(max(scores)) if label == -1 else label
+        return class_weights[own] / (sum(class_weights) / classes)
+
     terms = [
-        divergence(
+        weight(b, i, j)
+        * divergence(
             student[b, :, i, j].tolist(),
             teacher[b, :, i, j].tolist(),
             temperature,
@@ -67,11 +87,18 @@ def loop_pixel_kl(student: Tensor, teacher: Tensor, temperature: float, variance
 
 
 def loop_channel_kl(
-    student: Tensor, teacher: Tensor, temperature: float, variance: Tensor
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    variance: Tensor,
+    class_weights: list[float] | None = None,
 ) -> float:
-    """Eq. 7, one class of one image after the other."""
+    """Eq. 7, one class of one image after the other, each times its weight."""
+    weights = class_weights or [1.0] * student.shape[1]
     terms = [
-        divergence(
+        weights[c]
+        / (sum(weights) / len(weights))
+        * divergence(
             student[b, c].flatten().tolist(),
             teacher[b, c].flatten().tolist(),
             temperature,

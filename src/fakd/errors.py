@@ -47,6 +47,22 @@ def require_at_least(least: float | int, remedy: str = "", **numbers: float | in
             raise ValueError(f"expected {name} of at least {least}, got {number}{end}")
 
 
+def require_class_weights(name: str, given: Any, classes: int | None = None) -> None:
+    """Refuse factors of classes that are below 0, all 0, or not as many as there are classes.
+
+    Raises:
+        InputError: names the setting. None and ``auto`` pass.
+    """
+    if given is None or given == "auto":
+        return
+    if not (all(map(weighs, given)) and any(given)):
+        raise InputError(f"expected {name} of at least 0, and one above, got {given}")
+    if classes is not None and len(given) != classes:
+        raise InputError(
+            f"expected {name} with one number for each of {classes} classes, got {len(given)}"
+        )
+
+
 def some(items: Collection[object], most: int) -> str:
     """Name the first of some things, and say how many more there are.
 

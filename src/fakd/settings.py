@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from fakd.errors import InputError, counts, positive, require_each, weighs
+from fakd.errors import InputError, counts, positive, require_class_weights, require_each, weighs
 from fakd.specs import is_spec
 
 IGNORE = -1
@@ -322,13 +322,7 @@ class Task:
         require_each(self, "task", weighs, "of at least 0", "auxiliary_weight", "dice", "lovasz")
         require_each(self, "task", lambda n: 0 <= n < 1, "from 0 to below 1", "label_smoothing")
         require_each(self, "task", lambda n: 0 < n <= 1, "above 0 and up to 1", "hardest")
-        if isinstance(self.class_weights, tuple) and not (
-            all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
-        ):
-            raise InputError(
-                "expected task.class_weights of at least 0, and one above, got "
-                f"{self.class_weights}"
-            )
+        require_class_weights("task.class_weights", self.class_weights)
 
 
 @dataclass(frozen=True)

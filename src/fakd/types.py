@@ -6,8 +6,9 @@ marks pixels without a class.
 """
 
 import inspect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_origin
@@ -17,7 +18,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from fakd.covariance import CovarianceKind, LogitStatistics
-from fakd.errors import require_at_least, require_choice
+from fakd.errors import require_at_least, require_choice, require_class_weights
 from fakd.settings import IGNORE as IGNORE
 
 
@@ -87,17 +88,56 @@ class LossInputs:
     """Share of the training steps done, 0 to 1."""
 
 
+ClassWeights = Literal["auto"] | Sequence[float] | None
+"""One factor for each class, or auto for ones that follow from how rare the classes are."""
+
+
+class ClassWeighing(nn.Module, ABC):
+    """What may weigh classes, in a buffer: the task's loss, PD, CWD."""
+
+    class_weights: Float[Tensor, " classes"] | None
+    given_weights: ClassWeights
+
+    def set_class_weights(self, name: str, given: ClassWeights, classes: int | None = None) -> None:
+        """Take in what was given; automatic weights are 1 until `weigh` is told better.
+
+        Raises:
+            InputError: they are impossible, or not as many as classes where these are known.
+        """
+        require_class_weights(name, given, classes)
+        self.given_weights = given
+        self.register_buffer("class_weights", None)
+        weights = [1.0] * (classes or 0) if given == "auto" else given
+        if weights:
+            self.weigh(weights)
+
+    def weigh(self, weights: Sequence[float]) -> None:
+        """Set the weights of the classes."""
+        found, now = torch.tensor(self.scaled(weights), dtype=torch.float32), self.class_weights
+        self.class_weights = found if now is None else found.to(now)
+
+    @abstractmethod
+    def scaled(self, weights: Sequence[float]) -> Sequence[float]:
+        """Scale weights as their use asks for."""
+
+
+Weight = float | dict[str, Any]
+"""A loss's factor, or how it fades: ``{from: 1, to: 0, schedule: linear, start: 0, end: 1}``."""
+_FADING = {"from": None, "to": None, "schedule": "linear", "start": 0.0, "end": 1.0}
+
+
 class DistillationLoss(nn.Module, ABC):
     """A scalar that falls as the student nears the teacher; unweighted, mean over the batch.
 
     Between two calls it keeps nothing but what its state dict and its optimisers hold.
 
     Args:
-        weight: The factor that whoever adds it up multiplies it by.
+        weight: The factor that whoever adds it up multiplies it by, or how it fades; see
+            `weight_at`.
 
     Raises:
-        ValueError: the weight is below 0 or not finite, or an argument that is annotated with a
-            ``Literal`` is none of its values.
+        ValueError: the weight is below 0 or not finite, it fades to where it began or ends before
+            it starts, or an argument that is annotated with a ``Literal`` is none of its values.
     """
 
     arguments: dict[str, Any]
@@ -118,9 +158,12 @@ class DistillationLoss(nn.Module, ABC):
         loss.__dict__["arguments"] = _recorded(cls, args, kwargs)
         return loss
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: Weight = 1.0) -> None:
         super().__init__()
-        require_at_least(0, weight=weight)
+        if isinstance(weight, dict):
+            weight = self.arguments["weight"] = _fading(weight)
+        else:
+            require_at_least(0, weight=weight)
         self.weight = weight
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
             if get_origin(parameter.annotation) is Literal:
@@ -134,6 +177,31 @@ class DistillationLoss(nn.Module, ABC):
         Raises:
             InputError: a network does not show what the loss needs.
         """
+
+    def weight_at(self, progress: float) -> float:
+        r"""Compute the factor where so large a share of the training steps is done.
+
+        .. math:: (1 - s) \cdot from + s \cdot to, \quad
+            s = \min(\max(\tfrac{progress - start}{end - start}, 0), 1)
+
+        With ``schedule: cosine``, :math:`(1 - \cos(\pi s)) / 2` takes the place of s.
+        """
+        if not isinstance(self.weight, dict):
+            return self.weight
+        first, last, schedule, start, end = self.weight.values()
+        share = min(max((progress - start) / (end - start), 0.0), 1.0)
+        if schedule == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return float((1 - share) * first + share * last)
+
+    def fading(self, progress: float) -> dict[str, float]:
+        """Name the factors that change over the run, and what they are now."""
+        return {"weight": self.weight_at(progress)} if isinstance(self.weight, dict) else {}
+
+    def over(self, progress: float) -> bool:
+        """Tell whether the factor has faded to 0, and the teacher is of no more use."""
+        fades = self.weight if isinstance(self.weight, dict) else None
+        return fades is not None and fades["to"] == 0 and progress >= fades["end"]
 
     @abstractmethod
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
@@ -154,6 +222,26 @@ class DistillationLoss(nn.Module, ABC):
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Quantities worth a curve beside the loss, by name; computed only when logged."""
         return {}
+
+
+def _fading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in how a weight fades, in the order of `_FADING`, and refuse what cannot be meant."""
+    known, full = ", ".join(_FADING), {**_FADING, **given}
+    if full.keys() != _FADING.keys() or None in full.values():
+        raise ValueError(f"expected a weight that fades to have {known}, got {given}")
+    require_choice("weight.schedule", full["schedule"], Literal["linear", "cosine"])
+    for name in ("from", "to", "start", "end"):
+        if type(full[name]) not in (int, float):
+            raise ValueError(f"expected weight.{name} to be a number, got {full[name]!r}")
+        require_at_least(0, **{f"weight.{name}": full[name]})
+    if full["from"] == full["to"]:
+        raise ValueError(f"expected a weight that fades, got {given}; give weight: {full['to']}")
+    if not full["start"] < full["end"] <= 1:
+        raise ValueError(
+            "expected weight.start below weight.end, both shares of the steps from 0 to 1, got "
+            f"{full['start']} and {full['end']}"
+        )
+    return full
 
 
 def _recorded(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

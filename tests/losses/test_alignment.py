@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fakd.errors import InputError
+from fakd.losses import PairwiseSimilarity
 from fakd.losses.alignment import Alignment, aligned_features, check_channels, feature_channels
 from fakd.types import LossInputs, Prediction
 from stand_ins import Shown
@@ -78,12 +79,14 @@ def test_it_runs_in_float32_under_autocast(kind):
 
 
 def test_it_is_built_between_the_features_of_two_networks():
-    align = Alignment(*feature_channels(Shown(3), Shown(6), "ALoss"))
+    loss = PairwiseSimilarity()
+    align = Alignment(*feature_channels(loss, Shown(3), Shown(6)))
     assert [tuple(weight.shape) for weight in align.parameters()] == [(6, 3, 1, 1)]
-    with pytest.raises(InputError, match=r"ALoss compares features.*this teacher shows only"):
-        feature_channels(Shown(3), Shown(None), "ALoss")
-    with pytest.raises(InputError, match="this student shows only"):
-        feature_channels(Shown(None), Shown(6), "ALoss")
+    for find in (feature_channels, type(loss).prepare):
+        with pytest.raises(InputError, match=r"PairwiseSimilarity compares .*this teacher shows"):
+            find(loss, Shown(3), Shown(None))
+        with pytest.raises(InputError, match="this student shows only"):
+            find(loss, Shown(None), Shown(6))
 
 
 def test_features_are_aligned_and_their_absence_is_explained():

@@ -1,5 +1,6 @@
 """The closed forms against the expectation that they bound, by sampling feature augmentations."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.losses import ChannelKL, PixelKL, channel_kl, half_cosine, pixel_kl, tilted_bound
-from fakd.types import LossInputs, Prediction
+from fakd.types import IGNORE, LossInputs, Prediction
 from references import IGNORED, sampled_loss, tilted_partition
 
 CLASSES, CHANNELS = 5, 8
@@ -75,6 +76,22 @@ def test_bound_holds_for_a_classifier_with_a_window(loss, plain, kind):
     without = plain(F.conv2d(*case[:2], padding="same"), case[2]).item()
     assert mean - 4 * error > without
     assert mean - 3 * error < value < mean + 3 * (mean - without)
+
+
+@pytest.mark.parametrize(("loss", "plain"), FORMS)
+def test_bound_holds_where_classes_are_weighed(loss, plain):
+    weights, case = [0.2, 3.0, 0.0, 1.0, 6.0], scene()
+    inputs = inputs_for(*case)
+    inputs = replace(inputs, labels=inputs.labels.masked_fill(inputs.labels == IGNORED, IGNORE))
+    weighed = loss(strength=1.0, covariance="full", class_weights=weights).double()
+    each = {"class_weights": weighed.class_weights}
+    if plain is pixel_kl:
+        each = {"pixel_weights": weighed._pixel_weights(inputs)}
+    plain = partial(plain, **each)
+    mean, error = expectation(plain, 1.0, 1.0, *case)
+    without = plain(F.conv2d(*case[:2]), case[2]).item()
+    assert mean - 4 * error > without
+    assert mean - 3 * error < weighed(inputs).item() < mean + 6 * (mean - without)
 
 
 @pytest.mark.parametrize(("loss", "plain"), FORMS)

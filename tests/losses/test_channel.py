@@ -3,8 +3,18 @@ import math
 import pytest
 import torch
 
-from fakd.losses import ChannelKL, channel_kl, pixel_kl
+from fakd.errors import InputError
+from fakd.losses import ChannelKL, PixelKL, channel_kl, pixel_kl
+from fakd.types import LossInputs, Prediction
 from references import loop_channel_kl
+from stand_ins import Shown
+
+WEIGHTS = [0.5, 2.0, 4.0]
+
+
+def inputs(student, teacher):
+    labels = torch.zeros(student[:, 0].shape, dtype=torch.int64)
+    return LossInputs(Prediction(student), Prediction(teacher), labels)
 
 
 def drawn(shape=(2, 3, 3, 4), seed=0):
@@ -63,6 +73,30 @@ def test_without_variance_it_is_the_plain_loss_to_the_last_bit():
     assert channel_kl(student, teacher, 3.0, zero).equal(channel_kl(student, teacher, 3.0))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_each_classs_map_counts_as_its_weight_says(temperature):
+    student, teacher, variance = drawn()
+    found = ChannelKL(temperature, class_weights=WEIGHTS)(inputs(student, teacher))
+    expected = loop_channel_kl(student, teacher, temperature, variance * 0, WEIGHTS)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64) / (sum(WEIGHTS) / 3)
+    found = channel_kl(student, teacher, temperature, variance, weights)
+    expected = loop_channel_kl(student, teacher, temperature, variance, WEIGHTS)
+    assert found.item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("equal", [[1.0] * 3, [0.1] * 3, [7.0] * 3, "auto"])
+def test_equal_weights_are_none_to_the_last_bit(equal):
+    found = []
+    for weights in (None, equal):
+        student, teacher, _ = (tensor.float() for tensor in drawn())
+        loss = ChannelKL(2.0, class_weights=weights)
+        loss.prepare(Shown(3, 3), Shown(3, 3))
+        value = loss(inputs(student.requires_grad_(), teacher))
+        found.append((value, *torch.autograd.grad(value, student)))
+    assert all(ours.equal(theirs) for ours, theirs in zip(*found, strict=True))
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="expected temperature above 0, got nan"):
         ChannelKL(temperature=math.nan)
@@ -70,3 +104,9 @@ def test_impossible_settings_are_refused():
         ChannelKL(strength=math.inf)
     with pytest.raises(ValueError, match="expected momentum between 0 and 1"):
         ChannelKL(strength=1.0, momentum=0.0)
+    for weights in ([1.0, -1.0], [0.0, 0.0], [1.0, math.inf]):
+        with pytest.raises(InputError, match="expected class_weights of at least 0, and one above"):
+            ChannelKL(class_weights=weights)
+    for loss in (ChannelKL(class_weights=WEIGHTS), PixelKL(class_weights=WEIGHTS)):
+        with pytest.raises(InputError, match=rf"of {type(loss).__name__} .* 4 classes, got 3"):
+            loss.prepare(Shown(3, 4), Shown(3, 4))

@@ -54,6 +54,10 @@ ON_LOGITS = [
     partial(ChannelKL, strength=0.7),
     partial(ChannelKL, strength=0.7, covariance="full", spare_own_class=True, temperature=2.0),
     partial(ChannelKL, strength=0.7, covariance="logits"),
+    partial(PixelKL, class_weights=[0.5, 2.0, 0.0, 1.0], temperature=2.0),
+    partial(PixelKL, class_weights="auto", strength=0.7, bound="difference"),
+    partial(ChannelKL, class_weights=[0.5, 2.0, 0.0, 1.0], temperature=2.0),
+    partial(ChannelKL, class_weights="auto", strength=0.7, covariance="full"),
 ]
 OTHERS = [
     partial(Relational, temperature=2.0, intra=0.5),

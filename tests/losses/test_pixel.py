@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from fakd.losses import PixelKL, difference_bound, joint_pixel_kl, pixel_kl, tilted_bound
 from fakd.types import LossInputs, Prediction
 from references import loop_difference_bound, loop_pixel_kl
+from stand_ins import Shown
 
 
 def drawn(shape=(2, 3, 3, 4), seed=0):
@@ -98,6 +100,43 @@ def test_bounds_stay_finite_where_logits_lie_far_apart(bound):
     loss.backward()
     assert loss.item() == pytest.approx(2e4, rel=1e-2)
     assert student.grad.isfinite().all()
+
+
+def labelled(student, teacher):
+    """Some pixels of each class, and some without one."""
+    labels = torch.arange(24).view(2, 3, 4) % 4 - 1
+    return LossInputs(Prediction(student), Prediction(teacher), labels)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_pixels_count_as_the_weight_of_their_class_says(temperature):
+    student, teacher, variance = drawn()
+    inputs, weights = labelled(student, teacher), [0.5, 2.0, 4.0]
+    found = PixelKL(temperature, class_weights=weights)(inputs)
+    arguments = student, teacher, temperature
+    expected = loop_pixel_kl(*arguments, variance * 0, inputs.labels, weights)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    each = PixelKL(class_weights=weights).double()._pixel_weights(inputs)
+    found = pixel_kl(*arguments, variance, pixel_weights=each)
+    expected = loop_pixel_kl(*arguments, variance, inputs.labels, weights)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    # Without any label the teacher names all classes.
+    nothing = torch.full_like(inputs.labels, -1)
+    found = PixelKL(temperature, class_weights=weights)(replace(inputs, labels=nothing))
+    expected = loop_pixel_kl(*arguments, variance * 0, nothing, weights)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("equal", [[1.0] * 3, [0.1] * 3, [7.0] * 3, "auto"])
+def test_equal_weights_are_none_to_the_last_bit(equal):
+    found = []
+    for weights in (None, equal):
+        student, teacher, _ = (tensor.float() for tensor in drawn())
+        loss = PixelKL(2.0, class_weights=weights, reduction="element_mean")
+        loss.prepare(Shown(3, 3), Shown(3, 3))
+        value = loss(labelled(student.requires_grad_(), teacher))
+        found.append((value, *torch.autograd.grad(value, student)))
+    assert all(ours.equal(theirs) for ours, theirs in zip(*found, strict=True))
 
 
 def test_impossible_settings_are_refused():

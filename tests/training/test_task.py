@@ -9,7 +9,13 @@ import torch
 import fakd.training.task as module
 from fakd.errors import InputError
 from fakd.settings import Task
-from fakd.training.task import TaskLoss, cross_entropy, dice_loss, lovasz_softmax
+from fakd.training.task import (
+    TaskLoss,
+    automatic_weights,
+    cross_entropy,
+    dice_loss,
+    lovasz_softmax,
+)
 from fakd.types import IGNORE, Prediction
 
 CLASSES = 4
@@ -136,12 +142,12 @@ def test_terms_are_named_and_weighted(maps):
 def test_automatic_weights_come_from_the_counted_pixels():
     loss = TaskLoss(Task(class_weights="auto"), 2)
     assert loss.class_weights.tolist() == [1.0, 1.0]
-    loss.weigh([300, 100])
+    loss.weigh(automatic_weights([300, 100]))
     raw = [1 / math.log(1.02 + share) for share in (0.75, 0.25)]
     assert loss.class_weights.tolist() == pytest.approx([2 * each / sum(raw) for each in raw])
     assert "class_weights" in loss.state_dict()
     with pytest.raises(InputError, match="needs labelled pixels"):
-        loss.weigh([0, 0])
+        automatic_weights([0, 0])
 
 
 def test_examples_in_the_docstrings_run():

@@ -117,7 +117,7 @@ def distill(
     announce(console, data, inference, doubts)
     _compare_class_names(console, teacher, data)
     with left_only_if_saved(folder):
-        weigh_classes(fabric, console, objective.task, data, settings, folder)
+        weigh_classes(fabric, console, objective, data, settings, folder)
         return training.run(folder, check_teacher)
 
 

@@ -100,5 +100,5 @@ def train(
         return result
     announce(console, data, inference, doubts)
     with left_only_if_saved(folder):
-        weigh_classes(fabric, console, objective.task, data, settings, folder)
+        weigh_classes(fabric, console, objective, data, settings, folder)
         return training.run(folder)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from fakd.errors import require_above_zero, require_at_least
 from fakd.losses.grid import on_grid_of, precise
 from fakd.processes import average_gradients
-from fakd.types import DistillationLoss, LossInputs, Segmenter
+from fakd.types import DistillationLoss, LossInputs, Segmenter, Weight
 
 SMALLEST = 64
 """The shortest side that five convolutions, each of which halves it or more, can score."""
@@ -242,7 +242,7 @@ class Adversarial(DistillationLoss):
         sgd_momentum: float = 0.9,
         weight_decay: float = 0.0,
         schedule: CriticSchedule = "constant",
-        weight: float = 0.001,
+        weight: Weight = 0.001,
     ) -> None:
         super().__init__(weight)
         require_above_zero(critic_weight=critic_weight, learning_rate=learning_rate)

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from fakd.errors import InputError, require_choice
 from fakd.losses.grid import precise
-from fakd.types import LossInputs, Segmenter
+from fakd.types import DistillationLoss, LossInputs, Segmenter
 
 Features = Float[Tensor, "batch _channels rows cols"]
 
 
-def feature_channels(student: Segmenter, teacher: Segmenter, loss: str) -> tuple[int, int]:
+def feature_channels(
+    loss: DistillationLoss, student: Segmenter, teacher: Segmenter
+) -> tuple[int, int]:
     """Count the channels of both networks' features, the input of their final classifiers.
 
     Raises:
@@ -22,10 +24,20 @@ def feature_channels(student: Segmenter, teacher: Segmenter, loss: str) -> tuple
     for role, network in (("student", student), ("teacher", teacher)):
         if network.classifier is None:
             raise InputError(
-                f"{loss} compares features, the input of the final classifier, and this {role} "
-                "shows only its logits; use a loss on logits, such as ChannelKL or PixelKL"
+                f"{type(loss).__name__} compares features, the input of the final classifier, and "
+                f"this {role} shows only its logits; use a loss on logits, such as ChannelKL or "
+                "PixelKL"
             )
     return student.classifier.in_channels, teacher.classifier.in_channels  # type: ignore[union-attr]
+
+
+def require_features(loss: DistillationLoss, student: Segmenter, teacher: Segmenter) -> None:
+    """Check that both networks show their features, as ``prepare`` of a loss that builds nothing.
+
+    Raises:
+        InputError: one shows only its logits.
+    """
+    feature_channels(loss, student, teacher)
 
 
 def features_of(inputs: LossInputs) -> tuple[Features, Features]:

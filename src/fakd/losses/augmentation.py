@@ -1,16 +1,26 @@
 """Feature augmentation without samples: its strength over training, its size, its bounds."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fakd.covariance import CovarianceKind, LogitStatistics, check_momentum, look_up
 from fakd.errors import require_above_zero, require_at_least
-from fakd.types import LossInputs
+from fakd.losses.grid import precise
+from fakd.types import (
+    ClassWeighing,
+    ClassWeights,
+    DistillationLoss,
+    LossInputs,
+    Segmenter,
+    Weight,
+)
 
 
 def half_cosine(progress: float) -> float:
@@ -24,31 +34,22 @@ def half_cosine(progress: float) -> float:
     return (1 - math.cos(math.pi * progress)) / 2
 
 
-def check_settings(
-    temperature: float,
-    strength: float,
-    covariance: CovarianceKind,
-    momentum: float | None,
-    spare_own_class: bool,
-    bound: str = "marginal",
-) -> None:
-    """Refuse settings that no loss can work with."""
-    require_above_zero("1 leaves logits alone", temperature=temperature)
-    require_at_least(0, "0 is the loss without augmentation, 1 the paper's best", strength=strength)
-    check_momentum(momentum)
-    chosen = {
-        "covariance": covariance != "diagonal",
-        "momentum": momentum is not None,
-        "spare_own_class": spare_own_class,
-        "bound": bound != "marginal",
-    }
-    # Silently doing nothing, they would be taken for augmentation that does not help.
-    if strength == 0 and any(chosen.values()):
-        names = ", ".join(name for name, given in chosen.items() if given)
-        raise ValueError(
-            f"expected strength above 0 beside {names}, which say how features are augmented, got "
-            "0, which augments nothing; set strength, the paper's best is 1"
-        )
+def divergence(
+    student: Tensor, teacher: Tensor, temperature: float, variance: Tensor | None, dim: int
+) -> Tensor:
+    r"""Compute :math:`\sum_k q_k (\log q_k - z_k / T) + \log \sum_k \exp(z_k / T + v_k / (2 T^2))`.
+
+    That is the Kullback-Leibler divergence where no logit varies, and else an upper bound of its
+    mean. ``q`` is the teacher's softmax over ``dim``.
+    """
+    student = student / temperature
+    target = F.log_softmax(teacher / temperature, dim)
+    if variance is None:
+        prediction = F.log_softmax(student, dim)
+    else:
+        raised = precise(variance) / (2 * temperature**2)
+        prediction = F.log_softmax(student + raised, dim) - raised
+    return (target.exp() * (target - prediction)).sum(dim)
 
 
 def statistics_of(inputs: LossInputs) -> LogitStatistics:
@@ -61,22 +62,72 @@ def statistics_of(inputs: LossInputs) -> LogitStatistics:
     return inputs.statistics
 
 
-def augmentation_measures(
-    inputs: LossInputs, temperature: float, strength: float, spare_own_class: bool
-) -> dict[str, Float[Tensor, ""]]:
-    r"""Say how strong the augmentation is now: :math:`\lambda` and the size of its term.
+class AugmentedKL(DistillationLoss, ClassWeighing):
+    """What PD and CWD have in common: a temperature, augmentation, and weights of classes.
 
-    ``augmentation`` is the mean of :math:`\lambda v_{ic} / (2 T^2)` over classes and labelled
-    pixels, to be read beside the loss: near 0, the method does nothing. Empty without strength.
+    Raises:
+        ValueError: a setting is impossible, or says how features are augmented beside a strength
+            of 0.
     """
-    if strength == 0:
-        return {}
-    statistics, current = statistics_of(inputs), strength * half_cosine(inputs.progress)
-    with torch.no_grad():
-        term = statistics.variance(spare_own_class).mean(1) * (current / (2 * temperature**2))
-        labelled = statistics.rows < statistics.covariance.classes
-        mean = torch.where(labelled, term, 0.0).sum() / labelled.sum().clamp(min=1)
-        return {"lambda": torch.full_like(mean, current), "augmentation": mean}
+
+    def __init__(
+        self,
+        temperature: float,
+        strength: float,
+        covariance: CovarianceKind,
+        spare_own_class: bool,
+        momentum: float | None,
+        class_weights: ClassWeights,
+        weight: Weight,
+        bound: str = "marginal",
+    ) -> None:
+        super().__init__(weight)
+        require_above_zero("1 leaves logits alone", temperature=temperature)
+        require_at_least(0, "0 is the loss without it, 1 the paper's best", strength=strength)
+        check_momentum(momentum)
+        chosen = {
+            "covariance": covariance != "diagonal",
+            "momentum": momentum is not None,
+            "spare_own_class": spare_own_class,
+            "bound": bound != "marginal",
+        }
+        # Silently doing nothing, they would be taken for augmentation that does not help.
+        if strength == 0 and any(chosen.values()):
+            names = ", ".join(name for name, given in chosen.items() if given)
+            raise ValueError(
+                f"expected strength above 0 beside {names}, which say how features are augmented, "
+                "got 0, which augments nothing; set strength, the paper's best is 1"
+            )
+        self.temperature, self.strength = temperature, strength
+        self.covariance = covariance if strength > 0 else None
+        self.spare_own_class, self.momentum = spare_own_class, momentum
+        self.set_class_weights("class_weights", class_weights)
+
+    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
+        """Check that there is one weight for each class; automatic ones begin as 1."""
+        name = f"class_weights of {type(self).__name__}"
+        self.set_class_weights(name, self.given_weights, student.classes)
+
+    def scaled(self, weights: Sequence[float]) -> Sequence[float]:
+        """Scale weights to mean 1, equal ones to 1 exactly."""
+        total = math.fsum(weights)
+        return [len(weights) * each / total for each in weights]
+
+    def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+        r"""Say how strong the augmentation is now: :math:`\lambda` and the size of its term.
+
+        ``augmentation`` is the mean of :math:`\lambda v_{ic} / (2 T^2)` over classes and labelled
+        pixels, to be read beside the loss: near 0, the method does nothing. Empty without strength.
+        """
+        if self.strength == 0:
+            return {}
+        statistics, current = statistics_of(inputs), self.strength * half_cosine(inputs.progress)
+        with torch.no_grad():
+            term = statistics.variance(self.spare_own_class).mean(1)
+            term = term * (current / (2 * self.temperature**2))
+            labelled = statistics.rows < statistics.covariance.classes
+            mean = torch.where(labelled, term, 0.0).sum() / labelled.sum().clamp(min=1)
+            return {"lambda": torch.full_like(mean, current), "augmentation": mean}
 
 
 def difference_bound(

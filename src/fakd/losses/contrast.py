@@ -11,7 +11,7 @@ from fakd.losses.alignment import feature_channels, features_of
 from fakd.losses.blocks import similarity_kl, unit
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
 from fakd.processes import gathered, shared_generator
-from fakd.types import IGNORE, DistillationLoss, LossInputs, Segmenter
+from fakd.types import IGNORE, DistillationLoss, LossInputs, Segmenter, Weight
 
 PixelSampling = Literal["class", "legacy"]
 
@@ -242,7 +242,7 @@ class MemoryContrast(DistillationLoss):
         contrast_regions: int = 1024,
         pixel_sampling: PixelSampling = "class",
         mask_unwritten: bool = False,
-        weight: float = 0.1,
+        weight: Weight = 0.1,
     ) -> None:
         super().__init__(weight)
         remedy = "1 changes nothing"
@@ -251,8 +251,7 @@ class MemoryContrast(DistillationLoss):
         require_at_least(1, contrast_pixels=contrast_pixels, contrast_regions=contrast_regions)
         require_at_least(1, pixels_per_class=pixels_per_class)
         self.temperature, self.kd_temperature = temperature, kd_temperature
-        self.pixel_slots, self.region_slots = pixel_slots, region_slots
-        self.pixels_per_class, self.pixel_sampling = pixels_per_class, pixel_sampling
+        self.remembered = pixel_slots, region_slots, pixels_per_class, pixel_sampling
         self.contrast_pixels, self.contrast_regions = contrast_pixels, contrast_regions
         self.mask_unwritten = mask_unwritten
         self.head: nn.Sequential | None = None
@@ -260,7 +259,7 @@ class MemoryContrast(DistillationLoss):
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build the student's head and a memory of random vectors."""
-        own, channels = feature_channels(student, teacher, "MemoryContrast")
+        own, channels = feature_channels(self, student, teacher)
         self.head = nn.Sequential(
             nn.Conv2d(own, channels, 1, bias=False),
             # Always on the batch's own statistics: the head is of no use once training is over.
@@ -268,8 +267,7 @@ class MemoryContrast(DistillationLoss):
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1, bias=False),
         )
-        slots = self.pixel_slots, self.region_slots, self.pixels_per_class
-        self.memory = PixelRegionMemory(student.classes, channels, *slots, self.pixel_sampling)
+        self.memory = PixelRegionMemory(student.classes, channels, *self.remembered)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Add up `terms`; like them, for one call in each step."""

@@ -6,10 +6,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fakd.errors import require_above_zero, require_at_least
-from fakd.losses.alignment import feature_channels, features_of
+from fakd.losses.alignment import features_of, require_features
 from fakd.losses.blocks import similarity_kl, unit
 from fakd.losses.grid import on_grid_of, precise
-from fakd.types import DistillationLoss, LossInputs, Segmenter
+from fakd.types import DistillationLoss, LossInputs, Weight
 
 
 def cross_image_similarity(
@@ -65,19 +65,16 @@ class CrossImageSimilarity(DistillationLoss):
     """
 
     image_by_image = False
+    prepare = require_features
 
     def __init__(
-        self, temperature: float = 0.1, pool: int | None = None, weight: float = 1.0
+        self, temperature: float = 0.1, pool: int | None = None, weight: Weight = 1.0
     ) -> None:
         super().__init__(weight)
         require_above_zero("CIRKD's authors use 0.1", temperature=temperature)
         if pool is not None:
             require_at_least(1, "None leaves all features", pool=pool)
         self.temperature, self.pool = temperature, pool
-
-    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
-        """Check that both networks show their features."""
-        feature_channels(student, teacher, "CrossImageSimilarity")
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss on pooled features."""

@@ -19,7 +19,7 @@ from fakd.losses.alignment import (
 from fakd.losses.blocks import unit
 from fakd.losses.channel import channel_kl
 from fakd.losses.grid import on_grid_of, precise
-from fakd.types import DistillationLoss, LossInputs, Segmenter
+from fakd.types import DistillationLoss, LossInputs, Segmenter, Weight
 
 DistanceKind = Literal["l2", "cosine"]
 
@@ -57,6 +57,13 @@ def feature_distance(
         return 1 - (unit(student) * unit(teacher)).sum(1).mean()
 
 
+def _build_alignment(
+    loss: "FeatureDistance | FeatureChannelKL", student: Segmenter, teacher: Segmenter
+) -> None:
+    """Build the alignment."""
+    loss.align = Alignment(*feature_channels(loss, student, teacher), loss.alignment)
+
+
 class FeatureDistance(DistillationLoss):
     """Plain feature distillation: the student learns to reproduce the teacher's features.
 
@@ -71,20 +78,17 @@ class FeatureDistance(DistillationLoss):
         weight: Factor beside the task's loss.
     """
 
+    prepare = _build_alignment
+
     def __init__(
         self,
         kind: DistanceKind = "l2",
         alignment: AlignmentKind = "conv",
-        weight: float = 1.0,
+        weight: Weight = 1.0,
     ) -> None:
         super().__init__(weight)
         self.kind, self.alignment = kind, alignment
         self.align: Alignment | None = None
-
-    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
-        """Build the alignment."""
-        channels = feature_channels(student, teacher, "FeatureDistance")
-        self.align = Alignment(*channels, self.alignment)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the distance of aligned features."""
@@ -139,22 +143,19 @@ class FeatureChannelKL(DistillationLoss):
         weight: Factor beside the task's loss.
     """
 
+    prepare = _build_alignment
+
     def __init__(
         self,
         temperature: float = 4.0,
         alignment: AlignmentKind = "conv",
         divisor: Divisor = "teacher",
-        weight: float = 50.0,
+        weight: Weight = 50.0,
     ) -> None:
         super().__init__(weight)
         require_above_zero("published settings use 1 to 10", temperature=temperature)
         self.temperature, self.alignment, self.divisor = temperature, alignment, divisor
         self.align: Alignment | None = None
-
-    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
-        """Build the alignment."""
-        channels = feature_channels(student, teacher, "FeatureChannelKL")
-        self.align = Alignment(*channels, self.alignment)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss on aligned features."""

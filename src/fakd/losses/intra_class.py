@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from fakd.losses.alignment import feature_channels, features_of
+from fakd.losses.alignment import features_of, require_features
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
-from fakd.types import DistillationLoss, LossInputs, Segmenter
+from fakd.types import DistillationLoss, LossInputs, Weight
 
 Normalise = Literal["all", "valid"]
 
@@ -87,13 +87,11 @@ class IntraClassVariation(DistillationLoss):
         weight: Factor beside the task's loss.
     """
 
-    def __init__(self, normalise: Normalise = "all", weight: float = 20.0) -> None:
+    prepare = require_features
+
+    def __init__(self, normalise: Normalise = "all", weight: Weight = 20.0) -> None:
         super().__init__(weight)
         self.normalise = normalise
-
-    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
-        """Check that both networks show their features."""
-        feature_channels(student, teacher, "IntraClassVariation")
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss."""

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fakd.losses.alignment import feature_channels, features_of
+from fakd.losses.alignment import features_of, require_features
 from fakd.losses.blocks import unit
 from fakd.losses.grid import on_grid_of, precise
-from fakd.types import DistillationLoss, LossInputs, Segmenter
+from fakd.types import DistillationLoss, LossInputs, Weight
 
 
 def pairwise_similarity(
@@ -72,12 +72,14 @@ class PairwiseSimilarity(DistillationLoss):
         weight: Factor beside the task's loss.
     """
 
+    prepare = require_features
+
     def __init__(
         self,
         kernel: Sequence[int] = (2, 2),
         scale: float | None = None,
         detach_norm: bool = False,
-        weight: float = 10.0,
+        weight: Weight = 10.0,
     ) -> None:
         super().__init__(weight)
         if len(kernel) != 2 or min(kernel) < 1:
@@ -91,10 +93,6 @@ class PairwiseSimilarity(DistillationLoss):
                 "use, None leaves the size of a block to kernel"
             )
         self.kernel, self.scale, self.detach_norm = tuple(kernel), scale, detach_norm
-
-    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
-        """Check that both networks show their features."""
-        feature_channels(student, teacher, "PairwiseSimilarity")
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the loss with blocks of the given size, or share of the map."""

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from fakd.covariance import CovarianceKind
 from fakd.losses.augmentation import (
-    augmentation_measures,
-    check_settings,
+    AugmentedKL,
     difference_bound,
+    divergence,
     half_cosine,
     statistics_of,
     tilted_bound,
 )
-from fakd.losses.grid import on_grid_of, precise
-from fakd.types import DistillationLoss, LossInputs
+from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
+from fakd.types import IGNORE, ClassWeights, LossInputs, Weight
 
 PixelBound = Literal["marginal", "difference", "tilted"]
 PixelReduction = Literal["pixel_mean", "element_mean", "sum_over_hw", "batch_mean"]
@@ -31,10 +31,11 @@ def pixel_kl(
     logit_variance: Float[Tensor, "batch classes rows cols"] | None = None,
     reduction: PixelReduction = "pixel_mean",
     t_squared: bool = True,
+    pixel_weights: Float[Tensor, "batch rows cols"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Match which class each pixel shows.
 
-    .. math:: \frac{T^2}{N} \sum_i \Big[ \sum_c q_{ic} (\log q_{ic} - z_{ic} / T) + \log \sum_c
+    .. math:: \frac{T^2}{N} \sum_i w_i \Big[ \sum_c q_{ic} (\log q_{ic} - z_{ic} / T) + \log \sum_c
         \exp(z_{ic} / T + \frac{\lambda v_{ic}}{2 T^2}) \Big], \quad q_i = \mathrm{softmax}_c(t_i/T)
 
     Without variance this is the Kullback-Leibler divergence of the two softmaxes over classes
@@ -51,22 +52,16 @@ def pixel_kl(
             (pixel_mean), that times classes (element_mean, IFVD), pixels of one image
             (sum_over_hw, SKDS), or images (batch_mean, MMRazor).
         t_squared: Scale the result back by the temperature's square; False leaves it, as IFVD does.
+        pixel_weights: What each pixel counts, :math:`w_i`; 1 if not given.
 
     >>> pixel_kl(torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1))
     tensor(0.1308)
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        student = precise(student_logits) / temperature
         teacher = precise(on_grid_of(student_logits, teacher_logits.detach()))
-        target = F.log_softmax(teacher / temperature, dim=1)
-        if logit_variance is None:
-            prediction = F.log_softmax(student, dim=1)
-        else:
-            raised = precise(logit_variance) / (2 * temperature**2)
-            prediction = F.log_softmax(student + raised, dim=1) - raised
-        divergence = (target.exp() * (target - prediction)).sum(1)
-        classes = student.shape[1]
-        return _reduced(divergence, classes, reduction) * (temperature**2 if t_squared else 1.0)
+        pixels = divergence(precise(student_logits), teacher, temperature, logit_variance, dim=1)
+        mean = _reduced(pixels, student_logits.shape[1], reduction, pixel_weights)
+        return mean * (temperature**2 if t_squared else 1.0)
 
 
 def joint_pixel_kl(
@@ -78,6 +73,7 @@ def joint_pixel_kl(
     bound: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     reduction: PixelReduction = "pixel_mean",
     t_squared: bool = True,
+    pixel_weights: Float[Tensor, "batch rows cols"] | None = None,
 ) -> Float[Tensor, ""]:
     """Match which class each augmented pixel shows, by a bound that knows how logits covary.
 
@@ -92,25 +88,30 @@ def joint_pixel_kl(
         target = F.log_softmax(teacher / temperature, dim=1)
         scaled = precise(covariance) / temperature**2
         cross_entropy = bound(student, target.exp(), scaled, class_rows)
-        divergence = (target.exp() * target).sum(1) + cross_entropy
-        classes = student.shape[1]
-        return _reduced(divergence, classes, reduction) * (temperature**2 if t_squared else 1.0)
+        pixels = (target.exp() * target).sum(1) + cross_entropy
+        mean = _reduced(pixels, student.shape[1], reduction, pixel_weights)
+        return mean * (temperature**2 if t_squared else 1.0)
 
 
 def _reduced(
-    divergence: Float[Tensor, "batch rows cols"], classes: int, reduction: PixelReduction
+    pixels: Float[Tensor, "batch rows cols"],
+    classes: int,
+    reduction: PixelReduction,
+    pixel_weights: Float[Tensor, "batch rows cols"] | None,
 ) -> Float[Tensor, ""]:
-    images, rows, cols = divergence.shape
+    if pixel_weights is not None:
+        pixels = pixels * pixel_weights
+    images, rows, cols = pixels.shape
     factors = {
         "pixel_mean": 1.0,
         "element_mean": 1.0 / classes,
         "sum_over_hw": float(images),
         "batch_mean": float(rows * cols),
     }
-    return divergence.mean() * factors[reduction]
+    return pixels.mean() * factors[reduction]
 
 
-class PixelKL(DistillationLoss):
+class PixelKL(AugmentedKL):
     """Pixel-wise distillation: at each pixel, the student learns how the teacher ranks the classes.
 
     With a strength above 0 it is FAKD: the student must agree with the teacher for every meaning
@@ -133,6 +134,9 @@ class PixelKL(DistillationLoss):
             (pixel_mean), that times classes (element_mean, IFVD), pixels of one image
             (sum_over_hw, SKDS), or images (batch_mean, MMRazor). Sets what a weight means.
         t_squared: Scale the loss back by the temperature's square.
+        class_weights: What a pixel of each class counts, scaled to mean 1: one number for each, or
+            auto from how rare classes are, as of the task's loss; all alike if not given. The class
+            is the pixel's label, or without one the teacher's most likely class.
         weight: Factor beside the task's loss.
     """
 
@@ -146,35 +150,36 @@ class PixelKL(DistillationLoss):
         momentum: float | None = None,
         reduction: PixelReduction = "pixel_mean",
         t_squared: bool = True,
-        weight: float = 1.0,
+        class_weights: ClassWeights = None,
+        weight: Weight = 1.0,
     ) -> None:
-        super().__init__(weight)
-        check_settings(temperature, strength, covariance, momentum, spare_own_class, bound)
+        augmented = temperature, strength, covariance, spare_own_class, momentum
+        super().__init__(*augmented, class_weights, weight, bound)
         if covariance == "logits" and bound != "marginal":
             raise ValueError(
                 f"bound {bound!r} needs to know how logits covary, got covariance 'logits', which "
                 "knows each one's variance only; choose 'diagonal' or 'full', or bound 'marginal'"
             )
-        self.temperature, self.strength, self.bound = temperature, strength, bound
-        self.covariance = covariance if strength > 0 else None
-        self.spare_own_class, self.momentum = spare_own_class, momentum
-        self.reduction, self.t_squared = reduction, t_squared
+        self.bound, self.reduction, self.t_squared = bound, reduction, t_squared
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute PD or, with a strength, the chosen bound of its mean over augmentations."""
-        logits = inputs.student.logits, inputs.teacher.logits
-        scale = self.reduction, self.t_squared
-        if self.strength == 0:
-            return pixel_kl(*logits, self.temperature, None, *scale)
-        statistics, strength = statistics_of(inputs), self.strength * half_cosine(inputs.progress)
-        if self.bound == "marginal":
+        logits, variance = (inputs.student.logits, inputs.teacher.logits), None
+        scale, weights = (self.reduction, self.t_squared), self._pixel_weights(inputs)
+        if self.strength > 0:
+            statistics = statistics_of(inputs)
+            strength = self.strength * half_cosine(inputs.progress)
+            if self.bound != "marginal":
+                bound = difference_bound if self.bound == "difference" else tilted_bound
+                joint = strength * statistics.covariances(self.spare_own_class), statistics.rows
+                return joint_pixel_kl(*logits, self.temperature, *joint, bound, *scale, weights)
             variance = strength * statistics.variance(self.spare_own_class)
-            return pixel_kl(*logits, self.temperature, variance, *scale)
-        covariance = strength * statistics.covariances(self.spare_own_class)
-        bound = difference_bound if self.bound == "difference" else tilted_bound
-        rows = statistics.rows
-        return joint_pixel_kl(*logits, self.temperature, covariance, rows, bound, *scale)
+        return pixel_kl(*logits, self.temperature, variance, *scale, weights)
 
-    def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Report the augmentation's strength and the mean size of its term."""
-        return augmentation_measures(inputs, self.temperature, self.strength, self.spare_own_class)
+    def _pixel_weights(self, inputs: LossInputs) -> Float[Tensor, "batch rows cols"] | None:
+        """Look up what each pixel counts."""
+        if self.class_weights is None:
+            return None
+        labels = labels_on_grid_of(inputs.student.logits, inputs.labels)
+        likely = on_grid_of(inputs.student.logits, inputs.teacher.logits).argmax(1)
+        return self.class_weights[torch.where(labels == IGNORE, likely, labels)]

@@ -61,7 +61,18 @@ class WeightedSum(DistillationLoss):
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Compute each weighted loss, by its name in ``losses``."""
-        return {name: loss.weight * loss(inputs) for name, loss in self._parts().items()}
+        return {
+            name: loss.weight_at(inputs.progress) * loss(inputs)
+            for name, loss in self._parts().items()
+        }
+
+    def fading(self, progress: float) -> dict[str, float]:
+        """Ask each loss for its factor."""
+        return self._named(lambda loss: loss.fading(progress))
+
+    def over(self, progress: float) -> bool:
+        """Tell whether every loss is over."""
+        return all(loss.over(progress) for loss in self._parts().values())
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Ask each loss for its measures."""
@@ -71,7 +82,7 @@ class WeightedSum(DistillationLoss):
         """Let each loss train its opponent."""
         return self._named(lambda loss: loss.after_step(inputs))
 
-    def _named(self, ask: Callable[[DistillationLoss], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _named(self, ask: Callable[[DistillationLoss], dict[str, Any]]) -> dict[str, Any]:
         found = ((name, ask(loss)) for name, loss in self._parts().items())
         return {f"{name}/{key}": each for name, own in found for key, each in own.items()}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fakd.errors import require_above_zero
 from fakd.losses.grid import on_grid_of, precise
-from fakd.types import DistillationLoss, LossInputs
+from fakd.types import DistillationLoss, LossInputs, Weight
 
 
 def relational(
@@ -82,7 +82,7 @@ class Relational(DistillationLoss):
         temperature: float = 1.0,
         inter: float = 1.0,
         intra: float = 1.0,
-        weight: float = 1.0,
+        weight: Weight = 1.0,
     ) -> None:
         super().__init__(weight)
         require_above_zero("1 leaves logits alone", temperature=temperature)

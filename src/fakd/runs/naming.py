@@ -97,6 +97,8 @@ def weighted_losses(spec: Mapping[str, Any]) -> list[tuple[float, str, dict[str,
         return [part for loss in given["losses"].values() for part in weighted_losses(loss)]
     every = {**defaults_of(path), **specs.plain(given)}
     settings = {key: value for key, value in every.items() if value is not None}
+    if isinstance(settings.get("weight"), Mapping):  # one that fades is no mere factor
+        return [(float(defaults_of(path).get("weight", 1.0)), path, settings)]
     return [(float(settings.pop("weight", 1.0)), path, settings)]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from fakd.training.objective import Objective, scaled
 from fakd.training.optimizer import build_optimizer, set_learning_rate
 from fakd.training.preparation import average_of, checkpoint_activations, freeze
 from fakd.training.progress import StepProgress, Stopwatch
-from fakd.training.result import SkippedSamples, result_of
+from fakd.training.result import SkippedSamples, extension, result_of
 from fakd.training.teacher import Teacher
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
 from fakd.types import Segmenter
@@ -234,18 +234,20 @@ class Training:
         task = self.objective.task
         shares = [1.0] * len(parts) if task is None else task.shares([p.labels for p in parts])
         sums: dict[str, Tensor] = {}
+        progress = step / schedule.steps
+        teacher = self.teacher if self.objective.asks_teacher(progress) else None
         for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
             images = to_unit(part.images.to(device, non_blocking=True))
             if self.settings.hardware.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             labels = part.labels.to(device, non_blocking=True)
             # Asked first, so that its activations are gone before the student's are kept.
-            answer = None if self.teacher is None else self.teacher.answer(images, part)
+            answer = None if teacher is None else teacher.answer(images, part)
             with self.fabric.no_backward_sync(student, enabled=number < len(parts)):
                 prediction = student(images)
                 with self.fabric.autocast():
                     outcome = self.objective(
-                        prediction, labels, part.labelled, step / schedule.steps, answer, share
+                        prediction, labels, part.labelled, progress, answer, share
                     )
                 terms = scaled(outcome.terms, 1 / len(parts))
                 self.fabric.backward(torch.stack(list(terms.values())).sum())
@@ -362,16 +364,10 @@ class Training:
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
 
     def _extend(self, before: int) -> None:
-        """Go on beyond the last step of a finished run, and say how the learning rate does."""
-        schedule, step = self.settings.schedule, self.state.step
+        """Go on beyond the last step of a finished run."""
         self.state.ended = None
-        was = replace(schedule, steps=before).learning_rate_at(max(step - 1, 0))
-        self.console.print(
-            f"{self.title}: extended from {before} to {schedule.steps} steps; the learning rate, "
-            f"{was:.3g} at step {step} of the old schedule, goes on at "
-            f"{schedule.learning_rate_at(step):.3g} where the new one has it",
-            soft_wrap=True,
-        )
+        told = extension(self.settings.schedule, self.objective, before, self.state.step)
+        self.console.print(f"{self.title}: {told}", soft_wrap=True)
 
     def _parts(self) -> dict[str, nn.Module]:
         """Name all modules whose tensors a checkpoint holds."""

@@ -1,6 +1,9 @@
 """What a step minimises: the task alone, or the task and a teacher."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -11,7 +14,14 @@ from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
 from fakd.losses.grid import labels_on_grid_of, on_grid_of
 from fakd.training.task import TaskLoss
-from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
+from fakd.types import (
+    IGNORE,
+    ClassWeighing,
+    DistillationLoss,
+    LossInputs,
+    Prediction,
+    Segmenter,
+)
 
 Terms = dict[str, Tensor]
 
@@ -22,7 +32,9 @@ class Outcome(NamedTuple):
     terms: Terms
     """The weighted loss terms by name; their sum is minimised."""
     inputs: LossInputs | None = None
-    """What the distillation loss looked at; None without one."""
+    """What the distillation loss looked at; None without one, or once it is over."""
+    fading: Mapping[str, float] = MappingProxyType({})
+    """The factors of losses that change over the run, by name."""
 
 
 class Objective(nn.Module, ABC):
@@ -55,9 +67,22 @@ class Objective(nn.Module, ABC):
             labels: class ids; `IGNORE` where there is none.
             labelled: which samples have labels at all; on the CPU, so that asking costs no wait.
             progress: share of the training steps done.
-            teacher: its answer to the same images; None where there is no teacher.
+            teacher: its answer to the same images; None where nobody asks for it.
             share: what the task's loss of a part counts; see `TaskLoss.shares`.
         """
+
+    def class_weights(self) -> list[ClassWeighing]:
+        """List the losses that weigh classes."""
+        parts = (part for part in self.modules() if isinstance(part, ClassWeighing))
+        return [part for part in parts if part.given_weights is not None]
+
+    def fading(self, progress: float) -> Mapping[str, float]:
+        """Name the factors that change over the run, and what they are now."""
+        return {}
+
+    def asks_teacher(self, progress: float) -> bool:
+        """Tell whether the teacher's answer is of any more use."""
+        return False
 
     def measures(self, outcome: Outcome) -> Terms:
         """Name further quantities worth a curve; asked for only when logged."""
@@ -116,8 +141,9 @@ class Distillation(Objective):
             an unlabelled sample's pixel is always the teacher's.
 
     Raises:
-        InputError: the teacher knows another number of classes than the student, or the loss needs
-            the student's features and classifier and the student shows only logits.
+        InputError: the teacher knows another number of classes than the student, the loss needs
+            the student's features and classifier and the student shows only logits, or nothing is
+            left to learn from once the loss has faded to 0.
     """
 
     def __init__(
@@ -133,10 +159,20 @@ class Distillation(Objective):
                 f"the teacher knows {teacher.classes} classes, the student {student.classes}; "
                 "distillation needs the same classes in the same order on both sides"
             )
+        if task is None and loss.over(math.nextafter(1.0, 0.0)):
+            raise InputError(
+                "a distillation weight that is 0 before the last step leaves nothing to learn from "
+                "where no training image has labels; give it an end of 1, or a to above 0"
+            )
         # In a tuple, as the student's classifier must not be saved here too.
         self._classifier = (student.classifier,)
         self.loss, self.image_by_image = loss, loss.image_by_image
         self.task = task
+        if task is None and any(each.given_weights == "auto" for each in self.class_weights()):
+            raise InputError(
+                "class_weights auto follows from labels, and no training image has any; give one "
+                "number for each class"
+            )
         self.covariance = _statistics_for(loss, student)
         loss.prepare(student, teacher)
 
@@ -150,6 +186,9 @@ class Distillation(Objective):
         share: float = 1.0,
     ) -> Outcome:
         """Compute the task's terms and the weighted distillation loss."""
+        terms = {} if self.task is None else scaled(self.task(student, labels), share)
+        if not self.asks_teacher(progress):
+            return Outcome(terms, fading=self.fading(progress))
         if teacher is None:
             raise ValueError("expected the teacher's answer to the same images, got None")
         teacher, labels_here = to_student_grid(teacher, labels, student.logits)
@@ -163,15 +202,23 @@ class Distillation(Objective):
             weight = None if self._classifier[0] is None else self._classifier[0].weight
             statistics = LogitStatistics(self.covariance, weight, labels_here)
         inputs = LossInputs(student, teacher, labels_here, statistics, progress)
-        terms = {} if self.task is None else scaled(self.task(student, labels), share)
-        parts = self.loss.terms(inputs)
-        terms |= {name: self.loss.weight * value for name, value in parts.items()}
-        return Outcome(terms, inputs)
+        factor, parts = self.loss.weight_at(progress), self.loss.terms(inputs)
+        terms |= {name: factor * value for name, value in parts.items()}
+        return Outcome(terms, inputs, self.fading(progress))
+
+    def fading(self, progress: float) -> Mapping[str, float]:
+        """Ask the loss for factors that change."""
+        return self.loss.fading(progress)
+
+    def asks_teacher(self, progress: float) -> bool:
+        """Tell whether the loss is not over."""
+        return not self.loss.over(progress)
 
     @torch.no_grad()
     def measures(self, outcome: Outcome) -> Terms:
         """Ask the loss for its measures."""
-        return {} if outcome.inputs is None else self.loss.measures(outcome.inputs)
+        measures = {} if outcome.inputs is None else self.loss.measures(outcome.inputs)
+        return measures | {name: torch.tensor(now) for name, now in outcome.fading.items()}
 
     def after_step(self, outcome: Outcome) -> Terms:
         """Let the loss train its opponent on the batch that the student has just learnt from."""

@@ -1,7 +1,8 @@
-"""What a run states about itself: what it left out, and its result."""
+"""What a run states about itself: what it left out, how it was extended, and its result."""
 
 import resource
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from fakd.data import SegmentationData
 from fakd.metrics import Scores
+from fakd.settings import Schedule
+from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
 
 
@@ -33,6 +36,21 @@ class SkippedSamples:
         count = torch.tensor(self._count, device=fabric.device)
         self._count = 0
         return int(fabric.all_reduce(count, reduce_op="sum"))  # type: ignore[arg-type]
+
+
+def extension(schedule: Schedule, objective: Objective, before: int, step: int) -> str:
+    """Say how what changes with the steps goes on where a run of ``before`` is given more."""
+    last = max(step - 1, 0)
+    was = {"learning rate": replace(schedule, steps=before).learning_rate_at(last)}
+    was |= objective.fading(last / before)
+    now = {"learning rate": schedule.learning_rate_at(step)}
+    now |= objective.fading(step / schedule.steps)
+    told = (
+        f"the {name}, {rate:.3g} at step {step} of the old schedule, goes on at {now[name]:.3g} "
+        "where the new one has it"
+        for name, rate in was.items()
+    )
+    return f"extended from {before} to {schedule.steps} steps; {'; '.join(told)}"
 
 
 def result_of(

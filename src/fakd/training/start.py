@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from fakd.data import SegmentationData, evaluation_samples
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 from fakd.processes import summed
 from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
-from fakd.settings import Existing, Hardware, Inference, Settings
+from fakd.settings import Existing, Hardware, Inference, Settings, Task
+from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
-from fakd.training.task import TaskLoss
+from fakd.training.task import automatic_weights
 from fakd.types import IGNORE
 
 
@@ -93,23 +94,45 @@ def pick_device(accelerator: str) -> torch.device:
 def weigh_classes(
     fabric: Fabric,
     console: Console,
-    task: TaskLoss | None,
+    objective: Objective,
     data: SegmentationData,
     settings: Settings,
     folder: RunFolder | None,
 ) -> None:
-    """Count the labels of the training images where class weights are to follow from them.
+    """Count the training labels where classes are weighed, and advise on how to learn rare ones.
 
-    A run that continues has its weights in its checkpoint.
+    Automatic weights follow from all labels. A run that continues has them in its checkpoint.
 
     Raises:
         InputError: no pixel has a class.
     """
-    if task is None or task.settings.class_weights != "auto":
+    if objective.task is None or fabric.broadcast(folder is not None and folder.last.is_file()):
         return
-    if fabric.broadcast(folder is not None and folder.last.is_file()):
-        return
-    share = range(fabric.global_rank, len(data.train), fabric.world_size)
+    weighing, pixels = objective.class_weights(), None
+    if weighing:
+        automatic = [each for each in weighing if each.given_weights == "auto"]
+        looked_at = len(data.train) if automatic else min(len(data.train), _LOOKED_AT)
+        pixels = _pixels_of_classes(fabric, console, data, settings, looked_at)
+        for each in automatic:
+            each.weigh(automatic_weights(pixels))
+        absent = [name for name, n in zip(data.class_names, pixels, strict=True) if n == 0]
+        if absent:
+            shown = f"class_weights: none of {looked_at} training images shows {some(absent, 3)}"
+            console.print("[yellow]note:[/]", escape(shown), soft_wrap=True)
+    if note := advice(objective.task.settings, data.class_names, pixels):
+        console.print("[yellow]note:[/]", escape(note), soft_wrap=True)
+
+
+_LOOKED_AT = 100
+"""How many images tell, in seconds, whether classes that the user weighs occur at all."""
+
+
+def _pixels_of_classes(
+    fabric: Fabric, console: Console, data: SegmentationData, settings: Settings, number: int
+) -> list[int]:
+    """Count the labelled pixels of each class in so many training images, evenly taken."""
+    every = [index * len(data.train) // number for index in range(number)]
+    share = every[fabric.global_rank :: fabric.world_size]
     pixels = torch.zeros(data.classes, dtype=torch.long, device=fabric.device)
     with StepProgress(console, "counting classes", len(share)) as display:
         samples = evaluation_samples(data.train, settings.hardware.workers, share)
@@ -118,7 +141,25 @@ def weigh_classes(
                 named = sample.labels[sample.labels != IGNORE].long()
                 pixels += named.bincount(minlength=data.classes).to(pixels.device)
             display.advance(done)
-    task.weigh(summed(pixels).tolist())
+    return [int(count) for count in summed(pixels).tolist()]
+
+
+def advice(task: Task, classes: Sequence[str], pixels: Sequence[int] | None = None) -> str | None:
+    """Say what rare classes are learnt with, where there are two or one has nearly every pixel.
+
+    Args:
+        task: asks for a loss of regions already, or not.
+        classes: their names.
+        pixels: how many pixels each has, where that is known.
+    """
+    begin = "begin with --task.dice 1, see Labels in docs/training.md"
+    if task.dice or task.lovasz:
+        return None
+    if pixels is not None and max(pixels) > 0.95 * sum(pixels):
+        largest = classes[pixels.index(max(pixels))]
+        return f"{max(pixels) / sum(pixels):.1%} of the labelled pixels are {largest}; {begin}"
+    few = len(classes) == 2 and pixels is None
+    return f"there are two classes; if one is rare, {begin}" if few else None
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from fakd.errors import InputError
 from fakd.losses.grid import precise
 from fakd.settings import Average, Task
-from fakd.types import IGNORE, Prediction
+from fakd.types import IGNORE, ClassWeighing, Prediction
 
 Logits = Float[Tensor, "batch classes rows cols"]
 Labels = Integer[Tensor, "batch rows cols"]
@@ -142,38 +142,28 @@ def automatic_weights(pixels: Sequence[int]) -> list[float]:
     """
     counts = torch.tensor(pixels, dtype=torch.float64)
     if counts.sum() == 0:
-        raise InputError("task.class_weights auto needs labelled pixels in the training images")
+        raise InputError("class_weights auto needs labelled pixels in the training images")
     weights = 1 / (1.02 + counts / counts.sum()).log()
     weights /= weights[counts > 0].mean()
     return [float(weight) for weight in weights.masked_fill(counts == 0, 1.0)]
 
 
-class TaskLoss(nn.Module):
+class TaskLoss(ClassWeighing):
     """The loss terms of a network's answer against labels.
 
     Args:
-        settings: Which terms, and their weights. Automatic class weights are 1 until `weigh`.
+        settings: Which terms, and their weights.
         classes: How many classes the labels have.
 
     Raises:
         InputError: there are not as many class weights as classes.
     """
 
-    class_weights: Tensor | None
-
     def __init__(self, settings: Task, classes: int) -> None:
         super().__init__()
-        given = settings.class_weights
-        if isinstance(given, tuple) and len(given) != classes:
-            raise InputError(
-                f"expected task.class_weights with one number for each of {classes} classes, got "
-                f"{len(given)}"
-            )
-        weights = torch.ones(classes) if given else None
-        if isinstance(given, tuple):
-            weights = torch.tensor(given)
         self.settings = settings
-        self.register_buffer("class_weights", weights)
+        self.set_class_weights("task.class_weights", settings.class_weights, classes)
+        self._counted: tuple[Tensor, int, Tensor] | None = None
 
     def shares(self, parts: Sequence[Integer[Tensor, "batch height width"]]) -> list[float]:
         """Tell what each part of a batch counts, so that the parts' mean is the batch's loss.
@@ -183,18 +173,23 @@ class TaskLoss(nn.Module):
         """
         if len(parts) == 1 or self.settings.average == "all":
             return [1.0] * len(parts)
-        weights = self.class_weights
-        table = None if weights is None else weights.double().cpu()
-        counted = [labels[labels != IGNORE].long() for labels in parts]
+        table, counted = self._table(), [labels[labels != IGNORE].long() for labels in parts]
         sums = [float(len(each) if table is None else table[each].sum()) for each in counted]
         return [len(parts) * each / (sum(sums) or 1.0) for each in sums]
 
-    def weigh(self, pixels: Sequence[int]) -> None:
-        """Set automatic class weights from the labelled pixels of each class."""
-        weights = torch.tensor(automatic_weights(pixels))
-        self.class_weights = (
-            weights if self.class_weights is None else weights.to(self.class_weights)
-        )
+    def _table(self) -> Tensor | None:
+        """Get the class weights where the labels are; copying them in each step would stall it."""
+        weights, last = self.class_weights, self._counted
+        if weights is None:
+            return None
+        # A checkpoint changes them in place, a move to another device replaces them.
+        if last is None or last[0] is not weights or last[1] != weights._version:
+            last = self._counted = weights, weights._version, weights.double().cpu()
+        return last[2]
+
+    def scaled(self, weights: Sequence[float]) -> Sequence[float]:
+        """Leave weights as they are: the loss divides by their sum."""
+        return weights
 
     def forward(
         self, prediction: Prediction, labels: Integer[Tensor, "batch height width"]
