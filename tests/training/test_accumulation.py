@@ -141,6 +141,24 @@ def test_losses_that_need_the_whole_batch_are_refused_in_parts(tiny_data, name):
             training(tiny_data, schedule=schedule, objective=objective)
 
 
+def test_shares_follow_class_weights_and_copy_them_once(monkeypatch):
+    loss, labels = TaskLoss(Task(class_weights="auto"), 2), torch.tensor([[[0, 0, 1, IGNORE]]])
+    copies, copy = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(1) or copy(tensor))
+    parts = [labels, labels.masked_fill(labels == 0, 1)]
+    for _ in range(3):
+        assert loss.shares(parts) == [1.0, 1.0]
+    assert len(copies) == 1
+    # Whatever changes them: counted labels, a checkpoint, a move.
+    loss.weigh([0.5, 1.5])
+    assert loss.shares(parts) == pytest.approx([2 * 2.5 / 7, 2 * 4.5 / 7])
+    loss.load_state_dict({"class_weights": torch.tensor([1.0, 2.0])})
+    assert loss.shares(parts) == pytest.approx([2 * 4 / 10, 2 * 6 / 10])
+    loss.double()
+    assert loss.shares(parts) == pytest.approx([2 * 4 / 10, 2 * 6 / 10])
+    assert len(copies) == 4
+
+
 def test_a_run_in_parts_learns(tiny_data):
     schedule = Schedule(steps=3, batch_size=4, accumulate=2, learning_rate=0.05)
     result = training(tiny_data, schedule=schedule).run()

@@ -32,9 +32,9 @@ def build_optimizer(
     """
     settings = settings.settled()
     kind = _class(settings)
-    groups = _groups(settings, network, [*extra])
-    if not groups:
+    if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError("expected weights to train, got a network that is frozen as a whole")
+    groups = _groups(settings, network, [*extra])
     arguments = dict(settings.arguments)
     if settings.weight_decay is not None:
         arguments["weight_decay"] = settings.weight_decay
