@@ -174,7 +174,8 @@ def gather(
         key, _, inner = name.partition(".")
         if name in _LEADING and value is not None and not value.lstrip().startswith("{"):
             name = f"{name}.{_LEADING[name]}"
-            value = f"[{value}]" if key == "freeze" and value[:1] != "[" else value
+            if key == "freeze" and value[:1] != "[":
+                value = json.dumps([each.strip() for each in value.split(",")])
         if key == "optimizer" in flags and inner and inner.partition(".")[0] not in _OPTIMIZER:
             options[inner] = _plain(value or "")
         elif name == "recipe" and isinstance(content := _content(value or ""), dict):

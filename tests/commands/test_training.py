@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 import fakd
 from fakd.cli import main
+from fakd.runs.folder import read_curves
+from fakd.training.checkpoint import read_checkpoint_state
 from fakd.training.loop import Training
 
 SMALL = ["--data.train=8", "--data.val=4", "--data.size=[32,48]", "--augmentation.crop=[32,48]"]
@@ -250,28 +252,35 @@ def test_a_killed_run_continues_to_bit_identical_weights(teacher, tmp_path):
         "--intervals.log=1", "--intervals.evaluate=8", "--hardware.threads=1",
         "--check_teacher=false",
     ]  # fmt: skip
-    assert main([*arguments, f"--run={tmp_path / 'whole'}"]) == 0
-    command = [sys.executable, "-m", "fakd", *arguments, f"--run={tmp_path / 'killed'}"]
-    last = tmp_path / "killed" / "last.safetensors"
-    for kill in range(2):
+    assert_the_same_after_two_kills(arguments, tmp_path, at=(3, 6))
+
+
+def assert_the_same_after_two_kills(arguments, folder, at):
+    """Train once as it is, and once killed as soon as a checkpoint has at least these steps."""
+    assert main([*arguments, f"--run={folder / 'whole'}"]) == 0
+    command = [sys.executable, "-m", "fakd", *arguments, f"--run={folder / 'killed'}"]
+    last = folder / "killed" / "last.safetensors"
+    for number, step in enumerate(at):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ})
-        before = last.stat().st_mtime_ns if last.exists() else 0
         deadline = time.monotonic() + 120
-        while (last.stat().st_mtime_ns if last.exists() else 0) == before:
+        while not last.exists() or read_checkpoint_state(last)["step"] < step:
             assert time.monotonic() < deadline
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.005)
-        time.sleep(0.02 * kill)
+        time.sleep(0.02 * number)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not (tmp_path / "killed" / "result.json").exists()
+        assert not (folder / "killed" / "result.json").exists()
     assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    tables = [
-        (tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "killed")
-    ]
-    assert len(tables[0]) == len(tables[1])
+    for name in ("final", "last"):
+        whole, killed = weights(folder / "whole", name), weights(folder / "killed", name)
+        assert whole.keys() == killed.keys()
+        assert all(torch.equal(whole[key], killed[key]) for key in whole)
+    whole, killed = (read_curves(folder / name / "metrics.csv") for name in ("whole", "killed"))
+    for rows in (whole, killed):
+        for row in rows:
+            row.pop("images/s", None)
+    assert whole == killed
 
 
 @pytest.mark.parametrize(
@@ -280,6 +289,7 @@ def test_a_killed_run_continues_to_bit_identical_weights(teacher, tmp_path):
         ("--task.class_weights=[1,2]", "each of 12 classes, got 2"),
         ("--optimizer.nesterof=true", "did you mean nesterov?"),
         ("--freeze=bakcbone", "there is no bakcbone in the network"),
+        ("--freeze=*", "a network that is frozen as a whole"),
         ("--schedule.accumulate=3", "a multiple of 3"),
         ("--ema=1", "expected ema between 0 and 1"),
         ('--augmentation.extra={"class_path": "torchvision.transforms.v2.Blur"}', "there is no"),
@@ -293,9 +303,34 @@ def test_settings_that_do_not_fit_the_run_leave_no_folder(tmp_path, capsys, wron
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
-    """Interrupted while frozen and again after thawing; all state is in the checkpoint."""
-    arguments = [
+AWAY = {"from": 5, "to": 0, "schedule": "cosine", "start": 0.25, "end": 0.75}
+EVERYTHING = {
+    "class_path": "fakd.losses.WeightedSum",
+    "init_args": {
+        "losses": {
+            "channel": {
+                "class_path": "fakd.losses.ChannelKL",
+                "init_args": {"strength": 1.0, "class_weights": "auto", "weight": AWAY},
+            },
+            "pixel": {
+                "class_path": "fakd.losses.PixelKL",
+                "init_args": {
+                    "class_weights": [1.0 + k for k in range(12)],
+                    "weight": {"from": 0.5, "to": 0, "end": 0.8},
+                },
+            },
+            "features": {
+                "class_path": "fakd.losses.FeatureDistance",
+                "init_args": {"kind": "cosine", "weight": {**AWAY, "from": 1}},
+            },
+        }
+    },
+}
+
+
+def everything_on(teacher, mix):
+    """Settings of which each leaves something behind that a checkpoint must hold."""
+    return [
         "distill", f"--teacher={teacher}", *network("student", 8), *DATA, "--hardware.threads=1",
         "--schedule.batch_size=4", "--schedule.accumulate=2", "--schedule.shape=cosine",
         "--schedule.warmup=2", "--schedule.clip=1", "--schedule.clip_value=0.1",
@@ -303,10 +338,23 @@ def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
         "--optimizer.decay_norms=false", "--task.class_weights=auto", "--task.dice=1",
         "--task.lovasz=0.5", "--task.hardest=0.7", "--task.label_smoothing=0.1", "--ema=0.9",
         "--freeze=backbone", "--freeze.until=5", "--intervals.save=2", "--intervals.evaluate=4",
-        "--schedule.steps=12", "--check_teacher=false", "--distillation=cwd-fa",
-        "--augmentation.rotation=20", "--augmentation.mix=classmix",
+        "--schedule.steps=12", "--check_teacher=false", "--intervals.log=1",
+        f"--distillation={json.dumps(EVERYTHING)}",
+        "--augmentation.rotation=20", f"--augmentation.mix={mix}",
         f"--augmentation.extra={json.dumps(BLUR)}",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_with_everything_on_that_is_killed_continues_to_the_same_bits(teacher, tmp_path):
+    """While frozen and fading, and again after thawing."""
+    arguments = everything_on(teacher, "cutmix")
+    assert_the_same_after_two_kills(arguments, tmp_path, at=(2, 6))
+
+
+def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
+    """Interrupted while frozen and again after thawing; all state is in the checkpoint."""
+    arguments = everything_on(teacher, "classmix")
     assert main([*arguments, f"--run={tmp_path / 'whole'}"]) == 0
     save = Training._save
 

@@ -1,13 +1,94 @@
-"""Two processes see together what one sees alone."""
+"""Two processes see together what one sees alone, and learn the same.
 
+What holds for losses is in tests/losses/test_processes.py; here are the settings of a run. The
+cross-entropy is averaged over all pixels: over the valid ones, each process has a mean of its own.
+"""
+
+import os
+import socket
+
+import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from rich.console import Console
+from torch import nn
 
 from fakd.data import scenes
+from fakd.losses import ChannelKL, PixelKL
 from fakd.models import pspnet
-from fakd.settings import Hardware, Inference, Settings
+from fakd.settings import Augmentation, Hardware, Inference, Optimizer, Schedule, Settings, Task
+from fakd.training.loop import Training
+from fakd.training.objective import Distillation
 from fakd.training.start import start
+from fakd.training.task import TaskLoss
+from fakd.training.teacher import NetworkTeacher
 from fakd.training.validation import validate
+from fakd.types import Prediction, Segmenter
+
+WEIGHTS = tuple(0.5 + 0.25 * k for k in range(12))
+ADAMW = Optimizer("AdamW", weight_decay=0.05, layer_decay=0.7, head_multiplier=2.0)
+CWD = {"class_weights": WEIGHTS, "strength": 1.0}
+# Name -> the task's settings, the loss, schedule and other settings of the run.
+RUNS = {
+    "class weights": (Task(average="all", class_weights=WEIGHTS), lambda: ChannelKL(**CWD), {}, {}),
+    "smoothed, averaged": (
+        Task(average="all", class_weights=WEIGHTS, label_smoothing=0.1),
+        lambda: PixelKL(class_weights=WEIGHTS),
+        {},
+        {"ema": 0.8},
+    ),
+    "in parts": (
+        Task(average="all", class_weights=WEIGHTS),
+        lambda: PixelKL(class_weights=WEIGHTS, weight={"from": 2.0, "to": 0.0, "end": 0.6}),
+        {"accumulate": 2, "clip": 0.5},
+        {"optimizer": ADAMW, "ema": 0.8},
+    ),
+    # More than a sixteenth of the pixels is less likely than 0.7, so that this limit decides.
+    "hardest": (Task(average="all", hardest=0.7), PixelKL, {}, {"optimizer": ADAMW}),
+}
+
+
+class Blocks(Segmenter):
+    """Numbered blocks without a norm, in float64."""
+
+    classes = 12
+
+    def __init__(self, channels=6):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.stem = nn.Conv2d(3, channels, 3, stride=4, padding=1)
+        self.backbone.blocks = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(3))
+        self.head = nn.Conv2d(channels, self.classes, 1)
+        self.double()
+
+    @property
+    def classifier(self):
+        return self.head
+
+    def forward(self, images):
+        features = self.backbone.stem(images.double())
+        for block in self.backbone.blocks:
+            features = features + block(features).tanh()
+        return Prediction(self.head(features), features)
+
+
+def trained(fabric, name):
+    task, loss, schedule, others = RUNS[name]
+    torch.manual_seed(0)
+    student, teacher = Blocks(), Blocks(8)
+    settings = Settings(
+        Schedule(steps=5, batch_size=4, learning_rate=0.01, **schedule),
+        augmentation=Augmentation(crop=(32, 48), mix="cutmix"),
+        hardware=Hardware(accelerator="cpu", devices=fabric.world_size),
+        **others,
+    )
+    objective = Distillation(teacher, student, loss(), TaskLoss(task, 12)).double()
+    teacher = NetworkTeacher(teacher, fabric, settings.hardware)
+    data, console = scenes(train=6, val=2, size=(32, 48)), Console(quiet=True)
+    run = Training(fabric, student, objective, data, settings, console, teacher=teacher)
+    run.run()
+    state = {**student.state_dict(), **objective.state_dict()}
+    return state | {f"scored.{key}": each for key, each in run.evaluated.state_dict().items()}
 
 
 def network():
@@ -16,8 +97,6 @@ def network():
 
 
 def share(rank, port, path):
-    import os
-
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -34,20 +113,32 @@ def share(rank, port, path):
     data = scenes(train=2, val=5, size=(32, 48))
     settings = Settings(inference=Inference())
     scores = validate(fabric, network(), data.val, settings)
+    found = {name: trained(fabric, name) for name in RUNS}
     if fabric.is_global_zero:
-        torch.save({"pixels": scores.pixels, "iou": scores.iou}, path)
+        torch.save({"pixels": scores.pixels, "iou": scores.iou, **found}, path)
     torch.distributed.destroy_process_group()
 
 
-def test_validation_over_two_processes_equals_one(tmp_path):
-    import socket
-
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    path = tmp_path_factory.mktemp("processes") / "two"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    multiprocessing.spawn(share, args=(port, tmp_path / "two"), nprocs=2)
-    two = torch.load(tmp_path / "two", weights_only=True)
+    multiprocessing.spawn(share, args=(port, path), nprocs=2)
+    return torch.load(path, weights_only=True)
+
+
+def test_validation_over_two_processes_equals_one(two):
     data = scenes(train=2, val=5, size=(32, 48))
     one = validate(start(Hardware(accelerator="cpu"), 0), network(), data.val, Settings())
     assert torch.equal(two["pixels"], one.pixels)
     torch.testing.assert_close(two["iou"], one.iou, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(name, two):
+    alone = trained(start(Hardware(accelerator="cpu"), 0), name)
+    assert two[name].keys() == alone.keys()
+    for key, value in alone.items():
+        torch.testing.assert_close(two[name][key], value, rtol=1e-5, atol=1e-8, msg=key)
