@@ -32,11 +32,7 @@ def feature_channels(
 
 
 def require_features(loss: DistillationLoss, student: Segmenter, teacher: Segmenter) -> None:
-    """Check that both networks show their features, as ``prepare`` of a loss that builds nothing.
-
-    Raises:
-        InputError: one shows only its logits.
-    """
+    """Check that both networks show their features: ``prepare`` of a loss that builds nothing."""
     feature_channels(loss, student, teacher)
 
 

@@ -13,14 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from fakd.covariance import CovarianceKind, LogitStatistics, check_momentum, look_up
 from fakd.errors import require_above_zero, require_at_least
 from fakd.losses.grid import precise
-from fakd.types import (
-    ClassWeighing,
-    ClassWeights,
-    DistillationLoss,
-    LossInputs,
-    Segmenter,
-    Weight,
-)
+from fakd.types import ClassWeighing, ClassWeights, DistillationLoss, LossInputs, Segmenter, Weight
 
 
 def half_cosine(progress: float) -> float:
@@ -39,8 +32,7 @@ def divergence(
 ) -> Tensor:
     r"""Compute :math:`\sum_k q_k (\log q_k - z_k / T) + \log \sum_k \exp(z_k / T + v_k / (2 T^2))`.
 
-    That is the Kullback-Leibler divergence where no logit varies, and else an upper bound of its
-    mean. ``q`` is the teacher's softmax over ``dim``.
+    ``q`` is the teacher's softmax over ``dim``; without variance, this is the KL divergence.
     """
     student = student / temperature
     target = F.log_softmax(teacher / temperature, dim)
@@ -63,12 +55,7 @@ def statistics_of(inputs: LossInputs) -> LogitStatistics:
 
 
 class AugmentedKL(DistillationLoss, ClassWeighing):
-    """What PD and CWD have in common: a temperature, augmentation, and weights of classes.
-
-    Raises:
-        ValueError: a setting is impossible, or says how features are augmented beside a strength
-            of 0.
-    """
+    """What PD and CWD have in common: a temperature, augmentation, and weights of classes."""
 
     def __init__(
         self,

@@ -61,10 +61,8 @@ class WeightedSum(DistillationLoss):
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Compute each weighted loss, by its name in ``losses``."""
-        return {
-            name: loss.weight_at(inputs.progress) * loss(inputs)
-            for name, loss in self._parts().items()
-        }
+        now, parts = inputs.progress, self._parts().items()
+        return {name: loss.weight_at(now) * loss(inputs) for name, loss in parts}
 
     def fading(self, progress: float) -> dict[str, float]:
         """Ask each loss for its factor."""

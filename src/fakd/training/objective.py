@@ -14,14 +14,7 @@ from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
 from fakd.losses.grid import labels_on_grid_of, on_grid_of
 from fakd.training.task import TaskLoss
-from fakd.types import (
-    IGNORE,
-    ClassWeighing,
-    DistillationLoss,
-    LossInputs,
-    Prediction,
-    Segmenter,
-)
+from fakd.types import IGNORE, ClassWeighing, DistillationLoss, LossInputs, Prediction, Segmenter
 
 Terms = dict[str, Tensor]
 
