@@ -17,7 +17,7 @@ IGNORED = 255
 def class_statistics(
     features: Tensor, labels: Tensor, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count, mean and population covariance of each class's pixels, with numpy in one pass."""
+    """Count, mean and population covariance of each class's pixels, with numpy."""
     pixels = features.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     owners = labels.flatten().numpy()
     channels = pixels.shape[1]
@@ -28,7 +28,8 @@ def class_statistics(
         count[y] = len(own)
         if len(own):
             mean[y] = own.mean(0)
-            covariance[y] = np.cov(own, rowvar=False, bias=True).reshape(channels, channels)
+            apart = own - mean[y]
+            covariance[y] = apart.T @ apart / len(own)
     return count, mean, covariance
 
 
