@@ -1,10 +1,15 @@
+import codecs
 import errno
 import os
+import resource
 
+import numpy as np
 import pytest
+import yaml
+from safetensors.numpy import save_file
 
 from fakd.errors import InputError
-from fakd.files import write_atomically, write_text
+from fakd.files import read_yaml, write_atomically, write_text, yaml_text
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_no_rubbish(tmp_path):
@@ -44,3 +49,72 @@ def test_names_may_have_all_bytes_that_the_system_allows(tmp_path, name):
     write_text(tmp_path / name, os.fsdecode(b"caf\xe9"))
     assert (tmp_path / name).read_bytes() == b"caf\xe9"
     assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+@pytest.fixture
+def small_files():
+    """Refuse files beyond 4 KiB, as a quota does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_systems_reason_is_told_whichever_library_meets_it(tmp_path, small_files):
+    array = np.random.default_rng(0).random(10_000)
+
+    def stream(file):
+        with file.open("wb") as open_file:
+            np.savez(open_file, array)
+
+    ways = {
+        "text": lambda file: file.write_text("x" * 10_000),
+        "npz": stream,
+        "safetensors": lambda file: save_file({"a": array}, file),
+    }
+    for name, write in ways.items():
+        with pytest.raises(InputError, match=f"could not write .*{name}: File too large"):
+            write_atomically(tmp_path / name, write)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a: 1\nb: 2\na: 3\n", "a.yaml: a stands twice, in lines 1 and 3; keep one"),
+        (b"b:\n  c: 1\n  c: 1\n", "a.yaml: c stands twice, in lines 2 and 3"),
+        (b"a: [\nb: 1\n", "a.yaml: line 1: not valid YAML"),
+        (b"a: 'x\nb: 2\n", "a.yaml: line 1: not valid YAML: while scanning a quoted scalar"),
+        (b"a:\n\tb: 1\n", "a.yaml: line 2: .* indent with spaces"),
+        (b"a: 1\nb: caf\xe9\n", "a.yaml must be UTF-8, and is not in line 2; save it so"),
+        (b"- 1\n", "a.yaml must hold lines of the form 'key: value', and holds a list"),
+        (b"", "a.yaml must hold .*, and holds nothing"),
+        (b"[" * 5000, "a.yaml: not valid YAML"),
+        (b"a: !!python/name:os.system x\n", "a.yaml: line 1: not valid YAML"),
+        (b"a: \x00\n", "a.yaml: not valid YAML: .*special characters"),
+    ],
+)
+def test_what_is_wrong_with_yaml_is_said_in_a_line_with_its_place(tmp_path, content, reason):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=reason) as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_yaml_is_read_by_its_mark(tmp_path, encoding):
+    (tmp_path / "a.yaml").write_bytes("a: Straße\n".encode(encoding))
+    assert read_yaml(tmp_path / "a.yaml") == {"a": "Straße"}
+    assert codecs.BOM_UTF8 not in (tmp_path / "a.yaml").read_text(encoding).encode()
+
+
+def test_numbers_dates_and_anchors_are_what_their_writers_mean(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "x-shared: &s {rate: 1e-2, power: 5E3}\n.more: 1\na: {<<: *s, power: 1}\nrun: 2026-11-22\n"
+    )
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"rate": 0.01, "power": 1}, "run": "2026-11-22"}
+
+
+def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text():
+    content = {"a": "1e5", "b": "1e-2", "c": "12:30", "d": "no", "e": "車", "f": 1e-5, "g": "010"}
+    assert yaml.safe_load(yaml_text(content)) == content

@@ -1,41 +1,53 @@
-from datetime import date
+import json
 
 import pytest
 import yaml
 
+from fakd.cli import parse
 from fakd.errors import InputError
 from fakd.losses import PRESETS
-from fakd.shorthand import expand, first_unknown
+from fakd.settings import Hardware, Schedule
+from fakd.shorthand import PACKAGES, first_unknown, gather
 from fakd.specs import nearest
 
 FLAGS = ["data", "teacher", "student", "run"]
 
 
+def specs_of(given, flags=FLAGS):
+    """Collect what a command line asks to have built, and the other flags."""
+    arguments, _ = gather(given, flags)
+    pairs = [each.removeprefix("--").split("=", 1) for each in arguments]
+    return {name: json.loads(value) if name in PACKAGES else value for name, value in pairs}
+
+
+def spec(class_path, /, **arguments):
+    return {"class_path": class_path, **({"init_args": arguments} if arguments else {})}
+
+
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "key", "expected"),
     [
-        (["--student", "pspnet"], ["--student=fakd.models.pspnet"]),
-        (["--data=scenes"], ["--data=fakd.data.scenes"]),
-        (["--data", "a/b"], ["--data=fakd.data.folder", "--data.root=a/b"]),
-        (["--data=my.yaml"], ["--data=fakd.data.folder", "--data.root=my.yaml"]),
-        (["--teacher=x.pth"], ["--teacher=fakd.models.load", "--teacher.path=x.pth"]),
-        (["--teacher", "runs/t"], ["--teacher=fakd.models.load", "--teacher.path=runs/t"]),
-        (
-            ["--teacher.weights", "a/t.pth"],
-            ["--teacher=fakd.models.load", "--teacher.path=a/t.pth"],
-        ),
-        (["--student", "my.package.net"], ["--student=my.package.net"]),
-        (["--run", "scenes", "--data.seed", "3"], ["--run", "scenes", "--data.seed", "3"]),
+        (["--student", "pspnet"], "student", spec("fakd.models.pspnet")),
+        (["--data=scenes"], "data", spec("fakd.data.scenes")),
+        (["--data", "a/b"], "data", spec("fakd.data.folder", root="a/b")),
+        (["--data=my.yaml"], "data", spec("fakd.data.folder", root="my.yaml")),
+        (["--data", "2024"], "data", spec("fakd.data.folder", root="2024")),
+        (["--teacher=x.pth"], "teacher", spec("fakd.models.load", path="x.pth")),
+        (["--teacher", "runs/t"], "teacher", spec("fakd.models.load", path="runs/t")),
+        (["--teacher.weights", "a/t.pth"], "teacher", spec("fakd.models.load", path="a/t.pth")),
+        (["--student", "my.package.net"], "student", spec("my.package.net")),
+        (["--run", "scenes", "--run", "a"], "run", "a"),
     ],
 )
-def test_names_and_paths_are_written_out(given, expected):
-    assert expand(given, FLAGS) == expected
+def test_names_and_paths_are_written_out(given, key, expected):
+    found = specs_of(given)[key]
+    assert (found if isinstance(found, str) else {k: v for k, v in found.items() if v}) == expected
 
 
 def test_an_existing_path_wins_over_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scenes").mkdir()
-    assert expand(["--data=scenes"], FLAGS) == ["--data=fakd.data.folder", "--data.root=scenes"]
+    assert specs_of(["--data=scenes"])["data"] == spec("fakd.data.folder", root="scenes")
 
 
 @pytest.mark.parametrize("start", [["RECIPE"], ["--recipe", "RECIPE"], ["--recipe=RECIPE"]])
@@ -50,29 +62,34 @@ def test_a_recipe_may_hold_the_same_short_forms(tmp_path, start):
         "seeds: {1: 2}\n"
     )
     given = [each.replace("RECIPE", str(recipe)) for each in start]
-    expanded = expand([*given, "--run", "r"], [*FLAGS, "distillation"])
-    assert expanded[-2:] == ["--run", "r"]
-    assert yaml.safe_load(expanded[-3].removeprefix("--recipe=")) == {
-        "data": "fakd.data.scenes",
-        "teacher": {"class_path": "fakd.models.load", "init_args": {"path": "runs/t"}},
-        "student": {"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet18"}},
+    found = specs_of([*given, "--run", "r"], [*FLAGS, "distillation"])
+    assert yaml.safe_load(found.pop("recipe")) == {"run": "2026-11-22", "seeds": {1: 2}}
+    assert found == {
+        "data": spec("fakd.data.scenes", **{}) | {"init_args": {}},
+        "teacher": spec("fakd.models.load", path="runs/t"),
+        "student": spec("fakd.models.pspnet", backbone="resnet18"),
         "distillation": PRESETS["cwd-fa"],
-        "run": date(2026, 11, 22),
-        "seeds": {1: 2},
+        "run": "r",
     }
 
 
-@pytest.mark.parametrize("text", ["data: {class_path: a.b}\nseeds: 2\n", "- 1", "a: [", ""])
-def test_a_recipe_without_short_forms_is_left_to_the_parser(tmp_path, text):
+def test_what_a_recipe_says_nothing_about_is_the_default(tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(text)
-    assert expand([f"--recipe={recipe}"], FLAGS) == [f"--recipe={recipe}"]
-    assert expand(["--recipe", "gone.yaml"], FLAGS) == ["--recipe", "gone.yaml"]
+    recipe.write_text("schedule:\nhardware: {workers: null}\nseed: null\nrun: r\ndata: scenes\n")
+    read = parse("train", [str(recipe), "--network=pspnet", "--network.backbone=resnet18"])
+    assert (read["schedule"], read["hardware"], read["seed"]) == (Schedule(), Hardware(), 0)
 
 
 def test_a_mistyped_builder_is_named():
     with pytest.raises(InputError, match="there is no psnet; did you mean pspnet"):
-        expand(["--student=psnet"], FLAGS)
+        gather(["--student=psnet"], FLAGS)
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "r.yaml").write_text("out: ~/masks\n")
+    read = parse("predict", ["--recipe=~/r.yaml", "--network=~/net.pth", "--images=~/a"])
+    assert (read["images"], read["out"]) == (tmp_path / "a", tmp_path / "masks")
 
 
 def test_an_unknown_flag_gets_the_nearest_known_one():

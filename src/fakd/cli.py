@@ -2,11 +2,13 @@
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from docstring_parser import parse as parse_docstring
@@ -14,8 +16,10 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 import fakd
 from fakd import specs
+from fakd.console import replace_unshowable
 from fakd.errors import InputError
-from fakd.shorthand import PACKAGES, expand, first_unknown, gather, one_line, require_there
+from fakd.files import expanded
+from fakd.shorthand import PACKAGES, first_unknown, gather, one_line, require_there
 
 # Where each stands; it is imported when it is run.
 COMMANDS = {
@@ -74,8 +78,15 @@ Exit codes: 0 done, 1 failed while running, 2 asked for something impossible.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 asked for the impossible."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    replace_unshowable()
     try:
-        return _run(given)
+        code = _run(given)
+        print(end="", flush=True)
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; nobody is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except InputError as error:
         print(f"fakd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -144,7 +155,7 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     """
     parameters = _parameters(name)
     parser = command_parser(name)
-    arguments, recipes = gather(expand(given, parameters), parameters)
+    arguments, recipes = gather(given, parameters)
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
@@ -153,18 +164,26 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
         owner = next((other for other in COMMANDS if root in _parameters(other)), name)
         if owner != name and root not in parameters:
             raise InputError(f"there is no {root} here; that is for fakd {owner}")
-        raise InputError(f"there is no {wrong}{specs.nearest(wrong, known, '; --help lists them')}")
+        listed = "; --help lists them, and a key that only holds an anchor begins with x-"
+        raise InputError(f"there is no {wrong}{specs.nearest(wrong, known, listed)}")
     if "--print_config" in arguments:
         arguments = [_in_full(argument) for argument in arguments]
     try:
         config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise InputError(one_line(str(error))) from error
-    values = {key: config[key] for key in parameters}
-    for key, each in parameters.items():
-        if is_dataclass(each.annotation):
-            values[key] = each.annotation(**config[key].as_dict())  # type: ignore[operator]
-    return values
+    return {key: _value(key, each, config[key]) for key, each in parameters.items()}
+
+
+def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
+    """Take a value from the parser: nothing is the default, and a path may begin at home."""
+    if is_dataclass(parameter.annotation):
+        said = {name: each for name, each in given.as_dict().items() if each is not None}
+        return parameter.annotation(**said)  # type: ignore[operator]
+    if given is None and parameter.default is parameter.empty:
+        raise InputError(f"{key}: expected a value, got none; give --{key}")
+    given = parameter.default if given is None else given
+    return expanded(given) if isinstance(given, Path) else given
 
 
 def _in_full(argument: str) -> str:

@@ -1,11 +1,47 @@
-"""Writing files so that a crash, a kill or a full disk never costs the file that was there."""
+"""Files: written so that nothing costs the one that was there, and YAML read strictly."""
 
+import codecs
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from fakd.errors import InputError
+
+_NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+")
+_APART = ("x-", ".")
+"""How keys begin that hold nothing but anchors, or what other tools read."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Refuse in one line what the system does not let be written.
+
+    Raises:
+        InputError: no space or quota is left, the disk fails, the place is not writable...
+    """
+    try:
+        yield
+    except Exception as error:
+        # Libraries in Rust tell the system's number in their own error.
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        if not isinstance(error, OSError) and not told:
+            raise
+        number = int(told[1]) if told else error.errno  # type: ignore[attr-defined]
+        reason = os.strerror(number) if number else error
+        kept = "; the previous one is intact" if path.is_file() else ""
+        raise InputError(f"could not write {path}: {reason}{kept}") from error
+
+
+def expanded(path: str | Path) -> Path:
+    """Read a path as the user wrote it, ``~`` being home."""
+    # Unlike Path.expanduser, this leaves alone what has no home.
+    return Path(os.path.expanduser(path))
 
 
 def make_folder(path: Path) -> None:
@@ -14,10 +50,8 @@ def make_folder(path: Path) -> None:
     Raises:
         InputError: it cannot be created.
     """
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create the folder {path}: {error.strerror}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,22 +77,108 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     rename, so the promise also holds for a machine that loses power.
 
     Raises:
-        InputError: no space is left or the folder is not writable; what was at ``path`` is intact.
+        InputError: see `writing`; what was at ``path`` is intact.
     """
-    # A name may have 255 bytes, and a letter four.
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
     try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        # Some libraries write files that only their owner may read.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
+        with writing(path):
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            # Some libraries write files that only their owner may read.
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+    except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) or "No space left" in str(error):
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            kept = "; the previous one is intact" if path.exists() else ""
-            raise InputError(f"could not write {path}: {reason}{kept}") from error
         raise
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once, 1e-2 is a number, and a date is text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as its base has it
+        start: [each for each in rules if not each[0].endswith(":timestamp")]
+        for start, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a key that stands twice, before anchors are merged into the mapping."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if first := lines.get((key.tag, key.value)):
+                raise InputError(f"{key.value} stands twice, in lines {first} and {line}; keep one")
+            lines[key.tag, key.value] = line
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that quotes the text that a reader of either kind would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Read a value, of a flag for example.
+
+    Raises:
+        InputError: it is no YAML, or a key stands twice.
+
+    >>> parse_yaml("{learning_rate: 1e-2}")
+    {'learning_rate': 0.01}
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except InputError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        # Where something began that did not end says more than the end of the file.
+        mark = error.context_mark or error.problem_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        tab = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        raise InputError(f"{line}not valid YAML: {said}{tab}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values; keys that begin with x- or a dot are left out.
+
+    Raises:
+        InputError: it cannot be read, is not UTF-8 (or UTF-16 with its mark), or something else.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} must be UTF-8, and is not in line {line}; save it so") from error
+    try:
+        found = parse_yaml(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        kind = "nothing" if found is None else f"a {type(found).__name__}"
+        raise InputError(f"{path} must hold lines of the form 'key: value', and holds {kind}")
+    return {key: value for key, value in found.items() if not str(key).startswith(_APART)}
+
+
+def yaml_text(content: Mapping[str, Any]) -> str:
+    """Write keys and values as `read_yaml` reads them."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a YAML file whole or not at all."""
+    write_text(path, yaml_text(content))

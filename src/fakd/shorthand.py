@@ -4,13 +4,11 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from fakd import data, losses, models
 from fakd.errors import InputError
+from fakd.files import expanded, parse_yaml, read_yaml, yaml_text
 from fakd.settings import Optimizer
 from fakd.specs import CLASS_PATH, full_path, is_spec, nearest, written
 
@@ -42,70 +40,6 @@ _OPTIMIZER = {each.name for each in fields(Optimizer)}
 _BARE = ("help", "print_config")
 
 
-def expand(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
-    """Write out bare names and paths: ``--data PATH`` is a folder, ``--student pspnet`` a builder.
-
-    ``--teacher.weights FILE`` without a ``--teacher`` is that file. A YAML file that comes first is
-    the recipe, and may hold the same short forms.
-
-    >>> expand(["--teacher", "runs/teacher"], ["teacher"])
-    ['--teacher=fakd.models.load', '--teacher.path=runs/teacher']
-    """
-    flags = set(flags) & set(PACKAGES)
-    if arguments and arguments[0].endswith((".yaml", ".yml")) and arguments[0][0] != "-":
-        arguments = [f"--recipe={arguments[0]}", *arguments[1:]]
-    arguments = _recipes_written_out(arguments, flags)
-    names = {argument.partition("=")[0] for argument in arguments}
-    if "--teacher" not in names:
-        whole = re.compile(r"^--teacher\.weights(?==|$)")
-        arguments = [whole.sub("--teacher", argument) for argument in arguments]
-    result: list[str] = []
-    pending: str | None = None
-    for argument in arguments:
-        if pending is not None:
-            result += _written_out(pending, argument)
-            pending = None
-            continue
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name not in flags:
-            result.append(argument)
-        elif equals:
-            result += _written_out(name, value)
-        else:
-            pending = name
-    return result if pending is None else [*result, f"--{pending}"]
-
-
-def _recipes_written_out(arguments: Sequence[str], flags: Iterable[str]) -> list[str]:
-    """Replace each recipe that has short forms in it by its content without them."""
-    result = list(arguments)
-    for place, argument in enumerate(result):
-        if argument.startswith("--recipe="):
-            result[place] = f"--recipe={_recipe(argument.partition('=')[2], flags)}"
-        elif argument == "--recipe" and place + 1 < len(result):
-            result[place + 1] = _recipe(result[place + 1], flags)
-    return result
-
-
-def _recipe(file: str, flags: Iterable[str]) -> str:
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        # The parser says better what is wrong with it.
-        return file
-    if not isinstance(content, dict):
-        return file
-    if "distillation" in flags:
-        from fakd.runs.naming import refuse_former_weights
-
-        refuse_former_weights(content)
-    meant = {key: _meant_in_file(key, content[key]) for key in flags if content.get(key)}
-    if all(content[key] == meant[key] for key in meant):
-        return file
-    # Not JSON, which has no dates and only text for keys.
-    return yaml.safe_dump(content | meant, sort_keys=False)
-
-
 def _meant_in_file(flag: str, value: Any) -> Any:
     if isinstance(value, str):
         return _meant(flag, value)
@@ -116,28 +50,19 @@ def _meant_in_file(flag: str, value: Any) -> Any:
     return value | {"class_path": meant} if isinstance(meant, str) else value
 
 
-def _written_out(flag: str, value: str) -> list[str]:
-    meant = _meant(flag, value)
-    if isinstance(meant, str):
-        return [f"--{flag}={meant}"]
-    if flag == "distillation":
-        return [f"--{flag}={json.dumps(meant)}"]
-    options = [f"--{flag}.{name}={given}" for name, given in meant["init_args"].items()]
-    return [f"--{flag}={meant['class_path']}", *options]
-
-
 def _meant(flag: str, value: str) -> str | dict[str, Any]:
     """Say what a short form stands for: a class path, or one with its arguments."""
     if flag == "distillation":
         return _distillation(value)
     package = data if flag == "data" else models
-    if value in package.__all__ and not Path(value).exists():
+    there = expanded(value).exists()
+    if value in package.__all__ and not there:
         return full_path(value, PACKAGES[flag])
-    is_path = Path(value).exists() or value.endswith(_FILES)
+    is_path = there or value.endswith(_FILES)
     if value.lstrip().startswith("{") or (CLASS_PATH.match(value) and not is_path):
         return value
     hint = nearest(value, package.__all__, cutoff=0.7)
-    if hint and not Path(value).exists():
+    if hint and not there:
         raise InputError(f"--{flag}: there is no {value}{hint}")
     opener = "fakd.data.folder" if flag == "data" else "fakd.models.load"
     return written(opener, **{OPENERS[opener][0]: value})
@@ -157,12 +82,16 @@ def _distillation(value: str) -> str | dict[str, Any]:
 def gather(
     arguments: Sequence[str], flags: Iterable[str]
 ) -> tuple[list[str], list[Mapping[str, Any]]]:
-    """Collect every spec from its flags and the recipes: ``--student.backbone X`` and the like.
+    """Collect every spec from its flags and the recipes, short forms written out.
+
+    ``--student pspnet`` is a builder, ``--data PATH`` a folder, ``--student.backbone X`` an
+    argument; ``--teacher.weights FILE`` without a ``--teacher`` is that file. A YAML file that
+    comes first is the recipe, and may hold the same short forms.
 
     Returns:
         One ``--name=value`` for each other flag and each spec, and what the recipes hold besides.
 
-    >>> gather(["--student=fakd.models.pspnet", "--student.backbone", "resnet18"], ["student"])[0]
+    >>> gather(["--student=pspnet", "--student.backbone", "resnet18"], ["student"])[0]
     ['--student={"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet18"}}']
     """
     built = set(flags) & set(PACKAGES)
@@ -170,28 +99,41 @@ def gather(
     rest: list[str] = []
     recipes: list[Mapping[str, Any]] = []
     options: dict[str, Any] = {}
-    for name, value in _split(arguments):
+    if arguments and arguments[0].endswith((".yaml", ".yml")) and arguments[0][0] != "-":
+        arguments = [f"--recipe={arguments[0]}", *arguments[1:]]
+    given = [*_split(arguments)]
+    whole = all(name != "teacher" for name, _ in given)
+    for name, value in given:
+        if whole and name == "teacher.weights":
+            name = "teacher"
         key, _, inner = name.partition(".")
         if name in _LEADING and value is not None and not value.lstrip().startswith("{"):
             name = f"{name}.{_LEADING[name]}"
             if key == "freeze" and value[:1] != "[":
                 value = json.dumps([each.strip() for each in value.split(",")])
         if key == "optimizer" in flags and inner and inner.partition(".")[0] not in _OPTIMIZER:
-            options[inner] = _plain(value or "")
-        elif name == "recipe" and isinstance(content := _content(value or ""), dict):
+            options[inner] = _plain(name, value or "")
+        elif name == "recipe":
+            content = _recipe(value or "", built)
             found |= {each: content.pop(each) for each in built & set(content)}
-            for group, first in _LEADING.items():
-                if isinstance(given := content.get(group), str | list):
-                    several = group == "freeze" and isinstance(given, str)
-                    content[group] = {first: [given] if several else given}
             recipes.append(content)
-            rest.append(f"--recipe={yaml.safe_dump(content, sort_keys=False)}")
+            # What says nothing is as if it were not there.
+            said = {each: inside for each, inside in content.items() if inside is not None}
+            rest.append(f"--recipe={yaml_text(said)}")
         elif key in built and value is not None:
-            found[key] = _changed(found.get(key), inner.split(".") if inner else [], _plain(value))
+            meant = _plain(name, value) if inner else _meant(key, value)
+            if key != "distillation" and is_spec(meant):
+                found[key] = _changed(found.get(key), [], meant["class_path"])
+                found[key]["init_args"] = {**found[key].get("init_args", {}), **meant["init_args"]}
+                continue
+            meant = _plain(name, meant) if isinstance(meant, str) and not inner else meant
+            found[key] = _changed(found.get(key), inner.split(".") if inner else [], meant)
         else:
             if name == "augmentation.extra":
                 # The parser cannot replace one class path, such as a recipe's, by another.
                 rest.append(f"--{name}=null")
+            if value is not None:
+                _plain(name, value)  # refuses what only looks like a mapping
             rest.append(f"--{name}" if value is None else f"--{name}={value}")
     for key, spec in found.items():
         if isinstance(spec, str):
@@ -205,11 +147,31 @@ def gather(
     return rest, recipes
 
 
+def _recipe(file: str, built: set[str]) -> dict[str, Any]:
+    """Read a recipe, its short forms written out."""
+    path = expanded(file)
+    content = read_yaml(path)
+    try:
+        if "distillation" in built:
+            from fakd.runs.naming import refuse_former_weights
+
+            refuse_former_weights(content)
+        for key in built & set(content):
+            content[key] = _meant_in_file(key, content[key])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    for group, first in _LEADING.items():
+        if isinstance(given := content.get(group), str | list):
+            several = group == "freeze" and isinstance(given, str)
+            content[group] = {first: [given] if several else given}
+    return content
+
+
 def require_there(key: str, spec: Mapping[str, Any]) -> None:
     """Refuse a path that does not exist, before whatever would read it is imported."""
     parameter, kinds = OPENERS.get(spec["class_path"], ("", ""))
     path = (spec.get("init_args") or {}).get(parameter)
-    if path is not None and not Path(str(path)).expanduser().exists():
+    if path is not None and not expanded(str(path)).exists():
         raise InputError(f"{key}: {path} does not exist; name {kinds}")
 
 
@@ -251,23 +213,18 @@ def _changed(spec: Any, inner: Sequence[str], value: Any) -> Any:
     return {**spec, "init_args": arguments}
 
 
-def _plain(text: str) -> Any:
-    """Read a value as YAML; what is none is text."""
+def _plain(name: str, text: str) -> Any:
+    """Read a value as YAML; what is none is text.
+
+    Raises:
+        InputError: it begins as a mapping or list and is none.
+    """
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except InputError as error:
+        if text.lstrip()[:1] in ("{", "["):
+            raise InputError(f"--{name}: {error}") from error
         return text
-
-
-def _content(recipe: str) -> Any:
-    """Read a recipe, or what `expand` made of one; None for what the parser will refuse."""
-    is_file = "\n" not in recipe and Path(recipe).is_file()
-    try:
-        return yaml.safe_load(Path(recipe).read_text(encoding="utf-8") if is_file else recipe)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        if is_file:
-            raise InputError(f"cannot read the recipe {recipe}: {error}") from error
-        return None
 
 
 def first_unknown(
@@ -288,11 +245,32 @@ def first_unknown(
     return next((name for name in names if name not in right), None)
 
 
+_WANTED = re.compile(
+    r"Expected (?:an? )?"
+    r"(?:<class '([\w.]+)'>|typing\.Literal\[(.+?)\](?=\.|\n|$)|(tuple w.+?)\.)"
+)
+_WORDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list",
+    "dict": "a mapping",
+}
+
+
 def one_line(message: str) -> str:
-    """Reduce the parser's words on a value to a line that names it."""
+    r"""Reduce the parser's words on a value to a line that names it, and all that may stand there.
+
+    >>> one_line("Parser key \"seed\":\n  Expected a <class 'int'>. Got value: many")
+    'seed: expected a whole number, got many'
+    """
     key = re.search(r'Parser key "([^"]+)"', message)
-    text = " ".join(message.split())
-    text = re.sub(r"Does not validate .* Errors: - (.*?) - .*", r"\1", text)
-    text = re.sub(r'^Parser key "[^"]+": ', "", text)
-    text = re.sub(r"Expected a (?:<class '([\w.]+)'>|typing\.)", r"expected \1", text)
-    return f"{key[1]}: {text}" if key else text
+    wanted = _WANTED.findall(message)
+    given = re.search(r"G(?:ot|iven) value: (.*)$", message)
+    if not key or not wanted or not given:
+        text = " ".join(message.split())
+        return f"{key[1]}: {re.sub(r'^Parser key [^:]+: ', '', text)}" if key else text
+    kinds = [_WORDS.get(kind, kind) or choices or other for kind, choices, other in wanted]
+    expected = " or ".join(kind for kind in kinds if kind != "NoneType")
+    return f"{key[1]}: expected {expected}, got {given[1]}"

@@ -131,6 +131,8 @@ def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
         del found[next(iter(found))]
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     named = {name: each for name, each in found.items() if each.kind not in kinds}
+    if path.startswith("torchvision.models.segmentation."):
+        return named, False  # its builders drop what they do not know
     # The configurations of transformers take num_labels and more without saying so.
     silent = path.startswith("transformers.") and path.endswith("Config")
     return named, silent or any(each.kind is kinds[0] for each in found.values())
@@ -171,8 +173,7 @@ def checked(
         _require_permitted(path, given, asked_by, ours)
     known, open_ended = parameters(path)
     hints = _hints(find(path))
-    rules = {"package": package, "counted": counted, "asked_by": asked_by, "ours": ours}
-    inner: Callable[..., Spec] = partial(checked, **rules)  # type: ignore[arg-type]
+    inner = partial(checked, package=package, counted=counted, asked_by=asked_by, ours=ours)
 
     def converted(value: Any, hint: Any, place: str) -> Any:
         if isinstance(value, str) and CLASS_PATH.match(value) and not _accepts_text(hint):
@@ -185,13 +186,18 @@ def checked(
             return [converted(each, Any, f"{place}[{i}]") for i, each in enumerate(value)]
         return _converted(value, hint, place) if asked_by is None else _with_tuple(value, hint)
 
-    for name, value in given.items():
+    for name, value in [*given.items()]:
+        hint, usual = hints.get(name, Any), getattr(known.get(name), "default", None)
+        welcome = hint is Any or usual is None or type(None) in get_args(hint)
+        if value is None and not welcome:
+            del given[name]  # nothing means the default
+            continue
         if name not in known and not open_ended:
             place = f"{where}.{name}"
-            hint = nearest(place, [f"{where}.{each}" for each in known])
             listed = f"; {path} takes {', '.join(known) or 'nothing'}"
-            raise InputError(f"there is no {place}{hint or listed}")
-        given[name] = converted(value, hints.get(name, Any), f"{where}.{name}")
+            near = nearest(place, [f"{where}.{each}" for each in known], listed)
+            raise InputError(f"there is no {place}{near}")
+        given[name] = converted(value, hint, f"{where}.{name}")
     for name, each in known.items():
         filled = name in given or (counted and name in _CLASS_COUNTS)
         if each.default is each.empty and not filled:
@@ -229,7 +235,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     except ValueError:
         return value  # a type of somebody else's making
     # What was read as YAML may have been meant as text: a folder called 2024.
-    for each in (value, *([] if isinstance(value, str | list | dict) else [str(value)])):
+    for each in (value, *([] if isinstance(value, str | list | dict | None) else [str(value)])):
         try:
             return parser.parse_object({"value": each})["value"]
         except ArgumentError:
@@ -279,12 +285,11 @@ def build(
     Raises:
         InputError: the class path cannot be built, or may not be because only a file names it.
     """
+    inner = partial(build, asked_by=asked_by, ours=ours)
     if isinstance(spec, list | tuple):
-        return type(spec)(build(each, asked_by=asked_by, ours=ours) for each in spec)
+        return type(spec)(map(inner, spec))
     if not is_spec(spec):
-        if not isinstance(spec, Mapping):
-            return spec
-        return {key: build(each, asked_by=asked_by, ours=ours) for key, each in spec.items()}
+        return {k: inner(v) for k, v in spec.items()} if isinstance(spec, Mapping) else spec
     path = spec["class_path"]
     if asked_by is None:
         if path.partition(".")[0] not in ("fakd", *LIBRARIES):
@@ -294,10 +299,7 @@ def build(
         spec = checked(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
     if classes is not None:
         spec = _counted(spec, classes)
-    arguments = {
-        name: build(value, asked_by=asked_by, ours=ours)
-        for name, value in spec["init_args"].items()
-    }
+    arguments = {name: inner(value) for name, value in spec["init_args"].items()}
     try:
         made = find(path)(**arguments)
     except (TypeError, OSError) as error:
@@ -311,13 +313,9 @@ def build(
 def _counted(spec: Mapping[str, Any], classes: int) -> Spec:
     """Fill in the number of classes wherever it may be given and is not."""
     known, open_ended = parameters(spec["class_path"])
-    names = [name for name in _CLASS_COUNTS if name in known]
-    if open_ended and spec["class_path"].endswith("Config"):
-        names = ["num_labels"]
-    given = {
-        name: _counted(value, classes) if is_spec(value) else value
-        for name, value in spec["init_args"].items()
-    }
+    config = open_ended and spec["class_path"].endswith("Config")
+    names = ["num_labels"] if config else [name for name in _CLASS_COUNTS if name in known]
+    given = {k: _counted(v, classes) if is_spec(v) else v for k, v in spec["init_args"].items()}
     return {"class_path": spec["class_path"], "init_args": dict.fromkeys(names, classes) | given}
 
 

@@ -48,7 +48,7 @@ def stand_in(tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     # Every JSON is YAML; the stand-in must not wait for a YAML reader.
-    monkeypatch.setattr("fakd.runs.folder.yaml.safe_dump", lambda value, **_: json.dumps(value))
+    monkeypatch.setattr("fakd.files.yaml_text", json.dumps)
     return script
 
 
@@ -128,8 +128,8 @@ from pathlib import Path
 sys.executable = {str(stand_in)!r}
 import json
 import fakd.comparing.cell as cell
-import fakd.runs.folder as folder
-folder.yaml.safe_dump = lambda value, **_: json.dumps(value)
+import fakd.files as files
+files.yaml_text = json.dumps
 cell.attempt(cell.Cell("train", Path({str(each.folder)!r}), {dict(each.recipe)!r}, "x"), {{}})
 """
     python = stand_in.read_text().split()[0][2:]

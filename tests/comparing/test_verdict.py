@@ -2,7 +2,6 @@ import re
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from fakd.comparing.statistics import Difference, Interval, half_width
 from fakd.comparing.verdict import (
@@ -13,6 +12,7 @@ from fakd.comparing.verdict import (
     seconds_per_step,
     sentence,
 )
+from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.report.methods import terminal_table
 from fakd.runs.reading import by_pair, read_grid, read_run
@@ -42,7 +42,7 @@ def verdicts(compared):
 
 
 def shown(table, width=220):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = open_console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
         console.print(table)
         return console.export_text()

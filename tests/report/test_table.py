@@ -1,14 +1,14 @@
 import math
 
 import torch
-from rich.console import Console
 
+from fakd.console import open_console
 from fakd.metrics import Scores
 from fakd.report.table import class_table, comparison_table
 
 
 def shown(table):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = open_console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
         console.print(table)
         return console.export_text()

@@ -5,7 +5,9 @@ import pytest
 
 from fakd.errors import InputError
 from fakd.models.files import FINISHED
-from fakd.runs.folder import BEST, FORMAT, RESULT, Curves, RunFolder, differences, lock, write_json
+from fakd.runs.curves import Curves
+from fakd.runs.folder import BEST, FORMAT, RESULT, RunFolder, differences, write_json
+from fakd.runs.locks import lock
 
 RECIPE = {"schedule": {"steps": 10}, "seed": 0, "run": "a", "hardware": {"workers": 0}}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.files import make_folder, write_text
 from fakd.training.progress import StepProgress
@@ -58,7 +59,7 @@ def check(
     # Imported here because `fakd data check --help` need not wait for it.
     from fakd.inspection import inspected
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = open_console()
     proposal = None
     if save is not None:
         proposal = _saved(console, path, description, save)

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from fakd.comparing.engines import Place, open_engine
 from fakd.comparing.grid import Grid
 from fakd.comparing.work import work_all
+from fakd.console import open_console
 from fakd.settings import (
     Augmentation,
     Freeze,
@@ -129,7 +128,7 @@ def compare(
     doubts = require_labels(opened)
     engine = open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
     grid.open()
-    console = Console(highlight=False)
+    console = open_console()
     announce(console, opened, inference, doubts)
     cells = grid.cells()
     console.print(
@@ -140,7 +139,7 @@ def compare(
     failed = work_all(cells, minutes, engine, console)
     outcome = read_grid(grid.run)
     for (name, pair), found in by_pair(outcome.runs).items():
-        console.print(f"\n[bold]{pair} on {name}[/]", soft_wrap=True)
+        console.print(f"\n{pair} on {name}", style="bold", soft_wrap=True)
         compared = references(found)
         failures = [each for each in outcome.failures if each.pair == pair]
         console.print(terminal_table(found, compared, failures))

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 import fakd
+from fakd.console import open_console
 from fakd.errors import InputError
 
 
@@ -29,4 +28,4 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
         fakd.models.export_mmseg(source, target)
     else:
         raise InputError(f"expected --target to end in .safetensors or .pth, got {target.name}")
-    Console(highlight=False).print(f"{source} converted to {target}", soft_wrap=True)
+    open_console().print(f"{source} converted to {target}", soft_wrap=True)

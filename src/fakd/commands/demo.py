@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import fakd
+from fakd.console import open_console
 from fakd.settings import Augmentation, Existing, Intervals, Schedule
 
 SCENES: dict[str, Any] = {"train": 400, "val": 100, "size": (96, 128)}
@@ -68,7 +67,7 @@ def demo(
     for name, strength in STRENGTHS.items():
         result = trained(name, STUDENT, student_steps, strength)
         rows.append({"name": f"student, {name}", **result})
-    console = Console(highlight=False)
+    console = open_console()
     console.print(comparison_table(rows))
     console.print(verdict(*(row["final"]["miou"] for row in rows[1:])))
     _pictures(data, run)

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 
 import fakd
+from fakd.console import remark
+from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -85,7 +87,6 @@ def distill(
         announce,
         console_of,
         finished_result,
-        left_only_if_saved,
         open_folder,
         start,
         weigh_classes,
@@ -94,7 +95,7 @@ def distill(
     from fakd.training.teacher import NetworkTeacher
     from fakd.training.validation import require_same_classes
 
-    run = Path(run)
+    run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     teacher = fakd.load(teacher) if isinstance(teacher, str | Path) else teacher
@@ -111,12 +112,13 @@ def distill(
     console = console_of(fabric)
     # Made before there is a folder, as much may be wrong with the settings.
     training = Training(fabric, student, objective, data, settings, console, run.name, answers)
-    folder = open_folder(fabric, run, recipe, existing)
-    if (result := finished_result(fabric, folder)) is not None:
-        return result
-    announce(console, data, inference, doubts)
-    _compare_class_names(console, teacher, data)
-    with left_only_if_saved(folder):
+    with open_folder(
+        fabric, console, run, recipe, existing, data, teacher=teacher, student=student
+    ) as folder:
+        if (result := finished_result(fabric, folder)) is not None:
+            return result
+        announce(console, data, inference, doubts)
+        _compare_class_names(console, teacher, data)
         weigh_classes(fabric, console, objective, data, settings, folder)
         return training.run(folder, check_teacher)
 
@@ -129,8 +131,9 @@ def _compare_class_names(
     differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]
     if differing:
         theirs, ours = differing[0]
-        console.print(
-            f"[yellow]warning:[/] {len(differing)} class names of the teacher differ from those of "
-            f"{data.name}, the first is {theirs!r} against {ours!r}; their order must agree",
-            soft_wrap=True,
+        remark(
+            console,
+            f"{len(differing)} class names of the teacher differ from those of {data.name}, the "
+            f"first is {theirs!r} against {ours!r}; their order must agree",
+            "warning",
         )

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 import fakd
+from fakd.console import open_console, remark
 from fakd.errors import InputError
 from fakd.files import write_text
 from fakd.settings import Inference
@@ -54,10 +53,10 @@ def evaluate(
     if out is not None and not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     device = pick_device(accelerator)
-    console = Console(highlight=False)
+    console = open_console()
     announce(console, data, inference, doubts)
     if note := unlike_training(network, inference):
-        console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+        remark(console, note)
     with StepProgress(console, "evaluate", len(part)) as display:
 
         def pairs() -> Any:
@@ -69,12 +68,14 @@ def evaluate(
     scores = fakd.metrics.Scores.from_matrix(matrix)
     result = {"data": data.name, "split": split, "images": len(part)}
     result |= scores.as_dict(data.class_names)
+    # Written before it is shown, which may fail.
+    if out is not None:
+        write_text(out, json.dumps(result, indent=2) + "\n")
     console.print(class_table(scores, data.class_names))
     console.print(
         f"mIoU {100 * scores.miou:.2f}   mAcc {100 * scores.macc:.2f}   "
         f"aAcc {100 * scores.pixel_accuracy:.2f}   ({len(part)} images of {data.name}, {split})"
     )
     if out is not None:
-        write_text(out, json.dumps(result, indent=2) + "\n")
         console.print(f"written to {out}", soft_wrap=True)
     return result

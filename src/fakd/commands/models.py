@@ -1,6 +1,6 @@
 """`fakd models`: the paper's networks in numbers, and the checkpoints published for them."""
 
-from rich.console import Console
+from fakd.console import open_console
 
 
 def models(classes: int = 150, published: bool = False) -> None:
@@ -20,4 +20,6 @@ def models(classes: int = 150, published: bool = False) -> None:
 
     table = published_table(PUBLISHED) if published else network_table(list_networks(classes))
     # File names must stay whole to be copied, whatever the terminal's width.
-    Console(highlight=False, width=max(Console().width, 120)).print(table)
+    console = open_console()
+    console.width = max(console.width, 120)
+    console.print(table)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 import fakd
+from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
@@ -74,9 +73,9 @@ def predict(
         levels = read_levels(network.extra.get("levels", {}), images)
     device = pick_device(accelerator)
     network = network.to(device).eval()
-    console, unread = Console(highlight=False), list[InputError]()
+    console, unread = open_console(), list[InputError]()
     if note := unlike_training(network, inference):
-        console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+        remark(console, note)
     with StepProgress(console, "predict", len(files)) as display:
         for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
             display.advance(done)

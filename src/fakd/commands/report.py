@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
+from fakd.console import open_console, remark
 from fakd.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ def report(
 
     finished, failures = read_folders(runs)
     device = pick_device(accelerator)
-    console = Console(highlight=False)
+    console = open_console()
     groups = by_pair(finished)
     sections = []
     for (name, pair), methods in groups.items():
         title = f"{pair} on {name}"
         data, examined, remarks = _look(title, methods, images, device, console)
-        for remark in remarks:
-            console.print(f"[yellow]note:[/] {escape(remark)}", soft_wrap=True)
+        for text in remarks:
+            remark(console, text)
         own = [each for each in failures if each.pair == pair]
         pictured = data if pictures else None
         sections.append(Section(title, methods, own, examined, remarks, pictured))
@@ -76,10 +76,10 @@ def report(
     add_pictures(sections, note)
     size = write_report(out, sections, note)
     for each in sections:
-        console.print(f"\n[bold]{escape(each.name)}[/]", soft_wrap=True)
+        console.print(f"\n{each.name}", style="bold", soft_wrap=True)
         for verdict in chain.from_iterable(each.verdicts):
-            console.print(escape(verdict.text), soft_wrap=True)
-    console.print(f"\nwritten to {escape(str(out))} ({size / 1e6:.1f} MB)", soft_wrap=True)
+            console.print(verdict.text, soft_wrap=True)
+    console.print(f"\nwritten to {out} ({size / 1e6:.1f} MB)", soft_wrap=True)
     return out
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
+from fakd.console import open_console, remark
 from fakd.errors import InputError
 
 
@@ -45,13 +43,13 @@ def tables(
     from fakd.training.start import pick_device
 
     finished, _ = read_folders(runs)
-    console = Console(highlight=False)
+    console = open_console()
     pictures: list[Path] = []
     if images:
         device = pick_device(accelerator)
         pictures, missing = write_pictures(finished, out, images, shown_class, device)
         for reason in missing:
-            console.print(f"[yellow]note:[/] {escape(reason)}", soft_wrap=True)
+            remark(console, reason)
     written = [*write_tables(finished, out), *write_figures(finished, out), *pictures]
     for path in written:
         console.print(str(path), soft_wrap=True)

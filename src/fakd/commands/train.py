@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import fakd
+from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -75,7 +76,6 @@ def train(
         announce,
         console_of,
         finished_result,
-        left_only_if_saved,
         open_folder,
         start,
         weigh_classes,
@@ -83,7 +83,7 @@ def train(
     from fakd.training.task import TaskLoss
     from fakd.training.validation import require_same_classes
 
-    run = Path(run)
+    run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     recipe = recipe_of(train, locals())
@@ -95,10 +95,9 @@ def train(
     console = console_of(fabric)
     # Made before there is a folder, as much may be wrong with the settings.
     training = Training(fabric, network, objective, data, settings, console, run.name)
-    folder = open_folder(fabric, run, recipe, existing)
-    if (result := finished_result(fabric, folder)) is not None:
-        return result
-    announce(console, data, inference, doubts)
-    with left_only_if_saved(folder):
+    with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:
+        if (result := finished_result(fabric, folder)) is not None:
+            return result
+        announce(console, data, inference, doubts)
         weigh_classes(fabric, console, objective, data, settings, folder)
         return training.run(folder)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fakd.files import write_text
+from fakd.files import write_text, write_yaml
 from fakd.runs.folder import (
     CALIBRATION,
     CURVES,
@@ -23,12 +23,11 @@ from fakd.runs.folder import (
     LOG,
     RESULT,
     last_line,
-    lock,
     read_curves,
     read_json,
     write_json,
-    write_yaml,
 )
+from fakd.runs.locks import lock
 
 Stop = Callable[[], bool]
 """Says whether the work is to end early; never, where whoever began it can end the process."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from fakd.comparing.cell import Cell
 from fakd.errors import InputError
-from fakd.files import make_folder
-from fakd.runs.folder import GRID, GRID_LOCK, differences, in_grid, lock, read_yaml, write_yaml
+from fakd.files import make_folder, read_yaml, write_yaml
+from fakd.runs.folder import GRID, GRID_LOCK, differences, in_grid
+from fakd.runs.locks import lock
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*$")
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
 from fakd.comparing.engines import Engine, Task, Work
+from fakd.console import remark
 from fakd.runs.folder import LOG, RESULT, last_line, read_json
 
 _SHOWN = 12
@@ -65,9 +65,8 @@ class GridProgress:
     def failed(self, cell: Cell) -> None:
         """Say that a cell has failed, and why."""
         self._states[cell] = "failed"
-        said, log = escape(cell.failure or ""), cell.beside(LOG)
-        text = f"[red]{cell.label}: failed[/], {said}; all of it: {log}"
-        self._console.print(text, soft_wrap=True)
+        text = f"{cell.failure or ''}; all of it: {cell.beside(LOG)}"
+        remark(self._console, text, f"{cell.label}: failed", "red")
 
     def summary(self) -> str:
         """Count the cells, and estimate the minutes left from the pace so far."""
@@ -97,7 +96,7 @@ class GridProgress:
         return Group(table, Text(f"{self._title}: {self.summary()}"))
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
 
 def work(

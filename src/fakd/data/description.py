@@ -16,13 +16,13 @@ from fakd.data.layout import (
     as_list,
     as_text,
     check_keys,
-    load_yaml,
     mask_id,
     read_encoding,
     read_layout,
     read_levels,
 )
 from fakd.errors import InputError
+from fakd.files import read_yaml
 
 _SETTINGS = {
     "protocol": {"base": 2, "window": 1, "stride": 1},
@@ -68,7 +68,7 @@ def read_description(path: Path) -> Description:
     Raises:
         InputError: a key or value is not what it should be; the message names both.
     """
-    return description_of(load_yaml(path), path)
+    return description_of(read_yaml(path), path)
 
 
 def description_of(content: Mapping[str, Any], path: Path) -> Description:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from fakd.data.names import composed
 from fakd.errors import InputError
 from fakd.settings import IGNORE
@@ -27,24 +25,6 @@ _PICTURES = (
 """What people keep images in, read or not."""
 _NAME = "{name}"
 _PART_KEYS = ("images", "masks", "list", "except", "count")
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that must hold keys and values.
-
-    Raises:
-        InputError: the file cannot be read, is no YAML, or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML: {reason}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold 'classes: [...]', got {type(content).__name__}")
-    return content
 
 
 def check_keys(content: Mapping[Any, Any], known: tuple[str, ...], path: Path) -> None:

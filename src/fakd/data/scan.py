@@ -9,8 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.files import write_text
 
@@ -81,12 +80,12 @@ def _walked(folder: Path) -> tuple[list[_Directory], list[str]]:
 
 
 def _show(shown: ExitStack, folder: Path) -> None:
-    console = Console(stderr=True, highlight=False)
+    console = open_console(stderr=True)
     text = f"listing the files of {folder}"
     if console.is_terminal:
         shown.enter_context(console.status(text))
     else:
-        console.print(f"{text} ...", markup=False, soft_wrap=True)
+        console.print(f"{text} ...", soft_wrap=True)
 
 
 def _entries(

@@ -6,8 +6,8 @@ from statistics import mean, median
 
 import numpy as np
 from jaxtyping import Float
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fakd.comparing.statistics import Difference
 from fakd.comparing.verdict import Compared, ends, seconds_per_step, signed, the
@@ -115,11 +115,13 @@ def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Fail
     # The teacher's row comes first; it has nothing to compare.
     table = terminal(rows[-len(methods) :], names)
     failed = [
-        f"[red]{escape(title_of(each.method))}, seed {each.seed}, failed:[/] {escape(each.reason)}"
+        Text.assemble(
+            (f"{title_of(each.method)}, seed {each.seed}, failed:", "red"), " ", each.reason
+        )
         for each in failures
     ]
     if failed:
-        table.caption, table.caption_justify = "\n".join(failed), "left"
+        table.caption, table.caption_justify = Text("\n").join(failed), "left"
     return table
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
@@ -22,7 +21,7 @@ from fakd.comparing.verdict import Comparison, Tone, cautions, references, sente
 from fakd.data import SegmentationData
 from fakd.data.names import printable
 from fakd.errors import InputError
-from fakd.files import write_text
+from fakd.files import write_text, yaml_text
 from fakd.report import figures
 from fakd.report.examination import Examination, Shot
 from fakd.report.methods import class_iou, method_table
@@ -227,7 +226,7 @@ class Section:
         described: dict[str, None] = {}
         for known in (run.environment for run in self.runs):
             if kept := {key: known[key] for key in known if key not in ("command", "started")}:
-                described[yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)] = None
+                described[yaml_text(kept)] = None
         return list(described)
 
 

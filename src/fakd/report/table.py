@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from fakd.metrics import Scores
@@ -68,10 +67,10 @@ def terminal(rows: Sequence[Row], names: Sequence[str] | None = None, empty: str
     names = columns(rows) if names is None else names
     table = Table(box=None, header_style="bold")
     for name in names:
-        table.add_column(escape(name), justify="right" if table.columns else "left")
+        table.add_column(name, justify="right" if table.columns else "left")
     for row in rows:
         entries = (row.get(name, Entry()) for name in names)
-        table.add_row(*(escape(each.brief or each.text or empty) for each in entries))
+        table.add_row(*(each.brief or each.text or empty for each in entries))
     return table
 
 

@@ -1,27 +1,26 @@
 """The folder of one run, and of a grid of runs: what lies in it, how it is written and locked."""
 
 import csv
-import fcntl
 import json
 import os
 import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import yaml
+from safetensors import SafetensorError, safe_open
 
 from fakd.errors import InputError
-from fakd.files import make_folder, write_atomically, write_text
+from fakd.files import make_folder, read_yaml, write_atomically, write_text, write_yaml, writing
+from fakd.runs.locks import holder, lock
 from fakd.settings import Existing
 
 FORMAT = 1
@@ -31,11 +30,35 @@ LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
 """The checkpoint, the best and the last network; a result's scores are those of the last one."""
 ENVIRONMENT, IMAGES = "environment.json", "images.npz"
 GRID, GRID_LOCK, CALIBRATION = "grid.yaml", "grid.lock", "calibration.json"
+GUARD = "run.lock"
+"""The lock of a run's own folder, held by the process that trains it."""
 LOG, LOCK, GIVEN, FAILED = ".log", ".lock", ".yaml", ".failed"
 """What lies beside a run of a grid: its output, its lock, its recipe, and why it failed."""
 # What may change between two sittings of the same run without changing what it computes.
 FREE = ("hardware", "intervals", "existing", "run", "broken")
+# Where a recipe says where things lie, not what they are.
+_PATHS = ("root", "description", "path", "source", "weights")
+# What a kill left of a file that was being written, here or in safetensors.
+_UNFINISHED = re.compile(r"\.[0-9a-f]{12}\.tmp|\.tmp[A-Za-z0-9]{6}")
 _SEED = re.compile(r"seed-(\d+)")
+
+
+def refuse_taken(path: Path, existing: Existing) -> None:
+    """Refuse a folder of something else, and one with a finished run that is to be left alone.
+
+    Raises:
+        InputError: it is one.
+    """
+    begun = (path / RECIPE).is_file()
+    # The lock alone is what a run leaves that could not begin.
+    others = path.is_dir() and any(file.name != GUARD for file in path.iterdir())
+    if path.is_file() or (others and not begun):
+        raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
+    if begun and existing == "refuse" and (path / RESULT).is_file():
+        raise InputError(
+            f"{path} holds a finished run; choose another --run, or give --existing overwrite to "
+            "start it anew"
+        )
 
 
 def in_grid(grid: Path, pair: str, method: str, seed: int) -> Path:
@@ -52,12 +75,13 @@ def place_in_grid(folder: Path) -> tuple[str, str, int] | None:
     return folder.parts[-3], folder.parts[-2], int(match[1])
 
 
-class RunFolder:
+class RunFolder(AbstractContextManager["RunFolder"]):
     """Opens or continues ``path`` and never destroys a finished run unasked.
 
-    Its ``last`` is the checkpoint that training continues from, if there is one, and its ``result``
-    that of a finished run that is reused. ``extended_from`` is the number of steps that the run had
-    before it was given more.
+    Until it is left, no other process gets the folder. Its ``last`` is the checkpoint that training
+    continues from, if there is one, and its ``result`` that of a finished run that is reused.
+    ``extended_from`` is the number of steps that the run had before it was given more, ``remarks``
+    what the user should know.
 
     Args:
         path: the folder; created, with its parents, if missing.
@@ -65,48 +89,86 @@ class RunFolder:
         existing: what to do where a finished run already is: refuse, reuse its result if the recipe
             is the same, overwrite it (an unfinished run of another recipe too), or extend it to
             more steps of the same recipe.
+        fingerprints: of the data and the networks by their keys in the recipe; where one is as
+            before, the paths below its key may have changed.
 
     Raises:
-        InputError: the folder holds a finished run, a run of another recipe, or something else.
+        InputError: the folder holds a finished run, a run of another recipe, or something else, or
+            another process is at work on it.
     """
 
     def __init__(
-        self, path: Path, recipe: Mapping[str, Any], existing: Existing = "refuse"
+        self,
+        path: Path,
+        recipe: Mapping[str, Any],
+        existing: Existing = "refuse",
+        fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.last = path, path / LAST
         self.result: dict[str, Any] | None = None
         self.extended_from: int | None = None
+        self.remarks: list[str] = []
+        self._recipe, self._fingerprints = recipe, dict(fingerprints or {})
+        self._held = ExitStack()
+        refuse_taken(path, existing)
         self._found = path.is_dir() and any(path.iterdir())
-        if existing == "overwrite" and (path / RECIPE).is_file():
+        if existing == "reuse" and (path / RECIPE).is_file() and (path / RESULT).is_file():
+            self._refuse_another()
+            with readable(path):
+                self.result = read_json(path / RESULT)
+            return
+        make_folder(path)
+        if self._held.enter_context(lock(path / GUARD)) is None:
+            raise InputError(
+                f"another process is at work on {path} ({holder(path / GUARD)}); wait for its end, "
+                "or choose another --run"
+            )
+        try:
+            self._open(existing)
+        except BaseException:
+            self._held.close()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, InputError):
+            self.abandon()
+        self._held.close()
+
+    def _open(self, existing: Existing) -> None:
+        path = self.path
+        if not (path / RECIPE).is_file() or existing == "overwrite":
             self._clear()
-        elif path.is_file() or self._found:
-            if not (path / RECIPE).is_file():
-                raise InputError(
-                    f"{path} exists and is not a run (no {RECIPE}); choose another --run"
-                )
-            if existing == "extend":
-                self.extended_from = _fewer_steps(path, recipe)
-            else:
-                self.result = _earlier_result(path, recipe, existing)
-        if self.result is None:
-            make_folder(path)
-            write_yaml(path / RECIPE, recipe)
-            write_json(path / ENVIRONMENT, environment())
+        elif existing == "extend":
+            self.extended_from = self._fewer_steps()
+        else:
+            self._refuse_another()
+        if self.last.is_file():
+            with readable(path):
+                read_checkpoint_state(self.last)
+        with writing(path):
+            for rubbish in path.glob(".*"):
+                if _UNFINISHED.fullmatch(rubbish.name):
+                    rubbish.unlink()
+        write_yaml(path / RECIPE, self._recipe)
+        write_json(path / ENVIRONMENT, environment() | {"fingerprints": self._fingerprints})
+        with writing(path):
             (path / RESULT).unlink(missing_ok=True)
 
     def _clear(self) -> None:
         ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
-        for file in self.path.iterdir():
-            if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
-                file.unlink()
+        with writing(self.path):
+            for file in self.path.iterdir():
+                if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
+                    file.unlink()
 
     def abandon(self) -> None:
         """Remove a folder that was not there, unless there is something to continue from."""
-        if self._found or self.last.is_file() or (self.path / RESULT).is_file():
-            return
-        self._clear()
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
+        if not (self._found or self.last.is_file() or (self.path / RESULT).is_file()):
+            self._clear()
+            (self.path / GUARD).unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+        self._held.close()
 
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.
@@ -122,45 +184,48 @@ class RunFolder:
 
         write_atomically(self.path / IMAGES, write)
 
+    def _fewer_steps(self) -> int:
+        """Read the steps of a run that is to be extended; refuse one of another recipe."""
+        path, schedule = self.path, self._recipe["schedule"]
+        with readable(path):
+            before: int = read_recipe(path)["schedule"]["steps"]
+        if differing := self._differing(
+            {**self._recipe, "schedule": {**schedule, "steps": before}}
+        ):
+            raise InputError(
+                f"{path} holds a run of another recipe ({differing}); --existing extend changes "
+                "schedule.steps only"
+            )
+        if not before < schedule["steps"]:
+            raise InputError(
+                f"{path} has {before} steps; --existing extend needs a larger --schedule.steps "
+                f"than that, got {schedule['steps']}"
+            )
+        return before
 
-def _fewer_steps(path: Path, recipe: Mapping[str, Any]) -> int:
-    """Read the steps of a run that is to be extended; refuse one of another recipe."""
-    with readable(path):
-        earlier = read_yaml(path / RECIPE)
-        before: int = earlier["schedule"]["steps"]
-    schedule = {**recipe["schedule"], "steps": before}
-    if differing := differences(earlier, {**recipe, "schedule": schedule}):
-        raise InputError(
-            f"{path} holds a run of another recipe ({differing[0]}); --existing extend changes "
-            "schedule.steps only"
-        )
-    if not before < recipe["schedule"]["steps"]:
-        raise InputError(
-            f"{path} has {before} steps; --existing extend needs a larger --schedule.steps than "
-            f"that, got {recipe['schedule']['steps']}"
-        )
-    return before
+    def _refuse_another(self) -> None:
+        if differing := self._differing(self._recipe):
+            raise InputError(
+                f"{self.path} holds a run of another recipe ({differing}); use that recipe, choose "
+                "another --run, or give --existing overwrite"
+            )
 
-
-def _earlier_result(
-    path: Path, recipe: Mapping[str, Any], existing: Existing
-) -> dict[str, Any] | None:
-    """Read the result of a finished run of the same recipe, refuse whatever else is in a folder."""
-    finished = (path / RESULT).is_file()
-    if finished and existing == "refuse":
-        raise InputError(
-            f"{path} holds a finished run; choose another --run, or give --existing overwrite to "
-            "start it anew"
-        )
-    with readable(path):
-        differing = differences(read_yaml(path / RECIPE), recipe)
-        result = read_json(path / RESULT) if finished else None
-    if differing:
-        raise InputError(
-            f"{path} holds a run of another recipe ({differing[0]}); use that recipe, choose "
-            "another --run, or give --existing overwrite"
-        )
-    return result
+    def _differing(self, recipe: Mapping[str, Any]) -> str | None:
+        """Name the first thing in which the run that is there is another one."""
+        with readable(self.path):
+            before = read_environment(self.path).get("fingerprints") or {}
+            now = self._fingerprints
+            same = {key for key in now if before.get(key) == now[key]}
+            for each in differences(read_recipe(self.path), recipe):
+                key = each.partition(":")[0]
+                if key.partition(".")[0] not in same or key.rpartition(".")[2] not in _PATHS:
+                    writer = writer_of(self.path)
+                    return each if writer == _own() else f"{each}; written by {writer}"
+                self.remarks.append(f"the same {key.partition('.')[0]} by another path ({each})")
+        for key in ("data", "teacher"):
+            if key in before and key in now and key not in same:
+                return f"the {key} have changed" if key == "data" else f"the {key} has changed"
+        return None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -177,51 +242,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-class Curves:
-    """One CSV row per logged step, and the same values for TensorBoard.
-
-    Continuing at a step drops the rows that were written after it, so that a killed run leaves the
-    same curves as an uninterrupted one.
-    """
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        # Imported here because it takes a second that `fakd --help` need not wait.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._path = folder / CURVES
-        self._rows = [row for row in read_curves(self._path) if row["step"] <= first_step]
-        self._rewrite()
-        self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the values of a step (counted from 1)."""
-        row = {"step": float(step), **values}
-        self._rows.append(row)
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        if set(row) <= set(self._columns):
-            with self._path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(_written(row))
-        else:
-            self._rewrite()
-
-    def close(self) -> None:
-        """Flush TensorBoard's file."""
-        self._board.close()
-
-    def _rewrite(self) -> None:
-        self._columns = list(dict.fromkeys(key for row in self._rows for key in row))
-        text = StringIO()
-        writer = csv.DictWriter(text, self._columns)
-        writer.writeheader()
-        writer.writerows(map(_written, self._rows))
-        write_text(self._path, text.getvalue())
-
-
-def _written(row: Mapping[str, float]) -> dict[str, str]:
-    return {**{name: f"{value:.6g}" for name, value in row.items()}, "step": f"{row['step']:.0f}"}
-
-
 def read_curves(file: Path) -> list[dict[str, float]]:
     """Read the rows of a ``metrics.csv``: its step, and what was logged there.
 
@@ -230,10 +250,17 @@ def read_curves(file: Path) -> list[dict[str, float]]:
     """
     if not file.is_file():
         return []
-    text = file.read_text(encoding="utf-8")
-    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    filled = ({name: float(value) for name, value in row.items() if name and value} for row in rows)
-    return [row for row in filled if "step" in row]
+    text = file.read_text(encoding="utf-8", errors="replace")
+    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    try:
+        rows = [
+            {name: float(each) for name, each in row.items() if name and each} for row in reader
+        ]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise InputError(
+            f"{file} is damaged in line {reader.line_num} ({error}); delete that line"
+        ) from error
+    return [row for row in rows if "step" in row]
 
 
 def last_line(text: str) -> str:
@@ -252,15 +279,12 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read one YAML file of a run or grid."""
-    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    return content
-
-
-def write_yaml(file: Path, content: Mapping[str, Any]) -> None:
-    """Write one YAML file of a run or grid, whole or not at all."""
-    write_text(file, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Read the recipe of a run; to be called where what is wrong with it is `readable`."""
+    try:
+        return read_yaml(folder / RECIPE)
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
@@ -272,6 +296,17 @@ def read_environment(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def writer_of(folder: Path) -> str:
+    """Name the version of fakd that wrote a run, as far as it says so."""
+    versions = read_environment(folder).get("versions")
+    known = versions.get("fakd") if isinstance(versions, dict) else None
+    return f"fakd {known}" if known else "an unknown version of fakd"
+
+
+def _own() -> str:
+    return f"fakd {version('fakd')}"
+
+
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
     """Refuse in one line what the files of a run say that this version cannot make sense of.
@@ -279,20 +314,17 @@ def readable(folder: Path) -> Iterator[None]:
     Raises:
         InputError: they are of another format than `FORMAT`, or broken.
     """
-    environment = read_environment(folder)
-    versions = environment.get("versions")
-    known = versions.get("fakd") if isinstance(versions, dict) else None
-    writer = f"fakd {known}" if known else "an unknown version of fakd"
-    if (found := environment.get("format", FORMAT)) != FORMAT:
+    writer = writer_of(folder)
+    if (found := read_environment(folder).get("format", FORMAT)) != FORMAT:
         raise InputError(
-            f"{folder} was written by {writer} in format {found}, and this is fakd "
-            f"{version('fakd')}, which reads format {FORMAT}; use that version"
+            f"{folder} was written by {writer} in format {found}, and this is {_own()}, which "
+            f"reads format {FORMAT}; use that version"
         )
     try:
         yield
     except InputError as error:
         raise InputError(f"{folder}, written by {writer}: {error}") from error
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"{folder} holds a run that cannot be read ({reason}), written by {writer}; train it "
@@ -300,28 +332,31 @@ def readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
-    """Hold a file's lock and yield its descriptor, or None if another holds it already.
+def read_checkpoint_state(path: Path, known: Collection[str] | None = None) -> dict[str, Any]:
+    """Read only the plain values of a checkpoint.
 
-    The kernel releases the lock when the last process that has the descriptor ends, however it
-    ends. A run inherits it, and so stays locked if only the process that started it was killed.
+    Raises:
+        InputError: the file is damaged, of another format than `FORMAT`, or says what is not known.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    remedy = "give --existing overwrite to start the run anew"
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield None
-            return
-        try:
-            yield descriptor
-        finally:
-            # Closing would not do where a straggler of the run still has the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        state = json.loads(metadata["state"])
+        found = int(metadata.get("format", 0))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is no readable checkpoint ({error}); {remedy}") from error
+    if found != FORMAT or not isinstance(state, dict):
+        raise InputError(
+            f"{path} is a checkpoint of another version of fakd, in format {found} and not "
+            f"{FORMAT}; continue with that version, or {remedy}"
+        )
+    if strange := set(state) - set(state if known is None else known):
+        raise InputError(
+            f"{path} holds {', '.join(sorted(strange))}, which {_own()} does not know; continue "
+            f"with the version that wrote it, or {remedy}"
+        )
+    return state
 
 
 def environment() -> dict[str, Any]:

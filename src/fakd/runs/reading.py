@@ -24,7 +24,7 @@ from fakd.runs.folder import (
     read_curves,
     read_environment,
     read_json,
-    read_yaml,
+    read_recipe,
     readable,
 )
 from fakd.runs.naming import ALONE, method_of, student_of
@@ -152,7 +152,7 @@ def read_run(folder: str | Path) -> Run:
                 "fakd train or fakd distill wrote and finished"
             )
     with readable(folder):
-        recipe, result = read_yaml(folder / RECIPE), read_json(folder / RESULT)
+        recipe, result = read_recipe(folder), read_json(folder / RESULT)
         if not (classes := result["final"]["classes"]):
             raise ValueError("no classes")
         # The student alone has no teacher, yet belongs with the runs it is compared with.

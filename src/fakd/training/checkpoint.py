@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fakd.errors import InputError
 from fakd.files import write_atomically
+from fakd.runs.folder import FORMAT
 
 
 def save_checkpoint(
@@ -38,21 +39,8 @@ def save_checkpoint(
                     tensors[f"optimizer{number}.{index}.{name}"] = torch.as_tensor(value)
     # Cloned, because one file may not hold two names of the same memory.
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    metadata = {"state": json.dumps(state)}
+    metadata = {"state": json.dumps(state), "format": str(FORMAT)}
     write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
-
-
-def read_checkpoint_state(path: Path) -> dict[str, Any]:
-    """Read only the plain values of a checkpoint.
-
-    Raises:
-        InputError: the file is truncated or no checkpoint of this program.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {})["state"]))
-    except (SafetensorError, OSError, KeyError) as error:
-        raise InputError(f"{path} is not a readable checkpoint: {error}") from error
 
 
 def load_checkpoint(
@@ -65,7 +53,6 @@ def load_checkpoint(
     Raises:
         InputError: the file belongs to another network, loss or optimiser; names the first misfit.
     """
-    read_checkpoint_state(path)
     parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a dictionary

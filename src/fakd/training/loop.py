@@ -16,9 +16,10 @@ from fakd.errors import InputError
 from fakd.inference import to_unit
 from fakd.metrics import Scores
 from fakd.processes import average_gradients
-from fakd.runs.folder import RESULT, Curves, RunFolder, write_json
+from fakd.runs.curves import Curves
+from fakd.runs.folder import RESULT, RunFolder, read_checkpoint_state, write_json
 from fakd.settings import Settings
-from fakd.training.checkpoint import load_checkpoint, read_checkpoint_state, save_checkpoint
+from fakd.training.checkpoint import load_checkpoint, save_checkpoint
 from fakd.training.objective import Objective, scaled
 from fakd.training.optimizer import build_optimizer, set_learning_rate
 from fakd.training.preparation import average_of, checkpoint_activations, freeze
@@ -354,7 +355,7 @@ class Training:
         path = self.fabric.broadcast(last)
         if path is None:
             return
-        self.state = State(**read_checkpoint_state(path))
+        self.state = State(**read_checkpoint_state(path, State.__annotations__))
         before = self.fabric.broadcast(self.folder.extended_from if self.folder else None)
         if before is not None:
             self._extend(before)

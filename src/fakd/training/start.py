@@ -1,15 +1,17 @@
 """Beginning a run: processes and device first, then the folder, the same way on every process."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.markup import escape
+from torch import nn
 
+from fakd.console import open_console, remark
 from fakd.data import SegmentationData, evaluation_samples
 from fakd.errors import InputError, some
 from fakd.processes import summed
@@ -56,20 +58,45 @@ def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> 
     return fabric
 
 
+@contextmanager
 def open_folder(
-    fabric: Fabric, path: Path, recipe: Mapping[str, Any], existing: Existing
-) -> RunFolder | None:
-    """Open the run folder on the first process; the others get None, or the same error."""
+    fabric: Fabric,
+    console: Console,
+    path: Path,
+    recipe: Mapping[str, Any],
+    existing: Existing,
+    data: SegmentationData,
+    **networks: nn.Module,
+) -> Iterator[RunFolder | None]:
+    """Hold the run folder on the first process; the others get None, or the same error.
+
+    ``networks`` are those of the recipe, by their keys: what data and networks are counts, not
+    where they lie.
+    """
     folder, problem = None, None
     if fabric.is_global_zero:
         try:
-            folder = RunFolder(path, recipe, existing)
+            found = {key: fingerprint(network) for key, network in networks.items()}
+            found["data"] = data.fingerprint()
+            folder = RunFolder(path, recipe, existing, found)
         except InputError as error:
             problem = str(error)
     problem = fabric.broadcast(problem)
     if problem is not None:
         raise InputError(problem)
-    return folder
+    with folder or nullcontext():
+        for each in folder.remarks if folder else ():
+            remark(console, f"{path.name} is of {each}")
+        yield folder
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash the names and values of a network's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def finished_result(fabric: Fabric, folder: RunFolder | None) -> dict[str, Any] | None:
@@ -79,7 +106,7 @@ def finished_result(fabric: Fabric, folder: RunFolder | None) -> dict[str, Any] 
 
 def console_of(fabric: Fabric) -> Console:
     """Let one process speak."""
-    return Console(quiet=not fabric.is_global_zero, highlight=False)
+    return open_console(quiet=not fabric.is_global_zero)
 
 
 def pick_device(accelerator: str) -> torch.device:
@@ -162,25 +189,14 @@ def advice(task: Task, classes: Sequence[str], pixels: Sequence[int] | None = No
     return f"there are two classes; if one is rare, {begin}" if few else None
 
 
-@contextmanager
-def left_only_if_saved(folder: RunFolder | None) -> Iterator[None]:
-    """Remove a folder again if the run is refused before anything is saved in it."""
-    try:
-        yield
-    except InputError:
-        if folder is not None:
-            folder.abandon()
-        raise
-
-
 def announce(
     console: Console, data: SegmentationData, inference: Inference, doubts: Sequence[str] = ()
 ) -> None:
     """Print remarks and doubts on the data, and how published scores are measured if otherwise."""
-    for remark in (*data.remarks, *doubts):
-        console.print("[yellow]warning:[/]", escape(remark), soft_wrap=True)
+    for each in (*data.remarks, *doubts):
+        remark(console, each, "warning")
     if note := unlike_published(data, inference):
-        console.print("[yellow]note:[/]", escape(note), soft_wrap=True)
+        remark(console, note)
 
 
 def unlike_published(data: SegmentationData, inference: Inference) -> str | None:
