@@ -19,6 +19,7 @@ from fakd import specs
 from fakd.console import replace_unshowable
 from fakd.errors import InputError
 from fakd.files import expanded
+from fakd.runs.folder import refuse_taken
 from fakd.shorthand import PACKAGES, first_unknown, gather, one_line, require_there
 
 # Where each stands; it is imported when it is run.
@@ -232,6 +233,8 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
     for key in named:
         require_there(key, arguments[key])
+    if name in TRAINED:
+        refuse_taken(expanded(arguments["run"]), arguments["existing"])
     counted = "data" in arguments
     for key in named:
         package = PACKAGES[key]

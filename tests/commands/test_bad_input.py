@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fakd import models
 from fakd.cli import main, parse
+from fakd.runs.folder import read_checkpoint_state
 
 NETWORK = ["--network=pspnet", "--network.backbone=mobilenetv3_small_050", "--network.channels=8"]
 DATA = ["--data=scenes", "--data.train=4", "--data.val=2", "--data.size=[32,48]"]
@@ -158,7 +160,7 @@ def test_a_checkpoint_of_another_network_is_refused_on_resume(capsys, tmp_path):
     assert main([str(a) for a in ["train", *NETWORK, *common]]) == 0
     (tmp_path / "r" / "result.json").unlink()
     save_file({"network.a": torch.zeros(1)}, tmp_path / "r" / "last.safetensors",
-              {"state": json.dumps({"step": 1})})  # fmt: skip
+              {"state": json.dumps({"step": 1}), "format": "1"})  # fmt: skip
     assert "belongs to another network" in refused(capsys, ["train", *NETWORK, *common])
 
 
@@ -179,7 +181,7 @@ def test_no_space_while_saving_keeps_the_last_checkpoint(capsys, tmp_path, monke
     monkeypatch.setattr(checkpoint, "save_file", fill)
     error = refused(capsys, ["train", *NETWORK, *common])
     assert "No space left on device; the previous one is intact" in error
-    assert checkpoint.read_checkpoint_state(tmp_path / "r" / "last.safetensors")["step"] == 2
+    assert read_checkpoint_state(tmp_path / "r" / "last.safetensors")["step"] == 2
     assert main([str(a) for a in ["train", *NETWORK, *common]]) == 0
 
 
@@ -208,3 +210,68 @@ def test_what_a_flag_says_in_a_word_a_recipe_may_too(tmp_path):
     read = parse("train", ["--recipe", str(recipe), *NETWORK, *DATA, "--run=x"])
     assert read["optimizer"].kind == "AdamW"
     assert read["freeze"].names == ("backbone",)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--schedule.learning_rate=nan", "expected a number, got nan"),
+        ("--schedule.learning_rate=.inf", "schedule.learning_rate above 0, got inf"),
+        ("--task.class_weights=foo", "task.class_weights: expected 'auto' or a list, got foo"),
+        ("--schedule.steps=1.5", "schedule.steps: expected a whole number, got 1.5"),
+        ("--optimizer.arguments={a: 1, a: 2}", "a stands twice"),
+        ("--network.backbone=null", "needs backbone"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_may_stand_there(capsys, flag, expected):
+    assert expected in refused(capsys, ["train", *NETWORK, *DATA, "--run=x", flag])
+
+
+def test_what_a_builder_of_torchvision_would_drop_is_refused(capsys):
+    network = "--network=torchvision.models.segmentation.lraspp_mobilenet_v3_large"
+    flags = [network, "--network.num_clases=3", *DATA, "--run=x"]
+    assert "did you mean network.num_classes" in refused(capsys, ["train", *flags])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({}, "is no readable checkpoint ('state'); give --existing overwrite"),
+        ({"state": "{}"}, "in format 0 and not 1; continue with that version, or give --existing"),
+        ({"state": "{", "format": "1"}, "is no readable checkpoint"),
+        ({"state": '{"decay": 1}', "format": "1"}, "holds decay, which fakd"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_continued_is_named_with_a_way_out(
+    capsys, tmp_path, metadata, reason
+):
+    common = [*DATA, "--schedule.steps=1", "--schedule.batch_size=2", "--run", tmp_path / "r",
+              "--augmentation.crop=[32,48]"]  # fmt: skip
+    assert main([str(a) for a in ["train", *NETWORK, *common]]) == 0
+    (tmp_path / "r" / "result.json").unlink()
+    save_file({"network.a": torch.zeros(1)}, tmp_path / "r" / "last.safetensors", metadata)
+    error = refused(capsys, ["train", *NETWORK, *common])
+    assert "last.safetensors" in error
+    assert reason in error
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda info: {**info, "palette": [[1, 2]] * 12},
+        lambda info: {key: value for key, value in info.items() if key != "class_names"},
+        lambda info: {**info, "mean": "x"},
+        lambda info: {**info, "std": [1.0]},
+        lambda info: {**info, "class_names": [1] * 12},
+        lambda info: {**info, "extra": 3},
+        lambda info: [1],
+        lambda info: None,
+    ],
+)
+def test_damaged_metadata_are_named_with_their_file(capsys, weight_file, change):
+    with safe_open(weight_file, "pt") as file:
+        information = json.loads(file.metadata()["fakd"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, weight_file, {"fakd": json.dumps(change(information))})
+    error = refused(capsys, ["evaluate", "--network", weight_file, *DATA])
+    assert f"the metadata of {weight_file} are damaged" in error

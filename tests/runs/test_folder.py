@@ -1,5 +1,8 @@
 import csv
+import errno
 import json
+import os
+import resource
 
 import pytest
 
@@ -94,13 +97,11 @@ def test_curves_grow_columns_and_forget_what_came_after_a_checkpoint(tmp_path):
     curves.write(1, {"task": 2.0})
     curves.write(2, {"task": 1.0, "val/mIoU": 30.0})
     curves.write(3, {"task": 0.5})
-    curves.close()
     assert [row["val/mIoU"] for row in read(tmp_path)] == ["", "30", ""]
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("4")  # a row cut short by a kill
     continued = Curves(tmp_path, 2)
     continued.write(3, {"task": 0.25})
-    continued.close()
     assert [(row["step"], row["task"]) for row in read(tmp_path)] == [
         ("1", "2"),
         ("2", "1"),
@@ -132,3 +133,82 @@ def test_a_folder_is_abandoned_only_if_it_is_new_and_nothing_is_saved(tmp_path):
     run.last.unlink()
     RunFolder(tmp_path / "run", {"a": 1}).abandon()
     assert (run.path / "recipe.yaml").is_file(), "it was there before"
+
+
+def test_a_second_process_is_told_who_is_at_work(tmp_path):
+    recorded = {"data": "1"}
+    with RunFolder(tmp_path / "a", RECIPE, fingerprints=recorded):
+        for existing in ("refuse", "reuse", "overwrite", "extend"):
+            with pytest.raises(InputError, match=rf"at work on .*process {os.getpid()} on "):
+                RunFolder(tmp_path / "a", RECIPE, existing)
+    RunFolder(tmp_path / "a", RECIPE)
+
+
+def test_without_locks_a_run_begins_with_a_warning(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with RunFolder(tmp_path / "a", RECIPE):
+        assert "cannot be locked (No locks available)" in capsys.readouterr().err
+
+
+def recipe_of(root, network="n", **more):
+    data = {"class_path": "fakd.data.folder", "init_args": {"root": root, **more}}
+    return {**RECIPE, "data": data, "teacher": {"init_args": {"path": network}}}
+
+
+def test_the_same_data_and_networks_by_other_paths_are_the_same_run(tmp_path):
+    known = {"data": "1", "teacher": "2"}
+    RunFolder(tmp_path / "a", recipe_of("d"), fingerprints=known)
+    remarks = RunFolder(tmp_path / "a", recipe_of("/m/d", "/m/n"), fingerprints=known).remarks
+    assert [each.partition(" by ")[0] for each in remarks] == [
+        "the same data",
+        "the same teacher",
+    ]
+    with pytest.raises(
+        InputError, match=r"another recipe \(data.init_args.augmented: None -> True"
+    ):
+        RunFolder(tmp_path / "a", recipe_of("d", augmented=True), fingerprints=known)
+
+
+def test_other_data_by_the_same_path_are_another_run(tmp_path):
+    RunFolder(tmp_path / "a", recipe_of("d"), fingerprints={"data": "1", "teacher": "2"})
+    with pytest.raises(InputError, match="the data have changed"):
+        RunFolder(tmp_path / "a", recipe_of("d"), fingerprints={"data": "3", "teacher": "2"})
+    with pytest.raises(InputError, match="the teacher has changed"):
+        RunFolder(tmp_path / "a", recipe_of("d"), fingerprints={"data": "1", "teacher": "3"})
+
+
+def test_a_run_of_another_version_is_named_with_it_and_the_first_difference(tmp_path):
+    RunFolder(tmp_path / "a", RECIPE)
+    file = tmp_path / "a" / "environment.json"
+    recorded = json.loads(file.read_text())
+    file.write_text(json.dumps(recorded | {"versions": {"fakd": "0.1.0"}}))
+    with pytest.raises(InputError, match=r"steps: 10 -> 20; written by fakd 0\.1\.0"):
+        RunFolder(tmp_path / "a", {**RECIPE, "schedule": {"steps": 20}})
+
+
+def test_what_a_kill_left_half_written_is_swept_away(tmp_path):
+    RunFolder(tmp_path / "a", RECIPE)
+    for name in (".0123456789ab.tmp", ".tmpAb3dE6", ".mine"):
+        (tmp_path / "a" / name).touch()
+    RunFolder(tmp_path / "a", RECIPE)
+    assert [path.name for path in (tmp_path / "a").glob(".*")] == [".mine"]
+
+
+def test_a_damaged_row_of_curves_is_named(tmp_path):
+    (tmp_path / "metrics.csv").write_bytes(b"step,task\n1,2.0\n2,\xff\n3,1.0\n")
+    with pytest.raises(InputError, match=r"metrics.csv is damaged in line 3 .*; delete that line"):
+        Curves(tmp_path, 5)
+
+
+def test_a_full_disk_ends_the_curves_in_a_line(tmp_path):
+    curves = Curves(tmp_path, 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"could not write .*: File too large"):
+            curves.write(1, {"task": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

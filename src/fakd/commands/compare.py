@@ -7,6 +7,7 @@ from fakd.comparing.engines import Place, open_engine
 from fakd.comparing.grid import Grid
 from fakd.comparing.work import work_all
 from fakd.console import open_console
+from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
     Freeze,
@@ -118,7 +119,7 @@ def compare(
         }
     )
     grid = Grid(
-        Path(run),
+        expanded(run),
         resolve_pairs(pairs, teacher, student),
         resolve_methods(methods),
         resolve_seeds(seeds),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fakd import specs
 from fakd.console import open_console, remark
 from fakd.errors import InputError
 
@@ -25,6 +26,7 @@ def report(
     images: int = 100,
     pictures: bool = True,
     accelerator: str = "auto",
+    allow: str | list[str] = "",
 ) -> Path:
     """Write one HTML file that says what helped, and shows how networks and runs differ.
 
@@ -41,6 +43,7 @@ def report(
         pictures: let the file hold some of those images; false measures all the same, for a file
             that may leave the house when the images may not.
         accelerator: cpu, cuda, mps, or auto for the best one present.
+        allow: class paths or modules of your own that the runs' files may ask for.
 
     Returns:
         The file.
@@ -56,6 +59,7 @@ def report(
     from fakd.runs.reading import by_pair, read_folders
     from fakd.training.start import pick_device
 
+    specs.allow(*([allow] if isinstance(allow, str) else allow))
     finished, failures = read_folders(runs)
     device = pick_device(accelerator)
     console = open_console()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fakd import specs
 from fakd.console import open_console, remark
 from fakd.errors import InputError
 
@@ -13,6 +14,7 @@ def tables(
     images: int = 4,
     shown_class: str | None = None,
     accelerator: str = "auto",
+    allow: str | list[str] = "",
 ) -> list[Path]:
     """Write the paper's tables and figures from finished runs, on any data set.
 
@@ -30,6 +32,7 @@ def tables(
         shown_class: name of the class of Figure 3; by default the one whose IoU augmentation
             changed most.
         accelerator: cpu, cuda, mps, or auto for the best one present.
+        allow: class paths or modules of your own that the runs' files may ask for.
 
     Returns:
         The files.
@@ -42,6 +45,7 @@ def tables(
     from fakd.runs.reading import read_folders
     from fakd.training.start import pick_device
 
+    specs.allow(*([allow] if isinstance(allow, str) else allow))
     finished, _ = read_folders(runs)
     console = open_console()
     pictures: list[Path] = []

@@ -14,7 +14,7 @@ from torch import nn
 
 from fakd import specs
 from fakd.errors import InputError
-from fakd.files import write_atomically
+from fakd.files import expanded, write_atomically
 from fakd.models.foreign import adapt
 from fakd.models.mmseg.checkpoint import load_mmseg
 from fakd.models.normalize import Normalize
@@ -93,7 +93,7 @@ def save(
         for name, tensor in network.state_dict().items()
     }
     metadata = {KEY: json.dumps(information)}
-    write_atomically(Path(path), lambda file: save_file(tensors, file, metadata=metadata))
+    write_atomically(expanded(path), lambda file: save_file(tensors, file, metadata=metadata))
 
 
 def load(
@@ -112,10 +112,10 @@ def load(
         InputError: there is no such file, it holds another network, or it needs ``network``.
     """
     if Path(path).suffix == CHECKPOINT and network is None:
-        return load_mmseg(Path(path))
+        return load_mmseg(path)
     allowed = [allow] if isinstance(allow, str) else list(allow)
     specs.allow(*allowed)
-    file = find(Path(path))
+    file = find(expanded(path))
     information = read_info(file)
     if network is None:
         network = build(information.config, file)
@@ -135,7 +135,7 @@ def read_info(path: Path | str) -> NetworkInfo:
     Args:
         path: a .safetensors file, or the folder of a finished run.
     """
-    file = find(Path(path))
+    file = find(expanded(path))
     try:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
@@ -150,20 +150,41 @@ def read_info(path: Path | str) -> NetworkInfo:
             f"{file} must have been saved by fakd and carries none of its metadata; build the "
             "network yourself and load the weights with torch"
         ) from error
-    if information.get("format") != FORMAT:
+    try:
+        found = information["format"]
+        if found == FORMAT:
+            return _info(information)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{file} must have format {FORMAT}, got {information.get('format')}; it comes from "
-            "another version of fakd, use that one"
-        )
-    names, palette = information["class_names"], information["palette"]
+            f"the metadata of {file} are damaged ({reason}); save the network again, or build it "
+            "yourself and load the weights with torch"
+        ) from error
+    raise InputError(
+        f"{file} must have format {FORMAT}, got {found}; it comes from another version of fakd "
+        f"({information.get('fakd_version')}), use that one"
+    )
+
+
+def _info(information: Mapping[str, Any]) -> NetworkInfo:
+    """Take metadata apart; anything wrong with them raises one of the builtin errors."""
+    names, palette, extra = (information[key] for key in ("class_names", "palette", "extra"))
+    mean, std = (
+        None if information[key] is None else tuple(float(each) for each in information[key])
+        for key in ("mean", "std")
+    )
+    if any(given is not None and len(given) != 3 for given in (mean, std)):
+        raise ValueError(f"mean and std {mean} and {std}")
+    if names is not None and not all(isinstance(name, str) for name in names):
+        raise TypeError(f"class_names {names}")
     return NetworkInfo(
         class_names=None if names is None else tuple(names),
-        palette=None if palette is None else tuple((r, g, b) for r, g, b in palette),
+        palette=None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
         config=information["config"],
-        mean=None if information["mean"] is None else tuple(information["mean"]),
-        std=None if information["std"] is None else tuple(information["std"]),
-        fakd_version=information["fakd_version"],
-        extra=information["extra"],
+        mean=mean,
+        std=std,
+        fakd_version=str(information["fakd_version"]),
+        extra=dict(extra),
     )
 
 

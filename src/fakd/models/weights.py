@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import timm
@@ -15,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fakd.errors import InputError, some
+from fakd.files import expanded
 from fakd.models.backbones import PAPER, Architecture, Backbone
 from fakd.models.mmseg.renaming import PREFIX, from_mmseg
 from fakd.models.mmseg.unpickle import load_pickled
 from fakd.models.normalize import LITE_MEAN, LITE_STD, Normalize
+from fakd.models.state import network_state
 
 SHOWN = 5
 """How many entries of each kind an error names before it counts the rest."""
@@ -126,13 +129,13 @@ def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
     if weights is None:
         return Normalize()
     if weights != "imagenet":
-        return load_from(Path(weights), backbone)
+        return load_from(expanded(weights), backbone)
     return load_from(find_package(backbone) or fetch(backbone.architecture), backbone)
 
 
 def load_from(path: Path, backbone: Backbone) -> Normalize:
     """Load a file into a backbone, strict up to the classifier that it does not have."""
-    state = read_state(path)
+    state = network_state(read_file(path), str(path), PREFIX)
     architecture = backbone.architecture
     shape = {key: value for key, value in architecture.arguments.items() if "stem" in key}
     with torch.device("meta"):
@@ -145,8 +148,8 @@ def load_from(path: Path, backbone: Backbone) -> Normalize:
     return Normalize(trained.mean, trained.std) if trained is not None else Normalize()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a .safetensors file or a .pth file, without running its code."""
+def read_file(path: Path) -> Any:
+    """Read a .safetensors file or a .pth file, without running its code."""
     if not path.is_file():
         raise InputError(
             f"weights must be 'imagenet' or a .safetensors or .pth file, got {path}, which does "
@@ -159,14 +162,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise InputError(
                 f"{path} must be a .safetensors file and cannot be read as one; download it again"
             ) from error
-    state = load_pickled(path)
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(
-            f"{path} must hold tensors by name, alone or under state_dict, and does not; save it "
-            "again with torch.save(network.state_dict(), path)"
-        )
-    return dict(state)
+    return load_pickled(path)
 
 
 def from_openmmlab(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:

@@ -27,9 +27,6 @@ class Curves:
         self._rows = [row for row in read_curves(self._path) if row["step"] <= first_step]
         self._rewrite()
         self._events = folder / f"events.out.tfevents.{time.time_ns()}"
-        with writing(self._events):
-            # Not torch's writer: a thread of its own would meet a full disk, and nobody else.
-            self._board: Any = RecordWriter(self._events.open("wb"))
         self._record(Event(file_version="brain.Event:2"))
         start = SessionLog(status=SessionLog.START)
         self._record(Event(step=first_step + 1, session_log=start))
@@ -46,16 +43,11 @@ class Curves:
         else:
             self._rewrite()
 
-    def close(self) -> None:
-        """Close TensorBoard's file."""
-        with writing(self._events):
-            self._board.close()
-
     def _record(self, event: Any) -> None:
         event.wall_time = time.time()
-        with writing(self._events):
-            self._board.write(event.SerializeToString())
-            self._board.flush()
+        # Not by torch's writer: a thread of its own would meet a full disk, and nobody else.
+        with writing(self._events), self._events.open("ab") as file:
+            RecordWriter(file).write(event.SerializeToString())
 
     def _rewrite(self) -> None:
         self._columns = list(dict.fromkeys(key for row in self._rows for key in row))

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Num
 
 from fakd.errors import InputError
+from fakd.files import expanded
 from fakd.losses import PRESETS
 from fakd.runs.folder import (
     CURVES,
@@ -144,7 +145,7 @@ def read_run(folder: str | Path) -> Run:
     Raises:
         InputError: the folder holds no finished run, or files that are not those of a run.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     for name in (RECIPE, RESULT):
         if not (folder / name).is_file():
             raise InputError(
@@ -177,7 +178,7 @@ def read_grid(folder: str | Path) -> Outcome:
     Raises:
         InputError: the folder holds no grid, or a run in it cannot be read.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     if not (folder / GRID).is_file():
         raise InputError(
             f"expected a grid with {GRID} in {folder}, found none; name the folder that fakd "
@@ -202,7 +203,7 @@ def read_folders(folders: Iterable[str | Path]) -> Outcome:
     """
     runs: list[Run] = []
     failures: list[Failure] = []
-    for folder in map(Path, folders):
+    for folder in map(expanded, folders):
         grid = read_grid(folder) if (folder / GRID).is_file() else Outcome([read_run(folder)], [])
         runs += grid.runs
         failures += grid.failures

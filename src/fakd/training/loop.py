@@ -187,8 +187,6 @@ class Training:
                     self._save(done, terms)
                 if last:
                     break
-        if self.curves:
-            self.curves.close()
         return self._finish(*(found or self._evaluate(self.state.step)))
 
     def _ends(self, done: int, patience: bool = False) -> bool:

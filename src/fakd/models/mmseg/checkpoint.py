@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from fakd.errors import InputError
+from fakd.files import expanded
 from fakd.models.mmseg.renaming import from_mmseg, to_mmseg_names
 from fakd.models.mmseg.unpickle import load_pickled
 from fakd.models.paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
+from fakd.models.state import network_state
 from fakd.models.weights import misfits
 
 BACKBONES = {
@@ -47,13 +49,10 @@ def load_mmseg(
     if isinstance(source, Mapping):
         name, checkpoint = "the state dictionary", source
     else:
-        name, checkpoint = str(source), read(Path(source))
+        name, checkpoint = str(source), read(expanded(source))
     if not isinstance(checkpoint, Mapping):
         raise InputError(f"{name} must be a dictionary, got {type(checkpoint).__name__}")
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{name} must hold tensors by name; give a checkpoint or its state_dict")
+    state = network_state(checkpoint, name)
     aligned = "769x769" in Path(name).name if align_corners is None else align_corners
     network = build(state, aligned, name)
     backbone = backbone_of(network)

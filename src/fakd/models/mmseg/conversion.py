@@ -1,11 +1,12 @@
 """Converting files between mmsegmentation and this package."""
 
+from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from fakd.errors import InputError
-from fakd.files import write_atomically
+from fakd.files import expanded, write_atomically
 from fakd.models.files import load, save
 from fakd.models.mmseg.checkpoint import load_mmseg, to_mmseg
 from fakd.models.paper import EncoderDecoder
@@ -46,4 +47,11 @@ def export_mmseg(source: Path | str, target: Path | str) -> None:
         "dataset_meta": {"classes": names, "palette": palette},
     }
     content = {"state_dict": to_mmseg(network), "meta": meta}
-    write_atomically(Path(target), lambda file: torch.save(content, file))
+    # Not straight into the file, whose refusal torch would take for an error of its own.
+    buffer = BytesIO()
+    torch.save(content, buffer)
+
+    def write(file: Path) -> None:
+        file.write_bytes(buffer.getbuffer())
+
+    write_atomically(expanded(target), write)
