@@ -145,9 +145,9 @@ def weigh_classes(
         absent = [name for name, n in zip(data.class_names, pixels, strict=True) if n == 0]
         if absent:
             shown = f"class_weights: none of {looked_at} training images shows {some(absent, 3)}"
-            console.print("[yellow]note:[/]", escape(shown), soft_wrap=True)
+            remark(console, shown)
     if note := advice(objective.task.settings, data.class_names, pixels):
-        console.print("[yellow]note:[/]", escape(note), soft_wrap=True)
+        remark(console, note)
 
 
 _LOOKED_AT = 100
