@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 
 import fakd
 from fakd.cli import main
-from fakd.runs.folder import read_curves
-from fakd.training.checkpoint import read_checkpoint_state
+from fakd.runs.folder import read_checkpoint_state, read_curves
 from fakd.training.loop import Training
 
 SMALL = ["--data.train=8", "--data.val=4", "--data.size=[32,48]", "--augmentation.crop=[32,48]"]
