@@ -64,7 +64,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
                --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
   fakd report runs/comparison                        one HTML file that answers whether it helped
   fakd tables runs/comparison                        the paper's tables and figures from runs
-  fakd data check FOLDER                             what is in it, and what to fix
+  fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd models                                        the paper's networks, published checkpoints

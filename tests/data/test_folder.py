@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fakd.cli import main
 from fakd.data import folder, open_data, scenes
 from fakd.types import IGNORE
 from stand_ins import message
@@ -290,27 +291,13 @@ def test_missing_and_empty_folders(made_up, tmp_path):
     assert "expected a folder" in message(lambda: folder(made_up.root))
 
 
-def test_a_missing_description_is_suggested_from_the_masks(made_up):
-    path = made_up.root / "dataset.yaml"
-    path.unlink()
-    made_up.pair("train", "b", np.array([[3, 255]], np.uint8))
+def test_a_missing_description_is_what_data_check_proposes(made_up, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (made_up.root / "dataset.yaml").unlink()
     text = message(lambda: folder(made_up.root))
-    assert str(path) in text
-    line = text.split("'")[1]
-    assert line == "classes: [class0, class1, class2, class3]"
-    path.write_text(line)
-    assert folder(made_up.root).classes == 4
-
-
-def test_a_missing_description_of_coloured_masks_is_suggested(made_up):
-    path = made_up.root / "dataset.yaml"
-    path.unlink()
-    for split in ("train", "val"):
-        made_up.pair(split, "a", COLOURS)
-    line = message(lambda: folder(made_up.root)).split("'")[1]
-    path.write_text(line)
-    assert folder(made_up.root).palette == ((0, 0, 0), (0, 200, 0), (10, 20, 30), (200, 0, 0))
-    assert folder(made_up.root).val[0].labels.tolist() == [[2, 3, 1, 0], [1, 3, 2, 2]]
+    command = text.split("'")[1].replace("NEWFOLDER", str(tmp_path / "new")).split()
+    assert main(command[1:]) == 0
+    assert folder(tmp_path / "new").classes == 2
 
 
 @pytest.mark.parametrize(

@@ -435,9 +435,9 @@ def test_cityscapes_is_recognised(bare):
 )
 def test_voc_and_context_are_recognised(made_up, bare, year, masks, lists, title):
     for split in ("train", "val"):
-        base = f"VOCdevkit/VOC{year}"
-        root = bare(f"{base}/JPEGImages/{split}1.jpg", f"{base}/{masks}/{split}1.png")
-        made_up.list(f"{base}/ImageSets/{lists}/{split}.txt", f"{split}1")
+        base, name = f"VOCdevkit/VOC{year}", f"2008_00{len(split):04}"
+        root = bare(f"{base}/JPEGImages/{name}.jpg", f"{base}/{masks}/{name}.png")
+        made_up.list(f"{base}/ImageSets/{lists}/{split}.txt", name)
     inspection = inspected(root)
     assert inspection.opened.title == title
     assert inspection.usable

@@ -14,7 +14,6 @@ from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
     from fakd.inspection import Finding, Inspection, SplitFacts
-    from fakd.inspection.proposal import Proposal
 
 _PICTURE = Path("data-check.png")
 _PATIENCE = 1.0
@@ -35,7 +34,8 @@ def check(
 
     Lists all files, reads as many headers as the time allows, and decodes an even sample. The
     paper's sets are recognised by their folders; for other folders without a dataset.yaml, one is
-    proposed. Nothing is written beside the data.
+    proposed. Polygons and the like (COCO, labelme, Supervisely, YOLO) are drawn into masks where
+    --save says. Nothing is written beside the data.
 
     Args:
         path: a folder or the .yaml file that describes one.
@@ -45,7 +45,8 @@ def check(
         seconds: when to come to an end.
         workers: threads that read files.
         everything: read and decode every file, however long it takes.
-        save: a folder to write the proposed dataset.yaml and its lists of names to.
+        save: a new folder for the proposed dataset.yaml, its lists of names, and masks that had to
+            be drawn; train with it as --data.
 
     Returns:
         What was found, as JSON holds it; ``usable`` says whether training would get through.
@@ -60,10 +61,6 @@ def check(
     from fakd.inspection import inspected
 
     console = open_console()
-    proposal = None
-    if save is not None:
-        proposal = _saved(console, path, description, save)
-        path, description = save, None
     with ExitStack() as shown:
         inspection = inspected(
             path,
@@ -71,12 +68,15 @@ def check(
             samples=None if everything else samples,
             seconds=None if everything else seconds,
             workers=workers,
+            save=save,
             advance=_Display(console, shown),
         )
     _print(console, inspection)
     picture = _draw(console, inspection, out)
+    if save is not None:
+        _save(console, inspection, save)
     _print_findings(console, inspection.findings)
-    return _summary(inspection, picture, proposal)
+    return _summary(inspection, picture)
 
 
 class _Display:
@@ -140,37 +140,20 @@ def _draw(console: Console, inspection: "Inspection", out: Path) -> Path | None:
     return out
 
 
-def _saved(console: Console, path: Path, description: Path | None, folder: Path) -> "Proposal":
-    """Write what is proposed for a folder, before its files are read, and return it."""
-    from fakd.inspection.opening import open_path
-
-    for name in ("dataset.yaml", "train.txt", "val.txt"):
-        if (folder / name).exists():
-            raise InputError(f"{folder / name} exists; give --save another folder")
-    opened = open_path(path, description)
-    if (proposal := opened.proposal) is None:
-        raise InputError(
-            f"--save writes a proposed dataset.yaml, but {opened.title} is described already; "
-            "leave it out"
-        )
-    contents = proposal.files(folder)
-    make_folder(folder)
-    for name, content in contents.items():
-        write_text(folder / name, content)
-    written = ", ".join(str(folder / name) for name in contents)
-    console.print(f"written: {written}", soft_wrap=True)
-    if proposal.divided:
-        console.print("every fifth image is for validation, as nothing says which", soft_wrap=True)
+def _save(console: Console, inspection: "Inspection", folder: Path) -> None:
+    written = [folder]
+    if (proposal := inspection.opened.proposal) is not None:
+        contents = proposal.files(folder)
+        make_folder(folder)
+        for name, content in contents.items():
+            write_text(folder / name, content)
+        written = [folder / name for name in contents]
+    console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     console.print(f"train with: --data {folder}", soft_wrap=True)
-    console.print(proposal.text, soft_wrap=True)
-    return proposal
 
 
-def _summary(
-    inspection: "Inspection", picture: Path | None, saved: "Proposal | None"
-) -> dict[str, Any]:
+def _summary(inspection: "Inspection", picture: Path | None) -> dict[str, Any]:
     opened = inspection.opened
-    proposal = saved or opened.proposal
     names = opened.description.class_names
     return {
         "data": opened.title,
@@ -181,7 +164,7 @@ def _summary(
             for finding in inspection.findings
         ],
         "splits": {split.listing.split: _numbers(split, names) for split in inspection.splits},
-        "proposal": None if proposal is None else proposal.text,
+        "proposal": None if opened.proposal is None else opened.proposal.text,
         "picture": None if picture is None else str(picture),
     }
 

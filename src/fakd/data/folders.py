@@ -6,8 +6,7 @@ from typing import Any
 from fakd.data.dataset import SegmentationData
 from fakd.data.decoding import unused_range
 from fakd.data.description import Description, read_description
-from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, NO_CLASS, Pattern
-from fakd.data.masks import MaskValue, counted, read_mask
+from fakd.data.layout import IMAGE_SUFFIXES, Pattern
 from fakd.data.matching import listed
 from fakd.data.scan import files_below
 from fakd.errors import InputError
@@ -31,8 +30,8 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
     base = Path(root).expanduser()
     if (found := described_folder(base, description)) is None:
         raise InputError(
-            f"no description of the classes at {base / 'dataset.yaml'}; write that file, for "
-            f"example with the line '{_suggestion(base)}', or name another file as the description"
+            f"no description of the classes at {base / 'dataset.yaml'}; write that file, or let "
+            f"'fakd data check {base} --save NEWFOLDER' propose one"
         )
     given = None if description is None else str(description)
     arguments = {"root": str(root), "description": given}
@@ -103,29 +102,6 @@ def _check_folder(path: Path, remedy: str = "check the path") -> None:
     if not path.is_dir():
         came = "is a file" if path.exists() else "does not exist"
         raise InputError(f"expected a folder of data, but {path} {came}; {remedy}")
-
-
-def _suggestion(root: Path, looked_at: int = 8) -> str:
-    """Infer the line of a minimal dataset.yaml from a few masks."""
-    found: set[MaskValue] = set()
-    for split in ("train", "val"):
-        try:
-            for mask in _files(root / split / "masks", MASK_SUFFIXES)[:looked_at]:
-                found |= counted(read_mask(mask)).keys()
-        except InputError:
-            continue
-    colours = sorted(value for value in found if isinstance(value, tuple))
-    ids = {value for value in found if isinstance(value, int)} - {*NO_CLASS}
-    if colours:
-        entries = [
-            f"{{name: class{number}, color: {list(colour)}}}"
-            for number, colour in enumerate(colours)
-        ]
-    else:
-        entries = [f"class{number}" for number in range(max(ids | {1}) + 1)]
-    if len(entries) > 24:
-        entries = [*entries[:2], "...", entries[-1]]
-    return f"classes: [{', '.join(entries)}]"
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -16,6 +16,8 @@ MOST_CLASSES = 2**15 - 1
 """Labels are whole numbers of 16 bits."""
 NO_CLASS = (255, 2**16 - 1)
 """Mask ids of 8 and of 16 bits that mean no class where none has them."""
+NEAREST = -3
+"""Other ids, up to 255, and other colours mean the class of the nearest one that is described."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 MASK_SUFFIXES = IMAGE_SUFFIXES
 _PICTURES = (
@@ -100,7 +102,7 @@ class Encoding:
     ids: dict[int, int]
     """Mask id to class, `IGNORE` for ids that mean none."""
     others: int | None = None
-    """What any other id means; None if it is a mistake."""
+    """What any other id means; None if it is a mistake, `NEAREST` the class of the nearest id."""
     assumed: tuple[int, ...] = ()
     """Ids that mean no class only because nothing says otherwise."""
 
@@ -144,8 +146,10 @@ def read_encoding(
     assumed = tuple(raw for raw in NO_CLASS if raw not in ids and raw not in ignored)
     ids = dict.fromkeys((*assumed, *ignored), IGNORE) | ids
     others = content.get("others")
-    if others is not None:
-        others = IGNORE if others == "ignore" else _class(others, names, path, "others maps")
+    if others in ("ignore", "nearest"):
+        others = IGNORE if others == "ignore" else NEAREST
+    elif others is not None:
+        others = _class(others, names, path, "others maps")
     return Encoding(ids, others, assumed)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Int16, Integer, Shaped, UInt8
 from fakd.data.dataset import Colour
 from fakd.data.decoding import Stored, stored
 from fakd.data.description import Description
-from fakd.data.layout import Encoding, Levels
+from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.errors import InputError, some
 from fakd.settings import IGNORE
 
@@ -43,9 +43,15 @@ class MaskReader:
         self.reads_colours = description.has_palette and description.masks != "ids"
         """Whether RGB masks mean colours, also where they are grey."""
         others = self.encoding.others
-        self._classes = np.full(2**16, _UNKNOWN if others is None else others, dtype=np.int16)
+        self._nearest = others == NEAREST
+        unknown = others is None or self._nearest
+        self._classes = np.full(2**16, _UNKNOWN if unknown else others, dtype=np.int16)
         for raw, target in self.encoding.ids.items():
             self._classes[raw] = target
+        if self._nearest:
+            known = np.flatnonzero(self._classes[:256] != _UNKNOWN)
+            distances = np.abs(np.arange(256)[:, None] - known)
+            self._classes[:256] = self._classes[known[distances.argmin(1)]]
         self._meanings = {colour: number for number, colour in enumerate(description.palette)}
         self._meanings |= dict.fromkeys(description.ignored_colours, IGNORE)
         codes = _codes(np.array([*self._meanings], dtype=np.uint8)[:, None, :])[:, 0]
@@ -174,13 +180,26 @@ class MaskReader:
     def meaning(self, value: MaskValue) -> int | None:
         """Say which class a value means, `IGNORE` for none, None for what is not known."""
         if isinstance(value, int):
-            return self.encoding.ids.get(value, self.encoding.others)
-        return self._meanings.get(value) if self.reads_colours else None
+            if self.description.masks == "colors":
+                return self.meaning((value, value, value))
+            target = int(self._classes[value]) if 0 <= value < 2**16 else _UNKNOWN
+            return None if target == _UNKNOWN else target
+        if not self.reads_colours:
+            return None
+        if self._nearest:
+            return int(self._targets(np.array([value], np.uint8))[0])
+        return self._meanings.get(value)
+
+    def exact(self, value: MaskValue) -> bool:
+        """Tell whether a value is described itself, and not only near one that is."""
+        if isinstance(value, int) and self.description.masks == "colors":
+            value = value, value, value
+        return value in (self.encoding.ids if isinstance(value, int) else self._meanings)
 
     def _from_ids(
         self, ids: Integer[np.ndarray, "height width"], lossy: bool, path: Path
     ) -> Int16[np.ndarray, "height width"]:
-        if lossy:
+        if lossy and not self._nearest:
             raise InputError(
                 f"{path} is a JPEG, or compressed alike, which changes class ids; save masks as PNG"
             )
@@ -200,6 +219,8 @@ class MaskReader:
     def _from_colours(
         self, pixels: UInt8[np.ndarray, "height width 3"], lossy: bool, path: Path
     ) -> Int16[np.ndarray, "height width"]:
+        if self._nearest:
+            return self._targets(pixels)
         codes = _codes(pixels)
         nearest = np.searchsorted(self._colours, codes).clip(max=len(self._colours) - 1)
         unknown = self._colours[nearest] != codes
@@ -215,6 +236,16 @@ class MaskReader:
                 f"not know; {remedy}"
             )
         labels: np.ndarray = self._colour_targets[nearest]
+        return labels
+
+    def _targets(self, pixels: UInt8[np.ndarray, "*shape 3"]) -> Int16[np.ndarray, "*shape"]:
+        """Look up the class of the colour that is nearest, by Euclidean distance in RGB."""
+        codes, where = np.unique(_codes(pixels), return_inverse=True)
+        colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1)
+        known = np.array([*self._meanings], dtype=np.int32)
+        distances = ((colours[:, None] - known) ** 2).sum(-1)
+        targets = np.array([*self._meanings.values()], np.int16)[distances.argmin(1)]
+        labels: np.ndarray = targets[where].reshape(pixels.shape[:-1])
         return labels
 
 
@@ -360,9 +391,7 @@ def _grey(pixels: Shaped[np.ndarray, "height width 3"]) -> bool:
     return bool((pixels == pixels[:, :, :1]).all())
 
 
-def _codes(
-    pixels: UInt8[np.ndarray, "height width 3"],
-) -> Integer[np.ndarray, "height width"]:
+def _codes(pixels: UInt8[np.ndarray, "*shape 3"]) -> Integer[np.ndarray, "*shape"]:
     red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)
     codes: np.ndarray = red << 16 | green << 8 | blue
     return codes

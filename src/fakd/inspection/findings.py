@@ -1,5 +1,6 @@
 """What to fix, from what was seen: one line each with file and remedy, the most important first."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -9,12 +10,23 @@ from typing import NamedTuple
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.decoding import unused_range
-from fakd.data.layout import Levels
-from fakd.data.masks import EXIF_REMEDY, MaskValue, remedy_for_ids
+from fakd.data.layout import NEAREST, Encoding, Levels
+from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
 from fakd.errors import some
+from fakd.inspection.classes import Values
 from fakd.inspection.opening import Opened, open_listed, open_path
+from fakd.inspection.proposal import Proposal
 from fakd.inspection.readiness import Shown, flaw, turned_either_way
-from fakd.inspection.survey import Budget, Header, SplitFacts, identical, read_headers, read_pixels
+from fakd.inspection.survey import (
+    Budget,
+    Header,
+    SplitFacts,
+    identical,
+    read_headers,
+    read_pixels,
+    read_with,
+    tell_meanings,
+)
 from fakd.settings import IGNORE
 
 RARE = 1e-3
@@ -65,6 +77,7 @@ def inspected(
     samples: int | None = None,
     seconds: float | None = None,
     workers: int = 0,
+    save: Path | None = None,
     advance: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Inspection:
     """Look a data set over.
@@ -75,49 +88,75 @@ def inspected(
         samples: Pairs of each split that are decoded; None for as many as the time allows.
         seconds: When to come to an end; None for never.
         workers: Threads that read files.
+        save: A folder that what is proposed is for; masks that have to be drawn are drawn there.
         advance: Is told what is done, how much of it and how much there is.
 
     Raises:
         InputError: there is no data set, or none whose parts can be told.
     """
+    if isinstance(data, Path):
+        opened = open_path(data, description, save, lambda *counts: advance("masks", *counts))
+    else:
+        opened = open_listed(data)
     budget = Budget(seconds, workers)
-    opened = open_path(data, description) if isinstance(data, Path) else open_listed(data)
     splits = [SplitFacts(listing) for listing in opened.splits]
     read_headers(splits, budget, lambda done, total: advance("files", done, total))
     read_pixels(splits, budget, samples, lambda done, total: advance("pixels", done, total))
+    if opened.proposal is not None:
+        _tell_classes(opened, opened.proposal, splits)
+    for split in splits:
+        tell_meanings(split)
     twins = identical(splits, budget)
-    return Inspection(opened, splits, _findings(opened, splits, twins))
+    return Inspection(opened, splits, _findings(opened, splits, twins, save is not None))
+
+
+def _tell_classes(opened: Opened, proposal: Proposal, splits: Sequence[SplitFacts]) -> None:
+    """Let a proposal take its classes from all masks that were read."""
+    found: defaultdict[MaskValue, Values] = defaultdict(lambda: Values(0, 0))
+    for counts in (counts for split in splits for counts in split.counts):
+        area = sum(counts.values())
+        for value, pixels in counts.items():
+            before = found[value]
+            found[value] = Values(before.pixels + pixels, before.area + area)
+    headers = (header for split in splits for header in split.mask_headers.values())
+    proposal.tell_classes(found, lossy=any(header.format == "JPEG" for header in headers))
+    opened.description = proposal.described(opened.description.path)
+    reader = MaskReader(opened.description)
+    for split in splits:
+        read_with(split, reader)
 
 
 def _findings(
-    opened: Opened, splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]
+    opened: Opened,
+    splits: Sequence[SplitFacts],
+    twins: Sequence[tuple[Path, Path]],
+    saved: bool,
 ) -> list[Finding]:
     """Judge what was seen, the most important first."""
-    found = [*_arrangement(opened)]
+    found = [*map(_tells, opened.remarks), *_arrangement(opened.proposal, saved)]
     for split in splits:
         found += map(_stops, split.listing.refusals)
         for finding in (*_pairing(split), *_damage(split), *_contents(opened, split)):
             found.append(finding._replace(text=f"{split.listing.split}: {finding.text}"))
         found += map(_harms, split.listing.doubts)
         found += map(_tells, split.listing.remarks)
-    ids = opened.description.encoding.ids
-    wide = any(raw > 255 for raw, target in ids.items() if target != IGNORE)
     for split in splits:
-        found += _appearances(split, wide)
+        found += _appearances(split, opened.description.encoding)
     found += _overlap(splits, twins)
     return sorted(dict.fromkeys(found), key=lambda finding: finding.weight)
 
 
-def _arrangement(opened: Opened) -> Iterator[Finding]:
-    if (proposal := opened.proposal) is None:
+def _arrangement(proposal: Proposal | None, saved: bool) -> Iterator[Finding]:
+    if proposal is None:
         return
-    path = opened.root / "dataset.yaml"
-    lists = ", train.txt and val.txt" if proposal.chosen else ""
-    yield _stops(
-        f"there is no {path}: save the lines above as that file, with your class names"
-        f"{' and the two lists of names' if lists else ''}; --save FOLDER writes "
-        f"dataset.yaml{lists} there"
-    )
+    if not saved:
+        lists = " and the lists train.txt and val.txt" if proposal.chosen else ""
+        yield _stops(
+            "there is no dataset.yaml, which training needs: --save NEWFOLDER writes the lines "
+            f"above{lists} there"
+        )
+    yield from map(_harms, proposal.left_out)
+    yield from map(_tells, proposal.remarks)
     if proposal.divided:
         yield _tells(
             "nothing says which images are for validation, so every fifth is proposed; change the "
@@ -178,6 +217,12 @@ def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
             f"ignore: in {path}"
         )
     yield from _unknown(opened, split)
+    if near := split.near / max(1, split.known_pixels):
+        yield _harms(
+            f"{near:.1%} of the pixels hold what no class has, as smooth edges and compression "
+            "make it, and count as the nearest that one has; better save PNG, drawn and resized "
+            "without smoothing"
+        )
     if split.known_pixels > ignored:
         yield from _classes(opened, split)
 
@@ -238,46 +283,51 @@ def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
         )
 
 
-def _appearances(split: SplitFacts, wide: bool) -> Iterator[Finding]:
-    """Yield what the headers of a split say about its formats; ``wide`` ids need 16 bits."""
-    masks, images = ("mask", split.mask_headers), ("image", split.image_headers)
+def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
+    """Yield what the headers of a split say about its formats."""
     pairs = split.listing.pairs
     if faint := unused_range(
         [pair.image for pair in pairs], pairs[0].levels if pairs else Levels()
     ):
         yield _harms(f"{split.listing.split}: {faint}")
-    checks: tuple[tuple[tuple[str, dict[Path, Header]], Callable[[Header], bool], str], ...] = (
+    wide = any(raw > 255 for raw, target in encoding.ids.items() if target != IGNORE)
+    headers = {"mask": split.mask_headers, "image": split.image_headers}
+    checks: tuple[tuple[Weight, str, Callable[[Header], bool], str], ...] = (
         (
-            masks,
-            lambda header: header.format == "JPEG",
+            Weight.STOPS,
+            "mask",
+            lambda header: header.format == "JPEG" and encoding.others != NEAREST,
             "in JPEG, whose compression changes ids and colours; save masks as PNG",
         ),
         (
-            masks,
+            Weight.TELLS,
+            "mask",
             lambda header: header.mode.startswith(("I", "F")) and not wide,
             "with 16 bits or more; fakd reads their ids as they are, but 8 are smaller and faster",
         ),
         (
-            images,
+            Weight.TELLS,
+            "image",
             lambda header: header.turned and header.size != header.stored,
             "to be turned by EXIF, which fakd does; see in the picture whether masks are upright",
         ),
         (
-            images,
+            Weight.TELLS,
+            "image",
             lambda header: header.mode in ("1", "L", "LA") or header.mode[0] in "IF",
             "in grey, read as RGB of equal channels; fine if predictions get grey images as well",
         ),
         (
-            images,
+            Weight.TELLS,
+            "image",
             lambda header: header.transparent,
             "with transparency, which is dropped; fill the background if it shows in the picture",
         ),
     )
-    for (noun, headers), holds, text in checks:
-        if those := [path for path, header in headers.items() if holds(header)]:
-            what = f"{len(those)} of {_count(len(headers), noun)} {text} ({some(those, 1)})"
-            found = _stops if text.startswith("in JPEG") else _tells
-            yield found(f"{split.listing.split}: {what}")
+    for weight, noun, holds, text in checks:
+        if those := [path for path, header in headers[noun].items() if holds(header)]:
+            what = f"{len(those)} of {_count(len(headers[noun]), noun)} {text} ({some(those, 1)})"
+            yield Finding(weight, f"{split.listing.split}: {what}")
 
 
 def _overlap(splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]) -> Iterator[Finding]:

@@ -1,17 +1,26 @@
 """What lies at a path: a described data set, one of the paper's, or files to be described."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from fakd.data.dataset import SegmentationData
-from fakd.data.description import Description
+from fakd.data.description import Description, read_description
 from fakd.data.folders import described_folder
 from fakd.data.matching import Listing, listed
 from fakd.data.published import read_published, recognised
 from fakd.data.scan import files_below
-from fakd.errors import InputError
-from fakd.inspection.proposal import Proposal, propose
+from fakd.errors import InputError, some
+from fakd.inspection.annotations import AFTER_MASKS, BEFORE_MASKS, annotations_in, draw_masks
+from fakd.inspection.annotations.regions import Annotations
+from fakd.inspection.grouping import LISTS
+from fakd.inspection.proposal import ARCHIVES, Proposal, propose
+from fakd.inspection.survey import Advance
+
+SAVED = ("dataset.yaml", *LISTS.values(), "masks")
+"""What may be written to the folder of a proposal."""
+_PROPOSED = Path("the proposed dataset.yaml")
 
 
 @dataclass
@@ -26,18 +35,44 @@ class Opened:
     splits: list[Listing]
     proposal: Proposal | None = None
     """Where there was no description."""
+    remarks: Sequence[str] = ()
+    """What the user should know of masks that were drawn."""
 
 
-def open_path(path: Path, description: Path | None) -> Opened:
-    """Recognise what lies at a path and list its files.
+def open_path(
+    path: Path,
+    description: Path | None,
+    save: Path | None = None,
+    advance: Advance = lambda done, total: None,
+) -> Opened:
+    """Recognise what lies at a path and list its files; draw masks if only annotations are there.
+
+    Args:
+        path: A folder or a .yaml file.
+        description: The YAML file of a folder, if it does not stand in it.
+        save: The folder that a description, and masks, are for.
+        advance: Is told how many masks are drawn.
 
     Raises:
-        InputError: there is nothing of the kind, or its description is wrong.
+        InputError: there is nothing of the kind, or its description is wrong; masks would have to
+            be drawn and ``save`` is not given, or it has what would be written.
     """
     path = path.expanduser()
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        raise InputError(f"{path} is an archive; unpack it and give the folder")
+    there = [] if save is None else [save / name for name in SAVED if (save / name).exists()]
+    if there:
+        raise InputError(f"{there[0]} exists; give --save another folder")
+    opened = None
     if (found := described_folder(path, description)) is not None:
-        return _described(*found, f"described by {found[1].path}")
-    return _published(path) or _undescribed(path)
+        opened = _described(*found, f"described by {found[1].path}")
+    opened = opened or _published(path)
+    if opened is not None and save is not None:
+        raise InputError(
+            f"--save writes a proposed dataset.yaml, but {opened.title} is described already; "
+            "leave it out"
+        )
+    return opened or _undescribed(path, save, advance)
 
 
 def open_listed(data: SegmentationData) -> Opened:
@@ -87,10 +122,34 @@ def _published(path: Path) -> Opened | None:
     return opened
 
 
-def _undescribed(root: Path) -> Opened:
+def _undescribed(root: Path, save: Path | None, advance: Advance) -> Opened:
     files = cache(files_below)
-    proposal = propose(root, files(root))
-    described = proposal.description
+    below = files(root)
+    if (exported := annotations_in(root, below, BEFORE_MASKS)) is not None:
+        return _drawn(exported, root, save, advance)
+    try:
+        proposal = propose(root, below)
+    except InputError:
+        if (exported := annotations_in(root, below, AFTER_MASKS)) is None:
+            raise
+        return _drawn(exported, root, save, advance)
+    described = proposal.described(_PROPOSED if save is None else save / "dataset.yaml")
     splits = listed(root, described, lenient=True, chosen=proposal.chosen, files=files)
     origin = "no dataset.yaml; judged by names and masks"
     return Opened(root.resolve().name, origin, root, described, splits, proposal)
+
+
+def _drawn(exported: Annotations, root: Path, save: Path | None, advance: Advance) -> Opened:
+    what = (
+        f"{len(exported.images)} images annotated in the form of {exported.title}, of "
+        f"{len(exported.names)} classes ({some(exported.names, 6)})"
+    )
+    if save is None:
+        raise InputError(
+            f"{root} holds {what}, but no masks; draw them with: fakd data check {root} --save "
+            "NEWFOLDER"
+        )
+    draw_masks(exported, root, save, advance)
+    opened = _described(save, read_description(save / "dataset.yaml"), f"drawn from {what}")
+    opened.remarks = exported.remarks
+    return opened

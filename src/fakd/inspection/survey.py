@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,7 +16,8 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 
 from fakd.data.decoding import decoded, stored
-from fakd.data.masks import MaskValue, Pair
+from fakd.data.layout import NEAREST
+from fakd.data.masks import MaskReader, MaskValue, Pair
 from fakd.data.matching import Listing
 from fakd.errors import InputError
 from fakd.settings import IGNORE
@@ -27,6 +29,8 @@ _ALIKE = 4
 """Files that a finding remembers of each unknown value."""
 _ORIENTATION = 0x0112
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+_KEPT = 256
+"""Values that are kept of a mask, the most frequent; more are compression or smooth edges."""
 _TAIL = 64
 """Bytes at the end of a file in which its end is marked; some programs add a few more."""
 _Result = TypeVar("_Result")
@@ -66,11 +70,15 @@ class SplitFacts:
     unreadable: dict[Path, str] = field(default_factory=dict)
     sample: list[Pair] = field(default_factory=list)
     """Pairs that were decoded."""
+    counts: list[dict[MaskValue, int]] = field(default_factory=list)
+    """Pixels of each value in each of their masks; empty for one that could not be read."""
     pixels: Counter[MaskValue] = field(default_factory=Counter)
     """Pixels of each value in the sample's masks."""
     classes: Counter[int] = field(default_factory=Counter)
     """Pixels of each class in the sample's masks, `IGNORE` included."""
     class_images: Counter[int] = field(default_factory=Counter)
+    near: int = 0
+    """Pixels whose value means the class of the nearest one that is described."""
     unknown: dict[MaskValue, list[Path]] = field(default_factory=dict)
     """Values that the description does not know, and masks that hold them."""
 
@@ -194,8 +202,14 @@ def read_pixels(
     # What others take of the time afterwards: hashes and a picture.
     for split, pair, (values, failed) in budget.spent(0.9, _values, work, least, advance):
         split.sample.append(pair)
+        split.counts.append(values)
         split.unreadable.update(failed)
-        _count(split, pair, values)
+
+
+def read_with(split: SplitFacts, reader: MaskReader) -> None:
+    """Let another reader say what the masks of a split mean."""
+    split.listing.pairs = [pair._replace(reader=reader) for pair in split.listing.pairs]
+    split.sample = [pair._replace(reader=reader) for pair in split.sample]
 
 
 def _in_turn(
@@ -235,26 +249,31 @@ def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Path, str]]:
         failed[pair.image] = str(error)
     if pair.mask is not None and pair.reader is not None:
         try:
-            values = pair.reader.counted(pair.mask)
+            values = dict(Counter(pair.reader.counted(pair.mask)).most_common(_KEPT))
         except InputError as error:
             failed[pair.mask] = str(error)
     return values, failed
 
 
-def _count(split: SplitFacts, pair: Pair, values: dict[MaskValue, int]) -> None:
-    if pair.reader is None or pair.mask is None:
-        return
-    seen: set[int] = set()
-    for value, pixels in values.items():
-        split.pixels[value] += pixels
-        if (target := pair.reader.meaning(value)) is None:
-            files = split.unknown.setdefault(value, [])
-            if len(files) < _ALIKE:
-                files.append(pair.mask)
-        else:
-            split.classes[target] += pixels
-            seen.add(target)
-    split.class_images.update(seen)
+def tell_meanings(split: SplitFacts) -> None:
+    """Say which classes the values of the sample's masks mean, and which values mean nothing."""
+    meaning = cache(lambda reader, value: (reader.meaning(value), reader.exact(value)))
+    for pair, values in zip(split.sample, split.counts, strict=True):
+        if pair.reader is None or pair.mask is None:
+            continue
+        seen: set[int] = set()
+        for value, pixels in values.items():
+            split.pixels[value] += pixels
+            target, exact = meaning(pair.reader, value)
+            if target is None:
+                files = split.unknown.setdefault(value, [])
+                if len(files) < _ALIKE:
+                    files.append(pair.mask)
+            else:
+                split.near += 0 if exact or pair.reader.encoding.others != NEAREST else pixels
+                split.classes[target] += pixels
+                seen.add(target)
+        split.class_images.update(seen)
 
 
 def read_header(path: Path, upright: bool) -> Header:

@@ -18,7 +18,7 @@ from fakd.data.names import printable
 from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.inspection import Header, Inspection, SplitFacts
-from fakd.report.figures import Palette, class_legend, figure, overlay, save, shrunk
+from fakd.report.figures import Palette, class_legend, colour, figure, save, shrunk
 from fakd.types import IGNORE
 
 OVERLAYS = 8
@@ -26,6 +26,8 @@ _SIDE = 480
 """Pixels that a picture's longer side is reduced to."""
 _STRIPES = 8
 """Width in pixels of the stripes of ignored pixels."""
+_PORTRAIT = 0.6
+"""Height of an image and its mask by their common width, from which four stand in a line."""
 _ENTRIES = 48
 """Classes in the legend."""
 
@@ -103,7 +105,9 @@ def class_histogram(inspection: Inspection) -> Table:
 
 
 def save_overlays(path: Path, inspection: Inspection) -> int:
-    """Draw images tinted with their classes, ignored pixels striped, and a legend below.
+    """Draw images beside their masks in the colours of a legend, ignored pixels striped.
+
+    Lines in the image are where classes meet, and show whether the mask lies right.
 
     Returns:
         How many there are; without one that can be drawn, no file is written.
@@ -123,11 +127,12 @@ def save_overlays(path: Path, inspection: Inspection) -> int:
         others["(ignored)"] = {"facecolor": "white", "edgecolor": "black", "hatch": "////"}
     if len(entries) > _ENTRIES:
         others[f"and {len(entries) - _ENTRIES} more classes"] = {"color": "none"}
-    columns = min(4, len(tiles))
-    lines, legend_lines = -(-len(tiles) // columns), -(-(min(len(entries), _ENTRIES) + 2) // 6)
     ratio = max(picture.height / picture.width for _, picture, _ in tiles)
-    height = lines * (3.2 * ratio + 0.3) + 0.2 * legend_lines + 0.3
-    with figure(3.2 * columns, height) as drawn:
+    most, width = (2, 6.4) if ratio < _PORTRAIT else (4, 3.2)
+    columns = min(most, len(tiles))
+    lines, legend_lines = -(-len(tiles) // columns), -(-(min(len(entries), _ENTRIES) + 2) // 6)
+    height = lines * (width * ratio + 0.3) + 0.2 * legend_lines + 0.3
+    with figure(width * columns, height) as drawn:
         for index, (title, picture, _) in enumerate(tiles, start=1):
             axis = drawn.add_subplot(lines, columns, index)
             axis.imshow(picture)
@@ -167,12 +172,17 @@ def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     size = shrunk(photo.size, _SIDE)
     pixels = np.array(photo.resize(size))
     classes = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    tinted = overlay(torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(classes), palette)
     rows, columns = np.indices(classes.shape)
     light = (rows + columns) // _STRIPES % 2 == 0
-    # Stripes over the untinted photo, which tell unlabelled from a black class.
+    # Stripes, which tell unlabelled from a black class.
     striped = np.where(light[..., None], 255, pixels // 2).astype(np.uint8)
-    picture = np.where((classes == IGNORE)[..., None], striped, tinted.permute(1, 2, 0).numpy())
+    colours = colour(torch.from_numpy(classes), palette).permute(1, 2, 0).numpy()
+    mask = np.where((classes == IGNORE)[..., None], striped, colours)
+    meeting = np.zeros(classes.shape, dtype=bool)
+    meeting[1:] |= classes[1:] != classes[:-1]
+    meeting[:, 1:] |= classes[:, 1:] != classes[:, :-1]
+    pixels[meeting] = 255
+    picture = np.concatenate([pixels, mask], axis=1)
     title = f"{split}: {_shortened(printable(pair.name), 36)}"
     return title, Image.fromarray(picture), set(np.unique(classes).tolist())
 

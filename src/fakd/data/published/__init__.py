@@ -22,10 +22,16 @@ class _Place(NamedTuple):
     """Where a parent holds the folder."""
     marks: tuple[str, ...]
     """Folders inside it, of which a whole copy has all."""
+    image: str = "*"
+    """Like its images, where others use its folders for their own."""
+
+    def marks_in(self, folder: Path) -> int:
+        """Count its folders there are in this very folder."""
+        return sum((folder / mark).is_dir() for mark in self.marks)
 
     def whole_in(self, folder: Path) -> bool:
         """Tell whether a whole copy is in this very folder."""
-        return all((folder / mark).is_dir() for mark in self.marks)
+        return self.marks_in(folder) == len(self.marks) and any(folder.glob(self.image))
 
 
 _VOC2010 = _Place(("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"))
@@ -41,6 +47,7 @@ _PLACES: Mapping[str, _Place] = {
     "voc2012": _Place(
         ("VOC2012", "VOCdevkit/VOC2012"),
         ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
+        "JPEGImages/20[01][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9].jpg",
     ),
 }
 """By the name of the YAML file that describes the set; of those in one place the first is meant."""
@@ -158,22 +165,20 @@ def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
     Raises:
         InputError: it is neither; the message names a folder nearby that would be right.
     """
-    inside, marks = place
     base = Path(root).expanduser()
     if not base.is_dir():
         came = "is a file" if base.exists() else "does not exist"
         raise InputError(f"expected the folder of {title}, but {base} {came}; check the path")
-    # A whole copy anywhere comes before half of one.
-    for enough in (len(marks), 1):
-        for folder in (base, *(base / path for path in inside)):
-            if sum((folder / mark).is_dir() for mark in marks) >= enough:
-                return folder
+    # The most of a copy, the first of equals.
+    folders = [base, *(base / path for path in place.inside)]
+    if place.marks_in(best := max(folders, key=place.marks_in)):
+        return best
     entries = sorted(entry.name for entry in base.iterdir() if not entry.name.startswith("."))
-    near = next((path for path in _near(base, inside) if place.whole_in(path)), None)
+    near = next((path for path in _near(base, place.inside) if place.whole_in(path)), None)
     remedy = f"get {source}" if near is None else f"give {near}, which has them"
     raise InputError(
-        f"{base} is not {title}: expected {' and '.join(marks)} in it or in its "
-        f"{' or '.join(inside)}, but it holds {some(entries, 6) or 'nothing'}; {remedy}"
+        f"{base} is not {title}: expected {' and '.join(place.marks)} in it or in its "
+        f"{' or '.join(place.inside)}, but it holds {some(entries, 6) or 'nothing'}; {remedy}"
     )
 
 

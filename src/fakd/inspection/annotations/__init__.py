@@ -1,0 +1,162 @@
+"""Annotations that are no masks yet: what programs export, and its drawing into masks."""
+
+import os
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from fakd.data.dataset import default_palette
+from fakd.data.layout import IMAGE_SUFFIXES
+from fakd.errors import InputError, some
+from fakd.files import make_folder, write_text
+from fakd.inspection.annotations.coco import coco
+from fakd.inspection.annotations.labelme import labelme, labelme_folders
+from fakd.inspection.annotations.regions import Annotations, drawn
+from fakd.inspection.annotations.supervisely import supervisely
+from fakd.inspection.annotations.yolo import yolo
+from fakd.inspection.classes import means_none
+from fakd.inspection.proposal import divide, lists_of
+from fakd.inspection.survey import Advance, read_header
+
+BEFORE_MASKS = (supervisely, labelme_folders)
+"""Formats whose files look like images and masks but are better read as what they are."""
+AFTER_MASKS = (coco, labelme, yolo)
+_PALETTE = [part for colour in default_palette(256) for part in colour]
+"""For people's eyes; of fewer colours Pillow would write fewer bits than 255 needs."""
+_Reader = Callable[[Path, Sequence[str], Sequence[str]], Annotations | None]
+
+
+def annotations_in(
+    root: Path, files: Sequence[str], readers: Sequence[_Reader]
+) -> Annotations | None:
+    """Read annotations of a known format; None if there are none.
+
+    Raises:
+        InputError: they are damaged, or of another version of the format.
+    """
+    images = [file for file in files if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES]
+    for reader in readers:
+        with _understood(root):
+            if (found := reader(root, files, images)) is not None:
+                break
+    else:
+        return None
+    if not found.names:
+        raise InputError(
+            f"the annotations in {root} ({found.title}) hold no outline of any object, and boxes "
+            "say nothing of pixels; export segmentation"
+        )
+    names = [name for name in found.names if not means_none(name)]
+    # Pixels in no region are of a class of their own, unless one is called like that.
+    if found.beneath is not None:
+        own = next((name for name in names if name.strip("_").lower() == found.beneath), None)
+        found.beneath = own or found.beneath
+        names = [found.beneath, *(name for name in names if name != found.beneath)]
+    found.names = names
+    return found
+
+
+@contextmanager
+def _understood(root: Path) -> Iterator[None]:
+    """Say in one line that annotations lack what their format promises."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, zlib.error) as error:
+        raise InputError(
+            f"cannot read the annotations in {root} ({type(error).__name__}: {error}); export them "
+            "again, or export masks"
+        ) from error
+
+
+def draw_masks(found: Annotations, root: Path, folder: Path, advance: Advance) -> None:
+    """Draw masks into a folder, and write a dataset.yaml and lists that say where images lie.
+
+    Raises:
+        InputError: no image can be drawn, or the folder cannot be written; nothing is left there.
+    """
+    made = folder
+    while not made.parent.exists():
+        made = made.parent
+    made = folder / "masks" if folder.exists() else made
+    try:
+        with _understood(root):
+            _draw(found, root, folder, advance)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> None:
+    common = os.path.commonpath([str(PurePosixPath(image).parent) for image in found.images])
+    suffixes = {PurePosixPath(image).suffix for image in found.images}
+    name_of = {
+        image: str(PurePosixPath(image).relative_to(common).with_suffix(""))
+        for image in found.images
+    }
+    twice = [name for name, times in Counter(name_of.values()).items() if times > 1]
+    if twice:
+        raise InputError(f"two images in {root} are called {twice[0]}; rename one")
+    ids: dict[str | None, int] = {name: number for number, name in enumerate(found.names)}
+    ids[None] = 255 if len(found.names) <= 255 else 2**16 - 1
+    failed = []
+    for done, (image, read) in enumerate(found.images.items(), start=1):
+        try:
+            size = read_header(root / image, upright=True).size
+            drawing = read(size)
+            if drawing.size not in (None, size):
+                annotated, own = ("{}x{}".format(*each) for each in (drawing.size, size))
+                raise InputError(f"{image} is {own}, but was annotated at {annotated}")
+            mask = drawn(drawing, size, ids, found.beneath)
+        except InputError as error:
+            failed.append(str(error))
+            del name_of[image]
+            continue
+        path = folder / "masks" / f"{name_of[image]}.png"
+        make_folder(path.parent)
+        _save(path, mask, len(found.names))
+        advance(done, len(found.images))
+    if not name_of:
+        raise InputError(f"no image in {root} could be drawn: {failed[0]}")
+    if failed:
+        found.remarks.append(f"{len(failed)} images left out: {some(failed, 2)}")
+    up = Path(os.path.relpath(root.resolve() / common, folder.resolve())).as_posix()
+    suffix = suffixes.pop() if len(suffixes) == 1 else ".*"
+    layout = {"images": f"{up}/{{name}}{suffix}", "masks": "masks/{name}.png"}
+    content = {
+        "classes": found.names,
+        **{split: {**layout, "list": f"{split}.txt"} for split in ("train", "val")},
+    }
+    for name, text in lists_of(_chosen(found, name_of)).items():
+        write_text(folder / name, text)
+    write_text(folder / "dataset.yaml", yaml.safe_dump(content, sort_keys=False, width=10**6))
+
+
+def _save(path: Path, mask: np.ndarray, classes: int) -> None:
+    if classes > 255:
+        Image.fromarray(mask).save(path)
+        return
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette(_PALETTE)
+    image.save(path)
+
+
+def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[str]]:
+    """Choose the splits that the export tells, or every fifth for validation."""
+    splits = {
+        split: sorted(name_of[image] for image in images if image in name_of)
+        for split, images in found.splits.items()
+    }
+    train, val = splits.get("train"), splits.get("val") or splits.get("test")
+    if train and val:
+        return {"train": train, "val": val}
+    found.remarks.append("nothing says which images are for validation, so every fifth is")
+    return divide(sorted(name_of.values()))

@@ -1,0 +1,100 @@
+"""labelme's polygons beside images, and its older folders of one image each."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from math import dist
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from fakd.data.masks import read_mask
+from fakd.inspection.annotations.packed import unpacked
+from fakd.inspection.annotations.regions import Annotations, Drawing, Region, Size
+
+_CORNERS = 64
+"""Of a polygon that stands for a circle."""
+
+
+def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
+    """Read the ``.json`` files beside images: polygons, rectangles, circles and bitmaps."""
+    # By path where that is told, else by name alone.
+    by_stem = {PurePosixPath(image).stem: image for image in images}
+    by_stem |= {image.rpartition(".")[0]: image for image in images}
+    found = Annotations("labelme", [], {})
+    skipped: Counter[str] = Counter()
+    labels = set()
+    for file in files:
+        if not file.endswith(".json") or not (content := _labelme(root / file)):
+            continue
+        stem = file.removesuffix(".json")
+        name = PurePosixPath(str(content.get("imagePath")).replace("\\", "/")).stem
+        image = by_stem.get(stem) or by_stem.get(stem.rpartition("/")[2]) or by_stem.get(name)
+        if image is None:
+            skipped["files without their image"] += 1
+            continue
+        shapes = [each for each in content["shapes"] if _drawable(each)]
+        skipped["points and lines"] += len(content["shapes"]) - len(shapes)
+        labels |= {str(each["label"]) for each in shapes}
+        width, height = content.get("imageWidth"), content.get("imageHeight")
+        size = (int(width), int(height)) if width and height else None
+        found.images[image] = partial(_drawing, shapes, size)
+    if not found.images:
+        return None
+    found.names = sorted(labels)
+    found.remarks += [f"{number} {what} left out" for what, number in skipped.items() if number]
+    return found
+
+
+def _drawing(shapes: Sequence[Any], size: Size | None, _: Size) -> Drawing:
+    return Drawing([_region(shape) for shape in shapes], size)
+
+
+def _labelme(path: Path) -> Any:
+    content = json.loads(path.read_bytes())
+    return content if isinstance(content, dict) and "shapes" in content else None
+
+
+def _drawable(shape: Any) -> bool:
+    return shape.get("shape_type", "polygon") in ("polygon", "rectangle", "circle", "mask")
+
+
+def _region(shape: Any) -> Region:
+    name, points = str(shape["label"]), shape["points"]
+    match shape.get("shape_type", "polygon"):
+        case "mask":
+            left, top = (int(each) for each in points[0])
+            return Region(name, bitmap=unpacked(shape["mask"]), corner=(left, top))
+        case "rectangle" if len(points) == 2:
+            (x, y), (other_x, other_y) = points
+            points = [(x, y), (other_x, y), (other_x, other_y), (x, other_y)]
+        case "circle":
+            (x, y), radius = points[0], dist(*points)
+            turns = np.arange(_CORNERS) * 2 * np.pi / _CORNERS
+            points = np.stack([x + radius * np.cos(turns), y + radius * np.sin(turns)], 1).tolist()
+    return Region(name, [points])
+
+
+def labelme_folders(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
+    """Read ``*_json/{img.png,label.png,label_names.txt}``, each with ids of its own."""
+    found, known = Annotations("labelme's folders", [], {}, beneath=None), {*images}
+    labels: dict[str, None] = {}
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        if name != "label_names.txt" or f"{folder}/img.png" not in known:
+            continue
+        names = (root / file).read_text(encoding="utf-8").split("\n")
+        names = [each.strip().strip("_") for each in names if each.strip()]
+        labels |= dict.fromkeys(names)
+        found.images[f"{folder}/img.png"] = partial(_stored, root / folder / "label.png", names)
+    first = [name for name in labels if name == "background"]
+    found.names = first + sorted({*labels} - {"background"})
+    return found if found.images else None
+
+
+def _stored(path: Path, names: Sequence[str], _: Size) -> Drawing:
+    ids = read_mask(path)
+    bitmaps = ((name, ids == number) for number, name in enumerate(names))
+    return Drawing([Region(name, bitmap=bitmap) for name, bitmap in bitmaps], ids.shape[1::-1])

@@ -1,0 +1,20 @@
+"""Bitmaps as annotation programs put them into text."""
+
+import io
+import zlib
+from base64 import b64decode
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+
+def unpacked(text: str) -> Bool[np.ndarray, "height width"]:
+    """Decode a PNG in base64, compressed once more or not; 0 and transparent are outside."""
+    content = b64decode(text)
+    if not content.startswith(b"\x89PNG"):
+        content = zlib.decompress(content)
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = np.array(image)
+    bitmap: np.ndarray = (pixels[..., -1] if pixels.ndim == 3 else pixels) > 0
+    return bitmap

@@ -1,0 +1,221 @@
+"""The classes of a folder without a description: from files that name them, or from the masks."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from fakd.data.dataset import Colour, default_palette
+from fakd.data.layout import NO_CLASS
+from fakd.data.masks import MaskValue
+from fakd.errors import InputError, some
+
+_NOISE = 2e-3
+"""Share of the pixels of its masks below which a value among many is an edge between others."""
+_LEVEL = 1e-2
+"""Share above which it is a class although there are edges."""
+_APART = 40
+"""Distance of RGB within which a value is taken for compression of a more frequent one."""
+_MOST = 254
+"""Classes that are proposed; more values than that are seldom classes."""
+_NAMES = (
+    *("labelmap.txt", "class_names.txt", "_classes.csv", "class_dict.csv", "classes.csv"),
+    *("label_colors.txt", "classes.txt", "labels.txt", "codes.txt"),
+)
+_NO_CLASS = re.compile(
+    r"void|ignored?|ignore regions?|unlabell?ed|unlabell?ed area|unknown|don'?t ?care|unannotated"
+)
+_VOID = (224, 224, 192)
+"""What VOC draws around objects."""
+# CVAT's name:r,g,b:parts:actions and name,r,g,b; CamVid's r g b name; Roboflow's id, name.
+_LINES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<name>.+?)\s*[:,]\s*(?P<colour>\d+,\s*\d+,\s*\d+)\s*(:.*)?",
+        r"(?P<colour>\d+\s+\d+\s+\d+)\s+(?P<name>.+)",
+        r"(?P<id>\d+)\s*[,:\t]\s*(?P<name>.+)",
+        r"(?P<name>.+)",
+    )
+)
+
+
+def means_none(name: str) -> bool:
+    """Tell whether a class is called as pixels without a class are.
+
+    >>> means_none("Void"), means_none("__ignore__"), means_none("background")
+    (True, True, False)
+    """
+    return _NO_CLASS.fullmatch(name.strip("_ ").lower().replace("_", " ")) is not None
+
+
+class Named(NamedTuple):
+    """Classes that a file beside the masks names."""
+
+    file: str
+    names: dict[int, str]
+    """By id."""
+    colours: dict[int, Colour]
+    """By id, where the file tells."""
+
+
+class Values(NamedTuple):
+    """How often a value stands in masks."""
+
+    pixels: int
+    area: int
+    """Pixels of the masks that hold it."""
+
+
+def read_names(root: Path, files: Sequence[str]) -> Named | None:
+    """Read the file that names the classes, the one nearest to the root if there are several."""
+    found = [file for file in files if PurePosixPath(file).name.lower() in _NAMES]
+    rank = {name: place for place, name in enumerate(_NAMES)}
+    found.sort(key=lambda file: (file.count("/"), rank[PurePosixPath(file).name.lower()]))
+    for file in found:
+        text = (root / file).read_text(encoding="utf-8-sig", errors="replace")
+        lines = [line.strip() for line in text.splitlines()]
+        if (named := _named(file, [line for line in lines if line and line[0] != "#"])) is not None:
+            return named
+    return None
+
+
+def _named(file: str, lines: Sequence[str]) -> Named | None:
+    for form in _LINES:
+        found = [form.fullmatch(line) for line in lines]
+        # The first line may be a heading.
+        found = found[1:] if found and found[0] is None else found
+        if file.endswith(".csv") and form is _LINES[-1]:
+            found = found[1:]
+        if not found or None in found:
+            continue
+        parts = [each.groupdict() for each in found if each is not None]
+        # labelme gives the first line the number -1.
+        parts = parts[1:] if parts[0]["name"] == "__ignore__" else parts
+        ids = [int(part.get("id") or place) for place, part in enumerate(parts)]
+        names = {raw: part["name"].strip("_ ") for raw, part in zip(ids, parts, strict=True)}
+        colours: dict[int, Colour] = {}
+        for raw, part in zip(ids, parts, strict=True):
+            if "colour" in part:
+                red, green, blue = (int(each) for each in re.findall(r"\d+", part["colour"]))
+                colours[raw] = red, green, blue
+        return Named(file, names, colours)
+    return None
+
+
+def describe(
+    found: Mapping[MaskValue, Values], named: Named | None, masks: Path, lossy: bool
+) -> tuple[list[str], list[str]]:
+    """Write the classes of a description.
+
+    Args:
+        found: What the masks hold.
+        named: Classes that a file names.
+        masks: Where the masks lie, for messages.
+        lossy: Whether compression has changed them.
+
+    Returns:
+        Lines of a dataset.yaml, and what the user should know of them.
+
+    Raises:
+        InputError: the masks hold nothing, or more values than classes can be.
+    """
+    if not found:
+        raise InputError(f"no mask in {masks} can be decoded; save them as PNG")
+    coloured = any(isinstance(value, tuple) for value in found)
+    found = _as_colours(found) if coloured else found
+    often = [value for value, (pixels, area) in found.items() if pixels >= _NOISE * area]
+    # More rare values than frequent ones are not rare classes, if ids are anything from 0 to 255.
+    quarters = {value // 64 for value in found if isinstance(value, int)}
+    anywhere = coloured or quarters >= set(range(4))
+    noisy = lossy or (anywhere and len(found) > 2 * len(often) + 2)
+    values = _levels(found) if noisy else sorted(found)
+    if len(values) > max(_MOST, len(named.names) if named else 0):
+        raise InputError(
+            f"masks in {masks} hold {len(values)} {'colours' if coloured else 'ids'} and seem to "
+            "count objects; give masks of classes, or write a dataset.yaml with their classes"
+        )
+    names, remarks = _known(values, named, coloured), []
+    if names and named is not None:
+        remarks.append(f"the classes are called as {named.file} says")
+    nothing: Sequence[MaskValue] = () if coloured or noisy or 255 in names else NO_CLASS
+    nothing = [value for value in nothing if value in values]
+    remarks += [f"id {value} is taken for no class; change that if it is one" for value in nothing]
+    unnamed = [value for value in values if value not in names and value not in nothing]
+    names |= {value: f"class{at if coloured else value}" for at, value in enumerate(unnamed)}
+    key, ignore = ("colour", "ignore_colors") if coloured else ("id", "ignore")
+    if unnamed:
+        remarks.append(
+            f"nothing names {key} {some([*map(_shown, unnamed)], 3)}: write names of classes into "
+            f"dataset.yaml, and what means none (void, unlabelled) under {ignore}:"
+        )
+    none = [value for value, name in names.items() if means_none(name)]
+    remarks += [
+        f"{names.pop(value)} ({key} {_shown(value)}) is taken for no class by its name; list it "
+        "under classes if it is one"
+        for value in none
+    ]
+    none += nothing
+    stored = {value: [*value] if isinstance(value, tuple) else value for value in (*names, *none)}
+    if coloured:
+        entries = [{"name": name, "color": stored[value]} for value, name in names.items()]
+        lines = ["classes:", *(f"  - {_flow(entry)}" for entry in entries), "masks: colors"]
+    else:
+        lines = [f"classes: {_flow([*names.values()])}"]
+        if [*names] != list(range(len(names))):
+            lines.append(f"ids: {_flow(names)}")
+    if none:
+        lines.append(f"{ignore}: {_flow([stored[value] for value in none])}")
+    return [*lines, "others: nearest"] if noisy else lines, remarks
+
+
+def _as_colours(found: Mapping[MaskValue, Values]) -> dict[MaskValue, Values]:
+    """Take the ids of masks that hold grey alone, among masks of colours, for their greys."""
+    colours: dict[MaskValue, Values] = {}
+    for value, counts in found.items():
+        colour = value if isinstance(value, tuple) else (value, value, value)
+        before = colours.get(colour, Values(0, 0))
+        colours[colour] = Values(*(sum(pair) for pair in zip(before, counts, strict=True)))
+    return colours
+
+
+def _levels(found: Mapping[MaskValue, Values]) -> list[MaskValue]:
+    """Choose the values that edges and compression lie between, each apart from the others."""
+    chosen: list[MaskValue] = []
+    for value in sorted(found, key=lambda value: -found[value].pixels):
+        distances = (np.linalg.norm(np.subtract(value, other)) for other in chosen)
+        if found[value].pixels >= _LEVEL * found[value].area and all(d > _APART for d in distances):
+            chosen.append(value)
+    return sorted(chosen)
+
+
+def _known(
+    values: Sequence[MaskValue], named: Named | None, coloured: bool
+) -> dict[MaskValue, str]:
+    """Name the values that can be named: as a file says, and 0 and 255 by themselves."""
+    if 255 in values and {*values} <= {0, 255}:
+        both = named is not None and [*named.names] == [0, 1]
+        off, on = named.names.values() if named and both else ("background", "foreground")
+        return {0: off, 255: on}
+    if named is None:
+        return {_VOID: "void"} if _VOID in values else {}
+    keys: Mapping[int, MaskValue] = named.colours if coloured else {raw: raw for raw in named.names}
+    if coloured and not keys:
+        # The palette of labelme and VOC, where black is 0.
+        keys = dict(enumerate([(0, 0, 0), *default_palette(max(named.names))]))
+    names = {keys[raw]: name for raw, name in named.names.items() if raw in keys}
+    # A file that knows hardly any of the values is about something else.
+    return names if 2 * sum(value in names for value in values) >= len(values) else {}
+
+
+def _shown(value: MaskValue) -> str:
+    return str([*value]) if isinstance(value, tuple) else str(value)
+
+
+def _flow(value: object) -> str:
+    """Write a value in one line of YAML."""
+    return yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    ).strip()

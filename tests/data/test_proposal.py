@@ -1,0 +1,255 @@
+"""Data as people have it: what is proposed for it, and that the proposal trains."""
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from fakd.cli import main
+from fakd.commands.check import check
+from fakd.data import folder
+from fakd.errors import InputError
+from fakd.inspection import Weight, inspected
+
+SIZE = (32, 48)
+COLOURS = np.array([(0, 0, 0), (250, 50, 83), (50, 183, 250)], np.uint8)
+OBJECTS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
+
+
+class Export:
+    """Writes photos and the masks that go with them."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def classes(self, number: int, count: int = 3) -> np.ndarray:
+        classes = np.zeros(SIZE, np.uint8)
+        classes[4:20, 4 + number : 20 + number] = 1
+        if count > 2:
+            classes[12:30, 24:40] = 2
+        return classes
+
+    def photo(self, name: str, number: int) -> None:
+        shades = np.array([60, 140, 220])[self.classes(number)][..., None]
+        noise = np.random.default_rng(number).normal(0, 12, (*SIZE, 3))
+        self.save(name, (shades + noise).clip(0, 255).astype(np.uint8))
+
+    def save(self, name: str, pixels: np.ndarray, **options) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, **options)
+
+    def text(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def export(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Export(tmp_path / "raw")
+
+
+def content(export) -> dict:
+    return yaml.safe_load(inspected(export.root).opened.proposal.text)
+
+
+def notes(export) -> str:
+    return "\n".join(each.text for each in inspected(export.root).findings)
+
+
+def trains(export, *, usable: bool = True):
+    """Save what is proposed and train two steps with it; return the data."""
+    saved = export.root.parent / "saved"
+    assert main(["data", "check", str(export.root), "--save", str(saved)]) == int(not usable)
+    network = ["--network=pspnet", "--network.backbone=mobilenetv3_small_050"]
+    schedule = ["--schedule.steps=2", "--schedule.batch_size=2", "--augmentation.crop=[32,48]"]
+    run = export.root.parent / "run"
+    command = ["train", *network, "--network.channels=8", f"--data={saved}", f"--run={run}"]
+    assert main([*command, *schedule, "--hardware.accelerator=cpu"]) == 0
+    return folder(saved)
+
+
+def voc(export, photos="JPEGImages", count=6):
+    for number in range(count):
+        classes = export.classes(number)
+        if photos:
+            export.photo(f"{photos}/f{number}.jpg", number)
+        export.save(f"SegmentationClass/f{number}.png", COLOURS[classes])
+        export.save(f"SegmentationObject/f{number}.png", OBJECTS[classes])
+    names = "".join(f"f{number}\n" for number in range(count))
+    export.text("ImageSets/Segmentation/default.txt", names)
+
+
+def test_cvats_export_is_not_voc_and_takes_its_names_from_the_label_map(export):
+    voc(export)
+    export.text(
+        "labelmap.txt",
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nbox:250,50,83::\nball:50,183,250::\n",
+    )
+    found = content(export)
+    assert found["train"]["images"] == "JPEGImages/{name}.jpg"
+    assert found["train"]["masks"] == "SegmentationClass/{name}.png"
+    assert [entry["name"] for entry in found["classes"]] == ["background", "box", "ball"]
+    data = trains(export)
+    assert data.class_names == ("background", "box", "ball")
+    np.testing.assert_array_equal(data.train[0].labels, export.classes(0))
+
+
+def test_masks_of_objects_are_no_photos(export):
+    voc(export, photos="images")
+    assert content(export)["train"]["images"] == "images/{name}.jpg"
+
+
+def test_photos_that_are_missing_are_said_to_be(export):
+    voc(export, photos="")
+    with pytest.raises(InputError, match=r"6 masks in SegmentationClass.* and no photos; add"):
+        inspected(export.root)
+
+
+def test_masks_of_classes_that_are_missing_are_said_to_be(export):
+    voc(export)
+    for path in (export.root / "SegmentationClass").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"and no masks of classes; export semantic masks"):
+        inspected(export.root)
+
+
+def test_palette_masks_of_labelme2voc_take_their_names_by_id(export):
+    for number in range(5):
+        export.photo(f"JPEGImages/{number}.jpg", number)
+        mask = Image.fromarray(export.classes(number))
+        mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        path = export.root / f"SegmentationClass/{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        mask.save(path)
+        export.photo(f"SegmentationClassVisualization/{number}.jpg", number)
+    export.text("class_names.txt", "_background_\ncat\nvoid\n")
+    found = content(export)
+    assert found["classes"] == ["background", "cat"]
+    assert found["ignore"] == [2]
+    assert found["train"]["images"] == "JPEGImages/{name}.jpg"
+    assert "void (id 2) is taken for no class" in notes(export)
+    assert trains(export).train[0].labels.min() == -1
+
+
+def test_lists_of_names_are_followed(export):
+    voc(export)
+    export.text("ImageSets/Segmentation/train.txt", "f0\nf1.png\nimages/f2.jpg\n")
+    export.text("ImageSets/Segmentation/val.txt", "f4\nf5\n")
+    splits = inspected(export.root).splits
+    names = [[pair.name for pair in split.listing.pairs] for split in splits]
+    assert names == [["f0", "f1", "f2"], ["f4", "f5"]]
+    assert "every fifth" not in notes(export)
+
+
+def test_roboflows_masks_beside_photos_are_named_by_its_csv(export):
+    for split in ("train", "valid"):
+        for number in range(3):
+            export.photo(f"{split}/{split}{number}.jpg", number)
+            export.save(f"{split}/{split}{number}_mask.png", export.classes(number))
+        export.text(f"{split}/_classes.csv", "Pixel Value, Class\n0, background\n1, box\n2, ball\n")
+    data = trains(export)
+    assert data.class_names == ("background", "box", "ball")
+    assert (len(data.train), len(data.val)) == (3, 3)
+
+
+def test_masks_of_ids_are_told_from_those_of_objects_and_colours_beside_them(export):
+    for number in range(4):
+        for split in ("train", "val"):
+            stem = f"{split}/x{number}"
+            export.photo(f"photos/{stem}_leftImg.png", number)
+            classes = export.classes(number)
+            export.save(f"gt/{stem}_labelIds.png", classes + 4)
+            export.save(f"gt/{stem}_instanceIds.png", classes.astype(np.uint16) * 1000)
+            export.save(f"gt/{stem}_color.png", COLOURS[classes])
+    found = content(export)
+    assert found["train"]["masks"] == "gt/train/{name}_labelIds.png"
+    assert found["ids"] == {4: "class4", 5: "class5", 6: "class6"}
+    assert len(trains(export).train) == 4
+
+
+def test_a_number_of_classes_without_names_is_pointed_out(export):
+    for number in range(4):
+        export.photo(f"images/{number}.png", number)
+        export.save(f"masks/{number}.png", export.classes(number))
+    assert "nothing names id 0, 1, 2: write names" in notes(export)
+    assert "under ignore:" in notes(export)
+
+
+def test_classes_come_from_all_masks_and_not_from_some(export):
+    for number in range(60):
+        export.photo(f"images/{number}.png", number % 3)
+        mask = export.classes(number % 3)
+        mask[0, 0] = number
+        export.save(f"masks/{number}.png", mask)
+    assert len(content(export)["classes"]) == 60
+    assert not any("unknown" in each.text for each in inspected(export.root).findings)
+
+
+def test_images_without_masks_are_left_out_and_said(export):
+    for number in range(6):
+        export.photo(f"images/{number}.png", number)
+        export.save(f"masks/{number}.png", export.classes(number))
+    export.photo("images/alone.png", 7)
+    for number in range(3):
+        export.photo(f"unlabelled/{number}.png", number)
+    assert "1 image without a mask (images/alone.png)" in notes(export)
+    assert "3 images in unlabelled have no masks and are not used" in notes(export)
+    assert len(trains(export).train) == 5
+
+
+@pytest.mark.parametrize("kind", ["resized", "jpeg"])
+def test_black_and_white_with_smooth_edges_is_two_classes(export, kind):
+    for number in range(5):
+        export.photo(f"images/{number}.png", number)
+        mask = export.classes(number, 2) * 255
+        if kind == "jpeg":
+            export.save(f"masks/{number}.jpg", mask, quality=60)
+        else:
+            small = Image.fromarray(mask).rotate(7).resize((20, 13), Image.Resampling.BILINEAR)
+            export.save(f"masks/{number}.png", np.array(small.resize((48, 32))))
+    found = content(export)
+    assert found["classes"] == ["background", "foreground"]
+    assert found["others"] == "nearest"
+    assert "as smooth edges and compression make it" in notes(export)
+    data = trains(export)
+    suffix = ".jpg" if kind == "jpeg" else ".png"
+    with Image.open(export.root / f"masks/0{suffix}") as mask:
+        np.testing.assert_array_equal(data.train[0].labels, np.array(mask) >= 128)
+
+
+def test_colours_with_smooth_edges_are_as_many_classes(export):
+    for number in range(5):
+        large = export.classes(number).repeat(6, 0).repeat(6, 1)
+        export.save(f"images/{number}.png", COLOURS[large] // 2)
+        export.save(f"masks/{number}.jpg", COLOURS[large], quality=80)
+    assert len(content(export)["classes"]) == 3
+    # The colours in order are black, blue, red.
+    true = np.array([0, 2, 1])[export.classes(0).repeat(6, 0).repeat(6, 1)]
+    assert (trains(export).train[0].labels.numpy() == true).mean() > 0.99
+
+
+def test_a_target_that_is_there_is_refused_before_anything_is_read(export, monkeypatch):
+    voc(export)
+    export.text("../saved/train.txt", "mine\n")
+    monkeypatch.setattr("fakd.inspection.opening.described_folder", None)
+    with pytest.raises(InputError, match=r"train\.txt exists; give --save another folder"):
+        check(export.root, save=export.root.parent / "saved")
+    assert (export.root.parent / "saved/train.txt").read_text() == "mine\n"
+
+
+def test_archives_are_to_be_unpacked(export):
+    export.text("set.zip", "")
+    for path in (export.root, export.root / "set.zip"):
+        with pytest.raises(InputError, match="unpack"):
+            inspected(path)
+
+
+def test_what_is_saved_has_nothing_left_that_must_be_done(export):
+    voc(export)
+    assert any(each.weight is Weight.STOPS for each in inspected(export.root).findings)
+    result = check(export.root, save=export.root.parent / "saved")
+    assert result["usable"]
+    assert not any(each["weight"] == "stops" for each in result["fix"])
