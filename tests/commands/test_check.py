@@ -145,3 +145,15 @@ def test_pictures_are_taken_from_both_splits(root):
         for kind in ("images", "masks"):
             (root / "val" / kind / f"val{number}.png").unlink()
     assert save_overlays(root.parent / "p.png", inspected(root)) == 7
+
+
+def test_the_picture_shows_masks_in_the_colours_of_the_legend(root, tmp_path):
+    (root / "dataset.yaml").write_text(
+        "classes: [{name: road, color: [10, 200, 30]}, {name: car, color: [90, 20, 220]}]\n"
+        "masks: ids\n"
+    )
+    check(root, out=tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as picture:
+        pixels = np.array(picture.convert("RGB")).reshape(-1, 3)
+    for colour, share in (([10, 200, 30], 1 / 8), ([90, 20, 220], 2 / 8)):
+        assert (pixels == colour).all(1).mean() > share / 2
