@@ -6,10 +6,9 @@ import yaml
 from PIL import Image
 
 from fakd.cli import main
-from fakd.commands.check import check
 from fakd.data import folder
 from fakd.errors import InputError
-from fakd.inspection import Weight, inspected
+from fakd.inspection import inspected
 
 SIZE = (32, 48)
 COLOURS = np.array([(0, 0, 0), (250, 50, 83), (50, 183, 250)], np.uint8)
@@ -231,25 +230,8 @@ def test_colours_with_smooth_edges_are_as_many_classes(export):
     assert (trains(export).train[0].labels.numpy() == true).mean() > 0.99
 
 
-def test_a_target_that_is_there_is_refused_before_anything_is_read(export, monkeypatch):
-    voc(export)
-    export.text("../saved/train.txt", "mine\n")
-    monkeypatch.setattr("fakd.inspection.opening.described_folder", None)
-    with pytest.raises(InputError, match=r"train\.txt exists; give --save another folder"):
-        check(export.root, save=export.root.parent / "saved")
-    assert (export.root.parent / "saved/train.txt").read_text() == "mine\n"
-
-
 def test_archives_are_to_be_unpacked(export):
     export.text("set.zip", "")
     for path in (export.root, export.root / "set.zip"):
         with pytest.raises(InputError, match="unpack"):
             inspected(path)
-
-
-def test_what_is_saved_has_nothing_left_that_must_be_done(export):
-    voc(export)
-    assert any(each.weight is Weight.STOPS for each in inspected(export.root).findings)
-    result = check(export.root, save=export.root.parent / "saved")
-    assert result["usable"]
-    assert not any(each["weight"] == "stops" for each in result["fix"])

@@ -50,8 +50,8 @@ class MaskReader:
             self._classes[raw] = target
         if self._nearest:
             known = np.flatnonzero(self._classes[:256] != _UNKNOWN)
-            distances = np.abs(np.arange(256)[:, None] - known)
-            self._classes[:256] = self._classes[known[distances.argmin(1)]]
+            nearest = np.abs(np.arange(256)[:, None] - known).argmin(1)
+            self._classes[:256] = self._classes[known[nearest]]
         self._meanings = {colour: number for number, colour in enumerate(description.palette)}
         self._meanings |= dict.fromkeys(description.ignored_colours, IGNORE)
         codes = _codes(np.array([*self._meanings], dtype=np.uint8)[:, None, :])[:, 0]
@@ -184,11 +184,9 @@ class MaskReader:
                 return self.meaning((value, value, value))
             target = int(self._classes[value]) if 0 <= value < 2**16 else _UNKNOWN
             return None if target == _UNKNOWN else target
-        if not self.reads_colours:
-            return None
-        if self._nearest:
+        if self.reads_colours and self._nearest:
             return int(self._targets(np.array([value], np.uint8))[0])
-        return self._meanings.get(value)
+        return self._meanings.get(value) if self.reads_colours else None
 
     def exact(self, value: MaskValue) -> bool:
         """Tell whether a value is described itself, and not only near one that is."""
@@ -241,11 +239,11 @@ class MaskReader:
     def _targets(self, pixels: UInt8[np.ndarray, "*shape 3"]) -> Int16[np.ndarray, "*shape"]:
         """Look up the class of the colour that is nearest, by Euclidean distance in RGB."""
         codes, where = np.unique(_codes(pixels), return_inverse=True)
-        colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1)
-        known = np.array([*self._meanings], dtype=np.int32)
-        distances = ((colours[:, None] - known) ** 2).sum(-1)
-        targets = np.array([*self._meanings.values()], np.int16)[distances.argmin(1)]
-        labels: np.ndarray = targets[where].reshape(pixels.shape[:-1])
+        distances = np.zeros((len(codes), len(self._colours)), np.int32)
+        for bits in (0, 8, 16):
+            distances += ((codes >> bits & 255)[:, None] - (self._colours >> bits & 255)) ** 2
+        nearest = self._colour_targets[distances.argmin(1)]
+        labels: np.ndarray = nearest[where].reshape(pixels.shape[:-1])
         return labels
 
 
