@@ -8,14 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from fakd.data.description import Description
-from fakd.data.layout import (
-    IMAGE_SUFFIXES,
-    MASK_SUFFIXES,
-    Masks,
-    Part,
-    Pattern,
-    default_layout,
-)
+from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
 from fakd.data.masks import MaskReader, Pair
 from fakd.data.names import as_stored, composed, read_names
 from fakd.data.scan import files_below
