@@ -33,11 +33,12 @@ COMMANDS = {
     "data check": "fakd.commands.check.check",
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
+    "replay": "fakd.commands.replay.replay",
     "models": "fakd.commands.models.models",
     "convert": "fakd.commands.convert.convert",
 }
 # What may stand before all flags, without its name; a list takes all that does.
-POSITIONAL = {"data check": "path", "report": "runs", "tables": "runs"}
+POSITIONAL = {"data check": "path", "replay": "run", "report": "runs", "tables": "runs"}
 # A network that is to be trained is built last, when the data have said how many classes there are.
 TRAINED = {"train": "network", "distill": "student"}
 # Written into the recipes of other processes, and never built here.
@@ -67,12 +68,14 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
+  fakd replay RUN                                    the step at which a loss became NaN
   fakd models                                        the paper's networks, published checkpoints
   fakd convert --source mmseg.pth --target teacher.safetensors
 
 Every command explains itself with --help; every value is a flag; --print_config prints the whole
 recipe, and --recipe FILE reads one. Every run folder holds the recipe that repeats it.
-Exit codes: 0 done, 1 failed while running, 2 asked for something impossible.
+Exit codes: 0 done, 1 failed while running, 2 asked for something impossible, 128 + n stopped by
+signal n, with all that was learnt saved.
 """
 
 
@@ -101,8 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "lower schedule.batch_size or augmentation.crop, or try bf16-mixed"
         print(f"fakd: failed: {str(error).splitlines()[0]} ({remedy})", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("fakd: stopped; the same command continues at the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if not error.args:  # else it has been said
+            line = "fakd: stopped; the same command continues at the last checkpoint"
+            print(line, file=sys.stderr)
         return 130
 
 

@@ -82,9 +82,17 @@ def _forward(
         # Not antialiased, as in training: the network knows images as they are sampled there.
         images = F.interpolate(images, size, mode="bilinear")
     if inference.window is None:
-        return network(images).logits.float(), images.shape[-2:]
+        return _answer(network, images), images.shape[-2:]
     stride = inference.stride or max(1, inference.window * 2 // 3)
     return _slide(network, images, inference.window, stride), images.shape[-2:]
+
+
+def _answer(network: Segmenter, images: Tensor) -> Tensor:
+    logits: Tensor = network(images).logits.float()
+    # Minus infinity may rule a class out; anything else that is not finite names some class too.
+    if not (logits < math.inf).all():
+        raise FloatingPointError("the network's answers are infinite or NaN; it is broken")
+    return logits
 
 
 def _enlarged(network: Segmenter, logits: Tensor, shown: torch.Size, size: torch.Size) -> Tensor:
@@ -105,7 +113,7 @@ def _slide(network: Segmenter, images: Tensor, window: int, stride: int) -> Tens
         for left in _starts(width, window, stride):
             region = (..., slice(top, top + window), slice(left, left + window))
             part = images[region]
-            total[region] += _resize(network, network(part).logits.float(), part.shape[-2:])
+            total[region] += _resize(network, _answer(network, part), part.shape[-2:])
             visits[region] += 1
     return total.div_(visits)
 
@@ -124,6 +132,9 @@ def predict_classes(
 
     Logits of one view are enlarged some classes at a time, which bounds memory for large images
     with many classes; a value may be rounded otherwise than among all classes, in its last bit.
+
+    Raises:
+        FloatingPointError: answers are infinite or NaN, and name no class.
     """
     if inference.averages:
         # `max` names the same classes as `argmax`, which takes two to three times as long.

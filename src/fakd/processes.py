@@ -1,6 +1,7 @@
 """What the processes of one run tell each other; with a single process, nothing."""
 
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,23 @@ def summed(share: Tensor) -> Tensor:
     if count() > 1:
         dist.all_reduce(share)
     return share
+
+
+def largest(number: int) -> int:
+    """Find the largest of all processes' numbers; no device is waited for."""
+    if count() == 1:
+        return number
+    share = torch.tensor(number)
+    dist.all_reduce(share, dist.ReduceOp.MAX, group=_between_hosts(dist.group.WORLD))
+    return int(share)
+
+
+@cache
+def _between_hosts(world: object) -> dist.ProcessGroup | None:
+    """Connect the processes beside their GPUs; the usual connection where there are none."""
+    if dist.get_backend() != "nccl":
+        return None
+    return dist.new_group(backend="gloo")  # type: ignore[return-value]
 
 
 def gathered(share: Tensor) -> Tensor:

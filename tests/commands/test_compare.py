@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,10 @@ import yaml
 from safetensors.torch import load_file
 
 from fakd.cli import main
+from fakd.comparing.cell import Cell, attempt
+from fakd.comparing.engines import open_engine
+from fakd.runs.folder import read_yaml
+from fakd.settings import Hardware
 
 DATA = ["--data=scenes", "--data.train=8", "--data.val=4", "--data.size=[32,48]"]
 SETTINGS = [
@@ -176,8 +181,8 @@ def test_a_stopped_grid_continues_to_the_same_weights(teacher, tmp_path):
         assert process.poll() is None
         time.sleep(0.005)
     process.terminate()
-    assert b"the same command continues" in process.communicate()[1]
-    assert process.returncode == 130
+    assert b"stopped by SIGTERM; the same command continues" in process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM
     assert not last.with_name("result.json").exists()
     assert not last.parent.with_name("seed-0.failed").exists()
     assert main(command) == 0
@@ -204,6 +209,35 @@ def test_submitit_on_this_machine(teacher, tmp_path):
     run = tmp_path / "grid"
     more = ["--methods=alone", "--seeds=1", "--on=slurm", "--cluster={cluster: local}"]
     assert compare(teacher, run, *more) == 0
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_over_saves_and_is_queued_again(teacher, tmp_path):
+    pytest.importorskip("submitit")
+    recipe = read_yaml(teacher / "recipe.yaml")
+    run = tmp_path / "seed-0"
+    schedule = {**recipe["schedule"], "steps": 120}
+    recipe |= {"run": str(run), "schedule": schedule}
+    recipe["intervals"] = {"log": 1, "save": 1000, "evaluate": 1000}
+    work = Cell("train", run, recipe, "x")
+    cluster = {"cluster": "local"}
+    engine = open_engine("slurm", Hardware(), 1, cluster, str(tmp_path / "jobs"))
+    job = engine.submit(attempt, work)
+    while work.step < 5:
+        time.sleep(0.02)
+    listed = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True).stdout
+    mine = [
+        line for line in listed.splitlines() if "core._submit" in line and str(tmp_path) in line
+    ]
+    assert mine
+    for line in mine:
+        os.kill(int(line.split()[0]), signal.SIGUSR2)
+    job.result()
+    log = work.beside(".log").read_text()
+    assert "stopped by SIGTERM after step" in log
+    assert "continuing at step" in log
+    assert work.finished
+    assert work.failure is None
 
 
 @pytest.mark.parametrize(("place", "library"), [("ray", "ray"), ("slurm", "submitit")])

@@ -358,8 +358,8 @@ def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
     save = Training._save
 
     def stopping_after(step):
-        def stop(self, done, terms):
-            save(self, done, terms)
+        def stop(self, done):
+            save(self, done)
             if done == step:
                 raise KeyboardInterrupt
 

@@ -52,14 +52,14 @@ def training(data, steps=4, learning_rate=0.05, fabric=None, objective=None, **s
 def test_the_moving_average_is_what_its_formula_says_and_what_is_scored(tiny_data, monkeypatch):
     run = training(tiny_data, ema=0.9)
     seen = []
-    step = Training._step
+    advance = Training.advance
 
     def watched(self, *arguments, **options):
-        terms = step(self, *arguments, **options)
+        terms = advance(self, *arguments, **options)
         seen.append(copy.deepcopy(self.network.state_dict()))
         return terms
 
-    monkeypatch.setattr(Training, "_step", watched)
+    monkeypatch.setattr(Training, "advance", watched)
     run.run()
     for name, parameter in run.evaluated.named_parameters():
         expected = seen[0][name]
@@ -152,8 +152,8 @@ def test_half_precision_scales_gradients_and_learns_nearly_the_same(tiny_data):
     half = training(tiny_data, fabric=Fabric(accelerator="cpu", plugins=[precision]))
     exact.run()
     half.run()
-    assert half._scaler().state_dict()["scale"] == 1024.0
-    assert exact._scaler().state_dict() == {}
+    assert half.step.scaler().state_dict()["scale"] == 1024.0
+    assert exact.step.scaler().state_dict() == {}
     for name, parameter in exact.network.named_parameters():
         torch.testing.assert_close(
             dict(half.network.named_parameters())[name], parameter, atol=0.05, rtol=0.1

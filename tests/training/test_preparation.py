@@ -1,12 +1,18 @@
 """What a network is told before it is trained."""
 
+import copy
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from fakd.errors import InputError
-from fakd.training.preparation import checkpoint_activations, freeze
+from fakd.settings import Hardware, Schedule, Settings
+from fakd.training.preparation import checkpoint_activations, freeze, require_enough_images
+from fakd.training.start import start
+from stand_ins import message
+from training.test_loop import training
 
 
 def test_recomputed_activations_give_the_same_gradients():
@@ -38,3 +44,22 @@ def test_parts_are_frozen_by_name_and_pattern():
     assert set(norms) == {network[1], network[2][0]}
     learning = {name for name, p in network.named_parameters() if p.requires_grad}
     assert learning == {"0.weight"}
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "least"), [(1, 1, 2), (2, 2, 4)])
+def test_one_image_at_a_time_is_refused_where_a_pooled_map_is_normalised(
+    tiny_data, batch, accumulate, least
+):
+    schedule = Schedule(steps=1, batch_size=batch, accumulate=accumulate)
+    said = message(lambda: training(tiny_data, schedule=schedule))
+    assert f"schedule.batch_size of at least {least} with this network, got {batch}" in said
+
+
+def test_one_image_at_a_time_is_fine_for_other_networks_and_leaves_them_as_they_were(tiny_data):
+    fabric = start(Hardware(accelerator="cpu"), 0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
+    before, drawn = copy.deepcopy(plain.state_dict()), torch.get_rng_state()
+    require_enough_images(fabric, plain, Settings(schedule=Schedule(batch_size=1)))
+    after = plain.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(drawn, torch.get_rng_state())

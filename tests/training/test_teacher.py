@@ -1,17 +1,23 @@
 """Who answers a batch: a network, or anything else that knows what the batch shows."""
 
+import copy
+
 import pytest
 import torch
 from rich.console import Console
 
+from fakd.errors import InputError
 from fakd.losses import ChannelKL
+from fakd.metrics import Scores
 from fakd.models import pspnet
 from fakd.settings import Augmentation, Hardware, Schedule, Settings, Task
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
 from fakd.training.start import start
 from fakd.training.task import TaskLoss
-from fakd.training.teacher import NetworkTeacher, Teacher
+from fakd.training.teacher import NetworkTeacher, Teacher, require_apart
+from fakd.training.validation import refuse_degenerate_teacher
+from stand_ins import message
 
 SETTINGS = Settings(
     Schedule(steps=3, batch_size=2, learning_rate=0.01),
@@ -80,3 +86,43 @@ def test_a_network_is_frozen_and_laid_out_as_the_student_is(fabric):
     plain = Hardware(accelerator="cpu", channels_last=False)
     teacher = NetworkTeacher(network(1), fabric, plain)
     assert all(p.is_contiguous() for p in teacher.network.parameters())
+
+
+def test_a_teacher_that_is_the_student_or_shares_its_weights_is_refused():
+    one, other = network(0), network(1)
+    assert "are one network; give the student as a copy" in message(lambda: require_apart(one, one))
+    require_apart(one, copy.deepcopy(one))
+    other.backbone = one.backbone
+    said = message(lambda: require_apart(one, other))
+    assert "share weights: backbone." in said
+    assert "copy.deepcopy" in said
+
+
+def test_every_teacher_that_names_one_class_everywhere_is_refused():
+    """Rounded in single precision, half of these would pass."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(1000):
+        classes = int(torch.randint(2, 20, (), generator=generator))
+        pixels = torch.randint(0, 10**6, (classes,), generator=generator)
+        matrix = torch.zeros(classes, classes, dtype=torch.long)
+        matrix[:, pixels.argmax()] = pixels
+        with pytest.raises(InputError, match="naming one class everywhere"):
+            refuse_degenerate_teacher(Scores.from_matrix(matrix), "data")
+        # One pixel in a million that is right beyond that is knowledge.
+        rarest = int(pixels.argmin())
+        matrix[rarest, pixels.argmax()] -= 1
+        matrix[rarest, rarest] += 1
+        if pixels[rarest]:
+            refuse_degenerate_teacher(Scores.from_matrix(matrix), "data")
+
+
+def test_a_teacher_whose_answers_are_not_finite_is_refused(fabric, tiny_data):
+    broken = network(1)
+    torch.nn.init.constant_(broken.classifier.bias, torch.nan)
+    answers = NetworkTeacher(broken, fabric, SETTINGS.hardware)
+    student = network(0)
+    objective = Distillation(broken, student, ChannelKL(), task=TaskLoss(Task(), 12))
+    console = Console(quiet=True)
+    training = Training(fabric, student, objective, tiny_data, SETTINGS, console, teacher=answers)
+    said = message(lambda: training.run(check_teacher=True))
+    assert "answers on scenes are infinite or NaN" in said

@@ -81,6 +81,7 @@ def distill(
     # Imported here because `fakd distill --help` need not wait for it.
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
+    from fakd.training.company import sitting
     from fakd.training.loop import Training
     from fakd.training.objective import Distillation
     from fakd.training.start import (
@@ -92,7 +93,7 @@ def distill(
         weigh_classes,
     )
     from fakd.training.task import TaskLoss
-    from fakd.training.teacher import NetworkTeacher
+    from fakd.training.teacher import NetworkTeacher, require_apart
     from fakd.training.validation import require_same_classes
 
     run = expanded(run)
@@ -103,24 +104,26 @@ def distill(
     recipe = recipe_of(distill, locals())
     require_same_classes(student, data)
     doubts = require_labels(data, unlabelled=True, skip=broken == "skip")
+    require_apart(teacher, student)
     settings = Settings.of(locals())
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
-    by_labels = TaskLoss(task, data.classes) if labelled else None
-    objective = Distillation(teacher, student, distillation, by_labels)
-    answers = NetworkTeacher(teacher, fabric, hardware)
     console = console_of(fabric)
-    # Made before there is a folder, as much may be wrong with the settings.
-    training = Training(fabric, student, objective, data, settings, console, run.name, answers)
-    with open_folder(
-        fabric, console, run, recipe, existing, data, teacher=teacher, student=student
-    ) as folder:
-        if (result := finished_result(fabric, folder)) is not None:
-            return result
-        announce(console, data, inference, doubts)
-        _compare_class_names(console, teacher, data)
-        weigh_classes(fabric, console, objective, data, settings, folder)
-        return training.run(folder, check_teacher)
+    with sitting(fabric, run):
+        by_labels = TaskLoss(task, data.classes) if labelled else None
+        objective = Distillation(teacher, student, distillation, by_labels)
+        answers = NetworkTeacher(teacher, fabric, hardware)
+        # Made before there is a folder, as much may be wrong with the settings.
+        training = Training(fabric, student, objective, data, settings, console, run.name, answers)
+        with open_folder(
+            fabric, console, run, recipe, existing, data, teacher=teacher, student=student
+        ) as folder:
+            if (result := finished_result(fabric, folder)) is not None:
+                return result
+            announce(console, data, inference, doubts)
+            _compare_class_names(console, teacher, data)
+            weigh_classes(fabric, console, objective, data, settings, folder)
+            return training.run(folder, check_teacher)
 
 
 def _compare_class_names(

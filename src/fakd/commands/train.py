@@ -70,6 +70,7 @@ def train(
     # Imported here because `fakd train --help` need not wait for it.
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
+    from fakd.training.company import sitting
     from fakd.training.loop import Training
     from fakd.training.objective import Supervised
     from fakd.training.start import (
@@ -91,13 +92,14 @@ def train(
     doubts = require_labels(data, skip=broken == "skip")
     settings = Settings.of(locals())
     fabric = start(hardware, seed)
-    objective = Supervised(TaskLoss(task, data.classes))
     console = console_of(fabric)
-    # Made before there is a folder, as much may be wrong with the settings.
-    training = Training(fabric, network, objective, data, settings, console, run.name)
-    with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:
-        if (result := finished_result(fabric, folder)) is not None:
-            return result
-        announce(console, data, inference, doubts)
-        weigh_classes(fabric, console, objective, data, settings, folder)
-        return training.run(folder)
+    with sitting(fabric, run):
+        objective = Supervised(TaskLoss(task, data.classes))
+        # Made before there is a folder, as much may be wrong with the settings.
+        training = Training(fabric, network, objective, data, settings, console, run.name)
+        with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:
+            if (result := finished_result(fabric, folder)) is not None:
+                return result
+            announce(console, data, inference, doubts)
+            weigh_classes(fabric, console, objective, data, settings, folder)
+            return training.run(folder)

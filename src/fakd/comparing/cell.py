@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fakd import signals
 from fakd.files import write_text, write_yaml
 from fakd.runs.folder import (
     CALIBRATION,
@@ -32,7 +33,8 @@ from fakd.runs.locks import lock
 Stop = Callable[[], bool]
 """Says whether the work is to end early; never, where whoever began it can end the process."""
 _POLL = 0.1
-_PATIENCE = 15.0
+_PATIENCE = 60.0
+"""Seconds in which a run may finish its step and save."""
 LAP, LAPS = 4, 3
 """Steps between two measurements, and measurements; the first warms up and does not count."""
 ENDLESS = 10**9
@@ -134,23 +136,26 @@ def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> s
             time.sleep(_POLL)
     finally:
         _end(child)
-    if code is None:
-        return None
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code is None or signals.asked(code):
+        return None  # it continues when it is tried again
+    how = f"killed by {signals.name(-code)}" if code < 0 else f"exit code {code}"
     said = last_line(cell.beside(LOG).read_bytes()[begin:].decode("utf-8", "replace"))
     return f"{how}: {said or 'it said nothing'}"
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Interrupt the process and all it started; kill them if they take too long."""
+    """Pass on to a process, and all it started, what asks us to stop; kill what takes too long."""
     if child.poll() is not None:
         return
-    for signal_, patience in ((signal.SIGINT, _PATIENCE), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal_)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(patience)
-            return
+    deadline = time.monotonic() + _PATIENCE
+    # What a shell has started in the background is deaf to Ctrl-C.
+    number = signal.SIGTERM if signals.noted() in (0, signal.SIGINT) else signals.noted()
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+        while child.poll() is None and time.monotonic() < deadline and not signals.insisted():
+            time.sleep(_POLL)
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def trial_of(cell: Cell) -> Cell:

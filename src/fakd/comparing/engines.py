@@ -182,7 +182,8 @@ class SlurmEngine(Engine):
 
     def submit(self, function: Work, cell: Cell) -> Task:
         """Submit a job."""
-        self._jobs.append(self._executor.submit(function, cell, self._environment))
+        call = _Requeued(function)
+        self._jobs.append(self._executor.submit(call, cell, self._environment))
         return self._jobs[-1]
 
     def stop(self) -> None:
@@ -190,6 +191,24 @@ class SlurmEngine(Engine):
         for job in self._jobs:
             if not job.done():
                 job.cancel()
+
+
+class _Requeued:
+    """Lets SLURM queue a job again that it ends before its time, or because its time is over.
+
+    submitit asks for ``checkpoint`` then, has SLURM requeue the job, and leaves the call, which
+    lets the run save and end. The call made anew goes on at what was saved.
+    """
+
+    def __init__(self, function: Work) -> None:
+        self._function = function
+
+    def __call__(self, cell: Cell, environment: Mapping[str, str]) -> None:
+        self._function(cell, environment)
+
+    def checkpoint(self, cell: Cell, environment: Mapping[str, str]) -> Any:
+        """Say what is to be called when the job runs again: the same."""
+        return import_module("submitit.helpers").DelayedSubmission(self, cell, environment)
 
 
 def _extra(place: str, library: str) -> Any:

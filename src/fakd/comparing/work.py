@@ -1,10 +1,8 @@
 """Getting a grid done: each cell once, whoever else is at it, with a live table."""
 
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fakd import signals
 from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
 from fakd.comparing.engines import Engine, Task, Work
 from fakd.console import remark
@@ -105,14 +104,15 @@ def work(
     """Call ``function`` with each cell until all are finished or have failed; return the failed.
 
     Finished cells are left alone, cells that failed in an earlier sitting are tried once more, and
-    cells that another process is at are waited for. An interrupt stops all that run.
+    cells that another process is at are waited for. A signal that asks to stop is passed on to all
+    that run, which save before they end; a second Ctrl-C does not wait for that.
     """
     earlier = {cell: cell.failed_at for cell in cells}
     waiting, running = list(cells), dict[Cell, Task]()
     failed: list[Cell] = []
-    with display.table(), _interruptible():
+    with display.table(), signals.listening(_heard):
         try:
-            while waiting or running:
+            while (waiting or running) and not signals.noted():
                 for cell in [*waiting]:
                     if cell.finished:
                         display.finished(cell)
@@ -133,6 +133,10 @@ def work(
         except BaseException:
             engine.stop()
             raise
+        if waiting or running:
+            engine.stop()
+            line = f"stopped by {signals.name(signals.noted())}; the same command continues"
+            raise signals.ended(signals.noted(), line)
     return failed
 
 
@@ -180,14 +184,6 @@ def _look(cell: Cell, task: Task, earlier: int | None) -> None:
             cell.record_failure(f"{type(error).__name__}: {last_line(str(error)) or 'lost'}")
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let a polite kill end the runs in order too, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _heard(number: int) -> None:
+    again = "; Ctrl-C again leaves at once" if number == signals.ASKING[0] else ""
+    signals.say(f"{signals.name(number)}: the runs finish their steps and save{again}")

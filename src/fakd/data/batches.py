@@ -1,7 +1,7 @@
 """Batches that are a function of seed and step alone, whoever loads them and from where."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from fakd.data.seeds import mixed
 from fakd.data.transforms import Geometry, View, augment, build_extra
 from fakd.errors import InputError
 from fakd.settings import IGNORE, Augmentation
+from fakd.signals import ignore
 
 _ORDER, _AUGMENTATION, _MIX = 1, 2, 3
 
@@ -62,7 +63,7 @@ def training_batches(
     world: int = 1,
     pin_memory: bool = False,
     broken: Literal["stop", "skip"] = "stop",
-) -> Iterable[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
 
     Sample ``step * batch_size + slot`` counts through one random order of the split after
@@ -135,7 +136,7 @@ def mix(base: View, partner: View, augmentation: Augmentation, generator: torch.
 
 def evaluation_samples(
     split: Split, workers: int = 0, indices: Iterable[int] | None = None
-) -> Iterable[Sample]:
+) -> Generator[Sample, None, None]:
     """Yield samples unchanged and in order, decoded by worker processes.
 
     Args:
@@ -252,7 +253,7 @@ def _read(split: Split, index: int) -> Sample:
     return sample
 
 
-def _loaded(items: Dataset, order: Iterable[int], workers: int, pin_memory: bool) -> Iterator:
+def _loaded(items: Dataset, order: Iterable[int], workers: int, pin_memory: bool) -> Generator:
     loader = DataLoader(
         items,
         batch_size=None,
@@ -260,6 +261,7 @@ def _loaded(items: Dataset, order: Iterable[int], workers: int, pin_memory: bool
         num_workers=workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
+        worker_init_fn=ignore,
     )
     for item in loader:
         # Raised in a worker it would reach the user wrapped in that process's traceback.

@@ -6,6 +6,7 @@ from .mmseg.conversion import export_mmseg, import_mmseg
 from .mmseg.published import PUBLISHED, Published
 from .normalize import Normalize
 from .paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
+from .weights import not_finite
 
 __all__ = [
     "PUBLISHED",
@@ -24,6 +25,7 @@ __all__ = [
     "list_networks",
     "load",
     "load_mmseg",
+    "not_finite",
     "pspnet",
     "read_info",
     "save",

@@ -1,6 +1,7 @@
 """ImageNet weights for backbones: from timm's hub, a file, or an installed package."""
 
 import importlib.util
+import math
 import re
 import urllib.error
 import urllib.request
@@ -31,7 +32,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: object
     """Copy a state dictionary whose names and shapes are exactly the module's.
 
     Raises:
-        InputError: an entry is missing, unexpected or of another shape; nothing was copied.
+        InputError: an entry is missing, unexpected, of another shape, infinite or NaN; nothing was
+            copied.
     """
     problems = misfits(module.state_dict(), state)
     if problems:
@@ -39,7 +41,38 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: object
             f"checkpoint of another network: {source} does not fit: {'; '.join(problems)}; "
             "build the network it was saved from"
         )
+    require_finite(module, state, source)
     module.load_state_dict(state)
+
+
+def not_finite(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[str]:
+    """Name the weights that are infinite or NaN, a module's own or those of a state for it.
+
+    A buffer may hold minus infinity, as masks of attention do.
+    """
+    weights = {name for name, _ in module.named_parameters()}
+    entries = module.state_dict() if state is None else state
+    given = {name: entry for name, entry in entries.items() if entry.is_floating_point()}
+    right = [
+        (entry.isfinite() if name in weights else entry < math.inf).all()
+        for name, entry in given.items()
+    ]
+    # Stacked, so that a GPU is waited for once.
+    all_right = torch.stack(right).tolist() if right else []
+    return [name for name, fine in zip(given, all_right, strict=True) if not fine]
+
+
+def require_finite(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Refuse weights that are infinite or NaN.
+
+    Raises:
+        InputError: names the first ones.
+    """
+    if broken := not_finite(module, state):
+        raise InputError(
+            f"expected finite weights in {source}, got {some(broken, SHOWN)} with infinite or NaN "
+            "values; take a file from before its training went wrong"
+        )
 
 
 def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
@@ -234,6 +267,7 @@ def fit_backbone(
             f"{path} holds other weights than backbone {backbone.architecture.describe()} takes: "
             f"{'; '.join(problems)}; choose the file of this very network"
         )
+    require_finite(backbone.module, fitted, path)
     backbone.module.load_state_dict(fitted)
 
 

@@ -22,6 +22,7 @@ from fakd.errors import InputError
 from fakd.files import make_folder, read_yaml, write_atomically, write_text, write_yaml, writing
 from fakd.runs.locks import holder, lock
 from fakd.settings import Existing
+from fakd.signals import Interrupted
 
 FORMAT = 1
 """Version of what a run's files say; raised when readers of the old one would misunderstand it."""
@@ -29,6 +30,8 @@ RECIPE, RESULT, CURVES = "recipe.yaml", "result.json", "metrics.csv"
 LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
 """The checkpoint, the best and the last network; a result's scores are those of the last one."""
 ENVIRONMENT, IMAGES = "environment.json", "images.npz"
+WRONG = "wrong.json"
+"""The step at which a loss or gradient was not finite; gone when the run goes on."""
 GRID, GRID_LOCK, CALIBRATION = "grid.yaml", "grid.lock", "calibration.json"
 GUARD = "run.lock"
 """The lock of a run's own folder, held by the process that trains it."""
@@ -130,7 +133,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             raise
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, InputError):
+        if kind is not None and issubclass(kind, InputError | Interrupted | KeyboardInterrupt):
             self.abandon()
         self._held.close()
 
@@ -155,7 +158,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             (path / RESULT).unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES)
+        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES, WRONG)
         with writing(self.path):
             for file in self.path.iterdir():
                 if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):

@@ -1,8 +1,10 @@
 """Everything a run needs to go on as if it had never stopped, in one file without pickle."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,26 @@ from torch import Tensor, nn
 from fakd.errors import InputError
 from fakd.files import write_atomically
 from fakd.runs.folder import FORMAT
+
+
+@dataclass
+class State:
+    """Plain values of a run that travel in its checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Spent on training, loading included, evaluation and saving left out."""
+    best_miou: float = -math.inf
+    best_step: int = 0
+    teacher_miou: float | None = None
+    skipped: int = 0
+    """Broken samples that others took the place of."""
+    pending: bool = False
+    """Whether this step was to be evaluated, and the run was stopped before it was."""
+    ended: str | None = None
+    """Why the run is over; None while it is not."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """How gradients are scaled in 16 bits; empty elsewhere."""
 
 
 def save_checkpoint(

@@ -1,9 +1,12 @@
 """The training loop: step, log, evaluate, save; the same for every objective."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from lightning_fabric import Fabric
@@ -11,41 +14,31 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from fakd import models
-from fakd.data import Batch, SegmentationData, cached, mixed, training_batches
-from fakd.errors import InputError
-from fakd.inference import to_unit
+from fakd.data import Batch, SegmentationData, cached, training_batches
+from fakd.errors import InputError, some
 from fakd.metrics import Scores
-from fakd.processes import average_gradients
 from fakd.runs.curves import Curves
-from fakd.runs.folder import RESULT, RunFolder, read_checkpoint_state, write_json
+from fakd.runs.folder import RESULT, WRONG, RunFolder, read_checkpoint_state, write_json
 from fakd.settings import Settings
-from fakd.training.checkpoint import load_checkpoint, save_checkpoint
-from fakd.training.objective import Objective, scaled
-from fakd.training.optimizer import build_optimizer, set_learning_rate
-from fakd.training.preparation import average_of, checkpoint_activations, freeze
+from fakd.signals import Interrupted
+from fakd.training.checkpoint import State, load_checkpoint, save_checkpoint
+from fakd.training.interruption import agreed
+from fakd.training.objective import Objective
+from fakd.training.optimizer import build_optimizer
+from fakd.training.preparation import (
+    average_of,
+    checkpoint_activations,
+    freeze,
+    require_enough_images,
+)
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.result import SkippedSamples, extension, result_of
+from fakd.training.step import Step
 from fakd.training.teacher import Teacher
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
 from fakd.types import Segmenter
 
-
-@dataclass
-class State:
-    """Plain values of a run that travel in its checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Spent on training, loading included, evaluation and saving left out."""
-    best_miou: float = -math.inf
-    best_step: int = 0
-    teacher_miou: float | None = None
-    skipped: int = 0
-    """Broken samples that others took the place of."""
-    ended: str | None = None
-    """Why the run is over; None while it is not."""
-    scaler: dict[str, Any] = field(default_factory=dict)
-    """How gradients are scaled in 16 bits; empty elsewhere."""
+_REMEDY = "try a lower schedule.learning_rate, a schedule.warmup or a schedule.clip"
 
 
 class Training:
@@ -82,7 +75,7 @@ class Training:
             )
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
-        self._batches(first=0)  # refuses what it cannot do before there is a folder
+        self.batches(first=0)  # refuses what it cannot do before there is a folder
         self.folder: RunFolder | None = None
         self.console, self.title = console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -111,6 +104,9 @@ class Training:
         self.display = StepProgress(console, title, settings.schedule.steps)
         self.watch, self.lapped = Stopwatch(), 0
         self.skipped = SkippedSamples()
+        self.step = Step(fabric, settings, self.network, self.objective, teacher, self.average)
+        self._training_mode()
+        require_enough_images(fabric, self.network, settings)
 
     def _select(self, step: int) -> None:
         """Set up the optimiser over what learns from a step on: all, or all that is not frozen."""
@@ -152,30 +148,38 @@ class Training:
 
         Raises:
             InputError: the teacher is no better than naming one class everywhere.
-            FloatingPointError: a loss became infinite or NaN; the last checkpoint is intact.
+            FloatingPointError: losses, gradients, weights or answers became infinite or NaN; names
+                the step. The last checkpoint is intact.
+            Interrupted: a signal asks to stop (`fakd.signals`); all that is learnt is saved.
         """
         schedule, intervals = self.settings.schedule, self.settings.intervals
         self.folder = folder
-        self._resume()
+        self.resume(
+            self.fabric.broadcast(folder.last if folder and folder.last.is_file() else None)
+        )
         if check_teacher and self.teacher is not None and self.state.teacher_miou is None:
             self._check(self.teacher)
-        student, optimizer = self.fabric.setup(self.network, self.optimizer)
         first = self.lapped = self.state.step
+        self.begin()
         if self.folder:
+            (self.folder.path / WRONG).unlink(missing_ok=True)
             self.curves = Curves(self.folder.path, first)
         found = None
-        self._training_mode()
         self.watch.lap()
-        with self.display:
+        # Closed, as an exception that is on its way would keep the loader's workers alive.
+        with self.display, closing(self.batches(first)) as batches:
             self.display.begin(first)
-            batches = () if self.state.ended else self._batches(first)
-            for step, batch in enumerate(batches, start=first):
-                if step == self.settings.freeze.until and step > first:
-                    optimizer = self._thaw(step)
-                self.skipped.note(batch.skipped, self.display)
+            if self.state.pending:
+                with self.watch.paused():
+                    found = self._evaluate(first)
+                self._ends(first, patience=True)
+                self._save(first)
+            for step, batch in enumerate(() if self.state.ended else batches, start=first):
+                if number := agreed():
+                    self._leave(number, step)
                 done, last = step + 1, step + 1 == schedule.steps
                 logged = done % intervals.log == 0 or last
-                terms = self._step(step, batch, student, optimizer, measured=logged)
+                terms = self.advance(step, batch, measured=logged)
                 if logged:
                     self._log(done, terms)
                     last = self._ends(done)
@@ -184,10 +188,28 @@ class Training:
                         found = self._evaluate(done)
                     last = self._ends(done, patience=True)
                 if done % intervals.save == 0 or last:
-                    self._save(done, terms)
+                    self._save(done)
                 if last:
                     break
         return self._finish(*(found or self._evaluate(self.state.step)))
+
+    def begin(self) -> None:
+        """Set up what makes steps, once all is as the first step wants it."""
+        self.student, self.wrapped = self.fabric.setup(self.network, self.optimizer)
+        self._training_mode()
+
+    def advance(self, step: int, batch: Batch, measured: bool) -> Mapping[str, Tensor]:
+        """Make one step; return what is worth a curve."""
+        if step == self.settings.freeze.until and step > self.state.step:
+            self.wrapped = self._thaw(step)
+        self.skipped.note(batch.skipped, self.display)
+        return self.step(step, batch, self.student, self.wrapped, measured)
+
+    def _leave(self, number: int, step: int) -> NoReturn:
+        """Save what is learnt, and end as a signal asks."""
+        if step > self.state.step or self.state.pending:
+            self._save(step)
+        raise Interrupted(number, step, self.settings.schedule.steps)
 
     def _ends(self, done: int, patience: bool = False) -> bool:
         """Tell whether a step is the last, and remember why; patience ends after evaluations."""
@@ -204,7 +226,8 @@ class Training:
             state.ended = f"{limits.minutes:g} minutes of training"
         return state.ended is not None
 
-    def _batches(self, first: int) -> Any:
+    def batches(self, first: int) -> Any:
+        """Yield the batches of this process from a step on, counted from 0."""
         schedule = self.settings.schedule
         return training_batches(
             self.train,
@@ -220,65 +243,16 @@ class Training:
             broken=self.settings.broken,
         )
 
-    def _step(
-        self, step: int, batch: Batch, student: Any, optimizer: Any, measured: bool
-    ) -> dict[str, Tensor]:
-        """Make one step; return its loss terms and, if asked for, what else is worth a curve."""
-        schedule, device = self.settings.schedule, self.fabric.device
-        # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
-        torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
-        set_learning_rate(optimizer, schedule.learning_rate_at(step))
-        optimizer.zero_grad(set_to_none=True)
-        parts = batch.parts(schedule.accumulate)
-        task = self.objective.task
-        shares = [1.0] * len(parts) if task is None else task.shares([p.labels for p in parts])
-        sums: dict[str, Tensor] = {}
-        progress = step / schedule.steps
-        teacher = self.teacher if self.objective.asks_teacher(progress) else None
-        for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
-            images = to_unit(part.images.to(device, non_blocking=True))
-            if self.settings.hardware.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            labels = part.labels.to(device, non_blocking=True)
-            # Asked first, so that its activations are gone before the student's are kept.
-            answer = None if teacher is None else teacher.answer(images, part)
-            with self.fabric.no_backward_sync(student, enabled=number < len(parts)):
-                prediction = student(images)
-                with self.fabric.autocast():
-                    outcome = self.objective(
-                        prediction, labels, part.labelled, progress, answer, share
-                    )
-                terms = scaled(outcome.terms, 1 / len(parts))
-                self.fabric.backward(torch.stack(list(terms.values())).sum())
-            for name, term in terms.items():
-                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
-        average_gradients(self.extra)
-        clips = schedule.clip is not None or schedule.clip_value is not None
-        norm = None
-        if clips or measured:
-            # Without a limit it only measures, after undoing the scale that 16 bits may need.
-            limit = math.inf if schedule.clip is None else schedule.clip
-            norm = self.fabric.clip_gradients(
-                student, optimizer, max_norm=limit, error_if_nonfinite=False
-            )
-        if schedule.clip_value is not None:
-            nn.utils.clip_grad_value_(self.network.parameters(), schedule.clip_value)
-        optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-        terms = {**sums, **self.objective.after_step(outcome)}
-        if measured:
-            terms |= self.objective.measures(outcome)
-        if measured and norm is not None:
-            terms["gradient_norm"] = norm
-        return {name: term.detach() for name, term in terms.items()}
-
     def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:
-        schedule = self.settings.schedule
-        values = self._finite(terms, done)
+        self._look()
+        values = {name: value.item() for name, value in terms.items()}
+        if self.step.scaler().is_enabled() and not math.isfinite(values["gradient_norm"]):
+            del values["gradient_norm"]
+        if broken := [name for name, value in values.items() if not math.isfinite(value)]:
+            self._fail(done, broken)
         speed = self._lap(done)
         if self.curves:
-            rate = schedule.learning_rate_at(done - 1)
+            rate = self.settings.schedule.learning_rate_at(done - 1)
             self.curves.write(done, {**values, "learning_rate": rate, "images/s": speed})
         self.display.show(done, {**values, "images/s": speed})
 
@@ -290,20 +264,37 @@ class Training:
         self.lapped = done
         return images / max(seconds, 1e-9)
 
-    def _finite(self, values: Mapping[str, Tensor], done: int) -> dict[str, float]:
-        numbers = {name: value.item() for name, value in values.items()}
-        broken = [name for name, number in numbers.items() if not math.isfinite(number)]
-        if broken:
-            saved = self.folder is not None and self.state.step > 0
-            kept = f"; the checkpoint of step {self.state.step} is intact" if saved else ""
-            raise FloatingPointError(
-                f"{', '.join(broken)} became infinite or NaN at step {done}{kept}; try a lower "
-                "schedule.learning_rate, a schedule.warmup or a schedule.clip"
-            )
-        return numbers
+    def _look(self, done: int | None = None) -> None:
+        """Fail if a step since the last look went wrong, or weights are broken after a step."""
+        if (wrong := self.step.wrong()) is not None:
+            self._fail(*wrong)
+        if done is not None:
+            for network in {self.network, self.evaluated}:
+                if broken := models.not_finite(network):
+                    self._fail(done, broken)
+
+    def _fail(self, step: int, names: Sequence[str]) -> NoReturn:
+        saved, shown = "", ""
+        if self.folder:
+            write_json(self.folder.path / WRONG, {"step": step, "names": list(names)})
+            shown = f"; fakd replay {shlex.quote(str(self.folder.path))} shows that step"
+            if self.state.step:
+                saved = f"; the checkpoint of step {self.state.step} is intact"
+        what = some(names, 3) or "a loss or gradient"
+        raise FloatingPointError(
+            f"{what} became infinite or NaN at step {step}{saved}{shown}; {_REMEDY}"
+        )
 
     def _evaluate(self, done: int) -> tuple[Scores, Tensor]:
-        scores, counts = validate_images(self.fabric, self.evaluated, self.val, self.settings)
+        self._look(done)
+        try:
+            scores, counts = validate_images(self.fabric, self.evaluated, self.val, self.settings)
+        except Interrupted as interrupted:
+            self.state.pending = True
+            self._leave(interrupted.number, done)
+        except FloatingPointError:
+            self._fail(done, ["answers on validation images"])
+        self.state.pending = False
         self._training_mode()
         if self.curves:
             values = {"mIoU": scores.miou, "mAcc": scores.macc, "aAcc": scores.pixel_accuracy}
@@ -318,19 +309,25 @@ class Training:
         return scores, counts
 
     def _check(self, teacher: Teacher) -> None:
-        scores = teacher.validate(self.val, self.settings)
+        try:
+            scores = teacher.validate(self.val, self.settings)
+        except FloatingPointError as error:
+            raise InputError(
+                f"the teacher's answers on {self.data.name} are infinite or NaN; "
+                "train it again, or give another one"
+            ) from error
         self.state.teacher_miou = scores.miou
         self.console.print(f"{self.title}: teacher  val mIoU {100 * scores.miou:.2f}")
         refuse_degenerate_teacher(scores, self.data.name)
 
-    def _save(self, done: int, terms: Mapping[str, Tensor]) -> None:
-        self._finite(terms, done)
+    def _save(self, done: int) -> None:
+        self._look(done)
         self._lap(done)
         with self.watch.paused():
             self.state.step = done
             self.state.skipped += self.skipped.taken(self.fabric)
             if self.folder:
-                self.state.scaler = self._scaler().state_dict()
+                self.state.scaler = self.step.scaler().state_dict()
                 save_checkpoint(self.folder.last, self._parts(), self.optimizers, vars(self.state))
 
     def _save_network(self, name: str, done: int, scores: Scores) -> None:
@@ -348,9 +345,8 @@ class Training:
                 },
             )
 
-    def _resume(self) -> None:
-        last = self.folder.last if self.folder and self.folder.last.is_file() else None
-        path = self.fabric.broadcast(last)
+    def resume(self, path: Path | None) -> None:
+        """Continue at a checkpoint, if there is one."""
         if path is None:
             return
         self.state = State(**read_checkpoint_state(path, State.__annotations__))
@@ -359,7 +355,7 @@ class Training:
             self._extend(before)
         self._select(self.state.step)
         load_checkpoint(path, self._parts(), self.optimizers)
-        self._scaler().load_state_dict(self.state.scaler)
+        self.step.scaler().load_state_dict(self.state.scaler)
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
 
     def _extend(self, before: int) -> None:
@@ -372,11 +368,6 @@ class Training:
         """Name all modules whose tensors a checkpoint holds."""
         parts = {"network": self.network, "objective": self.objective}
         return parts if self.average is None else {**parts, "average": self.average}
-
-    def _scaler(self) -> torch.amp.GradScaler:
-        """Find what scales gradients in 16 bits; elsewhere one that does nothing."""
-        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        return scaler or torch.amp.GradScaler(enabled=False)
 
     def _finish(self, scores: Scores, counts: Tensor) -> dict[str, Any]:
         state = vars(self.state)

@@ -2,11 +2,14 @@
 
 from fnmatch import fnmatchcase
 
+import torch
+from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fakd.errors import InputError
+from fakd.settings import Settings
 
 
 def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
@@ -63,3 +66,34 @@ def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
         raise InputError(f"expected ema between 0 and 1, such as 0.999, got {decay}")
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
     return average.requires_grad_(False)
+
+
+def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings) -> None:
+    """Try one image where a step has no more at a time: norms may have nothing to compare it with.
+
+    Batch norm over a pooled 1 x 1 map takes at least two. What it remembers stays as it was.
+
+    Raises:
+        InputError: the network cannot be trained on one image at a time.
+    """
+    schedule = settings.schedule
+    parts = fabric.world_size * schedule.accumulate
+    if schedule.batch_size > parts:
+        return
+    kept = [(each, each.clone()) for each in network.buffers()]
+    image = torch.zeros(1, 3, *settings.augmentation.crop, device=fabric.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), fabric.autocast():
+            network(image)
+    except ValueError as error:
+        if "more than 1" not in str(error):
+            raise
+        raise InputError(
+            f"expected schedule.batch_size of at least {2 * parts} with this network, got "
+            f"{schedule.batch_size}; a pooled map of one value is normalised over the images of a "
+            "device, or of one of the parts of schedule.accumulate, and needs 2"
+        ) from error
+    finally:
+        with torch.no_grad():
+            for each, before in kept:
+                each.copy_(before)

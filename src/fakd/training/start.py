@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
 
+from fakd import signals
 from fakd.console import open_console, remark
 from fakd.data import SegmentationData, evaluation_samples
 from fakd.errors import InputError, some
@@ -18,6 +19,8 @@ from fakd.processes import summed
 from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
 from fakd.settings import Existing, Hardware, Inference, Settings, Task
+from fakd.signals import Interrupted
+from fakd.training.interruption import agreed
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
 from fakd.training.task import automatic_weights
@@ -132,6 +135,7 @@ def weigh_classes(
 
     Raises:
         InputError: no pixel has a class.
+        Interrupted: a signal asks to stop.
     """
     if objective.task is None or fabric.broadcast(folder is not None and folder.last.is_file()):
         return
@@ -161,13 +165,17 @@ def _pixels_of_classes(
     every = [index * len(data.train) // number for index in range(number)]
     share = every[fabric.global_rank :: fabric.world_size]
     pixels = torch.zeros(data.classes, dtype=torch.long, device=fabric.device)
-    with StepProgress(console, "counting classes", len(share)) as display:
-        samples = evaluation_samples(data.train, settings.hardware.workers, share)
+    samples = evaluation_samples(data.train, settings.hardware.workers, share)
+    with StepProgress(console, "counting classes", len(share)) as display, closing(samples):
         for done, sample in enumerate(samples, start=1):
+            if signals.noted():
+                break
             if sample.labels is not None:
                 named = sample.labels[sample.labels != IGNORE].long()
                 pixels += named.bincount(minlength=data.classes).to(pixels.device)
             display.advance(done)
+    if number := agreed():
+        raise Interrupted(number)
     return [int(count) for count in summed(pixels).tolist()]
 
 

@@ -8,10 +8,35 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fakd.data import Batch, Split
+from fakd.errors import InputError
 from fakd.metrics import Scores
 from fakd.settings import Hardware, Settings
 from fakd.training.validation import validate
 from fakd.types import Prediction, Segmenter
+
+
+def require_apart(teacher: Segmenter, student: Segmenter) -> None:
+    """Refuse a student that would learn with the teacher's own weights, which stay as they are.
+
+    Raises:
+        InputError: they are one object, or share weights or buffers.
+    """
+    if teacher is student:
+        raise InputError(
+            "teacher and student are one network; give the student as a copy, copy.deepcopy(...), "
+            "or the teacher as the folder of its run"
+        )
+    names = {
+        entry.untyped_storage().data_ptr(): name
+        for name, entry in teacher.state_dict().items()
+        if entry.numel()
+    }
+    for name, entry in student.state_dict().items():
+        if entry.numel() and (theirs := names.get(entry.untyped_storage().data_ptr())):
+            raise InputError(
+                f"teacher and student share weights: {theirs} is the student's {name}; build the "
+                "student anew, or give it as a copy, copy.deepcopy(...)"
+            )
 
 
 class Teacher(ABC):

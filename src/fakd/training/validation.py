@@ -1,16 +1,22 @@
 """Scoring a network on the validation samples, each process taking its share."""
 
+from contextlib import closing, suppress
+from itertools import takewhile
+
 import torch
 from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from fakd import signals
 from fakd.data import SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
-from fakd.processes import summed
+from fakd.processes import largest, summed
 from fakd.settings import Settings
+from fakd.signals import Interrupted
+from fakd.training.interruption import agreed
 from fakd.types import Segmenter
 
 
@@ -38,10 +44,15 @@ def validate_images(
     """Score a network, and count each image's pixels by class: right, labelled, predicted.
 
     Sums over images give the scores; resampled images give their uncertainty.
+
+    Raises:
+        FloatingPointError: answers are infinite or NaN, to whichever process.
+        Interrupted: a signal asks to stop; what was counted is lost.
     """
     share = range(fabric.global_rank, len(split), fabric.world_size)
     samples = evaluation_samples(split, settings.hardware.workers, share)
-    pairs = ((sample.image, sample.labels) for sample in samples if sample.labels is not None)
+    wanted = takewhile(lambda _: not signals.noted(), samples)
+    pairs = ((sample.image, sample.labels) for sample in wanted if sample.labels is not None)
     places = iter(share)
     counts = torch.zeros(3, len(split), network.classes, dtype=torch.long, device=fabric.device)
 
@@ -49,9 +60,14 @@ def validate_images(
         found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         counts[:, next(places)] = torch.stack(found)
 
-    with fabric.autocast():
-        matrix = summed(score(network, pairs, settings.inference, fabric.device, count))
-    if not matrix.any():
+    matrix = None
+    with fabric.autocast(), closing(samples), suppress(FloatingPointError):
+        matrix = score(network, pairs, settings.inference, fabric.device, count)
+    if number := agreed():
+        raise Interrupted(number)
+    if largest(int(matrix is None)) or matrix is None:
+        raise FloatingPointError("the network's answers are infinite or NaN")
+    if not summed(matrix).any():
         raise InputError(
             "no validation pixel has a class, so there is nothing to score; label some"
         )
@@ -64,9 +80,10 @@ def refuse_degenerate_teacher(scores: Scores, data: str) -> None:
     Raises:
         InputError: it is not; usually its classes are ordered or its input normalised otherwise.
     """
-    frequent = float(scores.pixels.max() / scores.pixels.sum())
-    present = int((scores.pixels > 0).sum())
-    if scores.miou <= frequent / present:
+    pixels = scores.pixels.tolist()
+    blind = max(pixels) / sum(pixels) / sum(count > 0 for count in pixels)
+    # Both are rounded: a mean of quotients and a quotient are equal but for their last bits.
+    if not scores.miou > blind * (1 + 1e-9):
         raise InputError(
             f"the teacher scores {100 * scores.miou:.2f} mIoU on {data}, no better than naming one "
             "class everywhere; check its class order and normalisation, or give "

@@ -14,7 +14,7 @@ from fakd.models.mmseg.renaming import from_mmseg, to_mmseg_names
 from fakd.models.mmseg.unpickle import load_pickled
 from fakd.models.paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
 from fakd.models.state import network_state
-from fakd.models.weights import misfits
+from fakd.models.weights import misfits, require_finite
 
 BACKBONES = {
     "mobilenetv2": (("layer7.0",), ()),
@@ -63,7 +63,9 @@ def load_mmseg(
             f"{name} must hold exactly the entries of {kind} on {backbone}, and does not: "
             f"{'; '.join(problems)}; choose a checkpoint of one of the paper's networks"
         )
-    network.load_state_dict(from_mmseg(state, backbone))
+    renamed = from_mmseg(state, backbone)
+    require_finite(network, renamed, name)
+    network.load_state_dict(renamed)
     describe(network, checkpoint.get("meta"))
     if isinstance(source, Path | str):
         arguments = {"source": str(source), "align_corners": aligned}

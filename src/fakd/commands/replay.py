@@ -1,0 +1,158 @@
+"""`fakd replay`: look at one step of a run again."""
+
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fakd
+from fakd.console import open_console
+from fakd.errors import InputError, some
+from fakd.settings import Settings, Task
+
+if TYPE_CHECKING:
+    from fakd.data.transforms import Geometry
+    from fakd.training.loop import Training
+
+
+def replay(
+    run: str | Path, step: int | None = None, out: Path | None = None, accelerator: str = "auto"
+) -> dict[str, Any]:
+    """Look at one step of a run again: its images, its loss terms, its gradients.
+
+    A run whose loss, gradient or weights became infinite or NaN keeps the number of that step. Its
+    batch is drawn as it was, and its weights come about as they did: the steps since the last
+    checkpoint are made again, on one device. The run stays as it is, but for the picture. What its
+    recipe names is built, as `fakd train` would.
+
+    Args:
+        run: the folder of a run, finished or not.
+        step: which one, counted from 1 as in curves and messages; the one that went wrong if not
+            given.
+        out: the picture of images and labels; step-N.png in the folder of the run if not given.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
+
+    Returns:
+        Names of the samples, loss terms, norms of the gradients, weights with broken gradients.
+    """
+    # Imported here because `fakd replay --help` need not wait for it.
+
+    from fakd.files import read_yaml
+    from fakd.report.figures import colour, save_grid
+    from fakd.runs.folder import LAST, RECIPE, WRONG, read_json, readable
+    from fakd.training.replay import replay
+
+    run = Path(run)
+    if not (run / RECIPE).is_file():
+        raise InputError(f"expected the folder of a run, got {run}, where there is no {RECIPE}")
+    with readable(run):
+        recipe = read_yaml(run / RECIPE)
+        settings = _settings(recipe, accelerator)
+        if step is None and (run / WRONG).is_file():
+            step = read_json(run / WRONG)["step"]
+    if step is None or not 1 <= step <= settings.schedule.steps:
+        wrong = "none that went wrong is known" if step is None else f"got {step}"
+        raise InputError(f"expected a --step from 1 to {settings.schedule.steps}; {wrong}")
+    console = open_console()
+    training = _training(recipe, settings, run.name)
+    last = run / LAST
+    found = replay(training, step, last if last.is_file() else None)
+    batch, data = found.batch, training.data
+    names = [data.train.name(int(index)) for index in batch.indices]
+    lines = [f"{run.name}: step {step} of {settings.schedule.steps}, {len(names)} images"]
+    if found.since >= step:
+        lines[0] += f", with the weights of step {found.since}, the last that are saved"
+    views = zip(names, batch.labelled.tolist(), batch.geometries, strict=True)
+    lines += [f"  {name}{'' if known else ' (no labels)'}: {_seen(g)}" for name, known, g in views]
+    lines += [_numbers("loss", found.terms), _numbers("gradient norm", found.norms)]
+    if found.broken:
+        count = len(found.broken)
+        lines.append(f"infinite or NaN: gradients of {count} weights, {some(found.broken, 3)}")
+    path = out or run / f"step-{step}.png"
+    pictures = [
+        (image, colour(labels, data.palette))
+        for image, labels in zip(batch.images, batch.labels, strict=True)
+    ]
+    legend = dict(zip(data.class_names, data.palette, strict=True))
+    save_grid(path, pictures, ("image", "labels"), legend)
+    for line in (*lines, f"drawn: {path}"):
+        console.print(line, soft_wrap=True, markup=False)
+    return {
+        "step": step,
+        "samples": names,
+        "terms": found.terms,
+        "gradient_norms": found.norms,
+        "broken": found.broken,
+    }
+
+
+def _settings(recipe: dict[str, Any], accelerator: str) -> Settings:
+    """Read the settings of a recipe, for one device and process."""
+    settings = Settings()
+    for name, value in recipe.items():
+        if hasattr(settings, name):
+            group = getattr(settings, name)
+            given = _filled(group, value) if is_dataclass(group) else value
+            settings = replace(settings, **{name: given})
+    hardware = replace(settings.hardware, accelerator=accelerator, devices=1, workers=0)
+    return replace(settings, hardware=hardware)
+
+
+def _filled(group: Any, values: dict[str, Any]) -> Any:
+    # YAML has made lists of tuples.
+    known = {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
+    return replace(group, **known)
+
+
+def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Training":
+    """Set up a run as its command does, quietly."""
+    import torch
+
+    from fakd import specs
+    from fakd.training.loop import Training
+    from fakd.training.objective import Distillation, Supervised
+    from fakd.training.start import start
+    from fakd.training.task import TaskLoss
+    from fakd.training.teacher import NetworkTeacher
+
+    def built(key: str, classes: int | None = None) -> Any:
+        if not specs.is_spec(recipe[key]):
+            raise InputError(
+                f"{title} was started from Python with a {key} of your own, {recipe[key]}, which "
+                "cannot be built from its recipe"
+            )
+        torch.manual_seed(settings.seed)
+        spec = specs.checked(recipe[key], key, counted=classes is not None)
+        return specs.build(spec, classes=classes)
+
+    data = built("data")
+    trained = "student" if "student" in recipe else "network"
+    others = {key: built(key) for key in ("teacher", "distillation") if key in recipe}
+    network = fakd.models.adapt(built(trained, data.classes), data.classes)
+    fabric = start(settings.hardware, settings.seed)
+    labelled = data.train.labelled
+    task = TaskLoss(_filled(Task(), recipe["task"]), data.classes) if labelled else None
+    console = open_console(quiet=True)
+    if trained == "network":
+        objective: Any = Supervised(task)  # type: ignore[arg-type]
+        return Training(fabric, network, objective, data, settings, console, title)
+    teacher = fakd.models.adapt(others["teacher"])
+    objective = Distillation(teacher, network, others["distillation"], task)
+    answers = NetworkTeacher(teacher, fabric, settings.hardware)
+    return Training(fabric, network, objective, data, settings, console, title, answers)
+
+
+def _seen(geometry: "Geometry | None") -> str:
+    """Say which part of an image a view shows."""
+    if geometry is None:
+        return "with a part of another image"
+    parts = [
+        f"{side} {axis.start}-{axis.start + axis.length} of {axis.after}, from {axis.before}"
+        for side, axis in (("rows", geometry.rows), ("columns", geometry.columns))
+    ]
+    parts += ["mirrored"] if geometry.flipped else []
+    parts += [f"turned by {geometry.angle:.1f} degrees"] if geometry.angle else []
+    return ", ".join(parts)
+
+
+def _numbers(title: str, values: dict[str, float]) -> str:
+    return f"{title}: " + "  ".join(f"{name} {value:.6g}" for name, value in values.items())

@@ -1,0 +1,164 @@
+"""The processes of a run on several devices: when one ends, the others say so and end too."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from fakd import signals
+from fakd.errors import InputError
+from fakd.runs.folder import LAST, read_checkpoint_state
+from fakd.signals import Interrupted
+
+_GRACE = 5.0
+"""Seconds in which a process that fails waits for the first one to fail of the same."""
+_STUCK = 20.0
+"""Seconds after which a process that waits for a dead one, deep inside a library, is ended."""
+
+
+@contextmanager
+def sitting(fabric: Fabric, run: Path) -> Iterator[None]:
+    """Let a run end in order when a signal asks it to, or when one of its processes dies.
+
+    Signals are taken note of (`fakd.signals`) and handed on to the other processes.
+
+    Raises:
+        ChildProcessError: another process has ended; names it, and the step that is saved.
+        KeyboardInterrupt, SystemExit: a signal asked to stop, and it has stopped.
+    """
+    company = _Company(fabric, run) if fabric.world_size > 1 else None
+
+    def heard(number: int) -> None:
+        if fabric.is_global_zero:
+            again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+            signals.say(f"{signals.name(number)}: finishing the step and saving{again}")
+        if company:
+            company.hand_on(number)
+
+    try:
+        with signals.listening(heard):
+            if company is None:
+                yield
+            else:
+                with company.kept():
+                    yield
+    except Interrupted as error:
+        if not fabric.is_global_zero:
+            raise SystemExit(128 + error.number) from None
+        raise signals.ended(error.number, str(error)) from None
+
+
+class _Company:
+    """What a process knows of the others: the first one its children, these the first one."""
+
+    def __init__(self, fabric: Fabric, run: Path) -> None:
+        self._rank, self._world, self._run = fabric.global_rank, fabric.world_size, run
+        self._children: list[subprocess.Popen] = []
+        launcher = fabric.strategy.launcher
+        self._children = [*getattr(launcher, "procs", ())]
+        for thread in threading.enumerate():
+            if thread.name == "child-process-observer":
+                # It would kill this process before it can say why, at any exit code but 0.
+                thread._child_processes = []  # type: ignore[attr-defined]
+        started_here = type(fabric.strategy.cluster_environment).__name__ == "LightningEnvironment"  # type: ignore[attr-defined]
+        self._parent = os.getppid() if started_here and not self._children else None
+        self._over = threading.Event()
+
+    def hand_on(self, number: int) -> None:
+        """Pass a signal to the children; a terminal's Ctrl-C has reached them by itself."""
+        for child in self._children if number != signal.SIGINT else ():
+            child.send_signal(number)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Watch the others meanwhile; end them when this process fails, and wait for them else."""
+        threading.Thread(target=self._watch, name="fakd-company", daemon=True).start()
+        try:
+            yield
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._over.set()
+            for child in self._children:
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_STUCK)
+            self._kill()
+
+    def _fail(self, error: BaseException) -> None:
+        lost = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        orderly = (
+            isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+            and not signals.insisted()
+        )
+        if orderly:
+            return
+        if self._rank:
+            # The first process ends this one if it has the same to say, or has lost another.
+            time.sleep(_GRACE)
+        elif lost:
+            dead = _until(self._dead, _GRACE)
+            if dead is not None:
+                self._kill()
+                raise self._reason(*dead) from error
+        if lost and self._parent is None and not self._children and _is_connection(error):
+            raise ChildProcessError(self._line("another process of this run has ended")) from error
+        self._over.set()
+        self._kill()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            if self._parent is not None and os.getppid() != self._parent:
+                if self._rank == 1:
+                    signals.say(f"failed: {self._line('the first process of this run was killed')}")
+                os._exit(1)
+            if (dead := self._dead()) is not None and not self._over.wait(_STUCK):
+                reason = self._reason(*dead)
+                self._kill()
+                if isinstance(reason, ChildProcessError):
+                    signals.say(f"failed: {reason}")
+                os._exit(1)
+
+    def _dead(self) -> tuple[int, int] | None:
+        codes = [(rank, child.poll()) for rank, child in enumerate(self._children, start=1)]
+        return next(((rank, code) for rank, code in codes if code), None)
+
+    def _reason(self, rank: int, code: int) -> BaseException:
+        """Name who ended and how; one that failed by itself has said why."""
+        if code in (1, 2):
+            return SystemExit(code)
+        how = f"was killed by {signals.name(-code)}" if code < 0 else f"exited with {code}"
+        return ChildProcessError(
+            self._line(f"process {rank} of the run's {self._world}, counted from 0, {how}")
+        )
+
+    def _line(self, what: str) -> str:
+        step = 0
+        with suppress(InputError):
+            step = read_checkpoint_state(self._run / LAST)["step"]
+        return f"{what} (out of memory?); the same command continues at step {step}"
+
+    def _kill(self) -> None:
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+
+def _is_connection(error: BaseException) -> bool:
+    kinds = (torch.distributed.DistError,) if torch.distributed.is_available() else ()
+    return isinstance(error, kinds) or "gloo" in str(error)
+
+
+def _until(found: Callable[[], tuple[int, int] | None], seconds: float) -> tuple[int, int] | None:
+    deadline = time.monotonic() + seconds
+    while (result := found()) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return result

@@ -1,0 +1,52 @@
+"""Looking at one step of a run again: its batch, its loss terms, its gradients."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fakd.data import Batch
+from fakd.training.loop import Training
+from fakd.training.step import norm_of
+
+
+class Replayed(NamedTuple):
+    """What one step looked at, and what came of it."""
+
+    batch: Batch
+    terms: dict[str, float]
+    """The weighted loss terms."""
+    norms: dict[str, float]
+    """The norm of the gradient in each part of the network."""
+    broken: list[str]
+    """The weights whose gradients are infinite or NaN."""
+    since: int
+    """The last saved step, from which the steps before this one were made again."""
+
+
+def replay(training: Training, number: int, checkpoint: Path | None) -> Replayed:
+    """Go through one step, counted from 1, up to its gradients; nothing is written.
+
+    Its weights come about as they did: the steps from the checkpoint on are made again. A step
+    before the checkpoint is shown with the weights of the checkpoint.
+    """
+    training.resume(checkpoint)
+    first = min(training.state.step, number - 1)
+    training.begin()
+    for step, batch in enumerate(training.batches(first), start=first):
+        if step == number - 1:
+            break
+        training.advance(step, batch, measured=False)
+    terms, _ = training.step.gradients(step, batch, training.student, training.wrapped)
+    network = training.network
+    groups = {**network.parameter_groups(), "distillation": training.extra}
+    gradients = {name: each.grad for name, each in network.named_parameters()}
+    return Replayed(
+        batch,
+        {name: float(term) for name, term in terms.items()},
+        {name: float(norm_of(members)) for name, members in groups.items() if members},
+        [
+            name
+            for name, each in gradients.items()
+            if each is not None and not each.isfinite().all()
+        ],
+        training.state.step,
+    )

@@ -1,0 +1,152 @@
+"""One training step: forward and backward through the parts of a batch, then the update."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import AveragedModel
+
+from fakd import processes
+from fakd.data import Batch, mixed
+from fakd.inference import to_unit
+from fakd.processes import average_gradients
+from fakd.settings import Settings
+from fakd.training.objective import Objective, Outcome, Terms, scaled
+from fakd.training.optimizer import set_learning_rate
+from fakd.training.teacher import Teacher
+from fakd.types import Segmenter
+
+_NEVER = 2**40
+
+
+def norm_of(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """Measure the norm of the gradients of some parameters."""
+    found = [each.grad for each in parameters if each.grad is not None]
+    norm: Tensor = get_total_norm(found) if found else torch.zeros(())
+    return norm
+
+
+class Step:
+    """Makes steps, and remembers on the device the first one that went wrong.
+
+    Args:
+        fabric: says where and how precisely to compute.
+        settings: of the run.
+        network: what learns.
+        objective: what is minimised.
+        teacher: who answers for the batches, if anyone.
+        average: follows the network's weights, if anything.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        settings: Settings,
+        network: Segmenter,
+        objective: Objective,
+        teacher: Teacher | None,
+        average: AveragedModel | None,
+    ) -> None:
+        self.fabric, self.settings, self.network = fabric, settings, network
+        self.objective, self.teacher, self.average = objective, teacher, average
+        self.extra = objective.learnt_with_student()
+        self._wrong = torch.zeros((), dtype=torch.long, device=fabric.device)
+        self._names: tuple[str, ...] = ()
+        self._values = torch.zeros(0, device=fabric.device)
+
+    def __call__(
+        self, step: int, batch: Batch, student: Any, optimizer: Any, measured: bool
+    ) -> Terms:
+        """Make one step; return its loss terms and, if asked for, what else is worth a curve."""
+        schedule, scaler = self.settings.schedule, self.scaler()
+        set_learning_rate(optimizer, schedule.learning_rate_at(step))
+        sums, outcome = self.gradients(step, batch, student, optimizer)
+        norm: Tensor | None
+        if schedule.clip is not None or schedule.clip_value is not None or measured:
+            # Without a limit it only measures, after undoing the scale that 16 bits may need.
+            limit = math.inf if schedule.clip is None else schedule.clip
+            norm = self.fabric.clip_gradients(
+                student, optimizer, max_norm=limit, error_if_nonfinite=False
+            )
+        else:
+            groups = optimizer.param_groups
+            norm = norm_of(each for group in groups for each in group["params"])
+        if schedule.clip_value is not None:
+            nn.utils.clip_grad_value_(self.network.parameters(), schedule.clip_value)
+        optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        opposing = self.objective.after_step(outcome)
+        terms = {**sums, **opposing}
+        size = {} if norm is None else {"gradient_norm": norm}
+        # Scaled gradients may overflow: such a step is left out, and the scale is lowered.
+        self._watch(step + 1, terms if scaler.is_enabled() else {**terms, **size})
+        if measured:
+            terms |= self.objective.measures(outcome) | size
+        return {name: term.detach() for name, term in terms.items()}
+
+    def gradients(
+        self, step: int, batch: Batch, student: Any, optimizer: Any
+    ) -> tuple[Terms, Outcome]:
+        """Go forward and backward through a batch; return the loss terms, and the last part's."""
+        device = self.fabric.device
+        # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
+        torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
+        optimizer.zero_grad(set_to_none=True)
+        parts = batch.parts(self.settings.schedule.accumulate)
+        task = self.objective.task
+        shares = [1.0] * len(parts) if task is None else task.shares([p.labels for p in parts])
+        sums: Terms = {}
+        progress = step / self.settings.schedule.steps
+        teacher = self.teacher if self.objective.asks_teacher(progress) else None
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
+            images = to_unit(part.images.to(device, non_blocking=True))
+            if self.settings.hardware.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            labels = part.labels.to(device, non_blocking=True)
+            # Asked first, so that its activations are gone before the student's are kept.
+            answer = None if teacher is None else teacher.answer(images, part)
+            with self.fabric.no_backward_sync(student, enabled=number < len(parts)):
+                prediction = student(images)
+                with self.fabric.autocast():
+                    outcome = self.objective(
+                        prediction, labels, part.labelled, progress, answer, share
+                    )
+                terms = scaled(outcome.terms, 1 / len(parts))
+                self.fabric.backward(torch.stack(list(terms.values())).sum())
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+        average_gradients(self.extra)
+        return sums, outcome
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Find what scales gradients in 16 bits; elsewhere one that does nothing."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return scaler or torch.amp.GradScaler(enabled=False)
+
+    def _watch(self, number: int, terms: Mapping[str, Tensor]) -> None:
+        """Keep the number and the terms of the first step with one that is not finite."""
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        first = (self._wrong == 0) & ~values.isfinite().all()
+        same = (*terms,) == self._names
+        self._values = torch.where(first, values, self._values) if same else values
+        self._names = (*terms,)
+        self._wrong = torch.where(first, number, self._wrong)
+
+    def wrong(self) -> tuple[int, list[str]] | None:
+        """Tell the first step, counted from 1, that went wrong, and what did; waits for the device.
+
+        All processes must ask, and get the same step.
+        """
+        own = int(self._wrong)
+        distance = processes.largest(_NEVER - own if own else 0)
+        if distance == 0:
+            return None
+        finite = self._values.isfinite().tolist()
+        names = [name for name, right in zip(self._names, finite, strict=True) if not right]
+        return _NEVER - distance, names if own == _NEVER - distance else []

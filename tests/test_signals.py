@@ -1,0 +1,67 @@
+"""Signals that ask to stop are noted, not obeyed at once."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from fakd import signals
+
+
+def test_a_signal_is_noted_once_and_the_old_ways_come_back():
+    before, heard = signal.getsignal(signal.SIGTERM), []
+    with signals.listening(heard.append):
+        assert signals.noted() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.noted() == signal.SIGTERM
+    assert heard == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_second_ctrl_c_does_not_wait():
+    with signals.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not signals.insisted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.insisted()
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.noted() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_of_the_main_thread_nothing_changes():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def listen():
+        with signals.listening():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize(
+    ("code", "asked"), [(143, True), (-15, True), (130, True), (1, False), (2, False), (-9, False)]
+)
+def test_exit_codes_tell_who_was_asked_to_stop(code, asked):
+    assert signals.asked(code) is asked
+
+
+def test_a_program_ends_by_the_signals_convention(capfd):
+    ending = signals.ended(signal.SIGTERM, "stopped")
+    assert isinstance(ending, SystemExit)
+    assert ending.code == 143
+    assert isinstance(signals.ended(signal.SIGINT, "stopped"), KeyboardInterrupt)
+    assert capfd.readouterr().err == "fakd: stopped\n" * 2
