@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each may import those before it; one row is one level, whose members may import each other.
 LEVELS = [
     {"errors"},
-    {"files", "console", "processes", "settings", "signals", "specs"},
+    {"files", "imports", "console", "processes", "settings", "signals", "sources", "specs"},
     {"covariance"},
     {"types"},
     {"losses", "models", "data", "metrics"},

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fakd
-from fakd import specs
+from fakd import imports, specs
 from fakd.errors import InputError
 from fakd.models import adapt, pspnet, save
 
@@ -38,7 +38,7 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "my_networks.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)
-    monkeypatch.setattr(specs, "_allowed", set())
+    monkeypatch.setattr(imports, "_allowed", set())
     return "my_networks.net"
 
 
@@ -83,7 +83,7 @@ def test_networks_of_known_libraries_are_built_again_unasked(name, tmp_path):
     assert same(again, network)
     assert again.config == network.config
     assert again.config["class_path"] == "fakd.models.adapt"
-    assert again.config["init_args"]["classifier"] == network.name
+    assert again.config["init_args"]["classifier"] == network.probe.classifier
 
 
 def test_what_a_file_names_starts_from_nothing():
@@ -97,14 +97,14 @@ def test_a_users_own_network_is_built_again_when_allowed(mine, tmp_path):
     file = saved(network, tmp_path / "network.safetensors")
     # Whoever named it in this process has allowed it.
     assert same(fakd.load(file), network)
-    specs._allowed.clear()
+    imports._allowed.clear()
     with pytest.raises(
         InputError, match=r"my_networks.net.*network=.*allow='my_networks.net'"
     ) as e:
         fakd.load(file)
     assert "\n" not in str(e.value)
     assert same(fakd.load(file, network=adapt(specs.find(mine)(3, 6))), network)
-    specs._allowed.clear()
+    imports._allowed.clear()
     assert same(fakd.load(file, allow="my_networks"), network)
 
 
@@ -118,7 +118,7 @@ def test_a_users_own_segmenter_is_named_as_it_was_built(mine, tmp_path):
     assert network.config == specs.written("my_networks.small", classes=3)
     file = saved(network, tmp_path / "network.safetensors")
     assert same(fakd.load(file), network)
-    specs._allowed.clear()
+    imports._allowed.clear()
     with pytest.raises(InputError, match=r"my_networks\.small"):
         fakd.load(file)
     fakd.specs.allow("my_networks")
@@ -188,7 +188,7 @@ def test_values_become_what_the_signature_names():
 def test_what_was_built_from_objects_has_no_spec():
     made = specs.build(specs.written("torch.nn.Sequential") | {"init_args": {}})
     assert specs.spec_of(made) == specs.written("torch.nn.Sequential")
-    objects = specs.written("fakd.models.Tapped", network=nn.Conv2d(3, 2, 1))
+    objects = specs.written("fakd.models.adapt", network=nn.Conv2d(3, 2, 1))
     assert specs.build(objects).config is None
 
 

@@ -61,6 +61,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd train   --network pspnet --network.backbone resnet50 --data FOLDER --run runs/teacher
   fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
                --data FOLDER --run runs/student      FAKD by default
+               or any network: hf:FOLDER, smp:Unet, torchvision:NAME, net.py:FUNCTION, FILE.onnx
   fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
                --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
   fakd report runs/comparison                        one HTML file that answers whether it helped
@@ -178,6 +179,7 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
         config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise InputError(one_line(str(error))) from error
+    specs.allow(*([config["code"]] if isinstance(config["code"], str) else config["code"] or ()))
     return {key: _value(key, each, config[key]) for key, each in parameters.items()}
 
 
@@ -197,7 +199,9 @@ def _in_full(argument: str) -> str:
     key, _, value = argument.removeprefix("--").partition("=")
     if key not in PACKAGES:
         return argument
-    spec = specs.checked(json.loads(value), key, package=PACKAGES[key], counted=True)
+    spec = json.loads(value)
+    spec = specs.with_claims(spec) if PACKAGES[key] == "fakd.models" else spec
+    spec = specs.checked(spec, key, package=PACKAGES[key], counted=True)
     return f"--{key}={json.dumps(specs.plain(spec))}"
 
 
@@ -214,6 +218,11 @@ def command_parser(name: str) -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", action="config", help="a YAML file with any of these values")
+    parser.add_argument(
+        "--code",
+        type=list[str] | str | None,
+        help="your .py files or modules that files may ask for",
+    )
     for key, each in _parameters(name).items():
         options: dict[str, Any] = {"help": explained.get(key)}
         if each.default is each.empty:
@@ -242,8 +251,10 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         refuse_taken(expanded(arguments["run"]), arguments["existing"])
     counted = "data" in arguments
     for key in named:
-        package = PACKAGES[key]
-        arguments[key] = specs.checked(arguments[key], key, package=package, counted=counted)
+        spec = (
+            specs.with_claims(arguments[key]) if PACKAGES[key] == "fakd.models" else arguments[key]
+        )
+        arguments[key] = specs.checked(spec, key, package=PACKAGES[key], counted=counted)
     import torch
 
     trained = TRAINED.get(name)
@@ -251,51 +262,26 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         for key in sorted(named, key=lambda each: (each == trained, each != "data")):
             if "seed" in arguments:
                 torch.manual_seed(arguments["seed"])
-            arguments[key] = _part(key, arguments[key], arguments.get("data"))
+            arguments[key] = _part(key, arguments[key], arguments.get("data"), key == trained)
     except ValueError as error:
         # A class refuses its arguments.
         raise InputError(str(error)) from error
     return arguments
 
 
-def _part(key: str, spec: specs.Spec, data: Any) -> Any:
+def _part(key: str, spec: specs.Spec, data: Any, trained: bool) -> Any:
     if key == "data":
         return _of_kind("fakd.data.SegmentationData", key, specs.build(spec))
     if key == "distillation":
         return _of_kind("fakd.types.DistillationLoss", key, specs.build(spec))
-    return network(spec, None if data is None else data.classes)
+    classes = None if data is None else data.classes
+    return fakd.models.open_network(spec, classes, trained=trained)
 
 
 def _of_kind(kind: str, key: str, made: Any) -> Any:
     if not isinstance(made, specs.find(kind)):
         raise InputError(f"{key}: expected a {kind}, got a {type(made).__name__}")
     return made
-
-
-def network(spec: specs.Spec, classes: int | None) -> "fakd.Segmenter":
-    """Build a network, and adapt one that is not made for this package."""
-    from torch.nn import Module
-
-    try:
-        made = specs.build(spec, classes=classes)
-    except InputError:
-        raise
-    except Exception as error:
-        # What somebody else's code raises is about the arguments it was given.
-        if spec["class_path"].startswith("fakd."):
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{spec['class_path']} cannot be built: {reason}") from error
-    if not callable(made):
-        kind = type(made).__name__
-        raise InputError(f"expected a network from {spec['class_path']}, got a {kind}")
-    # A function's class count cannot be seen.
-    made = fakd.models.adapt(made, None if isinstance(made, Module) else classes)
-    if not spec["class_path"].startswith("fakd.models.load"):
-        # Recorded without the class count, which a recipe's reader takes from the data as well.
-        made.origin = specs.plain(spec)
-    segmenter: fakd.Segmenter = made
-    return segmenter
 
 
 def _explain_part(name: str, rest: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ import codecs
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,23 @@ def write_text(path: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     write_atomically(path, write)
+
+
+def replace_folder(path: Path, write: Callable[[Path], bool]) -> None:
+    """Let ``write`` fill a folder beside ``path``, then put it in its place if it says so.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if write(temporary):
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:

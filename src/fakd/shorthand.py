@@ -10,6 +10,7 @@ from fakd import data, losses, models
 from fakd.errors import InputError
 from fakd.files import expanded, parse_yaml, read_yaml, yaml_text
 from fakd.settings import Optimizer
+from fakd.sources import is_source, resolve
 from fakd.specs import CLASS_PATH, full_path, is_spec, nearest, written
 
 # Parameter -> the package whose public names may be given bare.
@@ -32,7 +33,7 @@ _EXAMPLES = {
     "network": "pspnet",
     "distillation": "ChannelKL",
 }
-_FILES = (".yaml", ".yml", ".safetensors", ".pth")
+_FILES = (".yaml", ".yml")
 # Groups of settings whose name alone stands for one of them.
 _LEADING = {"optimizer": "kind", "freeze": "names"}
 _OPTIMIZER = {each.name for each in fields(Optimizer)}
@@ -58,14 +59,18 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
     there = expanded(value).exists()
     if value in package.__all__ and not there:
         return full_path(value, PACKAGES[flag])
-    is_path = there or value.endswith(_FILES)
+    is_path = there or value.endswith(_FILES) or (flag != "data" and is_source(value))
     if value.lstrip().startswith("{") or (CLASS_PATH.match(value) and not is_path):
         return value
     hint = nearest(value, package.__all__, cutoff=0.7)
-    if hint and not there:
+    if hint and not is_path:
         raise InputError(f"--{flag}: there is no {value}{hint}")
-    opener = "fakd.data.folder" if flag == "data" else "fakd.models.load"
-    return written(opener, **{OPENERS[opener][0]: value})
+    if flag == "data":
+        return written("fakd.data.folder", root=value)
+    try:
+        return resolve(value)
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from error
 
 
 def _distillation(value: str) -> str | dict[str, Any]:

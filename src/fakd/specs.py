@@ -6,29 +6,34 @@ it is. Code that only a file names is built if it makes networks and is fakd's o
 or if the user has allowed it.
 """
 
-import difflib
 import inspect
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
 from fakd.errors import InputError
+from fakd.imports import IN_FILE, LIBRARIES, is_allowed
+from fakd.imports import allow as allow
+from fakd.imports import find as find
+from fakd.imports import nearest as nearest
+from fakd.sources import Spec as Spec
+from fakd.sources import is_source, resolve
+from fakd.sources import written as written
 
-Spec = dict[str, Any]
-
-LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision", "transformers")
 ARCHITECTURES = frozenset(
     f"fakd.models.{name}" for name in ("adapt", "deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
 )
 """What of this package a weights file may ask for: a network without weights."""
 OPENERS = ARCHITECTURES | {
-    *(f"fakd.models.{name}" for name in ("load", "load_mmseg")),
+    *(
+        f"fakd.models.{name}"
+        for name in ("load", "load_mmseg", "open_exported", "open_smp", "open_transformers")
+    ),
     *(
         f"fakd.data.{name}"
         for name in ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
@@ -49,52 +54,7 @@ STARTING_WEIGHTS: Mapping[str, Any] = {
 _CLASS_COUNTS = ("classes", "num_classes")
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
-_allowed: set[str] = set()
 _built: WeakKeyDictionary[Any, Spec] = WeakKeyDictionary()
-
-
-def allow(*names: str) -> None:
-    """Let files ask for the caller's own code: class paths, modules, or packages as a whole."""
-    _allowed.update(names)
-
-
-def nearest(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.5) -> str:
-    """Ask for the known name that a mistyped one is closest to.
-
-    >>> nearest("psnet", ["pspnet", "isanet"])
-    '; did you mean pspnet?'
-    """
-    found = difflib.get_close_matches(wrong, list(known), 1, cutoff)
-    return f"; did you mean {found[0]}?" if found else otherwise
-
-
-def find(path: str) -> Any:
-    """Import what a class path names.
-
-    Raises:
-        InputError: there is no such module, or nothing of that name in it.
-
-    >>> find("fakd.errors.InputError")
-    <class 'fakd.errors.InputError'>
-    """
-    module, _, name = path.rpartition(".")
-    if not module:
-        raise InputError(f"expected a dotted path such as fakd.models.pspnet, got {path!r}")
-    try:
-        owner = import_module(module)
-    except SyntaxError as error:
-        raise InputError(f"{path} cannot be imported: {error}") from error
-    except ImportError as error:
-        # Either there is no such module, which may be a class instead, or one that it imports.
-        itself = f"{module}.".startswith(f"{error.name}.") if error.name else False
-        if "." not in module or not itself:
-            raise InputError(f"{path} cannot be imported: {error}") from error
-        owner = find(module)
-    try:
-        return getattr(owner, name)
-    except AttributeError as error:
-        known = getattr(owner, "__all__", None) or vars(owner)
-        raise InputError(f"there is no {path}{nearest(name, known)}") from error
 
 
 def full_path(name: str, package: str) -> str:
@@ -109,11 +69,6 @@ def full_path(name: str, package: str) -> str:
 def is_spec(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Tell whether a plain value describes an object."""
     return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
-
-
-def written(class_path: str, **arguments: Any) -> Spec:
-    """Write a spec."""
-    return {"class_path": class_path, "init_args": arguments}
 
 
 def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -136,6 +91,24 @@ def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
     # The configurations of transformers take num_labels and more without saying so.
     silent = path.startswith("transformers.") and path.endswith("Config")
     return named, silent or any(each.kind is kinds[0] for each in found.values())
+
+
+def with_claims(spec: Any) -> Any:
+    """Hand what is said of a foreign network, and its builder does not take, to `adapt`.
+
+    ``{class_path: net.py:net, init_args: {width: 8, mean: [0, 0, 0]}}`` becomes an ``adapt`` with
+    ``mean``, whose network is a ``net`` of that width.
+    """
+    path = spec.get("class_path") if isinstance(spec, Mapping) else None
+    given = dict(spec.get("init_args") or {}) if isinstance(spec, Mapping) else {}
+    opener = str(path).startswith("fakd.models.open_")
+    if not isinstance(path, str) or "." not in path or (path.startswith("fakd.") and not opener):
+        return spec
+    known, _ = parameters(path)
+    claims = set(parameters("fakd.models.adapt")[0]) - {"network", "classes", "new_head", *known}
+    told = {name: given.pop(name) for name in claims & set(given)}
+    inner = {"class_path": path, "init_args": given}
+    return written("fakd.models.adapt", network=inner, **told) if told else spec
 
 
 def checked(
@@ -176,8 +149,8 @@ def checked(
     inner = partial(checked, package=package, counted=counted, asked_by=asked_by, ours=ours)
 
     def converted(value: Any, hint: Any, place: str) -> Any:
-        if isinstance(value, str) and CLASS_PATH.match(value) and not _accepts_text(hint):
-            value = written(value)
+        if isinstance(value, str) and not _accepts_text(hint):
+            value = _as_spec(value)
         if is_spec(value):
             return inner(value, place)
         if isinstance(value, Mapping) and any(map(is_spec, value.values())):
@@ -192,7 +165,9 @@ def checked(
         if value is None and not welcome:
             del given[name]  # nothing means the default
             continue
-        if name not in known and not open_ended:
+        # Those of smp drop what an encoder does not know; a slip of the pen is no such thing.
+        slip = path.startswith("segmentation_models_pytorch.") and nearest(name, known, cutoff=0.8)
+        if name not in known and (slip or not open_ended):
             place = f"{where}.{name}"
             listed = f"; {path} takes {', '.join(known) or 'nothing'}"
             near = nearest(place, [f"{where}.{each}" for each in known], listed)
@@ -206,6 +181,13 @@ def checked(
     if asked_by is None:
         given = {name: each for name, each in defaults.items() if _is_plain(each)} | given
     return {"class_path": path, "init_args": given}
+
+
+def _as_spec(text: str) -> Any:
+    """Read a word that stands where an object is wanted; what names none is itself."""
+    if is_source(text):
+        return resolve(text)
+    return written(text) if CLASS_PATH.match(text) else text
 
 
 def _is_plain(value: Any) -> bool:
@@ -292,13 +274,13 @@ def build(
         return {k: inner(v) for k, v in spec.items()} if isinstance(spec, Mapping) else spec
     path = spec["class_path"]
     if asked_by is None:
-        if path.partition(".")[0] not in ("fakd", *LIBRARIES):
+        if IN_FILE.fullmatch(path) or path.partition(".")[0] not in ("fakd", *LIBRARIES):
             allow(path)
         spec = {"class_path": path, "init_args": dict(spec.get("init_args") or {})}
     else:
         spec = checked(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
     if classes is not None:
-        spec = _counted(spec, classes)
+        spec = counted_for(spec, classes)
     arguments = {name: inner(value) for name, value in spec["init_args"].items()}
     try:
         made = find(path)(**arguments)
@@ -310,12 +292,17 @@ def build(
     return made
 
 
-def _counted(spec: Mapping[str, Any], classes: int) -> Spec:
-    """Fill in the number of classes wherever it may be given and is not."""
+def counted_for(spec: Mapping[str, Any], classes: int) -> Spec:
+    """Fill in the number of classes wherever it may be given and is not.
+
+    Weights of torchvision come with theirs.
+    """
     known, open_ended = parameters(spec["class_path"])
     config = open_ended and spec["class_path"].endswith("Config")
     names = ["num_labels"] if config else [name for name in _CLASS_COUNTS if name in known]
-    given = {k: _counted(v, classes) if is_spec(v) else v for k, v in spec["init_args"].items()}
+    given = {k: counted_for(v, classes) if is_spec(v) else v for k, v in spec["init_args"].items()}
+    if spec["class_path"].startswith("torchvision.") and spec["init_args"].get("weights"):
+        names = []
     return {"class_path": spec["class_path"], "init_args": dict.fromkeys(names, classes) | given}
 
 
@@ -355,11 +342,6 @@ def architecture(spec: Mapping[str, Any]) -> Spec:
     return {"class_path": spec["class_path"], "init_args": arguments | off}
 
 
-def is_allowed(path: str) -> bool:
-    """Tell whether the user named or allowed a class path, in this process."""
-    return any(path == name or path.startswith(f"{name}.") for name in _allowed)
-
-
 def is_network(path: str) -> bool:
     """Tell whether a known library's class path makes a network, or a configuration of one."""
     if path.partition(".")[0] not in LIBRARIES:
@@ -382,10 +364,11 @@ def _require_permitted(
     if is_allowed(path):
         return
     if path not in ours and not is_network(path):
+        code = inside["file"] if (inside := IN_FILE.fullmatch(path)) else path
         raise InputError(
             f"{asked_by} asks for {path}, which is no network of fakd, {', '.join(LIBRARIES)}; "
             "give the network: fakd.load(path, network=...), or allow code that you trust: "
-            f"fakd.load(path, allow={path!r}), --network.allow {path}"
+            f"fakd.load(path, allow={code!r}), --code {code}"
         )
     if path in OPENERS - ARCHITECTURES:
         if given.get("allow"):

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_origin
+from typing import Any, Literal, NamedTuple, Protocol, get_origin, runtime_checkable
 
 import torch
 from jaxtyping import Float, Integer
@@ -28,8 +28,21 @@ class Prediction(NamedTuple):
     logits: Float[Tensor, "batch classes rows cols"]
     features: Float[Tensor, "batch channels rows cols"] | None = None
     """The final classifier's input, dropout included; None where only the logits are known."""
-    auxiliary: Float[Tensor, "batch classes aux_rows aux_cols"] | None = None
-    """Logits of the auxiliary head; None where there is none."""
+    auxiliary: Tensor | tuple[Tensor, ...] | None = None
+    """Logits of the auxiliary head or heads, each on any grid; None where there is none."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """The final linear layer, from features to logits; a convolution of odd size is one."""
+
+    @property
+    def weight(self) -> Float[Tensor, "classes channels size size"]:
+        """What features are multiplied by; read anew at every step."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the features."""
 
 
 class Segmenter(nn.Module, ABC):
@@ -45,6 +58,10 @@ class Segmenter(nn.Module, ABC):
     """Names and colours that the weights came with; None if they came without."""
     extra: Mapping[str, Any] = MappingProxyType({})
     """What else the file of its weights says: step, score, how it was shown images."""
+    remarks: tuple[str, ...] = ()
+    """What its user should know before it is trained or asked."""
+    opaque: str = ""
+    """Why it shows no classifier; empty if it shows one, or nothing is known."""
     align_corners: bool = False
     """How its logits are meant to be enlarged to the image."""
     config: dict[str, Any] | None = None
@@ -58,7 +75,7 @@ class Segmenter(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def classifier(self) -> nn.Conv2d | None:
+    def classifier(self) -> Classifier | None:
         """The final linear layer, from features to logits; None if only logits are known."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

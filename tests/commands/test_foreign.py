@@ -1,12 +1,15 @@
 """Networks of other libraries and of the user's own, from training to evaluation."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import fakd
-from fakd import specs
+from fakd import imports, specs
 from fakd.cli import main
 
 DATA = ["--data=scenes", "--data.train=4", "--data.val=2", "--data.size=[32,48]"]
@@ -25,7 +28,7 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "own_nets.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_nets", raising=False)
-    monkeypatch.setattr(specs, "_allowed", set())
+    monkeypatch.setattr(imports, "_allowed", set())
     return "own_nets.net"
 
 
@@ -56,14 +59,14 @@ def test_ones_own_network_learns_from_it_and_is_loaded_when_allowed(mine, tmp_pa
     options = ["--check_teacher=false", f"--run={run}"]
     assert main(["distill", *given, *DATA, *SHORT, *options]) == 0
     assert fakd.load(run).config["init_args"]["network"] == specs.written(mine, classes=12, width=6)
-    specs._allowed.clear()
+    imports._allowed.clear()
     capsys.readouterr()
     assert main(["evaluate", f"--network={run}", *DATA]) == 2
     error = capsys.readouterr().err
     assert "asks for own_nets.net" in error
-    assert "--network.allow own_nets.net" in error
+    assert "--code own_nets.net" in error
     assert error.count("\n") == 1
-    assert main(["evaluate", f"--network={run}", "--network.allow=own_nets.net", *DATA]) == 0
+    assert main(["evaluate", f"--network={run}", "--code=own_nets.net", *DATA]) == 0
 
 
 def test_adapt_names_what_it_cannot_find_out(mine, tmp_path):
@@ -75,6 +78,136 @@ def test_adapt_names_what_it_cannot_find_out(mine, tmp_path):
     assert network.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     assert network.config["init_args"]["network"]["init_args"] == {"classes": 12, "width": 5}
     assert len(network.parameter_groups()["backbone"]) == 2
+
+
+def test_a_function_in_a_file_is_a_network_without_annotations(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(imports, "_allowed", set())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts.py").write_text("from torch import nn\nConv = nn.Conv2d\n")
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\nfrom parts import Conv\n\n"
+        "def net(classes, width=8):\n"
+        "    return nn.Sequential(Conv(3, width, 3, 4, 1), nn.ReLU(), Conv(width, classes, 1))\n"
+    )
+    given = ["--network=mine.py:net", "--network.width=6", "--network.mean=[0.5,0.5,0.5]"]
+    assert main(["train", *given, *DATA, *SHORT, "--run=run"]) == 0
+    network = fakd.load("run")
+    assert network.probe.features == 6
+    assert network.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    imports._allowed.clear()
+    capsys.readouterr()
+    assert main(["evaluate", "--network=run", *DATA]) == 2
+    error = capsys.readouterr().err
+    assert "asks for mine.py:net" in error
+    assert "--code mine.py" in error
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.py").rename(tmp_path / "elsewhere" / "mine.py")
+    (tmp_path / "parts.py").rename(tmp_path / "elsewhere" / "parts.py")
+    assert main(["evaluate", "--network=run", "--code=elsewhere/mine.py", *DATA]) == 0
+    imports._allowed.clear()
+    again = ["--recipe=run/recipe.yaml", "--network=elsewhere/mine.py:net", "--run=again"]
+    assert main(["train", *again, *DATA, *SHORT]) == 0
+
+
+def test_plain_weights_are_loaded_into_the_network_named_beside_them(mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = specs.find(mine)(12, 6)
+    torch.save(network.state_dict(), "weights.pth")
+    given = ["--teacher=weights.pth", "--teacher.network=own_nets.py:net"]
+    given += ["--teacher.network.width=6", "--student=own_nets.py:net", "--check_teacher=false"]
+    assert main(["distill", *given, *DATA, *SHORT, "--run=run"]) == 0
+    spec = yaml.safe_load(Path("run/recipe.yaml").read_text())["teacher"]["init_args"]
+    assert spec["path"] == "weights.pth"
+    assert spec["network"]["init_args"]["width"] == 6
+    loaded = fakd.load("weights.pth", network)
+    assert torch.equal(loaded.network[2].weight, torch.load("weights.pth")["2.weight"])
+
+
+def test_another_teacher_is_another_run(mine, tmp_path):
+    made = specs.find(mine)
+    torch.manual_seed(0)
+    first, second = (fakd.models.adapt(made(12)) for _ in range(2))
+    student = specs.written(mine)
+    data = fakd.data.scenes(train=4, val=2, size=(32, 48))
+    options = {
+        "schedule": fakd.Schedule(steps=2, batch_size=2),
+        "existing": "reuse",
+        "check_teacher": False,
+    }
+    result = fakd.distill(first, student, data, tmp_path / "run", **options)
+    assert fakd.distill(first, student, data, tmp_path / "run", **options) == result
+    with pytest.raises(fakd.InputError, match="the teacher has changed"):
+        fakd.distill(second, student, data, tmp_path / "run", **options)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        ("hg:model", "there is no module hg and no such source"),
+        ("smq:Unet", "did you mean smp?"),
+        ("hf:", "expected a name after hf:"),
+        ("hf:./gone", "./gone does not exist"),
+        ("hf:nobody/nothing", "hub that may have it cannot be reached"),
+        ("smp:Unett", "did you mean Unet?"),
+        ("smp:Unet?encoder_name=resnet1000", "Wrong encoder name"),
+        ("smp:Unet?encoder_nam=resnet18", "encoder_nam"),
+        ("torchvision:deeplab", "there is no torchvision.models.segmentation.deeplab"),
+        ("torchvision:fcn_resnet50?aux=true", "there is no teacher.aux"),
+        ("timm:resnet5000", "resnet5000"),
+        ("gone.onnx", "gone.onnx does not exist"),
+        ("gone.py:net", "gone.py does not exist"),
+        ("broken.py:net", "broken.py cannot be imported: ZeroDivisionError"),
+        ("small.py:nett", "did you mean net?"),
+        ("small.py:nothing", "expected a network"),
+        ("small.py:ids", "class ids only"),
+        ("small.py:net --teacher.classifier=0", "'0' does not make the answer"),
+        ("small.py:net --teacher.output=aux", "must answer at 'aux'"),
+        ("small.py:four", "images of 4 channels"),
+        ("plain.pth", "plain.pth"),
+        ("text.onnx", "cannot be opened"),
+        ("detr", "type detr, which segments no images into classes"),
+        ("empty", "empty cannot be opened with transformers"),
+    ],
+)
+def test_every_mistake_with_a_source_gets_one_line(
+    teacher, expected, tmp_path, monkeypatch, capsys
+):
+    for library in ("transformers", "segmentation_models_pytorch", "onnxruntime"):
+        pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fakd.models.foreign.libraries.is_reachable", lambda: False)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "small.py").write_text(
+        "from torch import nn\n\n"
+        "class Ids(nn.Module):\n"
+        "    def forward(self, images):\n"
+        "        return images[:, 0].long()\n\n"
+        "def net(classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, classes, 1))\n\n"
+        "def nothing(classes):\n    return None\n\n"
+        "def four(classes):\n    return nn.Conv2d(4, classes, 1)\n\n"
+        "def ids():\n    return Ids()\n"
+    )
+    (tmp_path / "text.onnx").write_text("text")
+    torch.save({"weight": torch.zeros(1)}, "plain.pth")
+    for name, kind in (("detr", "detr"), ("empty", "segformer")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": kind}))
+    before = set(tmp_path.iterdir())
+    given = [f"--teacher={teacher.partition(' ')[0]}", *teacher.split()[1:]]
+    given += ["--student=pspnet", "--student.backbone=mobilenetv3_small_050", "--run=run"]
+    assert main(["distill", *given, *DATA, *SHORT]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
+
+
+def test_a_missing_library_is_named_with_the_line_that_installs_it(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("fakd.imports.find_spec", lambda name: None)
+    assert main(["evaluate", "--network=smp:Unet", *DATA]) == 2
+    assert "pip install 'fakd[smp]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fakd.errors import InputError
-from fakd.models import Tapped, load, pspnet, read_info, save
+from fakd.models import adapt, load, pspnet, read_info, save
 from fakd.models.normalize import LITE_MEAN, LITE_STD, Normalize
 
 NAMES = ("sky", "road", "car")
@@ -68,8 +68,8 @@ def test_network_given_by_the_user(tmp_path):
     class Foreign(nn.Sequential):
         pass
 
-    network = Tapped(Foreign(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)))
-    other = Tapped(Foreign(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)))
+    network = adapt(Foreign(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)))
+    other = adapt(Foreign(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)))
     path = tmp_path / "foreign.safetensors"
     save(network, path, class_names=NAMES, palette=None)
     images = torch.rand(1, 3, 16, 16)

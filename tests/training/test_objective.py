@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from fakd.errors import InputError
 from fakd.losses import ChannelKL, PixelKL, channel_kl
-from fakd.models import LogitsOnly, pspnet
+from fakd.models import adapt, pspnet
 from fakd.settings import Task
 from fakd.training.objective import Distillation, Supervised, to_student_grid
 from fakd.training.task import TaskLoss, cross_entropy
@@ -121,7 +121,7 @@ def test_a_step_without_the_teachers_answer_is_refused(tiny_network, batch):
 def test_a_teacher_that_is_only_a_function_and_has_another_grid(tiny_network, batch):
     images, labels = batch
     weights = torch.randn(12, 3, 1, 1, generator=torch.Generator().manual_seed(0))
-    teacher = LogitsOnly(lambda x: F.conv2d(F.avg_pool2d(x, 4), weights), classes=12)
+    teacher = adapt(lambda x: F.conv2d(F.avg_pool2d(x, 4), weights), classes=12)
     objective = Distillation(teacher, tiny_network, ChannelKL())
     terms = objective(tiny_network(images), labels, ALL, 0.0, answer(teacher, images)).terms
     assert torch.isfinite(terms["distillation"])
@@ -144,6 +144,6 @@ def test_class_counts_must_agree(tiny_network):
 
 
 def test_a_student_without_features_can_only_use_its_logits(tiny_network):
-    student = LogitsOnly(lambda x: x, classes=12)
+    student = adapt(lambda x: x[:, :1].expand(-1, 12, -1, -1), classes=12)
     with pytest.raises(InputError, match="covariance='logits'"):
         Distillation(tiny_network, student, ChannelKL(strength=1.0))

@@ -25,8 +25,8 @@ from fakd.settings import (
 
 
 def distill(
-    teacher: "fakd.Segmenter | str | Path",
-    student: "fakd.Segmenter",
+    teacher: "fakd.Segmenter | str | Path | Any",
+    student: "fakd.Segmenter | str | Path | Any",
     data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     distillation: "fakd.DistillationLoss | None" = None,
@@ -51,8 +51,10 @@ def distill(
     images without masks are welcome: the teacher then names the class of every pixel.
 
     Args:
-        teacher: a finished run or weight file, or any network with its weights.
-        student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
+        teacher: a finished run or weight file, or any network with its weights: hf:FOLDER,
+            smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION.
+        student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050,
+            or smp:Unet, or any other network.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
         distillation: the loss against the teacher, its weight beside the cross-entropy among its
@@ -99,7 +101,8 @@ def distill(
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
-    teacher = fakd.load(teacher) if isinstance(teacher, str | Path) else teacher
+    teacher = fakd.models.open_network(teacher, data.classes)
+    student = fakd.models.open_network(student, data.classes, trained=True)
     distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
     recipe = recipe_of(distill, locals())
     require_same_classes(student, data)
@@ -120,7 +123,7 @@ def distill(
         ) as folder:
             if (result := finished_result(fabric, folder)) is not None:
                 return result
-            announce(console, data, inference, doubts)
+            announce(console, data, inference, doubts, teacher=teacher, student=student)
             _compare_class_names(console, teacher, data)
             weigh_classes(fabric, console, objective, data, settings, folder)
             return training.run(folder, check_teacher)

@@ -13,7 +13,7 @@ from fakd.training.progress import StepProgress
 
 
 def evaluate(
-    network: "fakd.Segmenter | str | Path",
+    network: "fakd.Segmenter | str | Path | Any",
     data: "fakd.data.SegmentationData | str | Path",
     split: Literal["train", "val"] = "val",
     inference: Inference = Inference(),
@@ -45,7 +45,7 @@ def evaluate(
     from fakd.training.start import announce, pick_device
     from fakd.training.validation import require_same_classes
 
-    network = fakd.load(network) if isinstance(network, str | Path) else network
+    network = fakd.models.open_network(network)
     data = fakd.data.open_data(data)
     require_same_classes(network, data)
     part = getattr(data, split)
@@ -54,7 +54,7 @@ def evaluate(
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     device = pick_device(accelerator)
     console = open_console()
-    announce(console, data, inference, doubts)
+    announce(console, data, inference, doubts, network=network)
     if note := unlike_training(network, inference):
         remark(console, note)
     with StepProgress(console, "evaluate", len(part)) as display:

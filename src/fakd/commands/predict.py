@@ -1,6 +1,7 @@
 """`fakd predict`: masks and overlays for a file or a folder."""
 
 from pathlib import Path
+from typing import Any
 
 import fakd
 from fakd.console import open_console, remark
@@ -12,7 +13,7 @@ from fakd.training.progress import StepProgress
 
 
 def predict(
-    network: "fakd.Segmenter | str | Path",
+    network: "fakd.Segmenter | str | Path | Any",
     images: Path,
     out: Path,
     overlays: bool = True,
@@ -49,7 +50,7 @@ def predict(
     from fakd.report.figures import overlay, save_mask, save_picture
     from fakd.training.start import pick_device
 
-    network = fakd.load(network) if isinstance(network, str | Path) else network
+    network = fakd.models.open_network(network)
     palette = network.palette or fakd.data.default_palette(network.classes)
     files, others = fakd.data.image_files(images), []
     root = images if images.is_dir() else images.parent
@@ -74,8 +75,9 @@ def predict(
     device = pick_device(accelerator)
     network = network.to(device).eval()
     console, unread = open_console(), list[InputError]()
-    if note := unlike_training(network, inference):
-        remark(console, note)
+    for note in (*network.remarks, unlike_training(network, inference)):
+        if note:
+            remark(console, note)
     with StepProgress(console, "predict", len(files)) as display:
         for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
             display.advance(done)

@@ -22,7 +22,7 @@ from fakd.settings import (
 
 
 def train(
-    network: "fakd.Segmenter",
+    network: "fakd.Segmenter | str | Path | Any",
     data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     schedule: Schedule = Schedule(),
@@ -87,6 +87,7 @@ def train(
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
+    network = fakd.models.open_network(network, data.classes, trained=True)
     recipe = recipe_of(train, locals())
     require_same_classes(network, data)
     doubts = require_labels(data, skip=broken == "skip")
@@ -100,6 +101,6 @@ def train(
         with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:
             if (result := finished_result(fabric, folder)) is not None:
                 return result
-            announce(console, data, inference, doubts)
+            announce(console, data, inference, doubts, network=network)
             weigh_classes(fabric, console, objective, data, settings, folder)
             return training.run(folder)

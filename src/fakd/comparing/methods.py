@@ -1,5 +1,6 @@
 """Methods and networks of a grid, from what people write to what a recipe holds."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from fakd.losses import PRESETS
 from fakd.runs.naming import ALONE, refuse_former_weights
 from fakd.runs.recipe import describe
 from fakd.settings import Settings, Task
+from fakd.sources import resolve
 from fakd.specs import Spec
 
 _NESTED: Mapping[str, Any] = {
@@ -164,13 +166,18 @@ def network(given: Any, where: str) -> Spec:
     'runs/teacher'
     """
     if isinstance(given, Path) or (isinstance(given, str) and given not in models.__all__):
-        given = specs.written("fakd.models.load", path=str(given))
+        given = resolve(str(given))
     given = {"class_path": given} if isinstance(given, str) else given
+    given = specs.with_claims(given)
     spec = specs.checked(given, where, package="fakd.models", counted=True)
     return dict(specs.plain(spec))
 
 
 def _pair_name(student: Spec) -> str:
-    parts = [student["class_path"].rpartition(".")[2], student["init_args"].get("backbone")]
+    given = student["init_args"]
+    kind = given.get("backbone") or given.get("encoder_name")
+    parts = [re.split("[.:]", student["class_path"])[-1], kind]
+    if "source" in given:
+        parts = [Path(given["source"]).name]
     name = "-".join(str(part) for part in parts if part)
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)

@@ -1,6 +1,10 @@
 from .catalogue import list_networks
 from .files import NetworkInfo, load, read_info, save
-from .foreign import LogitsOnly, Tapped, adapt
+from .foreign.adapted import Adapted, LinearView, Probe
+from .foreign.adaption import adapt
+from .foreign.exported import open_exported
+from .foreign.libraries import open_smp, open_transformers
+from .foreign.opening import open_network
 from .mmseg.checkpoint import load_mmseg, to_mmseg
 from .mmseg.conversion import export_mmseg, import_mmseg
 from .mmseg.published import PUBLISHED, Published
@@ -10,12 +14,13 @@ from .weights import not_finite
 
 __all__ = [
     "PUBLISHED",
+    "Adapted",
     "EncoderDecoder",
-    "LogitsOnly",
+    "LinearView",
     "NetworkInfo",
     "Normalize",
+    "Probe",
     "Published",
-    "Tapped",
     "adapt",
     "deeplabv3plus",
     "export_mmseg",
@@ -26,6 +31,10 @@ __all__ = [
     "load",
     "load_mmseg",
     "not_finite",
+    "open_exported",
+    "open_network",
+    "open_smp",
+    "open_transformers",
     "pspnet",
     "read_info",
     "save",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from fakd import specs
 from fakd.errors import InputError
-from fakd.files import expanded, write_atomically
-from fakd.models.foreign import adapt
+from fakd.files import expanded, replace_folder, write_atomically
+from fakd.models.foreign.adapted import Adapted
+from fakd.models.foreign.adaption import adapt
+from fakd.models.foreign.libraries import save_own
+from fakd.models.foreign.opening import open_network
 from fakd.models.mmseg.checkpoint import load_mmseg
 from fakd.models.normalize import Normalize
-from fakd.models.weights import load_strictly
+from fakd.models.state import network_state
+from fakd.models.weights import load_strictly, read_file
+from fakd.sources import resolve
 from fakd.types import Segmenter
 
 FORMAT = 1
@@ -60,6 +66,7 @@ def save(
     class_names: Sequence[str] | None,
     palette: Sequence[Sequence[int]] | None,
     extra: Mapping[str, Any] | None = None,
+    own_format: bool = False,
 ) -> None:
     """Write a network to one .safetensors file, with all it takes to load it again.
 
@@ -69,6 +76,8 @@ def save(
         class_names: one per class, in order of their ids.
         palette: one RGB colour per class.
         extra: anything else worth keeping, plain JSON.
+        own_format: also write a network of transformers or segmentation_models_pytorch as these do,
+            to a folder that is called as the file without its ending.
     """
     for name, given in (("class_names", class_names), ("palette", palette)):
         if given is not None and len(given) != network.classes:
@@ -94,16 +103,24 @@ def save(
     }
     metadata = {KEY: json.dumps(information)}
     write_atomically(expanded(path), lambda file: save_file(tensors, file, metadata=metadata))
+    if own_format and isinstance(network, Adapted):
+        folder = expanded(path).with_suffix("")
+        replace_folder(folder, lambda new: save_own(network.network, new, class_names))
 
 
 def load(
-    path: Path | str, network: Segmenter | None = None, *, allow: str | Sequence[str] = ()
+    path: Path | str,
+    network: Segmenter | nn.Module | None = None,
+    *,
+    allow: str | Sequence[str] = (),
 ) -> Segmenter:
     """Load a finished network, in evaluation mode.
 
     Args:
-        path: a .safetensors file, the folder of a finished run, or a .pth checkpoint of
-            mmsegmentation, which `load_mmseg` recognises.
+        path: a .safetensors file, the folder of a finished run, a .pth checkpoint of
+            mmsegmentation, which `load_mmseg` recognises, or any word that names a network, such
+            as hf:FOLDER or FILE.onnx; see `fakd.sources.resolve`. With ``network`` also a plain
+            state dictionary, .safetensors or saved by PyTorch.
         network: what to load into; needed only if the file does not say how to build one.
         allow: class paths or modules of your own that the file may ask for; those of fakd, timm,
             torchvision, transformers and segmentation_models_pytorch need no leave.
@@ -111,15 +128,19 @@ def load(
     Raises:
         InputError: there is no such file, it holds another network, or it needs ``network``.
     """
+    meant = resolve(str(path))
+    if network is None and meant["class_path"] != "fakd.models.load":
+        return open_network(path).eval()
     if Path(path).suffix == CHECKPOINT and network is None:
         return load_mmseg(path)
     allowed = [allow] if isinstance(allow, str) else list(allow)
     specs.allow(*allowed)
+    if network is not None and is_plain(expanded(path)):
+        return load_plain(expanded(path), network)
     file = find(expanded(path))
     information = read_info(file)
-    if network is None:
-        network = build(information.config, file)
-    load_strictly(network, load_file(file), file)
+    network = build(information.config, file) if network is None else adapt(network)
+    load_strictly(network, of_former_name(load_file(file), network), file)
     if hasattr(network, "normalize"):
         network.normalize = normalization(information).to(next(network.parameters()).device)
     network.class_names, network.palette = information.class_names, information.palette
@@ -127,6 +148,36 @@ def load(
     given = {"allow": allowed} if allowed else {}
     network.origin = specs.written("fakd.models.load", path=str(path), **given)
     return network.eval()
+
+
+def of_former_name(state: dict[str, Tensor], network: Segmenter) -> dict[str, Tensor]:
+    """Take off what version 0.1 wrote before every name of a foreign network's weights."""
+    if isinstance(network, Adapted) and all(name.startswith("network.") for name in state):
+        former = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+        return former if former.keys() == network.state_dict().keys() else state
+    return state
+
+
+def is_plain(path: Path) -> bool:
+    """Tell a file of tensors alone from one of ours, which also says what they are."""
+    if not path.is_file() or path.suffix != ".safetensors":
+        return path.is_file()
+    with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as content:
+        return KEY not in (content.metadata() or {})
+    return False
+
+
+def load_plain(path: Path, network: Segmenter | nn.Module) -> Segmenter:
+    """Load a plain state dictionary into the network it is of."""
+    foreign = network.network if isinstance(network, Adapted) else network
+    content = read_file(path)
+    own = isinstance(content, Mapping) and content.keys() == foreign.state_dict().keys()
+    load_strictly(foreign, content if own else network_state(content, str(path)), path)
+    inner = specs.spec_of(foreign)
+    made = adapt(network)
+    if inner is not None:
+        made.origin = specs.written("fakd.models.load", path=str(path), network=inner)
+    return made.eval()
 
 
 def read_info(path: Path | str) -> NetworkInfo:

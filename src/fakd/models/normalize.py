@@ -14,7 +14,7 @@ LITE_STD = (128 / 255,) * 3
 
 
 class Normalize(nn.Module):
-    """Subtract a mean and divide by a standard deviation, per colour channel (RGB).
+    """Subtract a mean and divide by a standard deviation, per colour channel (RGB, or grey).
 
     The numbers are no weights: they are left out of the state dictionary and travel in the
     metadata of a saved network instead.
@@ -28,15 +28,15 @@ class Normalize(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer(
-            "mean", torch.tensor([float(x) for x in mean]).view(3, 1, 1), persistent=False
+            "mean", torch.tensor([float(x) for x in mean]).view(-1, 1, 1), persistent=False
         )
         self.register_buffer(
-            "std", torch.tensor([float(x) for x in std]).view(3, 1, 1), persistent=False
+            "std", torch.tensor([float(x) for x in std]).view(-1, 1, 1), persistent=False
         )
 
     def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch 3 height width"]:
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Bring images in [0, 1] to the scale the network was trained on."""
         return (images - self.mean) / self.std
 

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -163,6 +164,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             for file in self.path.iterdir():
                 if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
                     file.unlink()
+            shutil.rmtree(self.path / Path(BEST).stem, ignore_errors=True)
 
     def abandon(self) -> None:
         """Remove a folder that was not there, unless there is something to continue from."""

@@ -1,5 +1,6 @@
 """What a run's recipe says it did: its method, its student, and how tables call them."""
 
+import re
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import PurePath
@@ -135,6 +136,9 @@ def student_of(recipe: Mapping[str, Any]) -> str:
     if not isinstance(spec, Mapping):
         return str(spec)
     given = spec.get("init_args") or {}
-    named = (given[key] for key in ("backbone", "weights", "path") if given.get(key) is not None)
-    parts = (PurePath(str(each)).name for each in named)
-    return "-".join([spec["class_path"].rpartition(".")[2], *parts])
+    if specs.is_spec(given.get("network")):
+        return student_of({"student": given["network"]})
+    keys = ("backbone", "encoder_name", "weights", "path", "source")
+    parts = [PurePath(str(given[key])).name for key in keys if given.get(key) is not None]
+    name = re.split("[.:]", spec["class_path"])[-1]
+    return "-".join([*([] if name.startswith("open_") else [name]), *parts])

@@ -343,6 +343,7 @@ class Training:
                     "inference": asdict(self.settings.inference),
                     "levels": asdict(self.data.levels),
                 },
+                own_format=name == "best",
             )
 
     def resume(self, path: Path | None) -> None:

@@ -244,7 +244,8 @@ def _statistics_for(loss: DistillationLoss, student: Segmenter) -> ClassCovarian
     if student.classifier is None:
         raise InputError(
             f"{type(loss).__name__} with strength above 0 needs the student's features and final "
-            "classifier, and this student shows only its logits; use covariance='logits'"
+            f"classifier, and {student.opaque or 'this student shows only its logits'}; use "
+            "covariance='logits' (--distillation.covariance logits)"
         )
     channels = student.classifier.in_channels
     return ClassCovariance(student.classes, channels, loss.covariance, loss.momentum, IGNORE)

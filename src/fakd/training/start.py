@@ -24,7 +24,7 @@ from fakd.training.interruption import agreed
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
 from fakd.training.task import automatic_weights
-from fakd.types import IGNORE
+from fakd.types import IGNORE, Segmenter
 
 
 def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> Fabric:
@@ -95,8 +95,14 @@ def open_folder(
 
 def fingerprint(network: nn.Module) -> str:
     """Hash the names and values of a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    digest, state = hashlib.sha256(), network.state_dict()
+    if not state:
+        # An exported program shows no weights: its answer stands for them.
+        noise = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            logits = network.eval()(noise).logits
+        state = {"answer": (logits * (1e3 / logits.abs().max())).round()}
+    for name, tensor in state.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
@@ -198,9 +204,16 @@ def advice(task: Task, classes: Sequence[str], pixels: Sequence[int] | None = No
 
 
 def announce(
-    console: Console, data: SegmentationData, inference: Inference, doubts: Sequence[str] = ()
+    console: Console,
+    data: SegmentationData,
+    inference: Inference,
+    doubts: Sequence[str] = (),
+    **networks: Segmenter,
 ) -> None:
-    """Print remarks and doubts on the data, and how published scores are measured if otherwise."""
+    """Print remarks on networks and data, and how published scores are measured if otherwise."""
+    for role, network in networks.items():
+        for each in network.remarks:
+            remark(console, f"{role}: {each}")
     for each in (*data.remarks, *doubts):
         remark(console, each, "warning")
     if note := unlike_published(data, inference):

@@ -203,8 +203,10 @@ class TaskLoss(ClassWeighing):
         if settings.lovasz:
             terms["lovasz"] = settings.lovasz * lovasz_softmax(logits, labels)
         if prediction.auxiliary is not None:
-            auxiliary = self._entropy(prediction.auxiliary, labels)
-            terms["auxiliary"] = settings.auxiliary_weight * auxiliary
+            heads = prediction.auxiliary
+            heads = (heads,) if isinstance(heads, Tensor) else heads
+            total = torch.stack([self._entropy(each, labels) for each in heads]).sum()
+            terms["auxiliary"] = settings.auxiliary_weight * total
         return terms
 
     def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Anybody's network as a `Segmenter`: what it is fed, what it answers, what makes its logits."""

@@ -1,0 +1,213 @@
+"""From anything that classifies pixels to a `Segmenter`: looking, feeding, writing down."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fakd.errors import InputError
+from fakd.models.foreign.adapted import Adapted
+from fakd.models.foreign.exported import ExportedNetwork, FunctionNetwork, OnnxNetwork, as_module
+from fakd.models.foreign.libraries import Carried, Order, architecture_of, carried_by, tell_classes
+from fakd.models.foreign.probe import Answer, Layer, look
+from fakd.specs import architecture, counted_for, spec_of, written
+from fakd.types import Segmenter
+
+_GREY = (0.449,), (0.226,)
+"""ImageNet's mean and standard deviation, averaged over the colours."""
+
+
+def adapt(
+    network: Any,
+    classes: int | None = None,
+    *,
+    classifier: str | None = None,
+    backbone: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    order: Order | None = None,
+    side: int | tuple[int, int] | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    new_head: bool = False,
+) -> Segmenter:
+    """Make a `Segmenter` of whatever is given; what is not said is found out by one forward pass.
+
+    Args:
+        network: a `Segmenter` (returned as it is), a module, a function from images to logits, an
+            exported program, or an ONNX session.
+        classes: how many classes it must have.
+        classifier: name of the layer that makes its logits; it is checked.
+        backbone: name of a module's part that learns at the plain rate where heads learn faster;
+            all but the classifier if not given.
+        mean: what the network subtracts from images in [0, 1], red, green, blue.
+        std: what it then divides by.
+        order: rgb, bgr or gray: the channels it takes; mean and std are in red, green, blue.
+        side: the height and width of the images it takes, where it takes one size only.
+        output: where in its answer the logits are, such as logits, out or 0.
+        inputs: what it is given beside images, by name.
+        new_head: replace its classifier where it has another number of classes.
+
+    Raises:
+        InputError: it does not run, does not answer with logits, or a claim does not hold.
+    """
+    if isinstance(network, Segmenter):
+        if classes is not None and network.classes != classes:
+            raise InputError(f"network must have {classes} classes, got {network.classes}")
+        return network
+    module = as_module(network)
+    if module is None:
+        raise InputError(f"expected a network, got a {type(network).__name__}")
+    carried = carried_by(module)
+    remarks = [*carried.remarks]
+    if any(each.dtype in (torch.bfloat16, torch.float16) for each in module.parameters()):
+        module.float()
+        remarks.append("its 16-bit weights are computed with in 32 bits")
+    if backbone is not None and backbone not in dict(module.named_modules()):
+        parts = ", ".join(name for name, _ in module.named_children())
+        raise InputError(f"there is no part {backbone!r} in the network; it has {parts}")
+    channels = _channels(module, order)
+    claims: dict[str, Any] = {"classifier": classifier, "place": output}
+    fixed = getattr(module, "side", None) if isinstance(module, OnnxNetwork) else None
+    claims["side"] = (side, side) if isinstance(side, int) else side or fixed
+    given = inputs if inputs is not None else carried.inputs
+    extra = {name: torch.tensor(value) for name, value in given.items()}
+
+    def run(images: Tensor) -> Any:
+        return module(images, **{name: each.to(images.device) for name, each in extra.items()})
+
+    answer = look(module, run, channels=channels, likely=carried.sizes, **claims)
+    found = 2 if answer.channels == 1 else answer.channels
+    replaced = classes is not None and found != classes
+    if replaced and new_head and classes is not None:
+        _replace_head(module, answer, classes)
+        remarks.append(
+            f"its classifier of {found} classes was replaced by a new one of {classes}, which "
+            "starts at random"
+        )
+        answer = look(module, run, channels=channels, likely=carried.sizes, **claims)
+        carried = replace(carried, class_names=None)
+    elif replaced:
+        raise InputError(
+            f"network must have {classes} classes, got {found}"
+            + (f" from its classifier '{answer.head.name}'" if answer.head else "")
+            + "; change the class count"
+        )
+    fed = _fed(carried, channels, mean, std, order, given, remarks)
+    if answer.activation != "none":
+        where = "is taken before" if answer.head else "is undone after"
+        remarks.append(f"it ends in a {answer.activation}: the answer {where} that")
+    if answer.channels == 1:
+        remarks.append("its single class is taken as two: absent and present")
+    adapted = Adapted(module, answer, fed, backbone)
+    adapted.describe(fed, remarks)
+    _record(adapted, fed, new_head and replaced, claims)
+    return adapted
+
+
+def _channels(module: nn.Module, order: Order | None) -> int:
+    """Tell how many channels its images have, from its first convolution."""
+    if order is not None:
+        return 1 if order == "gray" else 3
+    if isinstance(module, OnnxNetwork):
+        count = module.channels
+    else:
+        first = next((m for _, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
+        count = first.in_channels * (first.groups == 1) if first is not None else 3
+    if count in (1, 3):
+        return count
+    if count in (2, 4):
+        raise InputError(
+            f"the network takes images of {count} channels and is shown red, green and blue; wrap "
+            "it in one that makes the others of these"
+        )
+    return 3
+
+
+def _fed(
+    carried: Carried,
+    channels: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    order: Order | None,
+    inputs: Mapping[str, Any],
+    remarks: list[str],
+) -> Carried:
+    """Settle how images are fed: as was said, else as the network carries, else as is usual."""
+    usual = _GREY if channels == 1 else (carried.mean, carried.std)
+    told = carried.told_by
+    if mean is not None or std is not None:
+        told = "you"
+    elif channels == 1 or not told:
+        told = ""
+        remarks.append(
+            "nothing says how it normalises images: ImageNet's mean "
+            f"{list(usual[0])} and standard deviation {list(usual[1])} are taken; "
+            "mean and std say otherwise"
+        )
+    chosen = [tuple(usual[0] if mean is None else mean), tuple(usual[1] if std is None else std)]
+    for name, value in zip(("mean", "std"), chosen, strict=True):
+        if len(value) != channels:
+            raise InputError(f"expected {name} with {channels} numbers, got {list(value)}")
+    settled = order or ("gray" if channels == 1 else carried.order)
+    mean, std = chosen
+    return replace(carried, mean=mean, std=std, order=settled, told_by=told, inputs=inputs)
+
+
+def _replace_head(module: nn.Module, answer: Answer, classes: int) -> None:
+    """Give the classifier, and those of auxiliary heads, another number of outputs."""
+    if answer.head is None:
+        raise InputError(
+            f"the network has {answer.channels} classes, the data {classes}, and no single layer "
+            "is seen to make its logits, which could be replaced; build it with "
+            f"{classes} classes"
+        )
+    parts = () if answer.extra else answer.auxiliary
+    for name, layer in list(module.named_modules()):
+        if not isinstance(layer, Layer):
+            continue
+        beside = any(name == part or name.startswith(f"{part}.") for part in parts)
+        outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        if name == answer.head.name or (beside and outputs == answer.channels):
+            module.set_submodule(name, _like(layer, classes))
+    tell_classes(module, classes)
+
+
+def _like(layer: nn.Module, outputs: int) -> nn.Module:
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, outputs, bias)
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        raise TypeError(f"expected a layer, got {type(layer).__name__}")
+    options: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "bias": bias}
+    options |= {"dilation": layer.dilation}
+    options |= {"kernel_size": layer.kernel_size}
+    return type(layer)(layer.in_channels, outputs, **options)
+
+
+def _record(adapted: Adapted, fed: Carried, new_head: bool, claims: Mapping[str, Any]) -> None:
+    """Let the network say how to build it again, if a file can say it."""
+    module, answer = adapted.network, adapted.answer
+    if isinstance(module, FunctionNetwork):
+        return
+    inner = spec_of(module)
+    built = architecture_of(module)
+    if built is None and inner is not None:
+        built = counted_for(architecture(inner), answer.channels)
+    told: dict[str, Any] = {
+        "classifier": answer.head.name if answer.head else None,
+        "backbone": adapted.slow,
+        "mean": list(fed.mean),
+        "std": list(fed.std),
+    }
+    told |= {"order": fed.order} if fed.order != "rgb" else {}
+    told |= {"output": claims["place"]} if claims["place"] else {}
+    told |= {"side": list(answer.sizes.fixed)} if answer.sizes.fixed else {}
+    told |= {"inputs": dict(fed.inputs)} if fed.inputs else {}
+    if built is not None and not isinstance(module, OnnxNetwork | ExportedNetwork):
+        head = {"classes": adapted.classes, "new_head": True} if new_head else {}
+        adapted.config = written("fakd.models.adapt", network=built, **told, **head)
+    if inner is not None:
+        adapted.origin = written("fakd.models.adapt", network=inner, **told)

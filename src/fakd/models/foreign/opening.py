@@ -1,0 +1,77 @@
+"""From a word, a spec or an object to a `Segmenter`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fakd import specs
+from fakd.errors import InputError
+from fakd.models.foreign.adaption import adapt
+from fakd.sources import resolve
+from fakd.types import Segmenter
+
+
+def open_network(given: Any, classes: int | None = None, trained: bool = False) -> Segmenter:
+    """Open a network, and adapt one that is not made for this package.
+
+    Args:
+        given: a word (see `fakd.sources.resolve`), a spec, a `Segmenter`, or whatever `adapt`
+            takes.
+        classes: the number of classes, for what takes one and was given none.
+        trained: whether it is to be trained: then a foreign network with other classes gets a new
+            classifier.
+
+    Raises:
+        InputError: it cannot be built, or not trained.
+    """
+    spec = None
+    if isinstance(given, str | Path):
+        spec = specs.checked(resolve(str(given)), str(given), counted=classes is not None)
+    elif isinstance(given, Mapping):
+        spec = dict(given)
+    made = given if spec is None else _built(spec, classes)
+    if not callable(made) and not hasattr(made, "get_inputs"):
+        what = spec["class_path"] if spec else "the caller"
+        raise InputError(f"expected a network from {what}, got a {type(made).__name__}")
+    if isinstance(made, Segmenter):
+        network = made
+    else:
+        # A function's class count cannot be seen, and a new classifier needs one.
+        wanted = classes if trained or not isinstance(made, nn.Module) else None
+        network = adapt(made, wanted, new_head=trained)
+    if trained and not any(each.requires_grad for each in network.parameters()):
+        raise InputError(
+            "this network cannot be trained, it has no weights that learn; an exported network or "
+            "a function can only be a teacher"
+        )
+    if trained and spec is not None and (names := _unweighted(spec)):
+        named = " or ".join(names)
+        network.remarks = (*network.remarks, f"all its weights start at random; see {named}")
+    if spec is not None and not spec["class_path"].startswith("fakd.models.load"):
+        # Recorded without the class count, which a recipe's reader takes from the data as well.
+        network.origin = specs.plain(spec)
+    return network
+
+
+def _unweighted(spec: specs.Spec) -> list[str]:
+    """Name the arguments that would let a network start from weights, where all are off."""
+    inner = spec["init_args"].get("network", spec) if spec["init_args"] else spec
+    given = inner.get("init_args", {}) if specs.is_spec(inner) else {}
+    known = {name: value for name, value in given.items() if name in specs.STARTING_WEIGHTS}
+    off = all(value == specs.STARTING_WEIGHTS[name] for name, value in known.items())
+    return list(known) if off else []
+
+
+def _built(spec: specs.Spec, classes: int | None) -> Any:
+    try:
+        return specs.build(spec, classes=classes)
+    except InputError:
+        raise
+    except Exception as error:
+        # What somebody else's code raises is about the arguments it was given.
+        if spec["class_path"].startswith("fakd."):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{spec['class_path']} cannot be built: {reason}") from error

@@ -1,0 +1,147 @@
+"""The one word that names a network, wherever it comes from, and the spec it stands for."""
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import yaml
+
+from fakd.errors import InputError
+from fakd.imports import IN_FILE, LIBRARIES, _look_in, nearest, require_library
+
+SCHEMES = {
+    "hf": "transformers",
+    "smp": "segmentation_models_pytorch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+}
+EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
+_LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+Spec = dict[str, Any]
+
+
+def written(class_path: str, **arguments: Any) -> Spec:
+    """Write a spec."""
+    return {"class_path": class_path, "init_args": arguments}
+
+
+def is_source(word: str) -> bool:
+    """Tell whether a word names a network by its source: a scheme, a file of code, or an export."""
+    return ":" in word or word.endswith((*EXPORTED, *_LOADED))
+
+
+def resolve(word: str) -> Spec:
+    """Write out what a word stands for, without opening it.
+
+    ``hf:FOLDER``, ``hf:ID``, ``smp:Unet?encoder_name=resnet18``, ``smp:FOLDER``,
+    ``torchvision:deeplabv3_resnet50?weights=NAME``, ``timm:NAME``, ``net.py:function``,
+    ``package.module:function``, ``FILE.onnx``, ``FILE.pt`` of TorchScript, ``FILE.pt2`` of
+    `torch.export`; a folder that transformers or segmentation_models_pytorch saved; else a finished
+    run or a file of weights.
+
+    Raises:
+        InputError: there is no such scheme, file or module, or a library is missing.
+
+    >>> resolve("torchvision:fcn_resnet50?aux_loss=true")["init_args"]
+    {'weights_backbone': None, 'aux_loss': True}
+    """
+    scheme, colon, rest = word.partition(":")
+    if colon and scheme in SCHEMES:
+        require_library(SCHEMES[scheme])
+        name, _, query = rest.partition("?")
+        given = {key: yaml.safe_load(value) for key, value in parse_qsl(query, True)}
+        if not name:
+            raise InputError(
+                f"{word}: expected a name after {scheme}:, such as {_EXAMPLES[scheme]}"
+            )
+        return _of_library(scheme, name, given)
+    if (inside := IN_FILE.fullmatch(word)) is not None:
+        if not Path(inside["file"]).expanduser().is_file():
+            raise InputError(
+                f"{inside['file']} does not exist; name the .py file with the function"
+            )
+        return written(word)
+    if colon and not Path(word).exists():
+        return _in_module(word)
+    return _at_path(word)
+
+
+_EXAMPLES = {
+    "hf": "hf:FOLDER",
+    "smp": "smp:Unet?encoder_name=resnet18",
+    "torchvision": "torchvision:deeplabv3_resnet50",
+    "timm": "timm:resnet50",
+}
+
+
+def _of_library(scheme: str, name: str, given: Mapping[str, Any]) -> Spec:
+    if scheme == "timm":
+        head = given.get("head", "pspnet")
+        others = {key: value for key, value in given.items() if key != "head"}
+        return written(f"fakd.models.{head}", backbone=f"timm/{name}", **others)
+    if scheme == "torchvision":
+        # Nothing is fetched that was not asked for.
+        defaults = {} if given.get("weights") else {"weights_backbone": None}
+        return written(f"torchvision.models.segmentation.{name}", **{**defaults, **given})
+    if scheme == "smp" and "/" not in name and not Path(name).exists():
+        return written(f"segmentation_models_pytorch.{name}", **{"encoder_weights": None, **given})
+    if not Path(name).expanduser().exists() and not _HUB_ID.fullmatch(name):
+        raise InputError(f"{name} does not exist; name a folder or an id of the hub")
+    opener = "open_transformers" if scheme == "hf" else "open_smp"
+    return written(f"fakd.models.{opener}", source=name, **given)
+
+
+def _in_module(word: str) -> Spec:
+    inside = _IN_MODULE.fullmatch(word)
+    if inside is not None:
+        root = inside["module"].partition(".")[0]
+        if root not in LIBRARIES:
+            _look_in(".")
+        if find_spec(root) is not None:
+            return written(f"{inside['module']}.{inside['name']}")
+    known = ", ".join(f"{each}:" for each in SCHEMES)
+    scheme = word.partition(":")[0]
+    raise InputError(
+        f"{word}: there is no module {scheme} and no such source{nearest(scheme, SCHEMES)}; "
+        f"sources are {known} FILE.py:FUNCTION and MODULE:FUNCTION"
+    )
+
+
+def _at_path(word: str) -> Spec:
+    path = Path(word).expanduser()
+    if path.is_dir() and (kind := _saved_by(path)) is not None:
+        require_library(SCHEMES[kind])
+        return _of_library(kind, word, {})
+    if path.suffix in EXPORTED or (path.is_file() and _is_torchscript(path)):
+        if not path.is_file():
+            raise InputError(f"{word} does not exist; name an exported network")
+        if path.suffix == ".onnx":
+            require_library("onnxruntime")
+        return written("fakd.models.open_exported", path=word)
+    return written("fakd.models.load", path=word)
+
+
+def _saved_by(folder: Path) -> str | None:
+    """Tell which library saved a folder: its scheme; None if neither did."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    return "hf" if "model_type" in content else "smp" if "_model_class" in content else None
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Tell an exported program, which holds code, from a file of tensors."""
+    if file.suffix not in (".pt", ".pth") or not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as content:
+        return any("/code/" in name for name in content.namelist())
