@@ -21,6 +21,7 @@ LEVELS = [
     {"covariance"},
     {"types"},
     {"losses", "models", "data", "metrics"},
+    {"answers"},
     {"inference", "inspection"},
     {"runs"},
     {"training"},

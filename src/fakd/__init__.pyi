@@ -1,4 +1,4 @@
-from . import covariance, data, losses, metrics, models, specs
+from . import answers, covariance, data, losses, metrics, models, specs
 from .commands.distill import distill
 from .commands.evaluate import evaluate
 from .commands.predict import predict
@@ -20,6 +20,7 @@ __all__ = [
     "Prediction",
     "Schedule",
     "Segmenter",
+    "answers",
     "covariance",
     "data",
     "distill",

@@ -31,14 +31,22 @@ COMMANDS = {
     "report": "fakd.commands.report.report",
     "tables": "fakd.commands.tables.tables",
     "data check": "fakd.commands.check.check",
+    "answer": "fakd.commands.answer.answer",
+    "classes": "fakd.commands.classes.classes",
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
     "replay": "fakd.commands.replay.replay",
     "models": "fakd.commands.models.models",
     "convert": "fakd.commands.convert.convert",
 }
-# What may stand before all flags, without its name; a list takes all that does.
-POSITIONAL = {"data check": "path", "replay": "run", "report": "runs", "tables": "runs"}
+# What may stand before all flags, without its name, in order; a list takes all that does.
+POSITIONAL = {
+    "data check": "path",
+    "replay": "run",
+    "report": "runs",
+    "tables": "runs",
+    "classes": "teacher data",
+}
 # A network that is to be trained is built last, when the data have said how many classes there are.
 TRAINED = {"train": "network", "distill": "student"}
 # Written into the recipes of other processes, and never built here.
@@ -67,6 +75,8 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd report runs/comparison                        one HTML file that answers whether it helped
   fakd tables runs/comparison                        the paper's tables and figures from runs
   fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it
+  fakd answer --teacher runs/teacher --data FOLDER --out answers     ask a teacher once, for all
+  fakd classes runs/teacher FOLDER                   which of its classes each of yours is
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd replay RUN                                    the step at which a loss became NaN
@@ -141,7 +151,9 @@ def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
         return name, rest
     if key == "runs":
         return name, [f"--runs={json.dumps(rest[:count])}", *rest[count:]]
-    return name, [f"--{key}={rest[0]}", *rest[1:]]
+    keys = key.split()[:count]
+    named = [f"--{each}={value}" for each, value in zip(keys, rest, strict=False)]
+    return name, [*named, *rest[len(keys) :]]
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -274,6 +286,8 @@ def _part(key: str, spec: specs.Spec, data: Any, trained: bool) -> Any:
         return _of_kind("fakd.data.SegmentationData", key, specs.build(spec))
     if key == "distillation":
         return _of_kind("fakd.types.DistillationLoss", key, specs.build(spec))
+    if spec["class_path"].startswith("fakd.answers."):
+        return _of_kind("fakd.answers.Source", key, specs.build(spec))
     classes = None if data is None else data.classes
     return fakd.models.open_network(spec, classes, trained=trained)
 

@@ -4,9 +4,11 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from fakd import data, losses, models
+from fakd.answers.sources import described
 from fakd.errors import InputError
 from fakd.files import expanded, parse_yaml, read_yaml, yaml_text
 from fakd.settings import Optimizer
@@ -25,6 +27,7 @@ PACKAGES = {
 OPENERS = {
     "fakd.data.folder": ("root", "a folder of data or the .yaml file that describes it"),
     "fakd.models.load": ("path", "a finished run, a .safetensors file, or mmsegmentation's .pth"),
+    "fakd.answers.Stored": ("path", "a folder of answers"),
 }
 _EXAMPLES = {
     "data": "FOLDER",
@@ -42,6 +45,8 @@ _BARE = ("help", "print_config")
 
 
 def _meant_in_file(flag: str, value: Any) -> Any:
+    if flag == "teacher" and (source := described(value, partial(_meant, flag))) is not None:
+        return source
     if isinstance(value, str):
         return _meant(flag, value)
     bare = isinstance(value, dict) and "." not in str(value.get("class_path", "."))
@@ -55,6 +60,8 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
     """Say what a short form stands for: a class path, or one with its arguments."""
     if flag == "distillation":
         return _distillation(value)
+    if flag == "teacher" and (source := described(value, partial(_meant, flag))) is not None:
+        return source
     package = data if flag == "data" else models
     there = expanded(value).exists()
     if value in package.__all__ and not there:
@@ -174,8 +181,12 @@ def _recipe(file: str, built: set[str]) -> dict[str, Any]:
 
 def require_there(key: str, spec: Mapping[str, Any]) -> None:
     """Refuse a path that does not exist, before whatever would read it is imported."""
+    arguments = spec.get("init_args") or {}
+    for each in (arguments.get("teacher"), *(arguments.get("teachers") or [])):
+        if is_spec(each):
+            require_there(key, each)
     parameter, kinds = OPENERS.get(spec["class_path"], ("", ""))
-    path = (spec.get("init_args") or {}).get(parameter)
+    path = arguments.get(parameter)
     if path is not None and not expanded(str(path)).exists():
         raise InputError(f"{key}: {path} does not exist; name {kinds}")
 

@@ -33,9 +33,12 @@ def run(arguments, folder):
         "--version",
         *(
             f"{name} --help"
-            for name in ("demo", "train", "distill", "compare", "data check", "evaluate")
+            for name in ("demo", "train", "distill", "compare", "data check", "answer", "classes")
         ),
-        *(f"{name} --help" for name in ("report", "tables", "predict", "models", "convert")),
+        *(
+            f"{name} --help"
+            for name in ("report", "tables", "predict", "models", "convert", "evaluate")
+        ),
     ],
 )
 def test_help_imports_nothing_heavy(arguments, tmp_path):
@@ -65,10 +68,18 @@ def test_help_imports_nothing_heavy(arguments, tmp_path):
         ("evaluate --network pspnet --data gone", "gone does not exist"),
         ("evaluate --network pspnet --data scenes --split none", "split"),
         ("predict --network a --out b", "images"),
+        ("distill --teacher two.yaml --student pspnet --data scenes --run r", "runs/gone does not"),
+        ("distill --teacher bad.yaml --student pspnet --data scenes --run r", "bad.yaml"),
+        ("distill --teacher none.yaml --student pspnet --data scenes --run r", "did you mean 'te"),
+        ("answer --teacher gone.pth --data scenes --out a", "gone.pth does not exist"),
+        ("answer --teacher pspnet --data scenes --out a --format int4", "format"),
+        ("classes gone scenes", "gone does not exist"),
     ],
 )
 def test_mistakes_are_found_before_anything_heavy(arguments, expected, tmp_path):
     (tmp_path / "bad.yaml").write_text("schedule: [\n")
+    (tmp_path / "two.yaml").write_text("teachers: [{source: runs/gone, weight: 2}]\n")
+    (tmp_path / "none.yaml").write_text("techers: [runs/gone]\n")
     ended = run(arguments.split(), tmp_path)
     assert ended.returncode == 2, ended.stderr
     assert expected in ended.stderr

@@ -2,12 +2,18 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
+from fakd.answers import Mapped, Several, Stored
+from fakd.answers.combining import map_classes, mix_logits
+from fakd.answers.maps import Answers, Maps
+from fakd.data import cut_like, training_batches
 from fakd.errors import InputError
-from fakd.losses import ChannelKL
+from fakd.losses import ChannelKL, FeatureDistance
+from fakd.losses.grid import labels_on_grid_of
 from fakd.metrics import Scores
 from fakd.models import pspnet
 from fakd.settings import Augmentation, Hardware, Schedule, Settings, Task
@@ -15,7 +21,16 @@ from fakd.training.loop import Training
 from fakd.training.objective import Distillation
 from fakd.training.start import start
 from fakd.training.task import TaskLoss
-from fakd.training.teacher import NetworkTeacher, Teacher, require_apart
+from fakd.training.teacher import (
+    MappedTeacher,
+    MixedTeacher,
+    NetworkTeacher,
+    StoredTeacher,
+    Teacher,
+    require_apart,
+    scores_of,
+    teacher_of,
+)
 from fakd.training.validation import refuse_degenerate_teacher
 from stand_ins import message
 
@@ -60,7 +75,10 @@ class Remembering(Teacher):
             self.said[key] = self.other.answer(images, batch)
         return self.said[key]
 
-    def validate(self, split, settings):
+    def predict(self, image, index, inference):
+        raise NotImplementedError
+
+    def fingerprint(self):
         raise NotImplementedError
 
 
@@ -126,3 +144,189 @@ def test_a_teacher_whose_answers_are_not_finite_is_refused(fabric, tiny_data):
     training = Training(fabric, student, objective, tiny_data, SETTINGS, console, teacher=answers)
     said = message(lambda: training.run(check_teacher=True))
     assert "answers on scenes are infinite or NaN" in said
+
+
+class Constant(Answers):
+    """Maps that name each sample, on a grid of four pixels to the cell."""
+
+    title, classes, channels, fingerprint = "constant", 12, None, "0"
+
+    def __init__(self, channels=None, turn=0):
+        self.channels, self.turn = channels, turn
+
+    def find(self, part, split):
+        return range(len(split))
+
+    def read(self, part, place, size):
+        height, width = (side // 4 for side in size)
+        logits = np.zeros((12, height, width), np.float32)
+        logits[:, : height // 2] = place + 1
+        logits[0] += 100 * (part == "val")
+        logits = np.roll(logits + np.arange(12)[:, None, None], self.turn, 0).astype(np.float32)
+        return Maps(logits, None if self.channels is None else logits[: self.channels])
+
+
+def batch_of(data, lookup, **augmentation):
+    augmentation = Augmentation(crop=(32, 48), photometric=False, **augmentation)
+    batches = training_batches(data.train, augmentation, 4, 0, 0, 1, lookup=lookup)
+    return next(iter(batches))
+
+
+def stored(data, fabric, channels=None):
+    return StoredTeacher(Constant(channels), data, fabric)
+
+
+def test_stored_answers_are_those_of_the_samples_of_a_batch(fabric, tiny_data):
+    teacher = stored(tiny_data, fabric)
+    whole = {"scale": (1.0, 1.0), "flip": 0.0}
+    batch = batch_of(tiny_data, teacher.lookup, **whole)
+    answer = teacher.answer(batch.images / 255, batch)
+    assert answer.features is None
+    for index, logits in zip(batch.indices, answer.logits, strict=True):
+        wanted = teacher._answers.read("train", int(index), (32, 48)).logits
+        torch.testing.assert_close(logits, torch.from_numpy(wanted))
+
+
+def test_stored_answers_are_cut_as_their_views_are(fabric, tiny_data):
+    teacher = stored(tiny_data, fabric)
+    batch = batch_of(tiny_data, teacher.lookup, scale=(1.5, 2.0))
+    for index, geometry, logits in zip(
+        batch.indices, batch.geometries, batch.answers[0], strict=True
+    ):
+        maps = torch.from_numpy(teacher._answers.read("train", int(index), (32, 48)).logits)
+        assert torch.equal(logits, cut_like(maps, geometry, (8, 12)))
+
+
+def test_answers_go_on_into_padding(fabric, tiny_data):
+    batch = batch_of(tiny_data, stored(tiny_data, fabric).lookup, scale=(0.5, 0.5))
+    for index, logits in zip(batch.indices, batch.answers[0], strict=True):
+        assert (logits[1, -1] == 1).all()
+        assert (logits[1, 0] == int(index) + 2).all()
+
+
+def test_mixed_images_have_mixed_answers(fabric, tiny_data):
+    lookup = stored(tiny_data, fabric).lookup
+    plain = batch_of(tiny_data, lookup, scale=(1.0, 1.0))
+    mixed = batch_of(tiny_data, lookup, scale=(1.0, 1.0), mix="cutmix", mix_probability=1.0)
+    changed = 0
+    for i, geometry in enumerate(mixed.geometries):
+        own, other = plain.answers[0][i], plain.answers[0][i ^ 1]
+        pasted = (mixed.images[i] != plain.images[i]).any(0)[2::4, 2::4]
+        same = (plain.images[i] == plain.images[i ^ 1]).all(0)[2::4, 2::4]
+        changed += int(geometry is None)
+        wanted = torch.where(pasted, other, own)
+        assert torch.equal(mixed.answers[0][i][:, ~same], wanted[:, ~same])
+    assert changed
+
+
+def test_batches_are_the_same_from_worker_processes_and_in_parts(fabric, tiny_data):
+    lookup = stored(tiny_data, fabric, channels=2).lookup
+    augmentation = Augmentation(crop=(32, 48))
+    given = (tiny_data.train, augmentation, 4, 0, 0, 2)
+    here = list(training_batches(*given, lookup=lookup))
+    there = list(training_batches(*given, lookup=lookup, workers=2))
+    for ours, theirs in zip(here, there, strict=True):
+        for one, other in zip(ours.answers, theirs.answers, strict=True):
+            assert torch.equal(one, other)
+    parts = here[0].parts(2)
+    for number, whole in enumerate(here[0].answers):
+        assert torch.equal(torch.cat([part.answers[number] for part in parts]), whole)
+
+
+def test_validation_looks_at_the_validation_answers(fabric, tiny_data):
+    teacher = stored(tiny_data, fabric)
+    scores = teacher.validate(tiny_data.val, SETTINGS)
+    # Class 0 is 100 ahead on every validation image.
+    labels = torch.cat([tiny_data.val[i].labels.flatten() for i in range(4)])
+    assert scores.pixel_accuracy == pytest.approx(float((labels[labels >= 0] == 0).float().mean()))
+
+
+def test_a_network_scores_as_its_own_validation_does(fabric, tiny_data):
+    live = NetworkTeacher(network(1), fabric, SETTINGS.hardware)
+    one, other = live.validate(tiny_data.val, SETTINGS), Teacher.validate(
+        live, tiny_data.val, SETTINGS
+    )  # fmt: skip
+    assert torch.equal(one.iou, other.iou) or one.miou == other.miou
+
+
+def test_several_teachers_each_get_their_own_maps(fabric, tiny_data):
+    live = NetworkTeacher(network(1), fabric, SETTINGS.hardware)
+    other = StoredTeacher(Constant(channels=3, turn=1), tiny_data, fabric)
+    members = {"first": stored(tiny_data, fabric), "live": live, "last": other}
+    mixed = MixedTeacher(members, [1.0, 2.0, 1.0], "probability")
+    assert (mixed.maps, mixed.network.classifier) == (3, None)
+    batch = batch_of(tiny_data, mixed.lookup)
+    images = batch.images / 255
+    found = mixed.answer(images, batch).logits
+    each = [batch.answers[0], live.answer(images, batch).logits, batch.answers[1]]
+    each = [torch.nn.functional.interpolate(one, (8, 12), mode="bilinear") for one in each]
+    torch.testing.assert_close(found, mix_logits(each, [1.0, 2.0, 1.0]))
+    scores, members_scores = scores_of(mixed, tiny_data.val, SETTINGS, "t", Console(quiet=True))
+    assert list(members_scores) == ["first", "live", "last"]
+    assert members_scores["live"] == live.validate(tiny_data.val, SETTINGS).miou
+    assert scores.miou != members_scores["live"]
+
+
+def test_mapped_teachers_answer_in_the_students_classes(fabric, tiny_data):
+    inner = stored(tiny_data, fabric, channels=2)
+    table = [[0, 1], [2], list(range(2, 12))]
+    mapped = MappedTeacher(inner, table, ("a", "b", "c"))
+    assert mapped.network.classes == 3
+    assert mapped.network.classifier.in_channels == 2
+    batch = batch_of(tiny_data, mapped.lookup, scale=(1.0, 1.0))
+    batch = batch._replace(labels=batch.labels.clamp(max=2))
+    found = mapped.answer(batch.images / 255, batch)
+    labels = labels_on_grid_of(found.logits, batch.labels)
+    torch.testing.assert_close(found.logits, map_classes(batch.answers[0], table, labels))
+    assert torch.equal(found.features, batch.answers[1])
+    image = torch.rand(1, 3, 32, 48)
+    blind = mapped.predict(image, 0, SETTINGS.inference)
+    torch.testing.assert_close(
+        blind, map_classes(inner.predict(image, 0, SETTINGS.inference), table)
+    )
+
+
+def test_teachers_of_different_classes_are_not_mixed(fabric, tiny_data):
+    one = stored(tiny_data, fabric)
+    other = MappedTeacher(one, [[0], [1]], ("a", "b"))
+    members = {"one": one, "other": other}
+    assert "classes_from" in message(lambda: MixedTeacher(members, [1.0, 1.0], "probability"))
+
+
+def test_losses_on_features_take_stored_ones_or_say_that_there_are_none(fabric, tiny_data):
+    student = network(0)
+    with_features = stored(tiny_data, fabric, channels=5)
+    loss = FeatureDistance()
+    loss.prepare(student, with_features.network)
+    without = stored(tiny_data, fabric).network
+    assert "only its logits" in message(lambda: FeatureDistance().prepare(student, without))
+
+
+def test_a_student_learns_from_a_store(fabric, tiny_data):
+    training = trained(fabric, tiny_data, stored(tiny_data, fabric))
+    assert training.state.step == 3
+    with pytest.raises(InputError, match="cannot be asked"):
+        training.teacher.network(torch.rand(1, 3, 32, 48))
+
+
+def test_the_sort_of_teacher_follows_from_what_is_named(fabric, tiny_data, tmp_path):
+    for split in (tiny_data.train, tiny_data.val):
+        for index in range(len(split)):
+            path = tmp_path / "answers" / f"{split.name(index)}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, logits=np.random.default_rng(index).normal(size=(3, 4, 6)))
+    names = tiny_data.class_names
+    content = {"classes": {name: [number % 3] for number, name in enumerate(names)}}
+    mapped = Mapped(Stored(tmp_path / "answers"), content)
+    several = Several([mapped, network(1)], [1.0, 2.0])
+    made = teacher_of(several, tiny_data, fabric, SETTINGS.hardware)
+    assert list(made.members) == ["answers", type(network(1)).__name__]
+    assert made.network.classes == 12
+    assert made.scored
+    text = message(lambda: teacher_of(mapped.teacher, tiny_data, fabric, SETTINGS.hardware))
+    assert "of 3 classes" in text
+    for path in (tmp_path / "answers" / "val").iterdir():
+        path.unlink()
+    made = teacher_of(mapped, tiny_data, fabric, SETTINGS.hardware)
+    assert not made.scored
+    assert "not scored" in made.remarks[-1]

@@ -1,7 +1,7 @@
 """`fakd distill`: train a student with the help of a teacher."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,9 +23,12 @@ from fakd.settings import (
     Task,
 )
 
+if TYPE_CHECKING:
+    from fakd.training.teacher import Teacher
+
 
 def distill(
-    teacher: "fakd.Segmenter | str | Path | Any",
+    teacher: "fakd.Segmenter | fakd.answers.Source | str | Path | Any",
     student: "fakd.Segmenter | str | Path | Any",
     data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
@@ -41,6 +44,7 @@ def distill(
     ema: float | None = None,
     task: Task = Task(),
     check_teacher: bool = True,
+    classes_from: dict | str | None = None,
     broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
@@ -52,7 +56,8 @@ def distill(
 
     Args:
         teacher: a finished run or weight file, or any network with its weights: hf:FOLDER,
-            smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION.
+            smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION; a folder of stored
+            answers, or a .yaml file of several of these.
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050,
             or smp:Unet, or any other network.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
@@ -71,6 +76,8 @@ def distill(
             keeps this share of itself, for example 0.999.
         task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
         check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
+        classes_from: a .yaml file that says which of the teacher's classes each of the data's is,
+            where they differ.
         broken: what to do about a training image or mask that cannot be read: stop, or skip it,
             say so, and count it in the result.
         seed: all that is random in the run derives from it.
@@ -95,38 +102,55 @@ def distill(
         weigh_classes,
     )
     from fakd.training.task import TaskLoss
-    from fakd.training.teacher import NetworkTeacher, require_apart
+    from fakd.training.teacher import open_teacher, require_apart, teacher_of
     from fakd.training.validation import require_same_classes
 
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
-    teacher = fakd.models.open_network(teacher, data.classes)
+    teacher = open_teacher(teacher, data.classes)
     student = fakd.models.open_network(student, data.classes, trained=True)
     distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
-    recipe = recipe_of(distill, locals())
     require_same_classes(student, data)
     doubts = require_labels(data, unlabelled=True, skip=broken == "skip")
-    require_apart(teacher, student)
+    if isinstance(teacher, fakd.Segmenter):
+        require_apart(teacher, student)
     settings = Settings.of(locals())
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled)
     console = console_of(fabric)
     with sitting(fabric, run):
         by_labels = TaskLoss(task, data.classes) if labelled else None
-        objective = Distillation(teacher, student, distillation, by_labels)
-        answers = NetworkTeacher(teacher, fabric, hardware)
+        asked = teacher
+        if classes_from is not None:
+            asked = fakd.answers.Mapped(teacher, classes_from)
+            classes_from = asked.classes.content
+        answers = teacher_of(asked, data, fabric, hardware)
+        recipe = recipe_of(distill, locals())
+        objective = Distillation(answers.network, student, distillation, by_labels)
         # Made before there is a folder, as much may be wrong with the settings.
         training = Training(fabric, student, objective, data, settings, console, run.name, answers)
-        with open_folder(
-            fabric, console, run, recipe, existing, data, teacher=teacher, student=student
-        ) as folder:
+        found = {"teacher": answers.fingerprint(), "student": student}
+        with open_folder(fabric, console, run, recipe, existing, data, **found) as folder:
             if (result := finished_result(fabric, folder)) is not None:
                 return result
-            announce(console, data, inference, doubts, teacher=teacher, student=student)
-            _compare_class_names(console, teacher, data)
+            announce(console, data, inference, doubts, teacher=answers.network, student=student)
+            _compare_class_names(console, answers.network, data)
+            _remark(console, answers, augmentation)
             weigh_classes(fabric, console, objective, data, settings, folder)
-            return training.run(folder, check_teacher)
+            return training.run(folder, check_teacher and answers.scored)
+
+
+def _remark(console: Console, answers: "Teacher", augmentation: Augmentation) -> None:
+    """Say what stored answers do not tell."""
+    for text in answers.remarks:
+        remark(console, text)
+    if answers.maps and (augmentation.photometric or augmentation.extra):
+        remark(
+            console,
+            "stored answers are of the images as they are: changes of colour "
+            "(augmentation.photometric, extra) are seen by the student alone",
+        )
 
 
 def _compare_class_names(

@@ -53,7 +53,7 @@ class Cell:
         directory: where relative paths of the recipe begin.
     """
 
-    command: Literal["train", "distill"]
+    command: Literal["train", "distill", "answer"]
     folder: Path
     recipe: Mapping[str, Any]
     label: str
@@ -107,12 +107,12 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fal
     """
     with lock(cell.beside(LOCK)) as held:
         if held is not None and not cell.finished:
-            ending = _run(cell, held, environment, stop)
+            ending = run(cell, held, environment, stop)
             if ending and not cell.finished:
                 cell.record_failure(ending)
 
 
-def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> str | None:
+def run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> str | None:
     """Let the cell's command work, the lock in its hands; say how it ended, None if stopped."""
     cell.beside(FAILED).unlink(missing_ok=True)
     recipe = cell.beside(GIVEN)
@@ -121,7 +121,7 @@ def _run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> s
     with cell.beside(LOG).open("ab") as output:
         begin = output.tell()
         child = subprocess.Popen(
-            [*command, "--existing", "reuse"],
+            command if cell.command == "answer" else [*command, "--existing", "reuse"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -177,7 +177,7 @@ def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fa
         if held is None or trial.finished or trial.outcome is None:
             return
         shutil.rmtree(trial.folder, ignore_errors=True)
-        ending = _run(trial, held, environment, lambda: stop() or len(_laps(trial)) >= LAPS)
+        ending = run(trial, held, environment, lambda: stop() or len(_laps(trial)) >= LAPS)
         if len(laps := _laps(trial)) >= LAPS:
             seconds = statistics.mean(laps[1:LAPS])
             content = {"seconds_per_step": seconds, "steps_timed": LAP * (LAPS - 1)}

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fakd import models, specs
+from fakd.answers.sources import described
 from fakd.errors import InputError
 from fakd.losses import PRESETS
 from fakd.runs.naming import ALONE, refuse_former_weights
@@ -165,6 +167,8 @@ def network(given: Any, where: str) -> Spec:
     >>> network("runs/teacher", "teacher")["init_args"]["path"]
     'runs/teacher'
     """
+    if where.endswith("teacher"):
+        given = described(given, partial(network, where=where)) or given
     if isinstance(given, Path) or (isinstance(given, str) and given not in models.__all__):
         given = resolve(str(given))
     given = {"class_path": given} if isinstance(given, str) else given

@@ -1,12 +1,13 @@
 """Batches that are a function of seed and step alone, whoever loads them and from where."""
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int16, Int64, UInt8
+from jaxtyping import Bool, Float, Int16, Int64, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from fakd.data.dataset import Split
@@ -18,6 +19,8 @@ from fakd.settings import IGNORE, Augmentation
 from fakd.signals import ignore
 
 _ORDER, _AUGMENTATION, _MIX = 1, 2, 3
+Lookup = Callable[[int, Geometry], tuple[Tensor, ...]]
+"""What is known of a sample, cut as its view is; called in the process that loads the sample."""
 
 
 class Batch(NamedTuple):
@@ -32,6 +35,8 @@ class Batch(NamedTuple):
     """Whether a sample has labels, whatever is mixed in."""
     geometries: Sequence[Geometry | None]
     """What each image shows of its sample; None if another is mixed in, so that it must be seen."""
+    answers: Sequence[Float[Tensor, "batch _channels _rows _cols"]] = ()
+    """What was looked up for the samples; nothing if nobody asked."""
     skipped: tuple[str, ...] = ()
     """Why samples that belong here were left out and others took their places."""
 
@@ -46,6 +51,7 @@ class Batch(NamedTuple):
                 self.indices[piece],
                 self.labelled[piece],
                 self.geometries[piece],
+                [each[piece] for each in self.answers],
             )
             for piece in pieces
         ]
@@ -63,6 +69,7 @@ def training_batches(
     world: int = 1,
     pin_memory: bool = False,
     broken: Literal["stop", "skip"] = "stop",
+    lookup: Lookup | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
 
@@ -86,6 +93,7 @@ def training_batches(
         pin_memory: Copy batches to memory from which a GPU reads without waiting.
         broken: What to do about a sample that cannot be read: stop, or skip it and say so in
             `Batch.skipped`.
+        lookup: Finds what `Batch.answers` holds.
 
     Raises:
         InputError: the batch cannot be shared out or mixed, there is no such extra transform, or a
@@ -100,7 +108,7 @@ def training_batches(
         raise InputError("augmentation.mix needs another image; give a batch_size of at least 2")
     share = batch_size // world
     slots = range(rank * share, (rank + 1) * share)
-    steps = _Steps(split, augmentation, batch_size, seed, slots, broken)
+    steps = _Steps(split, augmentation, batch_size, seed, slots, broken, lookup)
     return _loaded(steps, range(first_step, last_step), workers, pin_memory)
 
 
@@ -131,7 +139,19 @@ def mix(base: View, partner: View, augmentation: Augmentation, generator: torch.
     if not pasted.any():
         return base
     image = torch.where(pasted, partner.image, base.image)
-    return View(image, torch.where(pasted, partner.labels, base.labels), base.name, None)
+    answers = tuple(
+        torch.where(_on_grid(pasted, other), other, own)
+        for other, own in zip(partner.answers, base.answers, strict=True)
+    )
+    labels = torch.where(pasted, partner.labels, base.labels)
+    return View(image, labels, base.name, None, answers)
+
+
+def _on_grid(
+    mask: Bool[Tensor, "height width"], maps: Float[Tensor, "_channels rows cols"]
+) -> Bool[Tensor, "rows cols"]:
+    """Look a mask up at the centres of a grid's cells."""
+    return F.interpolate(mask[None, None].float(), maps.shape[-2:], mode="nearest-exact")[0, 0] > 0
 
 
 def evaluation_samples(
@@ -159,7 +179,9 @@ class _Steps(Dataset):
         seed: int,
         slots: range,
         broken: Literal["stop", "skip"],
+        lookup: Lookup | None,
     ) -> None:
+        self._lookup = lookup
         self._split = split
         self._augmentation = augmentation
         self._extra = build_extra(augmentation)
@@ -184,6 +206,7 @@ class _Steps(Dataset):
             indices=torch.tensor(indices),
             labelled=torch.tensor(labelled),
             geometries=[view.geometry for view in views],
+            answers=[torch.stack(each) for each in zip(*(v.answers for v in views), strict=True)],
             skipped=tuple(skipped),
         )
 
@@ -192,6 +215,8 @@ class _Steps(Dataset):
         generator = torch.Generator().manual_seed(mixed(self._seed, _AUGMENTATION, step, slot))
         index, sample = self._readable(epoch, place, skipped)
         view = augment(sample, self._augmentation, generator, self._extra)
+        if self._lookup is not None and view.geometry is not None:
+            view = view._replace(answers=self._lookup(index, view.geometry))
         return index, sample.labels is not None, view
 
     def _mixed(self, step: int, views: Sequence[View]) -> tuple[View, ...]:

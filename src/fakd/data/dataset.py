@@ -31,6 +31,13 @@ class Split(ABC):
         """Tell a sample's name; splits that know it without decoding the sample say so."""
         return self[index].name
 
+    def stamp(self, index: int) -> str:
+        """Tell one state of a sample's image from another without decoding it.
+
+        By default one of the whole split; splits that can tell that of each image do.
+        """
+        return hashlib.sha256("\n".join(self.identity()).encode()).hexdigest()[:8]
+
     @abstractmethod
     def identity(self) -> Iterable[str]:
         """Yield lines that change whenever the samples do, without decoding them."""

@@ -76,6 +76,10 @@ class PairedSplit(Split):
         """Tell the name of a pair without decoding it."""
         return self.pairs[index].name
 
+    def stamp(self, index: int) -> str:
+        """Tell the size of an image's file, which is the same for every copy."""
+        return str(self.pairs[index].image.stat().st_size)
+
     def identity(self) -> Iterable[str]:
         """Yield each file's name and size, each mask's checksum, and how mask ids map to classes.
 
@@ -136,6 +140,10 @@ class CachedSplit(Split):
     def name(self, index: int) -> str:
         """Tell the sample's name in the other split."""
         return self._split.name(index)
+
+    def stamp(self, index: int) -> str:
+        """Tell the state of the sample in the other split."""
+        return self._split.stamp(index)
 
     def identity(self) -> Iterable[str]:
         """Yield the other split's lines: caching changes no sample."""

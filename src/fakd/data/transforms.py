@@ -78,6 +78,8 @@ class View(NamedTuple):
     name: str
     geometry: Geometry | None
     """None if another image is mixed in, so that no part of one image is what the view shows."""
+    answers: tuple[Float[Tensor, "_channels _rows _cols"], ...] = ()
+    """What was looked up for it, on grids over it; others' are mixed in as their pixels are."""
 
 
 def augment(
@@ -159,6 +161,7 @@ def cut_like(
     maps: Float[Tensor, "channels _height _width"],
     geometry: Geometry,
     grid: tuple[int, int] | None = None,
+    continued: bool = False,
 ) -> Float[Tensor, "channels rows cols"]:
     """Cut out of maps of a whole image, on any grid, what a view shows of it; bilinearly.
 
@@ -166,9 +169,12 @@ def cut_like(
         maps: Of the whole image as it is stored; logits of a network, for example.
         geometry: Of the view.
         grid: Rows and columns of the result, over the whole view; its size in pixels if not given.
+        continued: Let the maps go on in padding and turned-in corners, the borders' values where
+            they end, as a loss that compares places would take zeros for the likeliest.
 
     Returns:
-        The maps at the centres of the grid's cells, 0 at those in padding and turned-in corners.
+        The maps at the centres of the grid's cells; unless ``continued``, 0 at those in padding and
+        turned-in corners.
     """
     (rows, cols), (height, width) = grid or geometry.size, geometry.size
     down = (torch.arange(rows, dtype=torch.float64) + 0.5) * (height / rows)
@@ -185,7 +191,7 @@ def cut_like(
     x, shown_x = geometry.columns.seen_from(right, geometry.flipped)
     places = torch.stack((x, y), dim=-1).to(maps)
     sampled = F.grid_sample(maps[None], places[None], padding_mode="border", align_corners=False)
-    return sampled[0] * (shown_y & shown_x).to(maps)
+    return sampled[0] if continued else sampled[0] * (shown_y & shown_x).to(maps)
 
 
 def crop_resized(

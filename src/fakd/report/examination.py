@@ -106,6 +106,10 @@ def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Seg
 
 def _open_teacher(run: Run) -> Segmenter:
     spec, classes = run.recipe["teacher"], len(run.class_names)
+    if _path(spec).startswith("fakd.answers."):
+        raise InputError(
+            "its answers come from several places or were stored, not from one network"
+        )
     network = specs.build(spec, classes=classes, asked_by=run.folder, ours=specs.OPENERS)
     if not isinstance(network, torch.nn.Module):
         raise InputError(f"only a network that fakd.models opens can be, got {_path(spec)}")

@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from fakd.answers.sources import Source
 from fakd.data import SegmentationData
 from fakd.types import DistillationLoss, Segmenter
 
@@ -18,14 +19,15 @@ def recipe_of(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[st
 def describe(value: Any) -> Any:
     """Turn a command's argument into the YAML that would produce it again.
 
-    Settings become mappings; networks, data and losses become ``class_path`` and ``init_args``. An
-    object made by the caller's own code, which no file could make again, becomes its type's name.
+    Settings become mappings; networks, data, losses and sources become ``class_path`` and
+    ``init_args``. An object made by the caller's own code, which no file could make again, becomes
+    its type's name.
     """
     if isinstance(value, Segmenter):
         return value.origin or value.config or _name(value)
     if isinstance(value, SegmentationData):
         return value.config or _name(value)
-    if isinstance(value, DistillationLoss):
+    if isinstance(value, DistillationLoss | Source):
         return {"class_path": _name(value), "init_args": describe(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: describe(getattr(value, field.name)) for field in fields(value)}

@@ -28,6 +28,8 @@ class State:
     best_miou: float = -math.inf
     best_step: int = 0
     teacher_miou: float | None = None
+    teacher_mious: dict[str, float] = field(default_factory=dict)
+    """Of each of several teachers, by name."""
     skipped: int = 0
     """Broken samples that others took the place of."""
     pending: bool = False

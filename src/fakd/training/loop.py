@@ -34,7 +34,7 @@ from fakd.training.preparation import (
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.result import SkippedSamples, extension, result_of
 from fakd.training.step import Step
-from fakd.training.teacher import Teacher
+from fakd.training.teacher import Teacher, scores_of
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
 from fakd.types import Segmenter
 
@@ -73,6 +73,7 @@ class Training:
                 "compares images with each other or trains an opponent on whole batches; leave it "
                 "at 1"
             )
+        self.teacher = teacher
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
         self.batches(first=0)  # refuses what it cannot do before there is a folder
@@ -86,7 +87,7 @@ class Training:
             self.network.to(memory_format=torch.channels_last)
         if settings.hardware.checkpoint_activations:
             checkpoint_activations(self.network)
-        self.objective, self.teacher = objective.to(fabric.device), teacher
+        self.objective = objective.to(fabric.device)
         self.extra = objective.learnt_with_student()
         self.state = State()
         self.average = average_of(self.network, settings.ema)
@@ -241,6 +242,7 @@ class Training:
             world=self.fabric.world_size,
             pin_memory=self.fabric.device.type == "cuda",
             broken=self.settings.broken,
+            lookup=None if self.teacher is None else self.teacher.lookup,
         )
 
     def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:
@@ -310,14 +312,13 @@ class Training:
 
     def _check(self, teacher: Teacher) -> None:
         try:
-            scores = teacher.validate(self.val, self.settings)
+            scores, members = scores_of(teacher, self.val, self.settings, self.title, self.console)
         except FloatingPointError as error:
             raise InputError(
                 f"the teacher's answers on {self.data.name} are infinite or NaN; "
                 "train it again, or give another one"
             ) from error
-        self.state.teacher_miou = scores.miou
-        self.console.print(f"{self.title}: teacher  val mIoU {100 * scores.miou:.2f}")
+        self.state.teacher_miou, self.state.teacher_mious = scores.miou, members
         refuse_degenerate_teacher(scores, self.data.name)
 
     def _save(self, done: int) -> None:

@@ -150,7 +150,8 @@ class Distillation(Objective):
         if teacher.classes != student.classes:
             raise InputError(
                 f"the teacher knows {teacher.classes} classes, the student {student.classes}; "
-                "distillation needs the same classes in the same order on both sides"
+                "distillation needs the same classes in the same order on both sides; where they "
+                "differ, give --classes_from MAP.yaml"
             )
         if task is None and loss.over(math.nextafter(1.0, 0.0)):
             raise InputError(

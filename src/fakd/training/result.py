@@ -69,7 +69,8 @@ def result_of(
         state: The run's plain values: steps, seconds, best scores, samples left out.
         device: What it was trained on.
     """
-    teacher = state["teacher_miou"]
+    teacher, members = state["teacher_miou"], state["teacher_mious"]
+    several = {"teacher_mious": {name: 100 * miou for name, miou in members.items()}}
     return {
         "steps": state["step"],
         "train_seconds": round(state["seconds"], 3),
@@ -78,6 +79,7 @@ def result_of(
         "best": {"miou": 100 * state["best_miou"], "step": state["best_step"]},
         "final": scores.as_dict(data.class_names),
         "teacher_miou": teacher if teacher is None else 100 * teacher,
+        **(several if members else {}),
         "skipped_samples": state["skipped"],
         "data": {"name": data.name, "fingerprint": data.fingerprint()},
     }

@@ -69,17 +69,20 @@ def open_folder(
     recipe: Mapping[str, Any],
     existing: Existing,
     data: SegmentationData,
-    **networks: nn.Module,
+    **networks: nn.Module | str,
 ) -> Iterator[RunFolder | None]:
     """Hold the run folder on the first process; the others get None, or the same error.
 
-    ``networks`` are those of the recipe, by their keys: what data and networks are counts, not
-    where they lie.
+    ``networks`` are those of the recipe, by their keys, or their fingerprints: what data and
+    networks are counts, not where they lie.
     """
     folder, problem = None, None
     if fabric.is_global_zero:
         try:
-            found = {key: fingerprint(network) for key, network in networks.items()}
+            found = {
+                key: each if isinstance(each, str) else fingerprint(each)
+                for key, each in networks.items()
+            }
             found["data"] = data.fingerprint()
             folder = RunFolder(path, recipe, existing, found)
         except InputError as error:

@@ -1,18 +1,38 @@
 """Where the answers come from that a student learns from; it stands between batch and objective."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
-from torch import Tensor
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fakd.data import Batch, Split
+from fakd import models, specs
+from fakd.answers.combining import map_classes, mix_logits
+from fakd.answers.maps import Answers, Lookup
+from fakd.answers.sources import By, Mapped, Several, Source, Stored, described
+from fakd.answers.store import open_answers
+from fakd.data import Batch, SegmentationData, Split, evaluation_samples
+from fakd.data.batches import Lookup as FindMaps
 from fakd.errors import InputError
-from fakd.metrics import Scores
-from fakd.settings import Hardware, Settings
+from fakd.inference import predict_logits, to_unit
+from fakd.losses.grid import labels_on_grid_of, on_grid_of
+from fakd.metrics import Scores, confusion_matrix
+from fakd.processes import summed
+from fakd.settings import Hardware, Inference, Settings
+from fakd.sources import resolve
+from fakd.training.start import fingerprint
 from fakd.training.validation import validate
 from fakd.types import Prediction, Segmenter
+
+_FINEST = 4
+"""Pixels, each way, of the smallest cell that stored maps are cut into."""
 
 
 def require_apart(teacher: Segmenter, student: Segmenter) -> None:
@@ -44,20 +64,67 @@ class Teacher(ABC):
 
     It owns device, precision and memory layout of whatever it asks, and is no module, so that no
     checkpoint holds it and nothing switches it to training mode. What it is asked about comes as
-    pixels and as `Batch`: a network looks at the pixels, a store of earlier answers looks up the
-    samples and cuts their maps by the geometry of their views.
+    pixels and as `Batch`: a network looks at the pixels, a store of earlier answers at what its
+    `lookup` has added to the batch.
     """
 
     network: Segmenter
     """What a loss may look at before the first step: classes, and the features' channels."""
+    lookup: FindMaps | None = None
+    """Finds what `Batch.answers` is to hold, in the processes that load samples."""
+    maps: int = 0
+    """How many maps that are for each sample."""
+    members: Mapping[str, "Teacher"] = MappingProxyType({})
+    """Whose answers it puts together, by name, if there are several."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know before training."""
+    scored: bool = True
+    """Whether it answers for the validation images."""
+    _fabric: Fabric
 
     @abstractmethod
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
         """Answer for the images of a batch, in [0, 1] and on the device, on any grid."""
 
     @abstractmethod
+    def predict(
+        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
+    ) -> Float[Tensor, "1 classes height width"]:
+        """Answer for a whole validation image, at its own resolution."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Tell it from another teacher."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it answers."""
+        return self._fabric.device
+
     def validate(self, split: Split, settings: Settings) -> Scores:
         """Score the answers on a labelled split; every process gets the scores of the whole."""
+        fabric, classes = self._fabric, self.network.classes
+        share = range(fabric.global_rank, len(split), fabric.world_size)
+        matrix = torch.zeros(classes, classes, dtype=torch.long, device=fabric.device)
+        samples = evaluation_samples(split, settings.hardware.workers, share)
+        for index, sample in zip(share, samples, strict=True):
+            if sample.labels is not None:
+                image = to_unit(sample.image[None].to(fabric.device))
+                found = self.predict(image, index, settings.inference).argmax(1)[0]
+                matrix += confusion_matrix(found, sample.labels.to(fabric.device), classes)
+        return Scores.from_matrix(summed(matrix))
+
+
+def scores_of(
+    teacher: Teacher, split: Split, settings: Settings, title: str, console: Console
+) -> tuple[Scores, dict[str, float]]:
+    """Score a teacher, and the mIoU of each of those it puts together; says all of them."""
+    members = {name: each.validate(split, settings).miou for name, each in teacher.members.items()}
+    scores = teacher.validate(split, settings)
+    for name, miou in [*members.items(), ("", scores.miou)]:
+        said = f"teacher {name}" if name else "teacher"
+        console.print(f"{title}: {said}  val mIoU {100 * miou:.2f}")
+    return scores, members
 
 
 class NetworkTeacher(Teacher):
@@ -81,6 +148,235 @@ class NetworkTeacher(Teacher):
             prediction: Prediction = self.network(images)
         return prediction
 
+    def predict(
+        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
+    ) -> Float[Tensor, "1 classes height width"]:
+        """Show it the image."""
+        with self._fabric.autocast():
+            return predict_logits(self.network, image, inference)
+
+    def fingerprint(self) -> str:
+        """Hash the network's weights."""
+        return fingerprint(self.network)
+
     def validate(self, split: Split, settings: Settings) -> Scores:
         """Score the network as any other."""
         return validate(self._fabric, self.network, split, settings)
+
+
+class Silent(Segmenter):
+    """What stands for the network behind stored answers: it can be looked at and not asked."""
+
+    def __init__(self, classes: int, names: tuple[str, ...] | None, channels: int | None) -> None:
+        super().__init__()
+        self.classes, self.class_names = classes, names
+        self._final = None if channels is None else nn.Conv2d(channels, classes, 1, device="meta")
+
+    @property
+    def classifier(self) -> nn.Conv2d | None:
+        """Its weights are not stored, its sizes are."""
+        return self._final
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
+        """Refuse: there is no network."""
+        raise InputError("stored answers cannot be asked about other images; give the network")
+
+
+class StoredTeacher(Teacher):
+    """Answers given earlier for whole images; each view's are cut as its image is.
+
+    Args:
+        answers: an opened folder.
+        data: whose training images all have an answer; whose validation images may.
+        fabric: says where answers are wanted.
+    """
+
+    def __init__(self, answers: Answers, data: SegmentationData, fabric: Fabric) -> None:
+        self._answers, self._fabric = answers, fabric
+        self.network = Silent(answers.classes, answers.class_names, answers.channels)
+        self.maps = 1 if answers.channels is None else 2
+        places = answers.find("train", data.train)
+        height, width = data.train[0].image.shape[1:]
+        rows, cols = answers.read("train", places[0], (height, width)).logits.shape[1:]
+        self.stride = max(_FINEST, round(min(height / rows, width / cols)))
+        self.lookup = Lookup(answers, "train", places, self.stride)
+        unscored: tuple[str, ...] = ()
+        try:
+            self._val = answers.find("val", data.val)
+        except InputError as error:
+            self.scored, unscored = False, (f"the teacher is not scored: {error}",)
+        self.remarks = (*answers.remarks, *unscored)
+
+    def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
+        """Take what was looked up."""
+        if not batch.answers:
+            raise InputError("expected a batch with the answers that the teacher's lookup finds")
+        return Prediction(*(each.to(images.device, non_blocking=True) for each in batch.answers))
+
+    def predict(
+        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
+    ) -> Float[Tensor, "1 classes height width"]:
+        """Enlarge the stored map; how it was shown the image was decided then."""
+        height, width = image.shape[-2:]
+        maps = self._answers.read("val", self._val[index], (height, width))
+        logits = torch.from_numpy(maps.logits)[None].to(image.device)
+        return F.interpolate(logits, (height, width), mode="bilinear")
+
+    def fingerprint(self) -> str:
+        """Tell that of the answers."""
+        return self._answers.fingerprint
+
+
+class MappedTeacher(Teacher):
+    """A teacher of other classes, whose probabilities are summed into the student's.
+
+    Args:
+        teacher: whom to ask.
+        table: the teacher's classes of each of the student's.
+        names: the student's class names.
+    """
+
+    def __init__(self, teacher: Teacher, table: Sequence[Sequence[int]], names: tuple) -> None:
+        self._teacher, self._table, self._fabric = teacher, table, teacher._fabric
+        final = teacher.network.classifier
+        channels = None if final is None else final.in_channels
+        self.network = Silent(len(table), names, channels)
+        self.lookup, self.maps, self.scored = teacher.lookup, teacher.maps, teacher.scored
+        self.remarks = teacher.remarks
+        self.members = {
+            name: MappedTeacher(each, table, names) for name, each in teacher.members.items()
+        }
+
+    def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
+        """Map the teacher's answer; labels tell apart what is one class to the teacher."""
+        found = self._teacher.answer(images, batch)
+        labels = labels_on_grid_of(found.logits, batch.labels.to(images.device, non_blocking=True))
+        return Prediction(map_classes(found.logits, self._table, labels), found.features)
+
+    def predict(
+        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
+    ) -> Float[Tensor, "1 classes height width"]:
+        """Map the teacher's answer, without any label."""
+        return map_classes(self._teacher.predict(image, index, inference), self._table)
+
+    def fingerprint(self) -> str:
+        """Tell that of the teacher; the recipe holds the class map."""
+        return self._teacher.fingerprint()
+
+
+class MixedTeacher(Teacher):
+    """Several teachers, whose class probabilities are averaged; it shows no features.
+
+    Args:
+        members: whom to ask, by name, all of the same classes.
+        weights: how much each counts.
+        by: whether the same everywhere, or times how sure each teacher is of a pixel.
+    """
+
+    def __init__(self, members: Mapping[str, Teacher], weights: Sequence[float], by: By) -> None:
+        self.members, self._weights, self._by = members, weights, by
+        first, *others = members.values()
+        for each in others:
+            if each.network.classes != first.network.classes:
+                raise InputError(
+                    f"expected teachers of the same classes, got {first.network.classes} and "
+                    f"{each.network.classes}; map one of them with classes_from"
+                )
+        self._fabric = first._fabric
+        self.network = Silent(first.network.classes, first.network.class_names, None)
+        self.maps = sum(each.maps for each in members.values())
+        self.lookup = _Lookups([each.lookup for each in members.values() if each.lookup])
+        self.scored = all(each.scored for each in members.values())
+        remarks = [remark for each in members.values() for remark in each.remarks]
+        self.remarks = tuple(dict.fromkeys(remarks))
+
+    def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
+        """Ask every teacher; coarser answers come to the finest grid."""
+        found, first = [], 0
+        for each in self.members.values():
+            own = batch._replace(answers=batch.answers[first : first + each.maps])
+            found.append(each.answer(images, own).logits)
+            first += each.maps
+        finest = max(found, key=lambda logits: logits.shape[-2] * logits.shape[-1])
+        return Prediction(mix_logits([on_grid_of(finest, each) for each in found], *self._how))
+
+    def predict(
+        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
+    ) -> Float[Tensor, "1 classes height width"]:
+        """Ask every teacher."""
+        found = [each.predict(image, index, inference) for each in self.members.values()]
+        return mix_logits(found, *self._how)
+
+    def fingerprint(self) -> str:
+        """Join those of the teachers; the recipe holds their weights."""
+        return "-".join(each.fingerprint() for each in self.members.values())
+
+    @property
+    def _how(self) -> tuple[Sequence[float], By]:
+        return self._weights, self._by
+
+
+class _Lookups:
+    """Several lookups, one after the other; can be sent to other processes."""
+
+    def __init__(self, lookups: Sequence[FindMaps]) -> None:
+        self._lookups = lookups
+
+    def __call__(self, index: int, geometry: Any) -> tuple[Tensor, ...]:
+        return tuple(each for lookup in self._lookups for each in lookup(index, geometry))
+
+
+def open_teacher(teacher: Any, classes: int | None = None) -> Segmenter | Source:
+    """Open what a flag or a caller names: a network by any of its names, or a source of answers."""
+    if isinstance(teacher, Source):
+        return teacher
+    spec = described(str(teacher), resolve) if isinstance(teacher, str | Path) else None
+    if spec is None:
+        return models.open_network(teacher, classes)
+    found: Source = specs.build(spec)
+    return found
+
+
+def teacher_of(
+    teacher: Any,
+    data: SegmentationData,
+    fabric: Fabric,
+    hardware: Hardware,
+    any_classes: bool = False,
+) -> Teacher:
+    """Make what answers batches: of a network, of stored answers, of several teachers.
+
+    Raises:
+        InputError: answers are missing, not finite, or of other classes than the data's.
+    """
+    return _made(teacher, data, fabric, hardware, None if any_classes else data.classes)
+
+
+def _made(
+    teacher: Any, data: SegmentationData, fabric: Fabric, hardware: Hardware, classes: int | None
+) -> Teacher:
+    if isinstance(teacher, Stored):
+        return StoredTeacher(open_answers(teacher, classes), data, fabric)
+    if isinstance(teacher, Mapped):
+        known = None if teacher.classes.teacher is None else len(teacher.classes.teacher)
+        inner = _made(teacher.teacher, data, fabric, hardware, known)
+        theirs = inner.network.class_names
+        table = teacher.classes.table(data.class_names, theirs, inner.network.classes)
+        return MappedTeacher(inner, table, data.class_names)
+    if isinstance(teacher, Several):
+        made = [_made(each, data, fabric, hardware, classes) for each in teacher.teachers]
+        names = [_title(each) for each in teacher.teachers]
+        names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+        return MixedTeacher(dict(zip(names, made, strict=True)), teacher.weights, teacher.by)
+    return NetworkTeacher(models.open_network(teacher, classes), fabric, hardware)
+
+
+def _title(teacher: Any) -> str:
+    """Name a teacher among several."""
+    if isinstance(teacher, Stored):
+        return teacher.path.name
+    if isinstance(teacher, Mapped):
+        return _title(teacher.teacher)
+    origin = getattr(teacher, "origin", None) or {}
+    path = (origin.get("init_args") or {}).get("path")
+    return Path(path).name if path else type(teacher).__name__

@@ -1,0 +1,190 @@
+"""Which of a teacher's classes each of the student's is: a small YAML file, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from fakd.data.layout import check_keys
+from fakd.errors import InputError, some
+from fakd.files import expanded, read_yaml
+from fakd.specs import nearest
+
+IGNORED = "ignore"
+_WORTH = 0.05
+"""IoU below which two classes have little to do with each other."""
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """A class map as it is written; names are looked up once both sides are known."""
+
+    origin: str
+    groups: Mapping[str, list[str | int]]
+    """The teacher's classes of each of the student's, by name or number."""
+    rest: str
+    """The student's class that all others of the teacher's are; ``ignore`` for none."""
+    teacher: tuple[str, ...] | None
+    """The teacher's class names, where the teacher does not know them."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the file holds."""
+        named = {} if self.teacher is None else {"teacher": list(self.teacher)}
+        groups = {name: list(group) for name, group in self.groups.items()}
+        return {"classes": groups, "rest": self.rest, **named}
+
+    def table(
+        self, ours: Sequence[str], theirs: Sequence[str] | None, count: int
+    ) -> list[list[int]]:
+        """Number the teacher's classes of each of the student's.
+
+        Args:
+            ours: the student's class names.
+            theirs: the teacher's, if it knows them.
+            count: how many classes the teacher has.
+
+        Raises:
+            InputError: a name is none of the student's or of the teacher's, one of the student's
+                is left out, or the file lists another number of names than the teacher has.
+        """
+        theirs = self.teacher or theirs
+        if theirs is not None and len(theirs) != count:
+            raise InputError(
+                f"{self.origin}: teacher lists {len(theirs)} names, the teacher has {count} classes"
+            )
+        wanted = [*self.groups, *([] if self.rest == IGNORED else [self.rest])]
+        for name in wanted:
+            if name not in ours:
+                hint = nearest(name, ours, f"; the data have {some(ours, 12)}")
+                raise InputError(f"{self.origin}: the data have no class {name!r}{hint}")
+        if left := [name for name in ours if name not in wanted]:
+            raise InputError(
+                f"{self.origin} says nothing of {some(left, 5)}; add, for example, "
+                f"'{left[0]}: [...]' with the teacher's classes that it is, or [] for none"
+            )
+        numbers = {
+            name: [self._number(each, theirs, count) for each in group]
+            for name, group in self.groups.items()
+        }
+        taken = {number for group in numbers.values() for number in group}
+        rest = [number for number in range(count) if number not in taken]
+        result = [numbers.get(name, []) + (rest if name == self.rest else []) for name in ours]
+        if not any(result):
+            raise InputError(f"{self.origin} takes no class from the teacher; name some")
+        return result
+
+    def _number(self, given: str | int, theirs: Sequence[str] | None, count: int) -> int:
+        if isinstance(given, int):
+            if 0 <= given < count:
+                return given
+            raise InputError(
+                f"{self.origin}: the teacher has classes 0 to {count - 1}, not {given}"
+            )
+        if theirs is None:
+            raise InputError(
+                f"{self.origin}: the teacher's classes have no names, so {given!r} is none; give "
+                "numbers, or list the names as teacher: [...]"
+            )
+        if (times := list(theirs).count(given)) == 1:
+            return list(theirs).index(given)
+        if times:
+            raise InputError(
+                f"{self.origin}: two of the teacher's classes are {given!r}; give numbers"
+            )
+        hint = nearest(given, theirs, f"; it has {some(theirs, 12)}")
+        raise InputError(f"{self.origin}: the teacher has no class {given!r}{hint}")
+
+
+def read_class_map(given: Mapping[str, Any] | str | Path) -> ClassMap:
+    """Read a class map from a .yaml file, or from what such a file holds.
+
+    Raises:
+        InputError: a key or value is not what it should be; the message names both.
+    """
+    path = expanded("classes_from" if isinstance(given, Mapping) else given)
+    content = dict(given) if isinstance(given, Mapping) else read_yaml(path)
+    check_keys(content, ("classes", "rest", "teacher"), path)
+    groups = content.get("classes")
+    if not isinstance(groups, dict) or not groups:
+        raise InputError(
+            f"{path}: classes must name the teacher's classes of each of yours, such as "
+            f"{{road: [road, lane]}}, got {groups!r}"
+        )
+    rest, names = content.get("rest", IGNORED), content.get("teacher")
+    if not isinstance(rest, str):
+        raise InputError(f"{path}: rest must be ignore or one of your classes, got {rest!r}")
+    if names is not None:
+        if not isinstance(names, list):
+            raise InputError(f"{path}: teacher must be a list of names, got {names!r}")
+        names = tuple(_name(each, path) for each in names)
+    read: dict[str, list[str | int]] = {}
+    for name, group in groups.items():
+        group = group if isinstance(group, list) else [group]
+        read[_name(name, path)] = [
+            each if type(each) is int else _name(each, path) for each in group
+        ]
+        if len(set(group)) < len(group):
+            raise InputError(f"{path}: {name} names a class of the teacher's twice")
+    return ClassMap(str(path), read, rest, names)
+
+
+def propose(
+    ours: Sequence[str], theirs: Sequence[str], counts: Sequence[Sequence[int]] | None
+) -> dict[str, list[str]]:
+    """Propose the teacher's classes of each of the student's.
+
+    A class of the teacher's goes where a class has its name, plural or not; else where the two are
+    each other's best by IoU, if that is worth something; else where most of the labelled pixels are
+    that it is named at, if half of them agree; without labels, where a class is called nearly the
+    same; else nowhere.
+
+    Args:
+        ours: the student's class names.
+        theirs: the teacher's.
+        counts: pixels by label and by the teacher's answer; None without labels.
+
+    >>> propose(["car", "road"], ["Cars", "street", "sky"], [[9, 1, 0], [0, 5, 2]])
+    {'car': ['Cars'], 'road': ['street', 'sky']}
+    """
+    plain = {_plain(name): number for number, name in reversed(list(enumerate(ours)))}
+    owners = [plain.get(_plain(name)) for name in theirs]
+    if counts is None:
+        close = [get_close_matches(_plain(name), plain, 1, 0.8) for name in theirs]
+        found = [plain[each[0]] if each else None for each in close]
+    else:
+        found = _by_labels(np.array(counts, dtype=float))
+    groups: dict[str, list[str]] = {name: [] for name in ours}
+    for name, by_name, otherwise in zip(theirs, owners, found, strict=True):
+        owner = otherwise if by_name is None else by_name
+        if owner is not None:
+            groups[ours[owner]].append(name)
+    return groups
+
+
+def _by_labels(counts: Float64[np.ndarray, "ours theirs"]) -> list[int | None]:
+    rows, columns = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
+    # Most pixels that are named a rare class are often another's, which borders on it.
+    iou = counts / np.maximum(rows + columns - counts, 1)
+    result: list[int | None] = []
+    for number, column in enumerate(counts.T):
+        best, most = int(iou[:, number].argmax()), int(column.argmax())
+        mutual = int(iou[best].argmax()) == number and iou[best, number] >= _WORTH
+        agreed = column.any() and 2 * column[most] >= column.sum()
+        result.append(best if mutual else most if agreed else None)
+    return result
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum()).removesuffix("s")
+
+
+def _name(value: Any, path: Path) -> str:
+    # YAML reads an unquoted no, yes, on or off as something other than text.
+    if isinstance(value, str) and value:
+        return value
+    raise InputError(f"{path}: a class needs a name, got {value!r}; put it in quotes")

@@ -1,0 +1,184 @@
+"""Answers that somebody else's teacher left: one .npz or one .png mask per image, by its name."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float32
+
+from fakd.answers.maps import Answers, Maps, Size, missing
+from fakd.answers.sources import SUFFIXES
+from fakd.answers.store import PARTS
+from fakd.data.dataset import Split
+from fakd.data.layout import NO_CLASS
+from fakd.data.masks import read_mask
+from fakd.data.scan import files_below
+from fakd.errors import InputError, some
+
+_LOOKED_AT = 500
+"""Files of a part that are read before training, evenly over it; each is when it is used."""
+_CELL = 4
+"""Pixels, each way, whose labels become one answer: their shares."""
+_LEAST = 1e-6
+"""Probability that stands for none."""
+_SUM = 0.02
+"""By how much probabilities may miss 1 in sum."""
+
+
+class Outside(Answers):
+    """A folder of answers, in ``train`` and ``val`` as the data are, or all in one.
+
+    A file holds ``logits`` or ``probabilities``, ``[classes, rows, cols]`` on any grid, as floats
+    or in 8 bits (probabilities times 255; logits with ``scale`` and ``offset``, numbers or one per
+    class). Or it is a mask of class ids.
+
+    Args:
+        folder: where they lie; hidden files are left out.
+        smoothing: share of a mask's label that is spread evenly over all classes.
+        classes: how many there are, if known; masks do not say.
+    """
+
+    def __init__(self, folder: Path, smoothing: float, classes: int | None) -> None:
+        self.folder, self.title = folder, str(folder)
+        files = [file for file in files_below(folder) if Path(file).suffix in SUFFIXES]
+        if not files:
+            raise InputError(f"{folder} holds no answers, files ending in {' or '.join(SUFFIXES)}")
+        self._smoothing = smoothing
+        self._files: dict[str, str] = {}
+        for file in files:
+            name = file.rpartition(".")[0]
+            if name in self._files:
+                raise InputError(f"{folder} holds {self._files[name]} and {file}; keep one of them")
+            self._files[name] = file
+        self._used: set[str] = set()
+        if masks := [file for file in files if file.endswith(".png")]:
+            if classes is None:
+                raise InputError(
+                    f"{folder}: masks such as {masks[0]} do not say how many classes there are; "
+                    "list their names in the class map, as teacher: [...]"
+                )
+            self.classes = classes
+        else:
+            if smoothing:
+                raise InputError(
+                    f"teacher.smoothing is for .png masks, {folder} holds logits or probabilities"
+                )
+            self.classes = len(self._logits(files[0]))
+        digest = hashlib.sha256(str(smoothing).encode())
+        for file in files:
+            digest.update(f"{file} {(folder / file).stat().st_size}\n".encode())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Say which files are of no image."""
+        extra = [file for name, file in self._files.items() if name not in self._used]
+        if not extra:
+            return ()
+        return (f"{len(extra)} answers in {self.folder} are of no image: {some(extra, 3)}",)
+
+    def find(self, part: str, split: Split) -> Sequence[str]:
+        """Look names up in the part's folder, or else in the folder itself."""
+        inner = any(name.startswith(f"{each}/") for name in self._files for each in PARTS)
+        names = [split.name(index) for index in range(len(split))]
+        # Names of some data begin with their part.
+        keys = [name if not inner or name in self._files else f"{part}/{name}" for name in names]
+        if lacking := [key for key in keys if key not in self._files]:
+            remedy = "answers match images by name, so add or rename them"
+            raise missing(self.title, part, lacking, len(names), remedy)
+        found = [self._files[key] for key in keys]
+        self._used |= set(keys)
+        for place in sorted({i * len(found) // _LOOKED_AT for i in range(_LOOKED_AT)}):
+            self._logits(found[place])
+        return found
+
+    def read(self, part: str, place: str, size: Size) -> Maps:
+        """Read one file, whatever the size of its image."""
+        return Maps(self._logits(place))
+
+    def _logits(self, file: str) -> Float32[np.ndarray, "classes rows cols"]:
+        path = self.folder / file
+        logits = self._from_mask(path) if path.suffix == ".png" else self._from_arrays(path)
+        if len(logits) != getattr(self, "classes", len(logits)):
+            raise InputError(f"{path} has {len(logits)} classes, others have {self.classes}")
+        return logits
+
+    def _from_arrays(self, path: Path) -> Float32[np.ndarray, "classes rows cols"]:
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays: dict[str, Any] = {key: content[key] for key in content.files}
+        except (OSError, ValueError, BadZipFile, AttributeError) as error:
+            raise InputError(
+                f"{path} is damaged or no .npz file ({error}); write it again"
+            ) from error
+        keys = [key for key in ("logits", "probabilities") if key in arrays]
+        if len(keys) != 1 or arrays[keys[0]].ndim != 3 or not arrays[keys[0]].size:
+            shapes = {key: array.shape for key, array in arrays.items()}
+            raise InputError(
+                f"{path} must hold logits or probabilities [classes, rows, cols], got {shapes}"
+            )
+        values = arrays[keys[0]]
+        narrow = values.dtype in (np.uint8, np.int8)
+        if not narrow and not np.issubdtype(values.dtype, np.floating):
+            raise InputError(f"{path}: {keys[0]} must be floats or of 8 bits, got {values.dtype}")
+        result: np.ndarray = values.astype(np.float32)
+        if keys[0] == "logits" and narrow:
+            result = self._scaled(result, arrays, path)
+        if not np.isfinite(result).all():
+            raise InputError(f"{path} holds values that are infinite or NaN; answer it again")
+        if keys[0] == "logits":
+            return result
+        sums = result.sum(0)
+        unsound = result.min() < 0 or (
+            abs(sums - 1).max() > _SUM if not narrow else sums.min() <= 0
+        )
+        if unsound:
+            raise InputError(
+                f"{path}: probabilities must be at least 0 and sum to 1 at each place, got sums "
+                f"of {sums.min():.3g} to {sums.max():.3g}; name them logits if they are"
+            )
+        logs: np.ndarray = np.log(np.maximum(result / sums, _LEAST))
+        return logs
+
+    def _scaled(
+        self, values: Float32[np.ndarray, "classes rows cols"], arrays: dict[str, Any], path: Path
+    ) -> Float32[np.ndarray, "classes rows cols"]:
+        if "scale" not in arrays:
+            raise InputError(f"{path}: logits of 8 bits need scale, a number or one per class")
+        try:
+            scale, offset = (
+                np.broadcast_to(np.asarray(each, np.float32), (len(values),))[:, None, None]
+                for each in (arrays["scale"], arrays.get("offset", 0))
+            )
+        except ValueError as error:
+            raise InputError(
+                f"{path}: scale and offset must be numbers or one per class"
+            ) from error
+        scaled: np.ndarray = values * scale + offset
+        return scaled
+
+    def _from_mask(self, path: Path) -> Float32[np.ndarray, "classes rows cols"]:
+        ids = read_mask(path)
+        if ids.ndim != 2:
+            raise InputError(f"{path} holds colours, where answers are class ids; save ids")
+        named = ~np.isin(ids, [each for each in NO_CLASS if each >= self.classes])
+        if named.any() and (strange := int(ids[named].max())) >= self.classes:
+            raise InputError(
+                f"{path} holds id {strange}; answers have classes 0 to {self.classes - 1}"
+            )
+        height, width = ids.shape
+        rows, cols = (max(1, round(side / _CELL)) for side in ids.shape)
+        cell = (np.arange(height) * rows // height)[:, None] * cols + np.arange(
+            width
+        ) * cols // width
+        index = ids.astype(np.int64)[named] * (rows * cols) + cell[named]
+        counts = np.bincount(index, minlength=self.classes * rows * cols)
+        counts = counts.reshape(self.classes, rows, cols)
+        total = counts.sum(0)
+        # Where nothing is named, everything is as likely.
+        shares = np.where(total > 0, counts / np.maximum(total, 1), 1 / self.classes)
+        shares = (1 - self._smoothing) * shares + self._smoothing / self.classes
+        return np.log(np.maximum(shares, _LEAST)).astype(np.float32)

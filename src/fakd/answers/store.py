@@ -1,0 +1,278 @@
+"""A folder of answers: a manifest, and shards that are written whole or not at all."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fakd.answers.encoding import Encoding
+from fakd.answers.maps import Answers, Maps, Size, missing
+from fakd.answers.sources import MANIFEST, Stored
+from fakd.data.dataset import SegmentationData, Split
+from fakd.errors import InputError
+from fakd.files import make_folder, write_atomically, write_text
+
+FORMAT = 1
+"""Version of what lies in the folder; raised when an old reader would misunderstand it."""
+PARTS = ("train", "val")
+_MEANINGS = {"teacher": "another teacher", "data": "other images", "settings": "other settings"}
+"""What the manifests of two stores may differ in, in words."""
+
+
+class Record(NamedTuple):
+    """The answer for one image, and what tells that it is this image's."""
+
+    name: str
+    stamp: str
+    size: Size
+    maps: Maps
+
+
+class Store(Answers):
+    """Answers that `fakd answer` has written or is writing.
+
+    Args:
+        folder: where they lie.
+        content: what the manifest holds.
+    """
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        self.folder, self.content, self.title = folder, content, str(folder)
+        teacher, settings = content["teacher"], content["settings"]
+        self.classes, self.channels = teacher["classes"], settings["channels"]
+        names, palette = teacher["class_names"], teacher["palette"]
+        self.class_names = None if names is None else tuple(names)
+        self.palette = None if palette is None else tuple(tuple(each) for each in palette)
+        self.encoding = Encoding(settings["format"], settings["k"] or 1)
+        # Features have no likeliest classes.
+        self.feature_encoding = Encoding("int8" if settings["format"] == "int8" else "float16")
+        self.shard: int = content["shard"]
+        text = json.dumps(content, sort_keys=True)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """Open a store, finished or not.
+
+        Raises:
+            InputError: the manifest cannot be read, or is of another version.
+        """
+        path = folder / MANIFEST
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content["format"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{path} is no manifest of stored answers: {error}") from error
+        if version != FORMAT:
+            raise InputError(
+                f"{path} must have format {FORMAT}, got {version}; it comes from another version "
+                "of fakd, use that one"
+            )
+        return cls(folder, content)
+
+    @classmethod
+    def begin(cls, folder: Path, content: Mapping[str, Any]) -> "Store":
+        """Begin a store, or continue one of the same teacher, images and settings.
+
+        Raises:
+            InputError: the folder holds something else, or a store of another kind.
+        """
+        content = json.loads(json.dumps({"format": FORMAT, **content}))
+        path = folder / MANIFEST
+        if not path.is_file():
+            if folder.exists() and any(each.name[0] != "." for each in folder.iterdir()):
+                raise InputError(f"{folder} holds files but no {MANIFEST}; choose another --out")
+            make_folder(folder)
+            write_text(path, json.dumps(content, indent=1) + "\n")
+        store = cls.open(folder)
+        for key, meaning in _MEANINGS.items():
+            if (there := store.content[key]) != (now := content[key]):
+                raise InputError(
+                    f"{folder} holds answers of {meaning} ({_difference(there, now)}); choose "
+                    "another --out, or remove it"
+                )
+        return store
+
+    def shards(self) -> list[tuple[str, int]]:
+        """List all shards, by part and number."""
+        counts = {part: self.content["parts"][part] for part in PARTS}
+        return [(part, i) for part in PARTS for i in range(-(-counts[part] // self.shard))]
+
+    def indices(self, part: str, number: int) -> range:
+        """Tell which samples a shard holds."""
+        first = number * self.shard
+        return range(first, min(first + self.shard, self.content["parts"][part]))
+
+    def path(self, part: str, number: int) -> Path:
+        """Name a shard's file; it is there when the shard is whole."""
+        return self.folder / part / f"{number:06d}.safetensors"
+
+    def left(self) -> list[tuple[str, int]]:
+        """List the shards that are not written yet."""
+        return [shard for shard in self.shards() if not self.path(*shard).is_file()]
+
+    def write(self, part: str, number: int, records: Iterable[Record]) -> int:
+        """Write a shard; return its size in bytes."""
+        names, stamps, sizes, chunks = [], [], [], []
+        for record in records:
+            names.append(record.name)
+            stamps.append(record.stamp)
+            sizes.append([*record.size, *record.maps.logits.shape[1:]])
+            chunks += self.encoded(record.maps)
+        path = self.path(part, number)
+        make_folder(path.parent)
+        tensors: dict[str, np.ndarray] = {
+            "data": np.frombuffer(b"".join(chunks), np.uint8),
+            "ends": np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64),
+            "sizes": np.array(sizes, np.int32),
+        }
+        # One entry: safetensors keeps no order, and equal shards should be equal bytes.
+        metadata = {"fakd": json.dumps({"names": names, "stamps": stamps})}
+        write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
+        return path.stat().st_size
+
+    def encoded(self, maps: Maps) -> list[bytes]:
+        """Write the maps of one image."""
+        chunks = [self.encoding.encode(maps.logits)]
+        if maps.features is not None:
+            chunks.append(self.feature_encoding.encode(maps.features))
+        return chunks
+
+    def find(self, part: str, split: Split) -> Sequence[int]:
+        """Look names up in the shards' headers."""
+        known: dict[str, tuple[int, str]] = {}
+        for number in {i for each, i in self.shards() if each == part}:
+            with _named(self.path(part, number)) as shard:
+                metadata = shard().metadata
+            lines = zip(metadata["names"], metadata["stamps"], strict=True)
+            for place, (name, stamp) in enumerate(lines, number * self.shard):
+                known[name] = place, stamp
+        names = [split.name(index) for index in range(len(split))]
+        if lacking := [name for name in names if name not in known]:
+            remedy = "answer them, too: fakd answer with these data and another --out"
+            raise missing(self.title, part, lacking, len(names), remedy)
+        for index, name in enumerate(names):
+            if (stamp := split.stamp(index)) != known[name][1]:
+                raise InputError(
+                    f"{self.title} was made of another {part} image {name} ({known[name][1]} then, "
+                    f"{stamp} now); answer these data with fakd answer and another --out"
+                )
+        # Compact, as every process that loads samples has all of it.
+        return array("q", [known[name][0] for name in names])
+
+    def read(self, part: str, place: int, size: Size) -> Maps:
+        """Read one image's maps, and nothing else of its shard."""
+        number, row = divmod(int(place), self.shard)
+        with _named(self.path(part, number)) as opened:
+            shard = opened()
+            height, width, rows, cols = shard.sizes[row].tolist()
+            if (height, width) != size:
+                raise InputError(
+                    f"{self.title} was made of an image of {width}x{height}, this one is "
+                    f"{size[1]}x{size[0]} (width x height)"
+                )
+            counts = [self.classes, self.channels]
+            depth = [each for each in counts if each is not None]
+            encodings = [self.encoding, self.feature_encoding]
+            first = row * len(depth)
+            bounds = [0, *shard.ends.tolist()][first : first + len(depth) + 1]
+            maps = [
+                encoding.decode(shard.data[begin:end].tobytes(), (channels, rows, cols))
+                for encoding, channels, begin, end in zip(
+                    encodings, depth, bounds, bounds[1:], strict=False
+                )
+            ]
+        return Maps(*maps)
+
+
+class _Shard(NamedTuple):
+    data: Any
+    """Sliced without reading the rest."""
+    ends: np.ndarray
+    sizes: np.ndarray
+    metadata: Mapping[str, list[str]]
+
+
+@lru_cache(maxsize=256)
+def _opened(path: Path, state: tuple[int, int]) -> _Shard:
+    content: Any = safe_open(path, framework="np")
+    metadata = json.loads(content.metadata()["fakd"])
+    ends, sizes = content.get_tensor("ends"), content.get_tensor("sizes")
+    return _Shard(content.get_slice("data"), ends, sizes, metadata)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[Callable[[], _Shard]]:
+    """Open a shard, and say which is damaged, whatever the libraries stumble over."""
+
+    def shard() -> _Shard:
+        # A store may be made anew where another was.
+        state = path.stat()
+        return _opened(path.absolute(), (state.st_ino, state.st_mtime_ns))
+
+    try:
+        yield shard
+    except (SafetensorError, OSError, ValueError, LookupError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is damaged or gone ({' '.join(str(error).split())}); remove it, and the fakd "
+            "answer command that made it writes it again"
+        ) from error
+
+
+def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    key = next(key for key in {**there, **now} if there.get(key) != now.get(key))
+    return f"{key} {there.get(key)} there, {now.get(key)} now"
+
+
+def images_of(data: SegmentationData) -> dict[str, Any]:
+    """Tell the images of a data set from others, whatever their labels; a manifest's ``data``."""
+    digest = hashlib.sha256()
+    for part in PARTS:
+        split = getattr(data, part)
+        for index in range(len(split)):
+            digest.update(f"{part} {split.name(index)} {split.stamp(index)}\n".encode())
+    return {"name": data.name, "fingerprint": digest.hexdigest()[:16]}
+
+
+def open_answers(source: Stored, classes: int | None) -> Answers:
+    """Open what a source names.
+
+    Args:
+        source: a folder.
+        classes: how many the answers should have; None where a class map decides.
+
+    Raises:
+        InputError: the store is not finished, or has other classes.
+    """
+    # Imported here because a store needs none of it.
+    from fakd.answers.outside import Outside
+
+    answers: Answers
+    if (source.path / MANIFEST).is_file():
+        if source.smoothing:
+            raise InputError("teacher.smoothing is for .png masks; leave it out for stored answers")
+        answers = store = Store.open(source.path)
+        if left := store.left():
+            count = len(store.shards())
+            raise InputError(
+                f"{source.path} is not finished: {count - len(left)} of {count} shards are there; "
+                "the fakd answer command that began it continues it"
+            )
+    else:
+        answers = Outside(source.path, source.smoothing, classes)
+    if classes is not None and answers.classes != classes:
+        raise InputError(
+            f"{source.path} holds answers of {answers.classes} classes, where {classes} are "
+            "expected; map them with --classes_from MAP.yaml"
+        )
+    return answers

@@ -1,0 +1,224 @@
+"""`fakd answer`: ask a teacher once for every image, and store what it says."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+import fakd
+from fakd.answers.encoding import Format
+from fakd.comparing.cell import Cell, run
+from fakd.comparing.engines import Place, open_engine
+from fakd.console import open_console
+from fakd.errors import InputError
+from fakd.files import expanded
+from fakd.runs.locks import lock
+from fakd.settings import Hardware, Inference
+from fakd.training.progress import StepProgress
+
+if TYPE_CHECKING:
+    from fakd.answers.store import Record, Store
+    from fakd.training.answering import Answering
+
+_TRIED = 3
+"""Images that are timed before the work begins."""
+_POLL = 0.5
+"""Seconds."""
+
+
+def answer(
+    teacher: "fakd.Segmenter | fakd.answers.Source | str | Path",
+    data: "fakd.data.SegmentationData | str | Path",
+    out: Path,
+    format: Format = "int8",
+    k: int = 5,
+    features: bool = False,
+    stride: int | None = None,
+    inference: Inference = Inference(),
+    hardware: Hardware = Hardware(),
+    batch_size: int = 1,
+    shard: int = 64,
+    on: Place = "local",
+    parallel: int | None = None,
+    cluster: dict | None = None,
+) -> dict[str, Any]:
+    """Ask a teacher once for every image, and store its answers: fakd distill --teacher OUT.
+
+    The same command continues what was stopped; started several times, on any machines that see
+    the folder, it shares the work. What is interrupted loses the shard it was at.
+
+    Args:
+        teacher: a finished run or weight file, or any network with its weights.
+        data: images: a folder, a .yaml file, or "scenes" for the built-in data.
+        out: folder of the answers.
+        format: how logits are stored: in 16 bits (float16), in 8 (int8), or the likeliest classes
+            of each place and the mass of the rest (topk).
+        k: how many classes topk keeps.
+        features: store the final classifier's input, too, for losses on features.
+        stride: pixels, each way, that share one answer; the network's own grid if not given.
+        inference: how images are shown to the teacher: whole, in windows, mirrored, at several
+            sizes.
+        hardware: where and how to compute.
+        batch_size: images of one size that are asked about together.
+        shard: images to a file, which is written whole or not at all.
+        on: this machine, a Ray cluster, or SLURM, with parallel.
+        parallel: processes, tasks or jobs that share the work; this process alone if not given.
+        cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
+
+    Returns:
+        How many images and bytes there are now.
+
+    Raises:
+        ChildProcessError: a process has failed, and shards are left.
+    """
+    # Imported here because `fakd answer --help` need not wait for it.
+    from fakd.answers.encoding import Encoding
+    from fakd.answers.store import Store
+    from fakd.runs.recipe import recipe_of
+    from fakd.training.answering import Answering, manifest
+    from fakd.training.start import start
+    from fakd.training.teacher import NetworkTeacher, open_teacher
+
+    if min(batch_size, shard, k, parallel or 1) < 1:
+        raise InputError("expected --batch_size, --shard, --k and --parallel of at least 1")
+    if hardware.devices > 1:
+        raise InputError("--hardware.devices is 1 here; share the work with --parallel")
+    if on != "local" and parallel is None:
+        raise InputError(f"--on {on} needs --parallel, how many tasks share the work")
+    data, teacher = fakd.data.open_data(data), open_teacher(teacher)
+    if not isinstance(teacher, fakd.Segmenter):
+        raise InputError("fakd answer asks one network; give fakd distill the other sources")
+    if format == "topk" and k >= teacher.classes:
+        raise InputError(f"expected --k below the teacher's {teacher.classes} classes, got {k}")
+    out = expanded(out)
+    recipe = recipe_of(answer, locals())
+    fabric = start(hardware, 0)
+    network = NetworkTeacher(teacher, fabric, hardware).network
+    first = data.train[0].image
+    answering = Answering(network, fabric, inference, stride, features, first)
+    encoding = Encoding(format, k)
+    content = manifest(network, data, answering, encoding, inference, shard)
+    store = Store.begin(out, content)
+    console = open_console()
+    if store.left():
+        _announce(console, store, answering, data, batch_size, parallel or 1)
+    if parallel is None:
+        _fill(console, store, answering, data, batch_size, hardware.workers)
+    else:
+        recipe |= {"on": "local", "parallel": None, "cluster": None}
+        _share(console, store, recipe, on, hardware, parallel, cluster or {})
+    left = len(store.left())
+    done = [store.path(*each) for each in store.shards() if store.path(*each).is_file()]
+    size = sum(path.stat().st_size for path in done)
+    images = sum(len(store.indices(*each)) for each in store.shards())
+    others = f"; {left} shards are left to other processes at work" if left else ""
+    console.print(f"{out}: {images} images, {size / 1e6:.1f} MB{others}", soft_wrap=True)
+    return {"images": images, "bytes": size, "shards": len(done), "left": left}
+
+
+def _announce(
+    console: Console,
+    store: "Store",
+    answering: "Answering",
+    data: "fakd.data.SegmentationData",
+    batch_size: int,
+    processes: int,
+) -> None:
+    """Say what the rest takes, by a few images."""
+    from fakd.training.answering import records, sized
+
+    part, number = store.left()[0]
+    tried = store.indices(part, number)[:_TRIED]
+    list(records(answering, data, part, tried[:1]))
+    began = time.monotonic()
+    found = list(records(answering, data, part, tried, batch_size))
+    each, size = (time.monotonic() - began) / len(tried), sized(store, found)
+    count = sum(len(store.indices(*shard)) for shard in store.left())
+    rows, cols = found[0].maps.logits.shape[1:]
+    console.print(
+        f"{count} images to answer, on grids of about {rows}x{cols}: {size / 1e3:.1f} kB each, "
+        f"{size * count / 1e6:.1f} MB; {each:.2f} s each, about "
+        f"{each * count / 60 / processes:.1f} min in {processes} process"
+        f"{'es' if processes > 1 else ''}",
+        soft_wrap=True,
+    )
+
+
+def _fill(
+    console: Console,
+    store: "Store",
+    answering: "Answering",
+    data: "fakd.data.SegmentationData",
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Write shard after shard, those left out that another process is at."""
+    from fakd.training.answering import records
+
+    left = store.left()
+    done, total = 0, sum(len(store.indices(*each)) for each in left)
+    with StepProgress(console, "answer", total) as display:
+        for part, number in left:
+            indices, path = store.indices(part, number), store.path(part, number)
+            claim = store.folder / "locks" / f"{part}-{number}"
+            with lock(claim) as held:
+                if held is not None:
+                    if not path.is_file():
+                        found = records(answering, data, part, indices, batch_size, workers)
+                        store.write(part, number, _shown(found, display, done))
+                    claim.unlink(missing_ok=True)
+            done += len(indices)
+    with suppress(OSError):
+        (store.folder / "locks").rmdir()
+
+
+def _shown(found: "Iterable[Record]", display: StepProgress, done: int) -> "Iterator[Record]":
+    for count, record in enumerate(found, done + 1):
+        yield record
+        display.show(count, {})
+
+
+def _work(
+    cell: Cell, environment: Mapping[str, str], stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Let a process of its own do a share, and leave why it failed."""
+    with lock(cell.beside(".lock")) as held:
+        ending = "another command is at it" if held is None else run(cell, held, environment, stop)
+    if ending and not ending.startswith("exit code 0"):
+        cell.record_failure(ending)
+
+
+def _share(
+    console: Console,
+    store: "Store",
+    recipe: Mapping[str, Any],
+    on: Place,
+    hardware: Hardware,
+    parallel: int,
+    cluster: Mapping[str, Any],
+) -> None:
+    """Let several processes share the work, and show how far they are."""
+    folder = store.folder / "workers"
+    cells = [Cell("answer", folder / f"{n}", recipe, f"process {n}") for n in range(parallel)]
+    engine = open_engine(on, hardware, parallel, cluster, str(folder))
+    total = len(store.left())
+    try:
+        tasks = [engine.submit(_work, cell) for cell in cells]
+        with StepProgress(console, "answer (shards)", total) as display:
+            while not all(task.done() for task in tasks):
+                display.show(total - len(store.left()), {})
+                time.sleep(_POLL)
+    except BaseException:
+        engine.stop()
+        raise
+    engine.close()
+    failed = [cell for cell in cells if cell.failure]
+    if failed and store.left():
+        raise ChildProcessError(
+            f"{len(failed)} of {parallel} processes failed, the first with {failed[0].failure}; "
+            f"{len(store.left())} of {len(store.shards())} shards are left, and the same command "
+            "continues"
+        )

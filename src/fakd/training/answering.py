@@ -1,0 +1,169 @@
+"""Asking a network about whole images once, for a store of its answers."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+
+from fakd.answers.encoding import Encoding
+from fakd.answers.maps import Maps
+from fakd.answers.store import PARTS, Record, Store, images_of
+from fakd.data import SegmentationData, evaluation_samples
+from fakd.errors import InputError
+from fakd.inference import predict_logits, to_unit
+from fakd.settings import Inference
+from fakd.training.start import fingerprint as weights_of
+from fakd.types import Segmenter
+
+
+class Answering:
+    """A frozen network, and how it is shown images.
+
+    Args:
+        network: on the device, in evaluation mode.
+        fabric: says how precisely to compute.
+        inference: how images are shown to it.
+        stride: pixels, each way, over which logits are averaged; if not given, those that a place
+            of the network's own grid spans, which is kept where it sees each image as it is.
+        features: whether the classifier's input is kept, too.
+        image: one to try it on.
+
+    Raises:
+        InputError: features are asked for that there are not, or of several views.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        fabric: Fabric,
+        inference: Inference,
+        stride: int | None,
+        features: bool,
+        image: UInt8[Tensor, "3 height width"],
+    ) -> None:
+        if stride is not None and stride < 1:
+            raise InputError(f"expected --stride of at least 1 pixel, got {stride}")
+        plain = inference == Inference() and stride is None
+        if features and (network.classifier is None or not plain):
+            raise InputError(
+                "--features needs a network that shows them, and images shown once and as they "
+                "are; leave out --inference and --stride"
+            )
+        self._network, self._fabric, self._inference = network, fabric, inference
+        self._features = features
+        self.channels = network.classifier.in_channels if features and network.classifier else None
+        self.stride: int | None = None
+        if not plain:
+            self.stride = stride or self._own_stride(image)
+
+    def _own_stride(self, image: UInt8[Tensor, "3 height width"]) -> int:
+        """Find how many pixels a place of the network's answer spans, at the largest size."""
+        height, width = image.shape[1:]
+        size = self._inference.size((height, width), max(self._inference.scales))
+        shown = F.interpolate(image[None].float(), size).to(torch.uint8)
+        rows: int = self._shown(shown)[0].logits.shape[1]
+        return max(1, round(height / rows))
+
+    def __call__(self, images: UInt8[Tensor, "batch 3 height width"]) -> list[Maps]:
+        """Answer for images of one size."""
+        if self.stride is None:
+            return self._shown(images)
+        height, width = images.shape[-2:]
+        with self._fabric.autocast():
+            shown = to_unit(images.to(self._fabric.device))
+            logits = predict_logits(self._network, shown, self._inference)
+        grid = max(1, round(height / self.stride)), max(1, round(width / self.stride))
+        return _maps(F.adaptive_avg_pool2d(logits, grid), None)
+
+    def _shown(self, images: UInt8[Tensor, "batch 3 height width"]) -> list[Maps]:
+        with torch.no_grad(), self._fabric.autocast():
+            found = self._network(to_unit(images.to(self._fabric.device)))
+        return _maps(found.logits, found.features if self._features else None)
+
+
+def _maps(
+    logits: Float[Tensor, "batch classes rows cols"],
+    features: Float[Tensor, "batch channels rows cols"] | None,
+) -> list[Maps]:
+    if not torch.isfinite(logits).all():
+        raise InputError(
+            "the teacher's answer is infinite or NaN; try --hardware.precision 32-true"
+        )
+    several = [None] * len(logits) if features is None else list(features.float().cpu().numpy())
+    return [Maps(*each) for each in zip(logits.float().cpu().numpy(), several, strict=True)]
+
+
+def manifest(
+    network: Segmenter,
+    data: SegmentationData,
+    answering: Answering,
+    encoding: Encoding,
+    inference: Inference,
+    shard: int,
+) -> dict[str, Any]:
+    """Say what a store of a network's answers will hold."""
+    return {
+        "teacher": {
+            "fingerprint": fingerprint(network),
+            "classes": network.classes,
+            "class_names": network.class_names,
+            "palette": network.palette,
+        },
+        "data": images_of(data),
+        "settings": {
+            "format": encoding.format,
+            "k": encoding.k if encoding.format == "topk" else None,
+            "channels": answering.channels,
+            "stride": answering.stride,
+            "inference": asdict(inference),
+        },
+        "origin": {"teacher": network.origin or network.config, "data": data.config},
+        "parts": {part: len(getattr(data, part)) for part in PARTS},
+        "shard": shard,
+    }
+
+
+def fingerprint(network: Segmenter) -> str:
+    """Hash a network's weights; without any, what it was made of and the files that it names."""
+    digest = hashlib.sha256(weights_of(network).encode())
+    if not any(True for _ in network.parameters()):
+        origin = network.origin or {}
+        digest.update(json.dumps(origin, sort_keys=True, default=str).encode())
+        for value in (origin.get("init_args") or {}).values():
+            if isinstance(value, str) and Path(value).is_file():
+                digest.update(Path(value).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def records(
+    answering: Answering,
+    data: SegmentationData,
+    part: str,
+    indices: Sequence[int],
+    batch_size: int = 1,
+    workers: int = 0,
+) -> Iterator[Record]:
+    """Answer for samples of a part in order, those of one size together."""
+    split = getattr(data, part)
+    samples = evaluation_samples(split, workers, indices)
+    numbered = zip(indices, samples, strict=True)
+    for size, group in groupby(numbered, key=lambda each: tuple(each[1].image.shape[1:])):
+        while together := list(islice(group, batch_size)):
+            images = torch.stack([sample.image for _, sample in together])
+            for (index, sample), maps in zip(together, answering(images), strict=True):
+                yield Record(sample.name, split.stamp(index), (size[0], size[1]), maps)
+
+
+def sized(store: Store, found: Sequence[Record]) -> float:
+    """Average the bytes of answers."""
+    lengths = [len(chunk) for record in found for chunk in store.encoded(record.maps)]
+    return sum(lengths) / len(found)

@@ -1,0 +1,176 @@
+"""Asking once, continuing, sharing, and learning from what was stored, by the command line."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from fakd import cli
+from fakd.data import scenes
+from fakd.models import pspnet, save
+from fakd.runs.folder import read_json
+
+DATA = ["--data=scenes", "--data.train=8", "--data.val=4", "--data.size=[32, 48]"]
+SMALL = ["--schedule.steps=2", "--schedule.batch_size=2", "--augmentation.crop=[32, 48]"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = pspnet("mobilenetv3_small_050", 12, channels=16)
+    save(network, "t.safetensors", class_names=None, palette=None)
+    return tmp_path
+
+
+def answer(*flags):
+    return cli.main(["answer", "--teacher=t.safetensors", *DATA, "--shard=3", *flags])
+
+
+def distill(teacher, *flags, run="s"):
+    student = ["--student=pspnet", "--student.backbone=mobilenetv3_small_050"]
+    student.append("--student.channels=16")
+    given = [f"--teacher={teacher}", "--check_teacher=false", f"--run={run}"]
+    return cli.main(["distill", *given, *student, *DATA, *SMALL, *flags])
+
+
+def shards(folder):
+    return sorted(folder.glob("*/*.safetensors"))
+
+
+def test_what_is_asked_once_is_learnt_from(folder, capsys):
+    assert answer("--out=a") == 0
+    said = capsys.readouterr().out
+    assert "12 images to answer" in said
+    assert "a: 12 images" in said
+    assert len(shards(folder / "a")) == 5
+    assert distill("a") == 0
+    assert "changes of colour" in capsys.readouterr().out
+    recipe = yaml.safe_load((folder / "s" / "recipe.yaml").read_text())
+    assert recipe["teacher"]["class_path"] == "fakd.answers.Stored"
+    assert cli.main(["distill", "--recipe=s/recipe.yaml", "--existing=reuse"]) == 0
+
+
+def test_a_run_is_not_reused_for_other_answers(folder, capsys):
+    assert answer("--out=a") == 0
+    assert distill("a") == 0
+    shutil.rmtree(folder / "a")
+    assert answer("--out=a", "--format=float16") == 0
+    assert distill("a", "--existing=reuse") == 2
+    assert "the teacher has changed" in capsys.readouterr().err
+
+
+def test_stored_16_bit_answers_teach_what_the_network_does(folder):
+    assert answer("--out=a", "--format=float16") == 0
+    whole = ["--augmentation.scale=[1, 1]", "--augmentation.photometric=false"]
+    for teacher, run in (("a", "s"), ("t.safetensors", "l")):
+        assert distill(teacher, *whole, "--augmentation.flip=0", run=run) == 0
+    stored, live = (read_json(folder / run / "result.json")["final"] for run in ("s", "l"))
+    assert stored["miou"] == pytest.approx(live["miou"], abs=0.5)
+
+
+def test_a_store_is_continued_and_what_was_there_stays(folder, capsys):
+    assert answer("--out=a") == 0
+    first, *others = shards(folder / "a")
+    kept = {each: each.stat().st_mtime_ns for each in others}
+    whole = first.read_bytes()
+    first.unlink()
+    assert distill("a") == 2
+    assert "4 of 5 shards" in capsys.readouterr().err
+    assert answer("--out=a") == 0
+    assert first.read_bytes() == whole
+    assert {each: each.stat().st_mtime_ns for each in others} == kept
+
+
+def test_another_teacher_or_format_is_refused_and_nothing_is_touched(folder, capsys):
+    assert answer("--out=a") == 0
+    before = {each: each.read_bytes() for each in shards(folder / "a")}
+    assert answer("--out=a", "--format=float16") == 2
+    assert "other settings" in capsys.readouterr().err
+    network = pspnet("mobilenetv3_small_050", 12, channels=16)
+    save(network, "t.safetensors", class_names=None, palette=None)
+    assert answer("--out=a") == 2
+    assert "another teacher" in capsys.readouterr().err
+    assert {each: each.read_bytes() for each in shards(folder / "a")} == before
+
+
+def test_processes_share_the_work(folder):
+    assert answer("--out=alone") == 0
+    assert answer("--out=shared", "--parallel=2") == 0
+    for one, other in zip(shards(folder / "alone"), shards(folder / "shared"), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_processes_that_fail_are_told_of_and_what_they_did_stays(folder, capsys):
+    assert answer("--out=a") == 0
+    gone = shards(folder / "a")[0]
+    gone.unlink()
+    (folder / "a" / "train" / gone.name).mkdir()
+    assert answer("--out=a", "--parallel=1") == 1
+    assert "1 of 1 processes failed" in capsys.readouterr().err
+    assert len(shards(folder / "a")) == 5
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--inference.flip=true", "--inference.scales=[1, 0.5]", "--format=topk", "--k=3"],
+        ["--inference.window=24", "--stride=4", "--batch_size=3"],
+        ["--features=true", "--format=float16", "--batch_size=2"],
+    ],
+)
+def test_images_may_be_shown_in_other_ways(folder, flags):
+    assert answer("--out=a", *flags) == 0
+    manifest = json.loads((folder / "a" / "manifest.json").read_text())
+    loss = "features-l2" if "--features=true" in flags else "cwd"
+    assert distill("a", f"--distillation={loss}") == 0
+    assert (manifest["settings"]["stride"] is None) == ("--features=true" in flags)
+
+
+def test_several_teachers_of_other_classes_are_scored_each_and_together(folder, capsys):
+    assert answer("--out=a") == 0
+    ours = scenes(1, 1).class_names
+    content = {"classes": {name: [(number + 1) % 12] for number, name in enumerate(ours)}}
+    (folder / "map.yaml").write_text(yaml.safe_dump(content))
+    teachers = [
+        {"source": "a", "weight": 2, "classes_from": "map.yaml"},
+        {"source": "t.safetensors"},
+    ]
+    (folder / "two.yaml").write_text(yaml.safe_dump({"teachers": teachers}))
+    assert distill("two.yaml", run="s") == 0
+    recipe = yaml.safe_load((folder / "s" / "recipe.yaml").read_text())
+    assert recipe["teacher"]["init_args"]["weights"] == [2.0, 1.0]
+    assert distill("two.yaml", "--check_teacher=true", run="x") in (0, 2)
+    said = capsys.readouterr().out
+    assert "teacher a  val mIoU" in said
+    assert "teacher t.safetensors  val mIoU" in said
+
+
+def test_class_maps_are_proposed_scored_and_used(folder, capsys):
+    assert answer("--out=a") == 0
+    assert cli.main(["classes", "a", *DATA, "--out=map.yaml", "--images=2"]) == 0
+    said = capsys.readouterr().out
+    assert "mIoU" in said
+    content = yaml.safe_load((folder / "map.yaml").read_text())
+    assert content["rest"] == "ignore"
+    assert distill("a", "--classes_from=map.yaml") == 0
+    recipe = yaml.safe_load((folder / "s" / "recipe.yaml").read_text())
+    assert recipe["classes_from"] == content
+    assert cli.main(["classes", "a", *DATA, "--out=map.yaml"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--format=topk", "--k=12"], "below the teacher's 12"),
+        (["--features=true", "--stride=4"], "--features needs"),
+        (["--stride=0"], "--stride of at least 1"),
+        (["--shard=0"], "at least 1"),
+        (["--on=ray"], "needs --parallel"),
+        (["--hardware.devices=2"], "--parallel"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_a_folder_is_made(folder, capsys, flags, said):
+    assert answer("--out=a", *flags) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder / "a").exists()
