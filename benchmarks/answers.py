@@ -139,7 +139,7 @@ def main() -> None:
     print(json.dumps(results, indent=1), flush=True)
     augmentation = Augmentation((given.crop, given.crop), (given.scale / 2, given.scale * 1.5))
     with tempfile.TemporaryDirectory() as folder:
-        content = manifest(live.network, data, answering, FORMATS["int8"], inference, 64)
+        content = manifest(live, data, answering, FORMATS["int8"], inference, 64)
         store = Store.begin(Path(folder) / "answers", content)
         for part, number in store.left():
             store.write(part, number, records(answering, data, part, store.indices(part, number)))

@@ -96,11 +96,11 @@ def answer(
     out = expanded(out)
     recipe = recipe_of(answer, locals())
     fabric = start(hardware, 0)
-    network = NetworkTeacher(teacher, fabric, hardware).network
+    asked = NetworkTeacher(teacher, fabric, hardware)
     first = data.train[0].image
-    answering = Answering(network, fabric, inference, stride, features, first)
+    answering = Answering(asked.network, fabric, inference, stride, features, first)
     encoding = Encoding(format, k)
-    content = manifest(network, data, answering, encoding, inference, shard)
+    content = manifest(asked, data, answering, encoding, inference, shard)
     store = Store.begin(out, content)
     console = open_console()
     if store.left():

@@ -56,8 +56,8 @@ def distill(
 
     Args:
         teacher: a finished run or weight file, or any network with its weights: hf:FOLDER,
-            smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION; a folder of stored
-            answers, or a .yaml file of several of these.
+            smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION; a folder of
+            stored answers, or a .yaml file of several of these.
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050,
             or smp:Unet, or any other network.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
@@ -130,8 +130,10 @@ def distill(
         objective = Distillation(answers.network, student, distillation, by_labels)
         # Made before there is a folder, as much may be wrong with the settings.
         training = Training(fabric, student, objective, data, settings, console, run.name, answers)
-        found = {"teacher": answers.fingerprint(), "student": student}
-        with open_folder(fabric, console, run, recipe, existing, data, **found) as folder:
+        taught = answers.fingerprint()
+        with open_folder(
+            fabric, console, run, recipe, existing, data, teacher=taught, student=student
+        ) as folder:
             if (result := finished_result(fabric, folder)) is not None:
                 return result
             announce(console, data, inference, doubts, teacher=answers.network, student=student)

@@ -1,11 +1,8 @@
 """Asking a network about whole images once, for a store of its answers."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +18,7 @@ from fakd.data import SegmentationData, evaluation_samples
 from fakd.errors import InputError
 from fakd.inference import predict_logits, to_unit
 from fakd.settings import Inference
-from fakd.training.start import fingerprint as weights_of
+from fakd.training.teacher import Teacher
 from fakd.types import Segmenter
 
 
@@ -103,17 +100,18 @@ def _maps(
 
 
 def manifest(
-    network: Segmenter,
+    teacher: Teacher,
     data: SegmentationData,
     answering: Answering,
     encoding: Encoding,
     inference: Inference,
     shard: int,
 ) -> dict[str, Any]:
-    """Say what a store of a network's answers will hold."""
+    """Say what a store of a teacher's answers will hold."""
+    network = teacher.network
     return {
         "teacher": {
-            "fingerprint": fingerprint(network),
+            "fingerprint": teacher.fingerprint(),
             "classes": network.classes,
             "class_names": network.class_names,
             "palette": network.palette,
@@ -130,18 +128,6 @@ def manifest(
         "parts": {part: len(getattr(data, part)) for part in PARTS},
         "shard": shard,
     }
-
-
-def fingerprint(network: Segmenter) -> str:
-    """Hash a network's weights; without any, what it was made of and the files that it names."""
-    digest = hashlib.sha256(weights_of(network).encode())
-    if not any(True for _ in network.parameters()):
-        origin = network.origin or {}
-        digest.update(json.dumps(origin, sort_keys=True, default=str).encode())
-        for value in (origin.get("init_args") or {}).values():
-            if isinstance(value, str) and Path(value).is_file():
-                digest.update(Path(value).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def records(

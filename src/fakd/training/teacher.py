@@ -137,6 +137,8 @@ class NetworkTeacher(Teacher):
     """
 
     def __init__(self, network: Segmenter, fabric: Fabric, hardware: Hardware) -> None:
+        # Before it is moved: an exported program is told by its answer.
+        self._fingerprint = fingerprint(network)
         self.network = network.eval().requires_grad_(False).to(fabric.device)
         if hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -157,7 +159,7 @@ class NetworkTeacher(Teacher):
 
     def fingerprint(self) -> str:
         """Hash the network's weights."""
-        return fingerprint(self.network)
+        return self._fingerprint
 
     def validate(self, split: Split, settings: Settings) -> Scores:
         """Score the network as any other."""
