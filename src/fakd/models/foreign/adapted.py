@@ -150,8 +150,8 @@ class Adapted(Segmenter):
         }
 
     def remember(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep what passed the classifier until `forward` takes it."""
-        self.calls.append((inputs[0], output))
+        """Keep what passed the classifier last until `forward` takes it."""
+        self.calls[:] = [(inputs[0], output)]
 
     def remember_beside(self, _: nn.Module, __: Any, output: Tensor) -> None:
         """Keep what an auxiliary head answered."""
