@@ -3,8 +3,8 @@
     python benchmarks/endurance.py --steps 20000
 
 A single convolution is distilled into another on the built-in scenes, in a process that is watched
-from outside: what is measured is the loop, which is the same for every network. Slopes are least
-squares over the second half of the run, when all that is cached is cached.
+from outside: what is measured is the loop, which is the same for every network. Slopes are
+medians of those between all pairs of looks at the second half, when all that is cached is cached.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from scipy.stats import theilslopes
 
 from common import FOLDER, environment
 from fakd.runs.folder import CURVES, read_curves
@@ -64,8 +64,8 @@ def watch(process: subprocess.Popen, run: Path, seconds: float) -> list[dict[str
 def slope(samples: list[dict[str, float]], name: str) -> float:
     """How much something grows in a thousand steps."""
     half = [each for each in samples if each["step"] > samples[-1]["step"] / 2]
-    steps = np.array([each["step"] for each in half])
-    return 1000 * float(np.polyfit(steps, [each[name] for each in half], 1)[0])
+    steps = [each["step"] for each in half]
+    return 1000 * float(theilslopes([each[name] for each in half], steps).slope)
 
 
 def main() -> int:
@@ -77,7 +77,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         teacher, run = Path(folder) / "teacher", Path(folder) / "student"
         subprocess.run(command("train", "network", teacher, 20), check=True, capture_output=True)
-        more = [f"--teacher={teacher}", "--check_teacher=false", "--intervals.evaluate=100"]
+        more = ["--teacher=fakd.models.load", f"--teacher.path={teacher}", "--check_teacher=false"]
+        more += ["--teacher.allow=torch.nn.Conv2d", "--intervals.evaluate=100"]
         process = subprocess.Popen(
             command("distill", "student", run, chosen.steps, *more), stdout=subprocess.DEVNULL
         )

@@ -17,6 +17,7 @@ def test_a_signal_is_noted_once_and_the_old_ways_come_back():
         os.kill(os.getpid(), signal.SIGUSR1)
         assert signals.noted() == signal.SIGTERM
     assert heard == [signal.SIGTERM]
+    assert signals.noted() == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -9,8 +9,6 @@ from types import FrameType
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, a polite kill, a lost terminal, and what clusters send before the time is over."""
-
-
 _LINGER = 20
 """Seconds for which a worker outlives a polite kill."""
 
@@ -94,6 +92,7 @@ def listening(heard: Callable[[int], None] = lambda number: None) -> Iterator[No
     finally:
         for each, was in changed.items():
             signal.signal(each, was)
+        _Heard.number = 0  # what comes next was not asked to stop
 
 
 def ignore(_: object = None) -> None:

@@ -109,6 +109,17 @@ def test_curves_grow_columns_and_forget_what_came_after_a_checkpoint(tmp_path):
     ]
 
 
+def test_what_is_measured_again_comes_instead(tmp_path):
+    """As an evaluation of the last step is, when a run was killed before it had its result."""
+    curves = Curves(tmp_path, 0)
+    for step in (1, 2, 3):
+        curves.write(step, {"task": 1.0 / step})
+    curves.write(3, {"val/mIoU": 30.0})
+    Curves(tmp_path, 3).write(3, {"val/mIoU": 31.0})
+    found = [(row["step"], row["task"], row["val/mIoU"]) for row in read(tmp_path)]
+    assert found == [("1", "1", ""), ("2", "0.5", ""), ("3", "0.333333", ""), ("3", "", "31")]
+
+
 def test_a_lock_has_one_holder(tmp_path):
     with lock(tmp_path / "a") as first, lock(tmp_path / "a") as second:
         assert first is not None

@@ -95,8 +95,10 @@ def test_every_loss_fades_and_its_recipe_says_all_of_it():
 
 def distilling(data, loss, steps=4, **settings):
     teacher, run = network(1), training(data, steps=steps, **settings)
-    run.objective = Distillation(teacher, run.network, loss, TaskLoss(Task(), data.classes))
-    run.teacher = NetworkTeacher(teacher, start(Hardware(accelerator="cpu"), 0), Hardware())
+    by_labels = TaskLoss(Task(), data.classes)
+    run.objective = run.step.objective = Distillation(teacher, run.network, loss, by_labels)
+    answers = NetworkTeacher(teacher, start(Hardware(accelerator="cpu"), 0), Hardware())
+    run.teacher = run.step.teacher = answers
     return run
 
 

@@ -24,8 +24,10 @@ class Curves:
 
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / CURVES
-        self._rows = [row for row in read_curves(self._path) if row["step"] <= first_step]
-        self._rewrite()
+        self._columns: list[str] = []
+        # No more of them: what a long run has logged is in the file.
+        self._last: list[dict[str, float]] = []
+        self._rewrite([row for row in read_curves(self._path) if row["step"] <= first_step])
         self._events = folder / f"events.out.tfevents.{time.time_ns()}"
         self._record(Event(file_version="brain.Event:2"))
         start = SessionLog(status=SessionLog.START)
@@ -34,16 +36,16 @@ class Curves:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add the values of a step (from 1 on); the same ones, measured again, come instead."""
         row = {"step": float(step), **values}
-        last = self._rows[-2:]
-        kept = [each for each in last if (each["step"], {*each}) != (row["step"], {*row})]
-        self._rows[-2:] = [*kept, row]
+        kept = [each for each in self._last if (each["step"], {*each}) != (row["step"], {*row})]
         entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._record(Event(step=step, summary=Summary(value=entries)))
-        if set(row) <= set(self._columns) and kept == last:
+        if set(row) <= set(self._columns) and kept == self._last:
             with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(_written(row))
+            self._last = [*kept, row][-2:]
         else:
-            self._rewrite()
+            rows = read_curves(self._path)
+            self._rewrite([*rows[: len(rows) - len(self._last)], *kept, row])
 
     def _record(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -51,12 +53,13 @@ class Curves:
         with writing(self._events), self._events.open("ab") as file:
             RecordWriter(file).write(event.SerializeToString())
 
-    def _rewrite(self) -> None:
-        self._columns = list(dict.fromkeys(key for row in self._rows for key in row))
+    def _rewrite(self, rows: list[dict[str, float]]) -> None:
+        self._last = rows[-2:]
+        self._columns = list(dict.fromkeys(key for row in rows for key in row))
         text = StringIO()
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
-        writer.writerows(map(_written, self._rows))
+        writer.writerows(map(_written, rows))
         write_text(self._path, text.getvalue())
 
 
