@@ -198,6 +198,8 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
 def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
     """Take a value from the parser: nothing is the default, and a path may begin at home."""
     if is_dataclass(parameter.annotation):
+        if not hasattr(given, "as_dict"):
+            raise InputError(f"{key}: expected settings by their names, got {given!r}")
         said = {name: each for name, each in given.as_dict().items() if each is not None}
         return parameter.annotation(**said)  # type: ignore[operator]
     if given is None and parameter.default is parameter.empty:

@@ -189,7 +189,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         kind = "nothing" if found is None else f"a {type(found).__name__}"
         raise InputError(f"{path} must hold lines of the form 'key: value', and holds {kind}")
-    return {key: value for key, value in found.items() if not str(key).startswith(_APART)}
+    for key in found:
+        if not isinstance(key, str):
+            raise InputError(f"{path}: {key!r} is no key; put it in quotes if it is a name")
+    return {key: value for key, value in found.items() if not key.startswith(_APART)}
 
 
 def yaml_text(content: Mapping[str, Any]) -> str:

@@ -52,6 +52,8 @@ def _meant_in_file(flag: str, value: Any) -> Any:
     bare = isinstance(value, dict) and "." not in str(value.get("class_path", "."))
     if flag == "distillation" or not bare:
         return value
+    if not isinstance(value["class_path"], str):
+        raise InputError(f"{flag}: expected a class_path, got {value['class_path']!r}")
     meant = _meant(flag, value["class_path"])
     return value | {"class_path": meant} if isinstance(meant, str) else value
 

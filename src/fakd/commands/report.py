@@ -50,6 +50,8 @@ def report(
     """
     if images < 0:
         raise InputError(f"expected --images of 0 or more, got {images}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out must end in .html, got {out}; name it {out.with_suffix('.html')}")
     if not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     # Imported here because `fakd report --help` need not wait for it.

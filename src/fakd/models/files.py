@@ -143,6 +143,13 @@ def load(
     load_strictly(network, of_former_name(load_file(file), network), file)
     if hasattr(network, "normalize"):
         network.normalize = normalization(information).to(next(network.parameters()).device)
+    for key in ("class_names", "palette"):
+        named = getattr(information, key)
+        if named is not None and len(named) != network.classes:
+            raise InputError(
+                f"the metadata of {file} are damaged: {len(named)} {key} for {network.classes} "
+                "classes; save the network again"
+            )
     network.class_names, network.palette = information.class_names, information.palette
     network.extra = information.extra
     given = {"allow": allowed} if allowed else {}
