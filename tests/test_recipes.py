@@ -7,7 +7,7 @@ import torch
 import yaml
 from write import every_file
 
-from fakd import cli
+from fakd import cli, models
 from fakd.comparing.methods import resolve_methods
 from fakd.data import SegmentationData
 from fakd.losses import WeightedSum
@@ -39,10 +39,10 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
     torch.manual_seed(0)
     # The same widths on the smallest backbone: pretrained weights are not needed for one step.
     trained["init_args"] |= {"backbone": "mobilenetv3_small_050", "weights": None}
-    network = cli.network(trained, tiny_data.classes)
+    network = models.open_network(trained, tiny_data.classes, trained=True)
     objective, teacher = Supervised(TaskLoss(Task(), tiny_data.classes)), None
     if command == "distill":
-        teacher = cli.network(trained, tiny_data.classes)
+        teacher = models.open_network(trained, tiny_data.classes, trained=True)
         loss = build(config["distillation"])
         assert strengths(loss) == {strength_in(path.stem)}
         objective = Distillation(teacher, network, loss, objective.task)

@@ -239,7 +239,7 @@ def test_what_a_builder_of_torchvision_would_drop_is_refused(capsys):
         ({}, "is no readable checkpoint ('state'); give --existing overwrite"),
         ({"state": "{}"}, "in format 0 and not 1; continue with that version, or give --existing"),
         ({"state": "{", "format": "1"}, "is no readable checkpoint"),
-        ({"state": '{"decay": 1}', "format": "1"}, "holds decay, which fakd"),
+        ({"state": '{"step": 1, "decay": 1}', "format": "1"}, "holds decay, which fakd"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_continued_is_named_with_a_way_out(

@@ -118,4 +118,5 @@ def test_predicted_masks_hold_every_id(root, trained, tmp_path):
 def test_the_check_finds_nothing_to_fix(root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run("data", "check", root)
-    assert capsys.readouterr().out.rstrip().endswith("nothing to fix")
+    said = capsys.readouterr().out
+    assert said.rstrip().endswith("nothing to fix"), said[-600:]

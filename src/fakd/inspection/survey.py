@@ -29,7 +29,7 @@ _ALIKE = 4
 """Files that a finding remembers of each unknown value."""
 _ORIENTATION = 0x0112
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
-_KEPT = 256
+_KEPT = 4096
 """Values that are kept of a mask, the most frequent; more are compression or smooth edges."""
 _TAIL = 64
 """Bytes at the end of a file in which its end is marked; some programs add a few more."""

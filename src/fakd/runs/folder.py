@@ -356,13 +356,13 @@ def read_checkpoint_state(path: Path, known: Collection[str] | None = None) -> d
             f"{path} is a checkpoint of another version of fakd, in format {found} and not "
             f"{FORMAT}; continue with that version, or {remedy}"
         )
-    if type(state.get("step")) is not int:
-        raise InputError(f"{path} is no readable checkpoint (of no step); {remedy}")
     if strange := set(state) - set(state if known is None else known):
         raise InputError(
             f"{path} holds {', '.join(sorted(strange))}, which {_own()} does not know; continue "
             f"with the version that wrote it, or {remedy}"
         )
+    if type(state.get("step")) is not int:
+        raise InputError(f"{path} is no readable checkpoint (of no step); {remedy}")
     return state
 
 
