@@ -1,5 +1,6 @@
 """What every test shares: one thread, a tiny data set, tiny networks."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from fakd.types import Segmenter
 from made_up_runs import MadeUpRuns
 
 torch.set_num_threads(1)
+# Who starts the tests in the background has Ctrl-C ignored, here and in every process begun here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 

@@ -25,8 +25,8 @@ class Curves:
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / CURVES
         self._columns: list[str] = []
-        # No more of them: what a long run has logged is in the file.
-        self._last: list[dict[str, float]] = []
+        # No more than one row: what a long run has logged is in the file.
+        self._last_step: float | None = None
         self._rewrite([row for row in read_curves(self._path) if row["step"] <= first_step])
         self._events = folder / f"events.out.tfevents.{time.time_ns()}"
         self._record(Event(file_version="brain.Event:2"))
@@ -34,18 +34,20 @@ class Curves:
         self._record(Event(step=first_step + 1, session_log=start))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the values of a step (from 1 on); the same ones, measured again, come instead."""
+        """Add the values of a step (from 1 on) to its row; what is measured again counts anew."""
         row = {"step": float(step), **values}
-        kept = [each for each in self._last if (each["step"], {*each}) != (row["step"], {*row})]
         entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._record(Event(step=step, summary=Summary(value=entries)))
-        if set(row) <= set(self._columns) and kept == self._last:
+        again = row["step"] == self._last_step
+        if not again and set(row) <= set(self._columns):
             with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(_written(row))
-            self._last = [*kept, row][-2:]
+            self._last_step = row["step"]
         else:
             rows = read_curves(self._path)
-            self._rewrite([*rows[: len(rows) - len(self._last)], *kept, row])
+            if again and rows:
+                row = {**rows.pop(), **row}
+            self._rewrite([*rows, row])
 
     def _record(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -54,7 +56,7 @@ class Curves:
             RecordWriter(file).write(event.SerializeToString())
 
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
-        self._last = rows[-2:]
+        self._last_step = rows[-1]["step"] if rows else None
         self._columns = list(dict.fromkeys(key for row in rows for key in row))
         text = StringIO()
         writer = csv.DictWriter(text, self._columns)
