@@ -28,7 +28,7 @@ LEVELS = [
     {"comparing"},
     {"report"},
     {"commands"},
-    {"shorthand"},
+    {"shorthand", "help_pages"},
     {"cli", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

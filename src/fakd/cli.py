@@ -5,17 +5,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser
 
 import fakd
-from fakd import specs
+from fakd import help_pages, specs
 from fakd.console import replace_unshowable
 from fakd.errors import InputError
 from fakd.files import expanded
@@ -135,7 +135,8 @@ def _run(given: list[str]) -> int:
         hint = specs.nearest(name, COMMANDS, choices, 0.6)
         hint = specs.nearest(" ".join(given[:2]), COMMANDS, hint, 0.6)
         raise InputError(f"there is no command {name!r}{hint}")
-    if _explain_part(name, rest):
+    if (explained := _explained(name, rest)) is not None:
+        print(explained)
         return 0
     result = _function(name)(**_built(name, parse(name, rest)))
     return int(name == "data check" and not result["usable"])
@@ -174,17 +175,12 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     """
     parameters = _parameters(name)
     parser = command_parser(name)
-    arguments, recipes = gather(given, parameters)
+    arguments, recipes = gather(given, parameters, _switches(parameters))
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
             raise InputError(f"there is no {wrong} any more; it is {now} now")
-        root = wrong.partition(".")[0]
-        owner = next((other for other in COMMANDS if root in _parameters(other)), name)
-        if owner != name and root not in parameters:
-            raise InputError(f"there is no {root} here; that is for fakd {owner}")
-        listed = "; --help lists them, and a key that only holds an anchor begins with x-"
-        raise InputError(f"there is no {wrong}{specs.nearest(wrong, known, listed)}")
+        raise InputError(_no_such(name, wrong, known))
     if "--print_config" in arguments:
         arguments = [_in_full(argument) for argument in arguments]
     try:
@@ -193,6 +189,32 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
         raise InputError(one_line(str(error))) from error
     specs.allow(*([config["code"]] if isinstance(config["code"], str) else config["code"] or ()))
     return {key: _value(key, each, config[key]) for key, each in parameters.items()}
+
+
+def _no_such(name: str, wrong: str, known: Sequence[str]) -> str:
+    """Say what a flag that this command lacks may be: one of its own, or one of another command."""
+    last = wrong.rpartition(".")[2]
+    parameters, groups = _parameters(name), {each.partition(".")[0] for each in known}
+    same = [each for each in (*known, *groups) if each.rpartition(".")[2] == last]
+    if same and same != [wrong]:
+        return f"there is no {wrong} in fakd {name}; did you mean {same[0]}?"
+    first = wrong.partition(".")[0]
+    owners = [other for other in COMMANDS if first in _parameters(other)]
+    if owners and first not in parameters:
+        return f"there is no {wrong} in fakd {name}; that is for fakd {', '.join(owners)}"
+    listed = "; --help all lists them, and a key that only holds an anchor begins with x-"
+    return f"there is no {wrong}{specs.nearest(wrong, known, listed)}"
+
+
+def _switches(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """Find the flags that are true or false."""
+    found = {key for key, each in parameters.items() if each.annotation is bool}
+    for key, each in parameters.items():
+        if is_dataclass(each.annotation):
+            found |= {
+                f"{key}.{one.name}" for one in fields(each.annotation) if one.type in (bool, "bool")
+            }
+    return found
 
 
 def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
@@ -226,8 +248,7 @@ def command_parser(name: str) -> ArgumentParser:
     explained = {each.arg_name: each.description or "" for each in documented.params}
     parser = ArgumentParser(
         prog=f"fakd {name}",
-        description=(inspect.getdoc(function) or "").partition("\n\nArgs:")[0],
-        formatter_class=DefaultHelpFormatter,
+        description=_purpose(function),
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -300,19 +321,31 @@ def _of_kind(kind: str, key: str, made: Any) -> Any:
     return made
 
 
-def _explain_part(name: str, rest: Sequence[str]) -> bool:
-    """Answer ``--student.help pspnet``."""
+def _explained(name: str, rest: Sequence[str]) -> str | None:
+    """Answer ``--help``, ``--help all``, ``--student.help`` and ``--student.help pspnet``."""
     words = [word for each in rest for word in each.split("=", 1)]
-    for flag, value in pairwise(words):
+    for flag, following in pairwise([*words, "-"]):
+        topic = None if following.startswith("-") else following
+        if flag in ("-h", "--help"):
+            return help_pages.page(name, command_parser(name), topic)
         key = flag.removeprefix("--").removesuffix(".help")
-        if not flag.endswith(".help") or key not in PACKAGES or value.startswith("-"):
-            continue
-        function = specs.find(specs.full_path(value, PACKAGES[key]))
-        description = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
-        parser = ArgumentParser(prog=f"fakd {name} --{key} {value}", description=description)
-        skip: set[str | int] = {"classes"} if key == TRAINED.get(name) else set()
-        add = parser.add_class_arguments if inspect.isclass(function) else None
-        (add or parser.add_function_arguments)(function, key, as_group=False, skip=skip)
-        parser.print_help()
-        return True
-    return False
+        if flag.endswith(".help") and key in PACKAGES and key in _parameters(name):
+            return (
+                help_pages.listing(name, key)
+                if topic is None
+                else _part_explained(name, key, topic)
+            )
+    return None
+
+
+def _part_explained(name: str, key: str, value: str) -> str:
+    function = specs.find(specs.full_path(value, PACKAGES[key]))
+    parser = ArgumentParser()
+    skip: set[str | int] = {"classes"} if key == TRAINED.get(name) else set()
+    add = parser.add_class_arguments if inspect.isclass(function) else None
+    (add or parser.add_function_arguments)(function, key, as_group=False, skip=skip)
+    return help_pages.arguments(f"fakd {name} --{key} {value}", _purpose(function), parser)
+
+
+def _purpose(function: Any) -> str:
+    return (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]

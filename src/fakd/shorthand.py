@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -40,6 +41,8 @@ _FILES = (".yaml", ".yml")
 # Groups of settings whose name alone stands for one of them.
 _LEADING = {"optimizer": "kind", "freeze": "names"}
 _OPTIMIZER = {each.name for each in fields(Optimizer)}
+# Several numbers without brackets.
+_NUMBERS = re.compile(r"[-+.\deE]*\d[-+.\deE]*(,[-+.\deE]*\d[-+.\deE]*)+")
 # Flags without a value.
 _BARE = ("help", "print_config")
 
@@ -94,13 +97,14 @@ def _distillation(value: str) -> str | dict[str, Any]:
 
 
 def gather(
-    arguments: Sequence[str], flags: Iterable[str]
+    arguments: Sequence[str], flags: Iterable[str], switches: Collection[str] = ()
 ) -> tuple[list[str], list[Mapping[str, Any]]]:
     """Collect every spec from its flags and the recipes, short forms written out.
 
     ``--student pspnet`` is a builder, ``--data PATH`` a folder, ``--student.backbone X`` an
-    argument; ``--teacher.weights FILE`` without a ``--teacher`` is that file. A YAML file that
-    comes first is the recipe, and may hold the same short forms.
+    argument; ``--teacher.weights FILE`` without a ``--teacher`` is that file. ``switches`` are on
+    where no value follows them, and ``--data.size 48,64`` is a list. A YAML file that comes first
+    is the recipe, and may hold the same short forms.
 
     Returns:
         One ``--name=value`` for each other flag and each spec, and what the recipes hold besides.
@@ -115,7 +119,7 @@ def gather(
     options: dict[str, Any] = {}
     if arguments and arguments[0].endswith((".yaml", ".yml")) and arguments[0][0] != "-":
         arguments = [f"--recipe={arguments[0]}", *arguments[1:]]
-    given = [*_split(arguments)]
+    given = [*_split(arguments, switches)]
     whole = all(name != "teacher" for name, _ in given)
     for name, value in given:
         if whole and name == "teacher.weights":
@@ -193,26 +197,31 @@ def require_there(key: str, spec: Mapping[str, Any]) -> None:
         raise InputError(f"{key}: {path} does not exist; name {kinds}")
 
 
-def _split(arguments: Sequence[str]) -> Iterable[tuple[str, str | None]]:
+def _split(arguments: Sequence[str], switches: Collection[str]) -> Iterable[tuple[str, str | None]]:
     """Tell flags from their values.
 
     Raises:
         InputError: something stands where a flag should.
     """
-    words = iter(arguments)
-    for word in words:
+    words = deque(arguments)
+    while words:
+        word = words.popleft()
         name, equals, value = word.removeprefix("--").partition("=")
+        if "." in name and _NUMBERS.fullmatch(value if equals else (words or [""])[0]):
+            value = f"[{value if equals else words.popleft()}]"
+            equals = "="
         if word == "-h":
             yield "help", None
         elif not word.startswith("--"):
             raise InputError(f"there is no {word} here; give values as --NAME VALUE")
         elif equals or name in _BARE:
             yield name, value if equals else None
+        elif words and not words[0].startswith("--"):
+            yield name, words.popleft()
+        elif name in switches:
+            yield name, "true"
         else:
-            given = next(words, None)
-            if given is None or given.startswith("--"):
-                raise InputError(f"{name}: expected a value after --{name}")
-            yield name, given
+            raise InputError(f"{name}: expected a value after --{name}")
 
 
 def _changed(spec: Any, inner: Sequence[str], value: Any) -> Any:

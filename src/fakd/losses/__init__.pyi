@@ -15,8 +15,9 @@ from .feature import FeatureChannelKL, FeatureDistance, feature_channel_kl, feat
 from .intra_class import IntraClassVariation, intra_class_variation
 from .pairwise import PairwiseSimilarity, pairwise_similarity
 from .pixel import PixelKL, joint_pixel_kl, pixel_kl
-from .presets import PRESETS, WeightedSum, preset
+from .presets import PRESETS, preset
 from .relational import Relational, relational
+from .weighted_sum import WeightedSum
 
 __all__ = [
     "PRESETS",

@@ -1,93 +1,14 @@
-"""Sums of losses, and published settings of each method by name."""
+"""Published settings of each method by name: plain data, which help lists without torch."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from fakd import specs
-from fakd.types import DistillationLoss, LossInputs, Segmenter
 
-
-class WeightedSum(DistillationLoss):
-    """Several distillation losses at once, each with its own weight: most published methods.
-
-    Args:
-        losses: The losses by name; each becomes a curve of that name.
-
-    Raises:
-        ValueError: there is no loss, a name is taken, or two losses need different class
-            statistics.
-    """
-
-    def __init__(self, losses: Mapping[str, DistillationLoss]) -> None:
-        super().__init__()
-        if not losses:
-            raise ValueError("expected at least one loss in losses, got none")
-        taken = {"task", "auxiliary", "dice", "lovasz", "gradient_norm"} & set(losses)
-        if taken or any("." in name for name in losses):
-            raise ValueError(
-                "expected names of losses without a dot, and other than task, auxiliary, dice, "
-                f"lovasz and gradient_norm, got {', '.join(losses)}; choose others"
-            )
-        self.losses = nn.ModuleDict(losses)
-        self.image_by_image = all(loss.image_by_image for loss in losses.values())
-        wanted = {
-            name: (loss.covariance, loss.momentum)
-            for name, loss in losses.items()
-            if loss.covariance is not None
-        }
-        if len(set(wanted.values())) > 1:
-            listed = "; ".join(f"{name}: {kind}, {past}" for name, (kind, past) in wanted.items())
-            raise ValueError(
-                "expected one covariance and momentum for all losses with a strength, as they "
-                f"share the statistics, got {listed}; choose one"
-            )
-        self.covariance, self.momentum = next(iter(wanted.values()), (None, None))
-
-    def _parts(self) -> dict[str, DistillationLoss]:
-        return {name: loss for name, loss in self.losses.items()}  # type: ignore[misc]  # noqa: C416
-
-    def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
-        """Prepare each loss."""
-        for loss in self._parts().values():
-            loss.prepare(student, teacher)
-
-    def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """Compute the weighted sum."""
-        return torch.stack(list(self.terms(inputs).values())).sum()
-
-    def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Compute each weighted loss, by its name in ``losses``."""
-        now, parts = inputs.progress, self._parts().items()
-        return {name: loss.weight_at(now) * loss(inputs) for name, loss in parts}
-
-    def fading(self, progress: float) -> dict[str, float]:
-        """Ask each loss for its factor."""
-        return self._named(lambda loss: loss.fading(progress))
-
-    def over(self, progress: float) -> bool:
-        """Tell whether every loss is over."""
-        return all(loss.over(progress) for loss in self._parts().values())
-
-    def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Ask each loss for its measures."""
-        return self._named(lambda loss: loss.measures(inputs))
-
-    def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Let each loss train its opponent."""
-        return self._named(lambda loss: loss.after_step(inputs))
-
-    def _named(self, ask: Callable[[DistillationLoss], dict[str, Any]]) -> dict[str, Any]:
-        found = ((name, ask(loss)) for name, loss in self._parts().items())
-        return {f"{name}/{key}": each for name, own in found for key, each in own.items()}
-
-    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
-        """List the optimisers of all losses."""
-        return tuple(each for loss in self._parts().values() for each in loss.optimizers())
-
+if TYPE_CHECKING:
+    from fakd.types import DistillationLoss
 
 Spec = dict[str, Any]
 

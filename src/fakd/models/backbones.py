@@ -12,6 +12,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from fakd.errors import InputError
+from fakd.imports import nearest
 from fakd.models.heads import resize
 
 
@@ -169,12 +170,10 @@ def find_architecture(name: str) -> Architecture:
         return PAPER[name]
     timm_name = name.removeprefix("timm/")
     if not timm.is_model(timm_name):
-        stem = timm_name.split("_")[0]
-        similar = timm.list_models(f"*{stem}*")[:5]
-        hint = f", or close to yours: {', '.join(similar)}" if similar else ""
+        known = [*PAPER, *timm.list_models()]
         raise InputError(
-            f"backbone must be one of {', '.join(PAPER)} or a model name of timm, got '{name}'; "
-            f"see timm.list_models(){hint}"
+            f"backbone must be one of {', '.join(PAPER)} or a model name of timm, got '{name}'"
+            f"{nearest(timm_name, known, '; see timm.list_models()')}"
         )
     architecture, _, tag = timm_name.partition(".")
     if architecture.startswith("hrnet"):
