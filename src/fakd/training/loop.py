@@ -32,7 +32,7 @@ from fakd.training.preparation import (
     require_enough_images,
 )
 from fakd.training.progress import StepProgress, Stopwatch
-from fakd.training.result import SkippedSamples, extension, result_of
+from fakd.training.result import SkippedSamples, conclusion, extension, peak_memory, result_of
 from fakd.training.step import Step
 from fakd.training.teacher import Teacher, scores_of
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
@@ -256,7 +256,11 @@ class Training:
         if self.curves:
             rate = self.settings.schedule.learning_rate_at(done - 1)
             self.curves.write(done, {**values, "learning_rate": rate, "images/s": speed})
-        self.display.show(done, {**values, "images/s": speed})
+        best = {"best mIoU": 100 * self.state.best_miou} if self.state.best_step else {}
+        memory = {"GB": peak_memory(self.fabric.device) / 1e9}
+        self.display.show(
+            done, {**values, "images/s": speed}, {"images/s": speed, **best, **memory}
+        )
 
     def _lap(self, done: int) -> float:
         """Add the time since the last lap to the run's and return its images per second."""
@@ -380,4 +384,5 @@ class Training:
             names = [self.val.name(index) for index in range(len(self.val))]
             self.folder.write_images(names, counts.cpu().numpy())
             write_json(self.folder.path / RESULT, result)
+            self.display.say(f"{self.title}: {conclusion(result, self.folder.path)}")
         return result

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -11,7 +11,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -51,19 +50,24 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         self._interval = interval
         self._started = time.monotonic()
         self._last_line = 0.0
+        # Of a long name its end tells runs apart.
+        name, bar = max(8, console.width // 5), 24 if console.width >= 100 else 6
+        shown = title if len(title) <= name else f"…{title[1 - name :]}"
+        # What bar, step and time left take, with a space between columns, is never given away.
+        taken = len(shown) + bar + len(f"{total}/{total}") + len("left") + len("0:00:00") + 5
+        self._room = console.width - taken
         self._bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=bar),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(title, total=total, text="")
+        self._task = self._bar.add_task(shown, total=total, text="")
 
     def __enter__(self) -> "StepProgress":
         self._bar.start()
@@ -86,10 +90,21 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         """Move to a step, without new values."""
         self._bar.update(self._task, completed=step)
 
-    def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Show the newest values beside the bar, or as a line if the last one is old enough."""
-        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self._bar.update(self._task, completed=step, text=text)
+    def show(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        foremost: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Show the newest values beside the bar, or as a line if the last one is old enough.
+
+        Beside the bar come first those that are ``foremost``, then as many others as have room.
+        """
+        words = {name: f"{name} {value:.4g}" for name, value in {**foremost, **values}.items()}
+        text = "  ".join(words[name] for name in values)
+        joined = ["  ".join([*words.values()][:count]) for count in range(len(words) + 1)]
+        fitting = [line for line in joined if len(line) <= self._room]
+        self._bar.update(self._task, completed=step, text=fitting[-1] if fitting else "")
         now = time.monotonic()
         if self._console.is_terminal or now - self._last_line < self._interval:
             return

@@ -1,8 +1,12 @@
 """What a run states about itself: what it left out, how it was extended, and its result."""
 
 import resource
+import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +15,7 @@ from torch import nn
 
 from fakd.data import SegmentationData
 from fakd.metrics import Scores
+from fakd.runs.folder import place_in_grid
 from fakd.settings import Schedule
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
@@ -83,6 +88,21 @@ def result_of(
         "skipped_samples": state["skipped"],
         "data": {"name": data.name, "fingerprint": data.fingerprint()},
     }
+
+
+def conclusion(result: Mapping[str, Any], folder: Path) -> str:
+    """Say in a line how a run ended, where it is, and what to do with it."""
+    best = result["best"]
+    text = (
+        f"{result['ended']} in {timedelta(seconds=round(result['train_seconds']))}; final mIoU "
+        f"{result['final']['miou']:.2f}, best {best['miou']:.2f} at step {best['step']}; "
+        f"saved in {folder}"
+    )
+    if place_in_grid(folder):
+        return text
+    return (
+        f"{text}; next: fakd predict --network {shlex.quote(str(folder))} --images PHOTOS --out OUT"
+    )
 
 
 def peak_memory(device: torch.device) -> int:
