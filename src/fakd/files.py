@@ -30,7 +30,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # Libraries in Rust tell the system's number in their own error.
-        told = re.search(r"\(os error (\d+)\)", str(error))
+        told = re.search(r"(?:\bOs \{ code: |\(os error )(\d+)", str(error))
         if not isinstance(error, OSError) and not told:
             raise
         number = int(told[1]) if told else error.errno  # type: ignore[attr-defined]

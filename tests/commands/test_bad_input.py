@@ -84,7 +84,7 @@ def test_a_recipe_for_another_command_is_recognised(capsys, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("teacher: {class_path: fakd.models.load, init_args: {path: a}}\n")
     error = refused(capsys, ["train", "--recipe", recipe, *NETWORK, *DATA, "--run", tmp_path / "r"])
-    assert "there is no teacher here; that is for fakd distill" in error
+    assert "there is no teacher in fakd train; that is for fakd distill" in error
 
 
 @pytest.mark.parametrize(

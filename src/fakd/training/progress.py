@@ -70,7 +70,8 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         self._task = self._bar.add_task(shown, total=total, text="")
 
     def __enter__(self) -> "StepProgress":
-        self._bar.start()
+        if not self._bar.disable:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -79,7 +80,9 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        # Stopping a bar that never began prints an empty line in some versions of rich.
+        if not self._bar.disable:
+            self._bar.stop()
 
     def begin(self, step: int) -> None:
         """Say where a continued run begins, from where its pace is measured."""
