@@ -17,7 +17,17 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each may import those before it; one row is one level, whose members may import each other.
 LEVELS = [
     {"errors"},
-    {"files", "imports", "console", "processes", "settings", "signals", "sources", "specs"},
+    {
+        "files",
+        "imports",
+        "console",
+        "processes",
+        "settings",
+        "signals",
+        "sources",
+        "specs",
+        "threads",
+    },
     {"covariance"},
     {"types"},
     {"losses", "models", "data", "metrics"},

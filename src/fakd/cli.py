@@ -21,6 +21,7 @@ from fakd.errors import InputError
 from fakd.files import expanded
 from fakd.runs.folder import refuse_taken
 from fakd.shorthand import PACKAGES, first_unknown, gather, one_line, require_there
+from fakd.threads import let_waiting_threads_sleep
 
 # Where each stands; it is imported when it is run.
 COMMANDS = {
@@ -93,6 +94,7 @@ signal n, with all that was learnt saved.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 asked for the impossible."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    let_waiting_threads_sleep()
     replace_unshowable()
     try:
         code = _run(given)

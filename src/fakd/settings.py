@@ -249,7 +249,8 @@ class Hardware:
         checkpoint_activations: compute activations twice instead of keeping them, in networks that
             offer it; batch norms then count each batch twice.
         workers: processes that decode and augment; 0 does it in the training process.
-        threads: CPU threads per process; PyTorch decides if not given.
+        threads: CPU threads per process; if not given, as many as PyTorch chooses, but no more
+            than the cores that affinity and quotas leave to the process.
         cache: GiB of memory in which decoded samples are kept, shared out among all worker
             processes of the run; 0 keeps none.
     """

@@ -1,6 +1,7 @@
 """Beginning a run: processes and device first, then the folder, the same way on every process."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -20,6 +21,7 @@ from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
 from fakd.settings import Existing, Hardware, Inference, Settings, Task
 from fakd.signals import Interrupted
+from fakd.threads import free_cores
 from fakd.training.interruption import agreed
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
@@ -35,8 +37,7 @@ def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> 
     Raises:
         InputError: the machine has no such accelerator or not so many devices.
     """
-    if hardware.threads is not None:
-        torch.set_num_threads(hardware.threads)
+    threads, open_to_us = hardware.threads, "OMP_NUM_THREADS" not in os.environ
     cuda = hardware.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     if hardware.precision == "16-mixed" and not cuda:
         raise InputError("hardware.precision 16-mixed needs a CUDA GPU; choose bf16-mixed here")
@@ -57,6 +58,11 @@ def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> 
             f"cannot use hardware.accelerator {hardware.accelerator!r} with hardware.devices "
             f"{hardware.devices}: {reason}"
         ) from error
+    if threads is None and open_to_us:
+        threads = min(torch.get_num_threads(), max(1, free_cores() // hardware.devices))
+    if threads is not None:
+        # After the launch, which sets a number of its own for several devices.
+        torch.set_num_threads(threads)
     torch.manual_seed(seed)
     return fabric
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fakd.errors import InputError
 from fakd.losses.grid import precise
 from fakd.settings import Average, Task
+from fakd.training.enlarged import label_losses, summed_cross_entropy
 from fakd.types import IGNORE, ClassWeighing, Prediction
 
 Logits = Float[Tensor, "batch classes rows cols"]
@@ -42,15 +43,18 @@ def cross_entropy(
             hardest sixteenth of the labelled ones (OHEM, Shrivastava et al., 2016, with the
             threshold of mmsegmentation's sampler).
     """
-    logits, labels, weights = _enlarged(logits, labels), labels.long(), class_weights
+    labels, weights = labels.long(), class_weights
     counted = labels != IGNORE
-    options = {"weight": weights, "ignore_index": IGNORE, "label_smoothing": label_smoothing}
-    if hardest is None:
-        total = F.cross_entropy(logits, labels, reduction="sum", **options)  # type: ignore[arg-type]
+    tiled = labels.shape[-2:].numel() > logits.shape[-2:].numel()
+    logits = logits if tiled else _enlarged(logits, labels)
+    if hardest is not None:
+        counted = counted & _hard(logits.detach(), labels, hardest, tiled)
+    if tiled:
+        total = summed_cross_entropy(logits, labels, weights, label_smoothing, counted)
     else:
-        counted = counted & _hard(logits.detach(), labels, hardest)
-        losses = F.cross_entropy(logits, labels, reduction="none", **options)  # type: ignore[arg-type]
-        total = (losses * counted).sum()
+        seen = labels.masked_fill(~counted, IGNORE)
+        options = {"ignore_index": IGNORE, "label_smoothing": label_smoothing}
+        total = F.cross_entropy(logits, seen, weights, reduction="sum", **options)  # type: ignore[arg-type]
     if average == "all":
         return total / labels.numel()
     if weights is None:
@@ -66,9 +70,12 @@ def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
     return F.interpolate(precise(logits), size, mode="bilinear", align_corners=False)
 
 
-def _hard(logits: Tensor, labels: Tensor, limit: float) -> Tensor:
+def _hard(logits: Tensor, labels: Tensor, limit: float, tiled: bool) -> Tensor:
     """Find the pixels whose own class is unlikely, or among the least likely sixteenth."""
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    if tiled:
+        losses = label_losses(logits, labels)
+    else:
+        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     # Ignored pixels come last: nothing is as likely as 2.
     likely = (-losses).exp().masked_fill(labels == IGNORE, 2.0)
     least = (labels != IGNORE).sum() // 16
@@ -196,7 +203,10 @@ class TaskLoss(ClassWeighing):
     ) -> dict[str, Tensor]:
         """Compute the weighted terms of the main head and, if there is one, of the auxiliary."""
         settings = self.settings
-        logits = _enlarged(prediction.logits, labels)
+        logits = prediction.logits
+        if settings.dice or settings.lovasz:
+            # They look at all pixels of a class at once, and share the map.
+            logits = _enlarged(logits, labels)
         terms = {"task": self._entropy(logits, labels)}
         if settings.dice:
             terms["dice"] = settings.dice * dice_loss(logits, labels)

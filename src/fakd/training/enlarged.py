@@ -1,0 +1,200 @@
+"""Cross-entropy of enlarged logits in tiles: the enlarged map, many times larger, never exists."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fakd.losses.grid import precise
+from fakd.types import IGNORE
+
+TILE_WIDTH = 128
+TILE_NUMBERS = {"cpu": 2**20}
+"""Enlarged logits held at once: on a CPU about what a cache keeps, elsewhere 2^26."""
+
+
+def summed_cross_entropy(
+    logits: Float[Tensor, "batch classes rows cols"],
+    labels: Integer[Tensor, "batch height width"],
+    class_weights: Float[Tensor, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    counted: Bool[Tensor, "batch height width"] | None = None,
+    align_corners: bool = False,
+) -> Float[Tensor, ""]:
+    r"""Sum the cross-entropy of bilinearly enlarged logits over the pixels that count.
+
+    .. math:: - \sum_i \Big[ (1 - \epsilon) w_{y_i} \log p_{i y_i}
+        + \frac{\epsilon}{C} \sum_c w_c \log p_{ic} \Big], \quad p_i = \mathrm{softmax}_c (z_i)
+
+    Equal to ``F.cross_entropy(F.interpolate(logits, ...), labels, reduction="sum")`` but for
+    rounding. The gradient is computed with the value, tile by tile, and kept on the grid of the
+    logits: what is needed beyond it does not grow with the labels. In float32 under autocast, or
+    float64; it cannot be differentiated twice.
+
+    Args:
+        logits: On any grid.
+        labels: Class ids; `IGNORE` where there is none.
+        class_weights: The factor of each class, :math:`w_c`; None counts all alike.
+        label_smoothing: :math:`\epsilon`, the share of a label that is spread over all classes.
+        counted: Which pixels count; all with a label by default, and never one without.
+        align_corners: Whether the grids' outermost centres, not their borders, correspond.
+
+    >>> summed_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 1], [1, -1]]]))
+    tensor(2.0794)
+    """
+    labelled = labels != IGNORE
+    counted = labelled if counted is None else counted & labelled
+    options = class_weights, label_smoothing, counted, align_corners
+    with torch.autocast(logits.device.type, enabled=False):
+        value: Tensor = _SummedCrossEntropy.apply(logits, labels, *options)
+    return value
+
+
+@torch.no_grad()
+def label_losses(
+    logits: Float[Tensor, "batch classes rows cols"],
+    labels: Integer[Tensor, "batch height width"],
+    align_corners: bool = False,
+) -> Float[Tensor, "batch height width"]:
+    """Compute each pixel's cross-entropy, 0 where it has no label; tile by tile, no gradient."""
+    losses = logits.new_zeros(labels.shape, dtype=_exact(logits))
+    with torch.autocast(logits.device.type, enabled=False):
+        for tile in _tiles(logits, labels, align_corners):
+            own = _class_ids(labels[tile.place])
+            losses[tile.place] = tile.maps.sub_(tile.maps.gather(1, own[:, None])).logsumexp(1)
+    return losses.masked_fill(labels == IGNORE, 0.0)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Value and gradient of `summed_cross_entropy`, both in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        class_weights: Tensor | None,
+        smoothing: float,
+        counted: Tensor,
+        align_corners: bool,
+    ) -> Tensor:
+        classes, exact = logits.shape[1], _exact(logits)
+        weights = None if class_weights is None else class_weights.to(exact)
+        level = logits.new_ones(classes, dtype=exact) if weights is None else weights
+        spread = smoothing / classes
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            # Contiguous, as the gradients of the distillation losses that it is added to.
+            gradient = torch.zeros(logits.shape, dtype=exact, device=logits.device)
+        totals = [logits.new_zeros((), dtype=exact)]
+        for tile in _tiles(logits, labels, align_corners):
+            maps, own = tile.maps, _class_ids(labels[tile.place])
+            share = counted[tile.place].to(exact)
+            factor = (share if weights is None else weights[own] * share) * (1 - smoothing)
+            even = share * spread
+            maps.sub_(maps.amax(1, keepdim=True))
+            picked = maps.gather(1, own[:, None])[:, 0]
+            if spread:
+                evenly, whole = level @ maps, level.sum()
+            scale = maps.exp_().sum(1)
+            normaliser = scale.log()
+            totals.append((factor * (normaliser - picked)).sum())
+            pull = factor
+            if spread:
+                totals.append((even * (whole * normaliser - evenly)).sum())
+                pull = factor + even * whole
+            if gradient is None:
+                continue
+            maps.mul_((pull / scale)[:, None])
+            maps.scatter_add_(1, own[:, None], -factor[:, None])
+            if spread:
+                maps.addcmul_(even[:, None], level[:, None], value=-1)
+            part = gradient.transpose(1, 2)[tile.source]
+            part += tile.shrunk()
+        ctx.save_for_backward(gradient)
+        ctx.kind = logits.dtype
+        return torch.stack(totals).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (upstream * gradient).to(ctx.kind), *[None] * 5
+
+
+class _Span(NamedTuple):
+    """Neighbouring fine positions, the coarse ones they lie between, and how they mix them."""
+
+    fine: slice
+    coarse: slice
+    mixing: Float[Tensor, "coarse fine"]
+
+
+class _Tile(NamedTuple):
+    """A part of the enlarged logits, ``[height, classes, width]``."""
+
+    maps: Tensor
+    vertical: _Span
+    horizontal: _Span
+    image: int
+
+    @property
+    def place(self) -> tuple[int, slice, slice]:
+        """Where it lies in the labels."""
+        return self.image, self.vertical.fine, self.horizontal.fine
+
+    @property
+    def source(self) -> tuple[int, slice, slice, slice]:
+        """Where it comes from, in logits of ``[batch, rows, classes, cols]``."""
+        return self.image, self.vertical.coarse, slice(None), self.horizontal.coarse
+
+    def shrunk(self) -> Tensor:
+        """Bring a gradient that has replaced the maps back to where they come from."""
+        height, classes, width = self.maps.shape
+        rows = self.vertical.mixing @ self.maps.view(height, classes * width)
+        return rows.view(-1, classes, width) @ self.horizontal.mixing.T
+
+
+def _tiles(logits: Tensor, labels: Tensor, align_corners: bool) -> Iterator[_Tile]:
+    """Enlarge the logits tile by tile: columns first, of the few rows a tile comes from."""
+    classes, (height, width) = logits.shape[1], labels.shape[1:]
+    wide = min(width, TILE_WIDTH)
+    numbers = TILE_NUMBERS.get(logits.device.type, 2**26)
+    high = max(1, numbers // (classes * wide))
+    down = _spans(logits, 2, height, high, align_corners)
+    along = _spans(logits, 3, width, wide, align_corners)
+    for image, maps in enumerate(logits.detach().transpose(1, 2)):
+        for vertical in down:
+            for horizontal in along:
+                part = precise(maps[vertical.coarse, :, horizontal.coarse])
+                part = (part @ horizontal.mixing).flatten(1)
+                enlarged = (vertical.mixing.T @ part).view(-1, classes, horizontal.mixing.shape[1])
+                yield _Tile(enlarged, vertical, horizontal, image)
+
+
+def _spans(logits: Tensor, dim: int, size: int, length: int, align_corners: bool) -> list[_Span]:
+    """Cut ``size`` fine positions into spans; what each mixes is asked of `F.interpolate`."""
+    unit = torch.eye(logits.shape[dim], dtype=_exact(logits))
+    mixing = F.interpolate(unit[None], size, mode="linear", align_corners=align_corners)[0]
+    spans = []
+    for start in range(0, size, length):
+        part = mixing[:, start : start + length]
+        # By NumPy, as reading a tensor's values would count as waiting for the device.
+        used = np.flatnonzero(part.numpy().any(1)).tolist()
+        coarse = slice(used[0], used[-1] + 1)
+        fine = slice(start, start + part.shape[1])
+        spans.append(_Span(fine, coarse, part[coarse].to(logits.device)))
+    return spans
+
+
+def _exact(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _class_ids(labels: Tensor) -> Tensor:
+    return labels.long().masked_fill(labels == IGNORE, 0)
