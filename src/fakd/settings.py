@@ -28,6 +28,8 @@ class Schedule:
         batch_size: images per step, over all devices together.
         accumulate: parts in which each device goes through its share of a step's images, to need
             less memory; gradients are those of the whole, where losses are means over images.
+        unlabelled_share: share of a batch's images that have no labels, in distillation; by default
+            they come as often as the others.
         learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
         shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
             constant not at all, one-cycle rising over three tenths of the steps and falling again.
@@ -49,6 +51,7 @@ class Schedule:
     warmup: int = 0
     clip: float | None = None
     clip_value: float | None = None
+    unlabelled_share: float | None = None
 
     def __post_init__(self) -> None:
         require_each(self, "schedule", counts, "of at least 1", "steps", "batch_size", "accumulate")
@@ -56,6 +59,7 @@ class Schedule:
         require_each(self, "schedule", positive, "above 0", *names)
         if self.epochs is not None and self.steps != Schedule.steps:
             raise InputError("expected schedule.steps or schedule.epochs, got both; give one")
+        require_each(self, "schedule", lambda n: 0 <= n <= 1, "from 0 to 1", "unlabelled_share")
         if not 0 <= self.warmup < self.steps:
             raise InputError(
                 f"expected schedule.warmup between 0 and schedule.steps ({self.steps}), "
@@ -309,6 +313,8 @@ class Task:
             least a sixteenth of them (OHEM).
         dice: factor of the Dice loss, beside the cross-entropy.
         lovasz: factor of the Lovász-Softmax loss, which sorts all pixels for each class.
+        confidence: how likely the teacher's class must be to count, in class statistics and in
+            losses that go by class, as that of a pixel of an image without labels.
     """
 
     auxiliary_weight: float = 0.4
@@ -318,10 +324,13 @@ class Task:
     hardest: float | None = None
     dice: float = 0.0
     lovasz: float = 0.0
+    confidence: float = 0.5
 
     def __post_init__(self) -> None:
         require_each(self, "task", weighs, "of at least 0", "auxiliary_weight", "dice", "lovasz")
-        require_each(self, "task", lambda n: 0 <= n < 1, "from 0 to below 1", "label_smoothing")
+        require_each(
+            self, "task", lambda n: 0 <= n < 1, "from 0 to below 1", "label_smoothing", "confidence"
+        )
         require_each(self, "task", lambda n: 0 < n <= 1, "above 0 and up to 1", "hardest")
         require_class_weights("task.class_weights", self.class_weights)
 

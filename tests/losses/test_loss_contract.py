@@ -25,6 +25,7 @@ from fakd.losses import (
     CrossImageSimilarity,
     FeatureChannelKL,
     FeatureDistance,
+    HardLabels,
     IntraClassVariation,
     MemoryContrast,
     PairwiseSimilarity,
@@ -61,6 +62,8 @@ ON_LOGITS = [
 ]
 OTHERS = [
     partial(Relational, temperature=2.0, intra=0.5),
+    partial(HardLabels),
+    partial(HardLabels, threshold=0.3),
     partial(FeatureDistance),
     partial(FeatureDistance, kind="cosine", alignment="conv-bn-relu"),
     partial(FeatureChannelKL, divisor="student", alignment="conv-bias"),
@@ -203,7 +206,7 @@ def test_gradients_are_right_and_reach_features_and_classifier_only(make):
         assert torch.autograd.gradcheck(value, (features, weight), fast_mode=True)
     value(features, weight).backward()
     assert features.grad.abs().sum() > 0
-    on_logits = has(loss, PixelKL | ChannelKL | Relational | Adversarial)
+    on_logits = has(loss, PixelKL | ChannelKL | Relational | HardLabels | Adversarial)
     assert weight.grad is None or (weight.grad.abs().sum() > 0) == on_logits
     assert all(each.grad is None for each in teacher)
     assert covariance is None or not any(buffer.requires_grad for buffer in covariance.buffers())

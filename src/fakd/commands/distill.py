@@ -127,7 +127,7 @@ def distill(
             classes_from = asked.classes.content
         answers = teacher_of(asked, data, fabric, hardware)
         recipe = recipe_of(distill, locals())
-        objective = Distillation(answers.network, student, distillation, by_labels)
+        objective = Distillation(answers.network, student, distillation, by_labels, task.confidence)
         # Made before there is a folder, as much may be wrong with the settings.
         training = Training(fabric, student, objective, data, settings, console, run.name, answers)
         taught = answers.fingerprint()

@@ -130,13 +130,14 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     network = fakd.models.adapt(built(trained, data.classes), data.classes)
     fabric = start(settings.hardware, settings.seed)
     labelled = data.train.labelled
-    task = TaskLoss(_filled(Task(), recipe["task"]), data.classes) if labelled else None
+    asked = _filled(Task(), recipe["task"])
+    task = TaskLoss(asked, data.classes) if labelled else None
     console = open_console(quiet=True)
     if trained == "network":
         objective: Any = Supervised(task)  # type: ignore[arg-type]
         return Training(fabric, network, objective, data, settings, console, title)
     teacher = fakd.models.adapt(others["teacher"])
-    objective = Distillation(teacher, network, others["distillation"], task)
+    objective = Distillation(teacher, network, others["distillation"], task, asked.confidence)
     answers = NetworkTeacher(teacher, fabric, settings.hardware)
     return Training(fabric, network, objective, data, settings, console, title, answers)
 

@@ -86,7 +86,10 @@ def train(
 
     run = expanded(run)
     data = fakd.data.open_data(data)
-    schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
+    schedule, optimizer = (
+        schedule.settled(len(data.train.labelled_indices()), optimizer),
+        optimizer.settled(),
+    )
     network = fakd.models.open_network(network, data.classes, trained=True)
     recipe = recipe_of(train, locals())
     require_same_classes(network, data)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from fakd.errors import InputError
 from fakd.settings import IGNORE, Augmentation
 from fakd.signals import ignore
 
-_ORDER, _AUGMENTATION, _MIX = 1, 2, 3
+_ORDER, _AUGMENTATION, _MIX, _UNLABELLED = 1, 2, 3, 4
 Lookup = Callable[[int, Geometry], tuple[Tensor, ...]]
 """What is known of a sample, cut as its view is; called in the process that loads the sample."""
 
@@ -70,11 +71,13 @@ def training_batches(
     pin_memory: bool = False,
     broken: Literal["stop", "skip"] = "stop",
     lookup: Lookup | None = None,
+    unlabelled_share: float | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
 
     Sample ``step * batch_size + slot`` counts through one random order of the split after
-    another. Order and augmentation are drawn from (seed, epoch) and (seed, step, slot), so
+    another; with a share of unlabelled samples these count through orders of their own, evenly
+    among the others. Order and augmentation are drawn from (seed, epoch) and (seed, step, slot), so
     neither the number of workers or ranks nor a resumption changes a batch. In the place of a
     skipped sample comes the next one of the same order that can be read. Into slot i of the whole
     batch slot i ^ 1 is mixed, into an odd one at the end the first; a rank loads such a partner
@@ -94,10 +97,13 @@ def training_batches(
         broken: What to do about a sample that cannot be read: stop, or skip it and say so in
             `Batch.skipped`.
         lookup: Finds what `Batch.answers` holds.
+        unlabelled_share: Share of the samples of all batches together that have no labels; by
+            default all samples are alike. 0 leaves those without labels out.
 
     Raises:
-        InputError: the batch cannot be shared out or mixed, there is no such extra transform, or a
-            sample cannot be read; when skipping, only if none can.
+        InputError: the batch cannot be shared out or mixed, there is no such extra transform, there
+            are no samples of a kind that a share asks for, or a sample cannot be read; when
+            skipping, only if none can.
     """
     if batch_size < 1 or batch_size % world:
         raise InputError(
@@ -108,7 +114,8 @@ def training_batches(
         raise InputError("augmentation.mix needs another image; give a batch_size of at least 2")
     share = batch_size // world
     slots = range(rank * share, (rank + 1) * share)
-    steps = _Steps(split, augmentation, batch_size, seed, slots, broken, lookup)
+    draw = _Draw(split, seed, unlabelled_share)
+    steps = _Steps(split, augmentation, batch_size, seed, slots, broken, lookup, draw)
     return _loaded(steps, range(first_step, last_step), workers, pin_memory)
 
 
@@ -168,6 +175,48 @@ def evaluation_samples(
     return _loaded(_Samples(split), chosen, workers, pin_memory=False)
 
 
+class _Draw:
+    """Which sample comes when: every draw counts through random orders of its kind of samples."""
+
+    def __init__(self, split: Split, seed: int, share: float | None) -> None:
+        self._seed = seed
+        self._share = None if share is None else Fraction(str(share))
+        self._kinds: dict[int, Sequence[int]] = {_ORDER: range(len(split))}
+        if self._share is not None:
+            labelled = split.labelled_indices()
+            others = sorted(set(range(len(split))) - set(labelled))
+            self._kinds = {_ORDER: labelled, _UNLABELLED: others}
+            for kind, name, used in (
+                (_ORDER, "labelled", self._share < 1),
+                (_UNLABELLED, "unlabelled", self._share > 0),
+            ):
+                if used and not self._kinds[kind]:
+                    raise InputError(
+                        f"schedule.unlabelled_share {share} needs {name} training images, and "
+                        "there are none; leave it out"
+                    )
+        self._orders: dict[tuple[int, int], list[int]] = {}
+
+    def order(self, number: int) -> tuple[list[int], int]:
+        """Find the order that draw ``number`` of the run goes through, and its place there."""
+        kind, count = _ORDER, number
+        if self._share is not None:
+            before, after = (math.floor(each * self._share) for each in (number, number + 1))
+            kind, count = (_UNLABELLED, before) if after > before else (_ORDER, number - before)
+        epoch, place = divmod(count, len(self._kinds[kind]))
+        if (kind, epoch) not in self._orders:
+            generator = torch.Generator().manual_seed(mixed(self._seed, kind, epoch))
+            chosen = torch.randperm(len(self._kinds[kind]), generator=generator).tolist()
+            # Steps only move on; a batch of a small split spans several epochs.
+            self._orders = {
+                key: kept
+                for key, kept in self._orders.items()
+                if key[0] != kind or key[1] >= epoch - 1
+            }
+            self._orders[kind, epoch] = [self._kinds[kind][each] for each in chosen]
+        return self._orders[kind, epoch], place
+
+
 class _Steps(Dataset):
     """The batch of each step, as items a loader can hand out to any worker."""
 
@@ -180,8 +229,9 @@ class _Steps(Dataset):
         slots: range,
         broken: Literal["stop", "skip"],
         lookup: Lookup | None,
+        draw: _Draw,
     ) -> None:
-        self._lookup = lookup
+        self._lookup, self._draw = lookup, draw
         self._split = split
         self._augmentation = augmentation
         self._extra = build_extra(augmentation)
@@ -189,7 +239,6 @@ class _Steps(Dataset):
         self._seed = seed
         self._slots = slots
         self._broken = broken
-        self._orders: dict[int, list[int]] = {}
 
     def __getitem__(self, step: int) -> Batch | InputError:
         skipped: list[str] = []
@@ -211,9 +260,9 @@ class _Steps(Dataset):
         )
 
     def _shown(self, step: int, slot: int, skipped: list[str]) -> tuple[int, bool, View]:
-        epoch, place = divmod(step * self._batch_size + slot, len(self._split))
+        order, place = self._draw.order(step * self._batch_size + slot)
         generator = torch.Generator().manual_seed(mixed(self._seed, _AUGMENTATION, step, slot))
-        index, sample = self._readable(epoch, place, skipped)
+        index, sample = self._readable(order, place, skipped)
         view = augment(sample, self._augmentation, generator, self._extra)
         if self._lookup is not None and view.geometry is not None:
             view = view._replace(answers=self._lookup(index, view.geometry))
@@ -229,9 +278,8 @@ class _Steps(Dataset):
             result.append(mix(view, partner, self._augmentation, generator))
         return tuple(result)
 
-    def _readable(self, epoch: int, place: int, skipped: list[str]) -> tuple[int, Sample]:
-        """Load the sample at a place of an epoch's order, or the next one that is not broken."""
-        order = self._order(epoch)
+    def _readable(self, order: Sequence[int], place: int, skipped: list[str]) -> tuple[int, Sample]:
+        """Load the sample at a place of an order, or the next one that is not broken."""
         for further in range(len(order)):
             index = order[(place + further) % len(order)]
             try:
@@ -243,16 +291,6 @@ class _Steps(Dataset):
         raise InputError(
             f"expected samples to train on, but none of {len(order)} can be read; {skipped[-1]}"
         )
-
-    def _order(self, epoch: int) -> list[int]:
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(mixed(self._seed, _ORDER, epoch))
-            order = torch.randperm(len(self._split), generator=generator).tolist()
-            # Steps only move on; a batch of a small split spans several epochs.
-            self._orders = {old: kept for old, kept in self._orders.items() if old >= epoch - 1} | {
-                epoch: order
-            }
-        return self._orders[epoch]
 
 
 class _Samples(Dataset):

@@ -18,6 +18,15 @@ class Split(ABC):
     """A sequence of samples, decoded or drawn when asked for."""
 
     labelled: bool
+    """Whether any sample has labels."""
+
+    def is_labelled(self, index: int) -> bool:
+        """Tell whether a sample has labels, without decoding it."""
+        return self.labelled
+
+    def labelled_indices(self) -> list[int]:
+        """List the samples that have labels."""
+        return [index for index in range(len(self)) if self.is_labelled(index)]
 
     @abstractmethod
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from fakd.data.layout import (
     Encoding,
     Levels,
     Part,
+    Pattern,
     as_list,
     as_text,
     check_keys,
@@ -32,8 +33,12 @@ _SETTINGS = {
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
-    *("train", "val", *_SETTINGS),
+    *("train", "val", "unlabelled", "labelled", *_SETTINGS),
 )
+
+
+Labelled = int | float | str
+"""How many training images keep their labels, which share of them, or a list of their names."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class Description:
     levels: Levels
     train: tuple[Part, ...]
     val: tuple[Part, ...]
+    unlabelled: tuple[Pattern, ...]
+    """Where further training images lie, without labels."""
+    labelled: Labelled | None
+    """Which training images keep their labels; None for all that have any."""
     protocol: Mapping[str, Any] | None
     """Published settings of evaluation, named as `fakd.inference.Inference` names them."""
     augmentation: Mapping[str, Any] | None
@@ -117,6 +126,8 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         levels=read_levels(content, path),
         train=read_layout(content, "train", names, path, class_ids),
         val=read_layout(content, "val", names, path, class_ids),
+        unlabelled=read_unlabelled(content, path),
+        labelled=read_labelled(content, path),
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
     )
@@ -196,3 +207,50 @@ def _palette(
 
 def _repeated(palette: tuple[Colour, ...]) -> Colour | None:
     return next((colour for colour, times in Counter(palette).items() if times > 1), None)
+
+
+def read_unlabelled(content: Mapping[str, Any], path: Path) -> tuple[Pattern, ...]:
+    """Check where a description says that images without labels lie: folders, or patterns.
+
+    Raises:
+        InputError: a value is neither; the message names the file.
+    """
+    given = content.get("unlabelled", [])
+    if not isinstance(given, str | list):
+        raise InputError(f"{path}: unlabelled must name a folder or a list of them, got {given!r}")
+    entries = [given] if isinstance(given, str) else as_list(given, "unlabelled", path)
+    return tuple(_unlabelled_pattern(entry, path) for entry in entries)
+
+
+def read_labelled(content: Mapping[str, Any], path: Path) -> Labelled | None:
+    """Check which training images a description says to keep their labels.
+
+    Raises:
+        InputError: it is no number, share or file.
+    """
+    given = content.get("labelled")
+    return check_labelled(as_text(content, "labelled", path) if isinstance(given, str) else given)
+
+
+def check_labelled(given: object) -> Labelled | None:
+    """Refuse what is no number of images, no share of them and no list.
+
+    Raises:
+        InputError: names what may stand there.
+    """
+    if given is None or isinstance(given, str):
+        return given
+    if type(given) is int and given >= 1:
+        return given
+    if type(given) is float and 0 < given < 1:
+        return given
+    raise InputError(
+        f"labelled must be a number of images, a share of them between 0 and 1, or a list of "
+        f"names in a file, got {given!r}"
+    )
+
+
+def _unlabelled_pattern(entry: object, path: Path) -> Pattern:
+    if not isinstance(entry, str) or not entry:
+        raise InputError(f"{path}: unlabelled must name folders, got {entry!r}")
+    return Pattern(entry if "{name}" in entry else f"{entry.rstrip('/')}/{{name}}.*")

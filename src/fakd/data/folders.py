@@ -1,18 +1,31 @@
 """A folder of images and masks, described by its dataset.yaml."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.decoding import unused_range
-from fakd.data.description import Description, read_description
+from fakd.data.description import (
+    Description,
+    check_labelled,
+    read_description,
+    read_unlabelled,
+)
 from fakd.data.layout import IMAGE_SUFFIXES, Pattern
 from fakd.data.matching import listed
 from fakd.data.scan import files_below
+from fakd.data.unlabelled import unlabelled_pairs, without_labels
 from fakd.errors import InputError
+from fakd.files import expanded
 
 
-def folder(root: str | Path, description: str | Path | None = None) -> SegmentationData:
+def folder(
+    root: str | Path,
+    description: str | Path | None = None,
+    unlabelled: str | list[str] | None = None,
+    labelled: int | float | str | None = None,
+) -> SegmentationData:
     """Open a data set of files: ``{train,val}/{images,masks}/*``, masks named as their images.
 
     Images may lie in subfolders. Training images without a ``masks`` folder are unlabelled. The
@@ -23,6 +36,9 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
         root: The folder, or a description that stands in it. Where that says ``root:``, the
             files lie there instead.
         description: The YAML file; ``dataset.yaml`` in the folder by default.
+        unlabelled: Folders of further training images, without labels: a teacher explains them.
+        labelled: How many training images keep their labels, which share of them, or a file that
+            names them; the others count as unlabelled. Fewer are always among more.
 
     Raises:
         InputError: a file or folder is missing, or the description is wrong.
@@ -34,8 +50,22 @@ def folder(root: str | Path, description: str | Path | None = None) -> Segmentat
             f"'fakd data check {base} --save NEWFOLDER' propose one"
         )
     given = None if description is None else str(description)
-    arguments = {"root": str(root), "description": given}
-    return described_data(*found, {"class_path": "fakd.data.folder", "init_args": arguments})
+    arguments: dict[str, Any] = {"root": str(root), "description": given}
+    place, described = found
+    if unlabelled is not None:
+        # Unlike those of the description, they are named from where the command runs.
+        entries = [unlabelled] if isinstance(unlabelled, str) else unlabelled
+        absolute = [str(expanded(entry).absolute()) for entry in entries]
+        more = read_unlabelled({"unlabelled": absolute}, described.path)
+        described = replace(described, unlabelled=(*described.unlabelled, *more))
+        arguments["unlabelled"] = unlabelled
+    if check_labelled(labelled) is not None:
+        names = str(expanded(labelled).absolute()) if isinstance(labelled, str) else labelled
+        described = replace(described, labelled=names)
+        arguments["labelled"] = labelled
+    return described_data(
+        place, described, {"class_path": "fakd.data.folder", "init_args": arguments}
+    )
 
 
 def described_folder(
@@ -68,6 +98,13 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         InputError: a file or folder is missing.
     """
     train, val = listed(root, described)
+    if described.labelled is not None:
+        if not train.labelled:
+            raise InputError(f"labelled: train of {root} has no masks at all; leave it out")
+        train.pairs = without_labels(train.pairs, described.labelled, root)
+    more, doubts = unlabelled_pairs(described.unlabelled, root, train.pairs, val.pairs)
+    train.pairs += more
+    train.doubts += doubts
     faint = unused_range([pair.image for pair in train.pairs], described.levels)
     # What is wrong with the files is said before PyTorch is imported.
     from fakd.data.samples import PairedSplit

@@ -46,13 +46,13 @@ class PairedSplit(Split):
 
     Args:
         root: The folder that identity lines name files from.
-        pairs: All with a mask or all without.
+        pairs: With a mask or without.
     """
 
     def __init__(self, root: Path, pairs: Sequence[Pair]) -> None:
         self.root = root
         self.pairs = list(pairs)
-        self.labelled = all(pair.mask is not None for pair in self.pairs)
+        self.labelled = any(pair.mask is not None for pair in self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -71,6 +71,10 @@ class PairedSplit(Split):
                 raise InputError(f"{what}once turned as its EXIF says; {EXIF_REMEDY}")
             raise InputError(f"{what}(width x height); export the mask at the size of the image")
         return Sample(image, labels, pair.name)
+
+    def is_labelled(self, index: int) -> bool:
+        """Tell whether a pair has a mask."""
+        return self.pairs[index].mask is not None
 
     def name(self, index: int) -> str:
         """Tell the name of a pair without decoding it."""
@@ -92,14 +96,17 @@ class PairedSplit(Split):
             if levels != Levels():
                 yield str(levels)
         for pair in self.pairs:
-            yield f"{self._relative(pair.image)} {pair.image.stat().st_size}"
+            yield f"{self._relative(pair.image, pair.name)} {pair.image.stat().st_size}"
             if pair.mask is not None:
                 # A label corrected in place seldom changes the size; masks are small to read.
                 yield f"{self._relative(pair.mask)} {zlib.crc32(pair.mask.read_bytes()):08x}"
 
-    def _relative(self, path: Path) -> str:
-        path = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-        return composed(path.as_posix())
+    def _relative(self, path: Path, otherwise: str | None = None) -> str:
+        """Name a file from the root; one that lies elsewhere otherwise, if there is such a name."""
+        path, root = path.absolute(), self.root.absolute()
+        if not path.is_relative_to(root):
+            return composed(otherwise or path.as_posix())
+        return composed(path.relative_to(root).as_posix())
 
 
 def _identity(reader: MaskReader) -> str:
@@ -136,6 +143,10 @@ class CachedSplit(Split):
             self._room -= size
             self._kept[index] = sample
         return sample
+
+    def is_labelled(self, index: int) -> bool:
+        """Ask the other split."""
+        return self._split.is_labelled(index)
 
     def name(self, index: int) -> str:
         """Tell the sample's name in the other split."""

@@ -107,7 +107,8 @@ def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
     """Read labels until they show so many classes; the second says whether all were read."""
     pairs: Sequence[Pair] | None = getattr(split, "pairs", None)
     classes, assumed, until = set[int](), set[int](), time.monotonic() + _PATIENCE
-    read, order = 0, spread(len(split))
+    labelled = split.labelled_indices()
+    read, order = 0, [labelled[place] for place in spread(len(labelled))]
     for index in order:
         try:
             if pairs is None or not read:
@@ -129,7 +130,9 @@ def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
         # Training says it better than this could.
         return Shown(range(wanted)), False
     masks = [pair.mask for pair in pairs or () if pair.mask is not None]
-    return Shown(classes, assumed, masks, pairs[0].reader if pairs else None), index == order[-1]
+    return Shown(
+        classes, assumed, masks, pairs[order[0]].reader if pairs else None
+    ), index == order[-1]
 
 
 def _meanings(pair: Pair) -> tuple[set[int], list[int]]:

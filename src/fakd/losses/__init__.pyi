@@ -12,6 +12,7 @@ from .channel import ChannelKL, channel_kl
 from .contrast import MemoryContrast, PixelRegionMemory, contrast_kl
 from .cross_image import CrossImageSimilarity, cross_image_similarity
 from .feature import FeatureChannelKL, FeatureDistance, feature_channel_kl, feature_distance
+from .hard_labels import HardLabels, hard_label_cross_entropy
 from .intra_class import IntraClassVariation, intra_class_variation
 from .pairwise import PairwiseSimilarity, pairwise_similarity
 from .pixel import PixelKL, joint_pixel_kl, pixel_kl
@@ -28,6 +29,7 @@ __all__ = [
     "CrossImageSimilarity",
     "FeatureChannelKL",
     "FeatureDistance",
+    "HardLabels",
     "IntraClassVariation",
     "MemoryContrast",
     "PairwiseSimilarity",
@@ -45,6 +47,7 @@ __all__ = [
     "feature_distance",
     "gradient_penalty",
     "half_cosine",
+    "hard_label_cross_entropy",
     "intra_class_variation",
     "joint_pixel_kl",
     "pairwise_similarity",

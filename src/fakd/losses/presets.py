@@ -91,6 +91,8 @@ PRESETS: Mapping[str, Spec] = {
     "features-l2": _loss("FeatureDistance", kind="l2", weight=1.0),
     "features-cosine": _loss("FeatureDistance", kind="cosine", weight=1.0),
     "dist": _loss("Relational", weight=1.0),
+    # Pseudo-labels, the rival of all of these where images have no labels.
+    "hard": _loss("HardLabels", threshold=0.0, weight=1.0),
 }
 """Name -> what ``distillation:`` holds in a recipe; docs/methods.md says where each comes from."""
 

@@ -243,6 +243,8 @@ class Training:
             pin_memory=self.fabric.device.type == "cuda",
             broken=self.settings.broken,
             lookup=None if self.teacher is None else self.teacher.lookup,
+            # Without a teacher nothing is learnt from images without labels.
+            unlabelled_share=schedule.unlabelled_share if self.teacher else 0.0,
         )
 
     def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
-from fakd.losses.grid import labels_on_grid_of, on_grid_of
+from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
 from fakd.training.task import TaskLoss
 from fakd.types import IGNORE, ClassWeighing, DistillationLoss, LossInputs, Prediction, Segmenter
 
@@ -132,6 +132,8 @@ class Distillation(Objective):
         loss: the distillation loss.
         task: the task's own loss; None leaves it out, for data without any labels. The class of
             an unlabelled sample's pixel is always the teacher's.
+        confidence: how likely the teacher must find that class; where it does not, the pixel has
+            none, in class statistics and in losses that go by class.
 
     Raises:
         InputError: the teacher knows another number of classes than the student, the loss needs
@@ -145,8 +147,10 @@ class Distillation(Objective):
         student: Segmenter,
         loss: DistillationLoss,
         task: TaskLoss | None = None,
+        confidence: float = 0.5,
     ) -> None:
         super().__init__()
+        self.confidence = confidence
         if teacher.classes != student.classes:
             raise InputError(
                 f"the teacher knows {teacher.classes} classes, the student {student.classes}; "
@@ -188,7 +192,7 @@ class Distillation(Objective):
         teacher, labels_here = to_student_grid(teacher, labels, student.logits)
         if not labelled.all():
             named = labelled.to(labels_here.device, non_blocking=True)[:, None, None]
-            labels_here = torch.where(named, labels_here, teacher.logits.argmax(1))
+            labels_here = torch.where(named, labels_here, self._class_of(teacher.logits))
         statistics = None
         if self.covariance is not None:
             seen = student.logits if self.covariance.kind == "logits" else student.features
@@ -199,6 +203,14 @@ class Distillation(Objective):
         factor, parts = self.loss.weight_at(progress), self.loss.terms(inputs)
         terms |= {name: factor * value for name, value in parts.items()}
         return Outcome(terms, inputs, self.fading(progress))
+
+    def _class_of(
+        self, logits: Float[Tensor, "batch classes rows cols"]
+    ) -> Int[Tensor, "batch rows cols"]:
+        """Take the likeliest class where it is likely enough."""
+        with torch.autocast(logits.device.type, enabled=False):
+            chance, likely = precise(logits).softmax(1).max(1)
+        return torch.where(chance >= self.confidence, likely, IGNORE)
 
     def fading(self, progress: float) -> Mapping[str, float]:
         """Ask the loss for factors that change."""

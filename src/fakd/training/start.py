@@ -157,8 +157,10 @@ def weigh_classes(
     weighing, pixels = objective.class_weights(), None
     if weighing:
         automatic = [each for each in weighing if each.given_weights == "auto"]
-        looked_at = len(data.train) if automatic else min(len(data.train), _LOOKED_AT)
-        pixels = _pixels_of_classes(fabric, console, data, settings, looked_at)
+        labelled = data.train.labelled_indices()
+        looked_at = len(labelled) if automatic else min(len(labelled), _LOOKED_AT)
+        every = [labelled[place * len(labelled) // looked_at] for place in range(looked_at)]
+        pixels = _pixels_of_classes(fabric, console, data, settings, every)
         for each in automatic:
             each.weigh(automatic_weights(pixels))
         absent = [name for name, n in zip(data.class_names, pixels, strict=True) if n == 0]
@@ -174,10 +176,13 @@ _LOOKED_AT = 100
 
 
 def _pixels_of_classes(
-    fabric: Fabric, console: Console, data: SegmentationData, settings: Settings, number: int
+    fabric: Fabric,
+    console: Console,
+    data: SegmentationData,
+    settings: Settings,
+    every: Sequence[int],
 ) -> list[int]:
-    """Count the labelled pixels of each class in so many training images, evenly taken."""
-    every = [index * len(data.train) // number for index in range(number)]
+    """Count the labelled pixels of each class in some of the training images."""
     share = every[fabric.global_rank :: fabric.world_size]
     pixels = torch.zeros(data.classes, dtype=torch.long, device=fabric.device)
     samples = evaluation_samples(data.train, settings.hardware.workers, share)

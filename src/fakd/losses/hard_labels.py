@@ -1,0 +1,61 @@
+"""Hard pseudo-labels: the teacher's class as a label, where the teacher is sure of it."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fakd.losses.grid import on_grid_of, precise
+from fakd.types import IGNORE, DistillationLoss, LossInputs, Weight
+
+
+def hard_label_cross_entropy(
+    student_logits: Float[Tensor, "batch classes rows cols"],
+    teacher_logits: Float[Tensor, "batch classes _rows _cols"],
+    threshold: float = 0.0,
+) -> Float[Tensor, ""]:
+    r"""Take the teacher's likeliest class for the label of each pixel.
+
+    .. math:: - \frac{1}{|S|} \sum_{i \in S} \log \mathrm{softmax}(s_i)_{\hat y_i}, \quad
+        \hat y_i = \arg\max_c t_{ic}, \quad S = \{i : \max_c \mathrm{softmax}(t_i)_c \ge \tau\}
+
+    Pseudo-labels (Lee, 2013) with the threshold of FixMatch (Sohn et al., 2020, arXiv 2001.07685).
+    Every pixel counts, labelled or not, and none gives 0. The teacher gets no gradient; its logits
+    come to the student's grid. ``threshold`` is :math:`\tau`.
+
+    >>> hard_label_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([2.0, 0]).view(1, 2, 1, 1))
+    tensor(0.6931)
+    """
+    with torch.autocast(student_logits.device.type, enabled=False):
+        teacher = precise(on_grid_of(student_logits, teacher_logits.detach()))
+        chance, likely = teacher.softmax(1).max(1)
+        labels = torch.where(chance >= threshold, likely, IGNORE)
+        total = F.cross_entropy(
+            precise(student_logits), labels, ignore_index=IGNORE, reduction="sum"
+        )
+        return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+class HardLabels(DistillationLoss):
+    """The student learns the teacher's class of each pixel as if it were its label.
+
+    What most do with images without labels, and the rival of every loss that learns how sure the
+    teacher is. See `hard_label_cross_entropy`.
+
+    Args:
+        threshold: How likely the teacher must find its class for a pixel to count.
+        weight: Factor beside the task's loss.
+    """
+
+    def __init__(self, threshold: float = 0.0, weight: Weight = 1.0) -> None:
+        super().__init__(weight)
+        if not 0 <= threshold < 1:
+            raise ValueError(f"expected threshold from 0 to below 1, got {threshold}")
+        self.threshold = threshold
+        # Else images in which the teacher is surer count more.
+        self.image_by_image = threshold == 0
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        """Compute the cross-entropy."""
+        logits = inputs.student.logits, inputs.teacher.logits
+        return hard_label_cross_entropy(*logits, self.threshold)

@@ -1,0 +1,173 @@
+"""Images with and without labels in one training split."""
+
+from collections import Counter
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fakd.data import Augmentation, folder, training_batches
+from fakd.errors import InputError
+from fakd.settings import IGNORE
+
+CROP = Augmentation(crop=(16, 16), scale=(1.0, 1.0), photometric=False)
+
+
+def draw(path, seed, size=(24, 20)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Ten labelled training images, three for validation, and six without labels."""
+    root = tmp_path / "data"
+    for split, number, first in (("train", 10, 0), ("val", 3, 100)):
+        for each in range(number):
+            draw(root / split / "images" / f"{each}.png", first + each)
+            mask = root / split / "masks" / f"{each}.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 24), each % 3, np.uint8)).save(mask)
+    for each in range(6):
+        draw(root / "more" / "a" / f"{each + 6}.png", 200 + each, (30 + each, 18))
+    (root / "dataset.yaml").write_text("classes: [a, b, c]\n")
+    return root
+
+
+def described(root, text):
+    (root / "dataset.yaml").write_text(f"classes: [a, b, c]\n{text}\n")
+    return folder(root)
+
+
+def drawn(split, share, batch_size=4, steps=range(30), **more):
+    batches = training_batches(
+        split, CROP, batch_size, 0, steps.start, steps.stop, unlabelled_share=share, **more
+    )
+    return [each for batch in batches for each in batch.indices.tolist()]
+
+
+def test_folders_without_labels_join_the_training_images(root):
+    data = described(root, "unlabelled: more")
+    assert len(data.train) == 16
+    assert data.train.labelled
+    assert data.train.labelled_indices() == list(range(10))
+    names = [data.train.name(index) for index in range(16)]
+    assert len(set(names)) == 16
+    assert names[10:] == ["a/10", "a/11", "a/6", "a/7", "a/8", "a/9"]
+    assert data.train[10].labels is None
+    assert data.train[0].labels is not None
+
+
+@pytest.mark.parametrize("text", ["unlabelled: more/a", "unlabelled: ['more/{name}.png']"])
+def test_a_name_that_is_taken_gets_its_folder(root, text):
+    names = {described(root, text).train.name(index) for index in range(16)}
+    assert len(names) == 16
+    assert {str(each) for each in range(10)} < names
+
+
+def test_a_flag_names_folders_from_where_the_command_runs(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = folder("data", unlabelled="data/more/a")
+    assert len(data.train) == 16
+    assert data.config["init_args"]["unlabelled"] == "data/more/a"
+    assert data.fingerprint() == described(root, "unlabelled: more/a").fingerprint()
+    assert data.fingerprint() != folder(root, labelled=9).fingerprint()
+
+
+@pytest.mark.parametrize(("labelled", "number"), [(3, 3), (0.25, 3), (0.3, 3), (10, 10)])
+def test_so_many_masks_are_kept(root, labelled, number):
+    data = folder(root, labelled=labelled)
+    assert len(data.train) == 10
+    assert len(data.train.labelled_indices()) == number
+
+
+def test_fewer_labels_are_among_more(root):
+    kept = [set(folder(root, labelled=number).train.labelled_indices()) for number in range(1, 11)]
+    assert all(fewer < more for fewer, more in pairwise(kept))
+
+
+def test_a_list_names_the_labelled(root, tmp_path):
+    (root / "few.txt").write_text("3\n7\n")
+    assert described(root, "labelled: few.txt").train.labelled_indices() == [3, 7]
+    (root / "few.txt").write_text("3\n77\n")
+    with pytest.raises(InputError, match=r"few.txt names 77, which train has no image of"):
+        folder(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("unlabelled: nowhere", "expected a folder of unlabelled images .*nowhere"),
+        ("unlabelled: train/images", "0.png stands in both train and unlabelled"),
+        ("unlabelled: val/images", "0.png stands in both val and unlabelled"),
+        ("unlabelled: [more, more/a]", "stands in both unlabelled and unlabelled"),
+        ("unlabelled: 3", "must name a folder"),
+        ("unlabelled: [3]", "must name folders, got 3"),
+        ("labelled: 0", "labelled must be a number of images"),
+        ("labelled: 1.5", "labelled must be a number of images"),
+        ("labelled: 11", "labelled asks for 11 images, and train has 10"),
+        ("labelled: true", "labelled must be a number of images"),
+    ],
+)
+def test_what_cannot_be_is_refused(root, text, reason):
+    with pytest.raises(InputError, match=reason):
+        described(root, text)
+
+
+def test_a_copy_of_a_validation_image_is_warned_of(root):
+    (root / "more" / "a" / "copy.png").write_bytes((root / "val/images/1.png").read_bytes())
+    (doubt,) = described(root, "unlabelled: more").remarks
+    assert "1 unlabelled images are copies of validation images" in doubt
+
+
+@pytest.mark.parametrize("share", [0.0, 0.125, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_share_is_exact_and_each_kind_comes_evenly(root, share, batch_size):
+    split = described(root, "unlabelled: more").train
+    steps = range(240 // batch_size)
+    indices = drawn(split, share, batch_size, steps)
+    unlabelled = [index for index in indices if index >= 10]
+    assert len(unlabelled) == int(240 * Fraction(str(share)))
+    for kind, size in (([i for i in indices if i < 10], 10), (unlabelled, 6)):
+        counts = Counter(kind)
+        assert not kind or len(counts) == size
+        assert not kind or max(counts.values()) - min(counts.values()) <= 1
+    flags = np.array([index >= 10 for index in indices]).cumsum()
+    assert np.abs(flags - share * np.arange(1, 241)).max() < 1
+
+
+def test_ranks_workers_and_resumption_change_nothing(root):
+    split = described(root, "unlabelled: more").train
+    whole = drawn(split, 0.3)
+    assert drawn(split, 0.3, workers=2) == whole
+    assert drawn(split, 0.3, steps=range(7, 30)) == whole[28:]
+    ranks = [drawn(split, 0.3, rank=rank, world=2) for rank in range(2)]
+    joined = [ranks[(place // 2) % 2][place // 4 * 2 + place % 2] for place in range(120)]
+    assert joined == whole
+
+
+def test_without_a_share_all_images_are_alike(root):
+    split = described(root, "unlabelled: more").train
+    assert sorted(drawn(split, None, steps=range(4))) == list(range(16))
+
+
+def test_nothing_changes_where_all_are_labelled(root):
+    split = folder(root).train
+    assert drawn(split, None) == drawn(split, 0.0)
+    with pytest.raises(InputError, match=r"unlabelled_share 0.5 needs unlabelled training images"):
+        drawn(split, 0.5)
+
+
+def test_an_unlabelled_image_has_no_label_in_a_batch(root):
+    split = described(root, "unlabelled: more").train
+    (batch,) = training_batches(split, CROP, 8, 0, 0, 1, unlabelled_share=0.5)
+    assert batch.labelled.tolist() == [index < 10 for index in batch.indices]
+    assert all(
+        (batch.labels[place] == IGNORE).all() for place in range(8) if not batch.labelled[place]
+    )
+    assert not (batch.labels[batch.labelled] == IGNORE).any()
+    assert isinstance(batch.labels, torch.Tensor)
