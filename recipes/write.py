@@ -154,9 +154,14 @@ def grids() -> dict[str, Recipe]:
     long["intervals"] = {"save": 200, "evaluate": 200}
     del timed["schedule"]["steps"]
     timed = {"minutes": 4, **timed}
-    scratch = cpu_size(500, False)
+    scratch, rivals = cpu_size(500, False), ["alone", "pd", "cwd", "cwd-fa", "hard"]
+    labels = cpu_size(600, True)
+    # With --data.labelled and --schedule.unlabelled_share, against a folder of answers.
+    del labels["optimizer"]
+    labels["intervals"] = {"save": 200, "evaluate": 600}
     return {
         **grid(cpu, "compare-imagenet", "imagenet", cpu_size(200, True), everything),
+        **grid(cpu, "compare-labels", "scratch", labels, rivals, teacher="answers"),
         **grid(cpu, "compare-scratch", "scratch", scratch, few),
         **grid(
             cpu, "compare-imagenet-again", "imagenet", cpu_size(200, True), best, seeds=[3, 4, 5]

@@ -28,8 +28,7 @@ class Schedule:
         batch_size: images per step, over all devices together.
         accumulate: parts in which each device goes through its share of a step's images, to need
             less memory; gradients are those of the whole, where losses are means over images.
-        unlabelled_share: share of a batch's images that have no labels, in distillation; by default
-            they come as often as the others.
+        unlabelled_share: share of the images without labels; by default they come as the others.
         learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
         shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
             constant not at all, one-cycle rising over three tenths of the steps and falling again.
@@ -313,8 +312,7 @@ class Task:
             least a sixteenth of them (OHEM).
         dice: factor of the Dice loss, beside the cross-entropy.
         lovasz: factor of the Lovász-Softmax loss, which sorts all pixels for each class.
-        confidence: how likely the teacher's class must be to count, in class statistics and in
-            losses that go by class, as that of a pixel of an image without labels.
+        confidence: how likely the teacher's class must be to count as that of an unlabelled pixel.
     """
 
     auxiliary_weight: float = 0.4

@@ -254,6 +254,53 @@ def test_a_killed_run_continues_to_bit_identical_weights(teacher, tmp_path):
     assert_the_same_after_two_kills(arguments, tmp_path, at=(3, 6))
 
 
+def of_both_kinds(folder, *flags):
+    """Begin a command's flags: four images, two of which keep their labels."""
+    return [
+        f"--data={folder}", "--data.labelled=2", "--augmentation.crop=[32,48]",
+        "--hardware.threads=1", "--hardware.accelerator=cpu", "--schedule.batch_size=4", *flags,
+    ]  # fmt: skip
+
+
+def test_a_killed_run_on_images_with_and_without_labels_continues_to_the_same_weights(
+    teacher, tmp_path
+):
+    files_of_scenes(tmp_path)
+    settings = ["--schedule.unlabelled_share=0.5", "--distillation=cwd-fa", "--check_teacher=false",
+                "--augmentation.mix=classmix", "--task.confidence=0.1"]  # fmt: skip
+    arguments = ["distill", f"--teacher={teacher}", *network("student", 8),
+                 *of_both_kinds(tmp_path, *settings), "--schedule.steps=16", "--intervals.save=2",
+                 "--intervals.log=1", "--intervals.evaluate=8"]  # fmt: skip
+    assert_the_same_after_two_kills(arguments, tmp_path, at=(2, 6))
+
+
+def test_images_without_labels_are_spoken_for_and_said(teacher, tmp_path, capsys):
+    files_of_scenes(tmp_path)
+    run = [*of_both_kinds(tmp_path, "--schedule.steps=2"), f"--run={tmp_path / 'run'}"]
+    asked = ["distill", f"--teacher={teacher}", *network("student", 8), "--check_teacher=false"]
+    assert main([*asked, *run]) == 0
+    said = capsys.readouterr()
+    assert "2 of 4 training images have no labels" in said.out + said.err
+    assert main(["train", *network("network", 8), *run, "--existing=overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--data.labelled=4", "--schedule.unlabelled_share=0.5"], "needs unlabelled training"),
+        (["--data.labelled=7"], "labelled asks for 7 images, and train has 4"),
+        (["--schedule.unlabelled_share=1.5"], "schedule.unlabelled_share from 0 to 1"),
+        (["--data.unlabelled=nowhere"], "expected a folder of unlabelled images"),
+    ],
+)
+def test_a_share_that_cannot_be_leaves_no_folder(teacher, tmp_path, capsys, flags, reason):
+    files_of_scenes(tmp_path)
+    run = [*of_both_kinds(tmp_path, "--schedule.steps=2"), f"--run={tmp_path / 'run'}", *flags]
+    assert main(["distill", f"--teacher={teacher}", *network("student", 8), *run]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def assert_the_same_after_two_kills(arguments, folder, at):
     """Train once as it is, and once killed as soon as a checkpoint has at least these steps."""
     assert main([*arguments, f"--run={folder / 'whole'}"]) == 0

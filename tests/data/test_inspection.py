@@ -515,7 +515,6 @@ val: {images: "val/images/{name}.png", masks: "val/masks/{name}.png", list: gone
     stops = texts(sound, Weight.STOPS)
     for part in (
         "train_a.png stands in two parts of train",
-        "some parts of train have masks and some have none",
         "expected a folder",
         "expected a list of images",
     ):

@@ -147,3 +147,39 @@ def test_a_student_without_features_can_only_use_its_logits(tiny_network):
     student = adapt(lambda x: x[:, :1].expand(-1, 12, -1, -1), classes=12)
     with pytest.raises(InputError, match="covariance='logits'"):
         Distillation(tiny_network, student, ChannelKL(strength=1.0))
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.2, 0.999])
+def test_where_an_image_has_no_labels_the_teacher_counts_if_it_is_sure(
+    tiny_network, batch, confidence
+):
+    images, labels = batch
+    teacher = answer(pspnet("mobilenetv3_small_050", 12, channels=24), images)
+    sharp = teacher._replace(logits=40 * teacher.logits)
+    loss = PixelKL(strength=1.0)
+    objective = Distillation(tiny_network, tiny_network, loss, TASK, confidence)
+    named = torch.tensor([True, False])
+    outcome = objective(tiny_network(images), labels, named, 0.5, sharp)
+    small = F.interpolate(labels[:, None].float(), (4, 6), mode="nearest")[:, 0].long()
+    expected = small.clone()
+    for row in range(4):
+        for col in range(6):
+            chance = sharp.logits[1, :, row, col].softmax(0)
+            expected[1, row, col] = chance.argmax() if chance.max() >= confidence else -1
+    assert torch.equal(outcome.inputs.labels, expected)
+    counts = expected[expected >= 0].bincount(minlength=12)
+    assert torch.equal(objective.covariance.count.long()[:12], counts)
+
+
+def test_an_image_without_labels_has_no_part_in_the_tasks_gradient(tiny_network, batch):
+    images, labels = batch
+    objective = Supervised(TASK)
+    named = torch.tensor([True, False])
+    hidden = labels.clone()
+    hidden[1] = -1
+    # Without batch norm's statistics images do not touch each other.
+    tiny_network.eval()
+    mixed = objective(tiny_network(images), hidden, named, 0.0).terms["task"]
+    alone = objective(tiny_network(images[:1]), labels[:1], named[:1], 0.0).terms["task"]
+    torch.testing.assert_close(mixed, alone)
+    assert objective(tiny_network(images), labels, ALL, 0.0).terms["task"] != mixed

@@ -13,7 +13,7 @@ import torch.multiprocessing as multiprocessing
 from rich.console import Console
 from torch import nn
 
-from fakd.data import scenes
+from fakd.data import Split, scenes
 from fakd.losses import ChannelKL, PixelKL
 from fakd.models import pspnet
 from fakd.settings import Augmentation, Hardware, Inference, Optimizer, Schedule, Settings, Task
@@ -44,8 +44,36 @@ RUNS = {
         {"optimizer": ADAMW, "ema": 0.8},
     ),
     # More than a sixteenth of the pixels is less likely than 0.7, so that this limit decides.
+    "half unlabelled": (
+        Task(average="all", confidence=0.1),
+        lambda: PixelKL(strength=1.0),
+        {"unlabelled_share": 0.5},
+        {},
+    ),
     "hardest": (Task(average="all", hardest=0.7), PixelKL, {}, {"optimizer": ADAMW}),
 }
+
+
+class HalfLabelled(Split):
+    """Every other sample has no labels."""
+
+    labelled = True
+
+    def __init__(self, split):
+        self._split = split
+
+    def __len__(self):
+        return len(self._split)
+
+    def __getitem__(self, index):
+        sample = self._split[index]
+        return sample if self.is_labelled(index) else sample._replace(labels=None)
+
+    def is_labelled(self, index):
+        return index % 2 == 0
+
+    def identity(self):
+        return self._split.identity()
 
 
 class Blocks(Segmenter):
@@ -85,6 +113,8 @@ def trained(fabric, name):
     objective = Distillation(teacher, student, loss(), TaskLoss(task, 12)).double()
     teacher = NetworkTeacher(teacher, fabric, settings.hardware)
     data, console = scenes(train=6, val=2, size=(32, 48)), Console(quiet=True)
+    if "unlabelled" in name:
+        data.train = HalfLabelled(data.train)
     run = Training(fabric, student, objective, data, settings, console, teacher=teacher)
     run.run()
     state = {**student.state_dict(), **objective.state_dict()}

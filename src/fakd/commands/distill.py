@@ -98,6 +98,7 @@ def distill(
         console_of,
         finished_result,
         open_folder,
+        say_agreement,
         start,
         weigh_classes,
     )
@@ -140,6 +141,8 @@ def distill(
             _compare_class_names(console, answers.network, data)
             _remark(console, answers, augmentation)
             weigh_classes(fabric, console, objective, data, settings, folder)
+            if fabric.is_global_zero:
+                say_agreement(console, answers, data, settings)
             return training.run(folder, check_teacher and answers.scored)
 
 

@@ -84,7 +84,7 @@ def listed(
 
 
 def _check(listing: Listing, path: Path, lenient: bool) -> None:
-    """Put the pairs in order, and see whether those of several parts go together."""
+    """Put the pairs in order, and see whether an image stands in two parts."""
     split, pairs = listing.split, listing.pairs
     pairs.sort(key=lambda pair: (pair.name, pair.image))
     for first, second in pairwise(pairs):
@@ -96,13 +96,6 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
                 lenient,
             )
             break
-    if len({pair.mask is None for pair in pairs}) > 1:
-        _refuse(
-            f"{path}: some parts of {split} have masks and some have none; describe them as two "
-            "data sets",
-            listing,
-            lenient,
-        )
 
 
 def _left_out(listing: Listing, used: Container[Path | None]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from fakd.data.folders import described_folder
 from fakd.data.matching import Listing, listed
 from fakd.data.published import read_published, recognised
 from fakd.data.scan import files_below
+from fakd.data.unlabelled import unlabelled_pairs
 from fakd.errors import InputError, some
 from fakd.inspection.annotations import AFTER_MASKS, BEFORE_MASKS, annotations_in, draw_masks
 from fakd.inspection.annotations.regions import Annotations
@@ -101,7 +102,18 @@ def open_listed(data: SegmentationData) -> Opened:
 
 def _described(root: Path, described: Description, origin: str) -> Opened:
     title = described.name or root.resolve().name
-    return Opened(title, origin, root, described, listed(root, described, lenient=True))
+    splits = listed(root, described, lenient=True)
+    train, val = splits
+    try:
+        more, doubts = unlabelled_pairs(described.unlabelled, root, train.pairs, val.pairs)
+    except InputError as error:
+        train.refusals.append(str(error))
+    else:
+        train.doubts += doubts
+        if more:
+            said = "further training images have no labels: fakd distill lets the teacher speak"
+            train.remarks.append(f"{len(more)} {said}")
+    return Opened(title, origin, root, described, splits)
 
 
 def _published(path: Path) -> Opened | None:

@@ -117,7 +117,8 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
         if group.kind == "image" and not any(group in (match.images, match.masks) for match in used)
     ]
     remarks = [
-        f"{len(group.files)} images in {group.folder or '.'} have no masks and are not used"
+        f"{len(group.files)} images in {group.folder or '.'} have no masks and are not used; if a "
+        f"teacher shall speak for them, add unlabelled: {group.folder or '.'}"
         for group in rest
     ]
     masks = root / one.masks.folder

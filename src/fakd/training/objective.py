@@ -147,7 +147,7 @@ class Distillation(Objective):
         student: Segmenter,
         loss: DistillationLoss,
         task: TaskLoss | None = None,
-        confidence: float = 0.5,
+        confidence: float = 0.0,
     ) -> None:
         super().__init__()
         self.confidence = confidence

@@ -1,11 +1,13 @@
 """Beginning a run: processes and device first, then the folder, the same way on every process."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,8 +16,10 @@ from torch import nn
 
 from fakd import signals
 from fakd.console import open_console, remark
-from fakd.data import SegmentationData, evaluation_samples
+from fakd.data import SegmentationData, evaluation_samples, training_batches
 from fakd.errors import InputError, some
+from fakd.inference import to_unit
+from fakd.losses.grid import labels_on_grid_of
 from fakd.processes import summed
 from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
@@ -27,6 +31,9 @@ from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
 from fakd.training.task import automatic_weights
 from fakd.types import IGNORE, Segmenter
+
+if TYPE_CHECKING:
+    from fakd.training.teacher import Teacher
 
 
 def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> Fabric:
@@ -215,6 +222,42 @@ def advice(task: Task, classes: Sequence[str], pixels: Sequence[int] | None = No
         return f"{max(pixels) / sum(pixels):.1%} of the labelled pixels are {largest}; {begin}"
     few = len(classes) == 2 and pixels is None
     return f"there are two classes; if one is rare, {begin}" if few else None
+
+
+def say_agreement(
+    console: Console, teacher: "Teacher", data: SegmentationData, settings: Settings
+) -> None:
+    """Say how often the teacher names the labelled class, where it must stand for labels."""
+    labelled = data.train.labelled_indices()
+    if not 0 < len(labelled) < len(data.train):
+        return
+    batch_size = settings.schedule.batch_size
+    last = math.ceil(min(_AGREED_ON, len(labelled)) / batch_size)
+    options: dict[str, Any] = {"lookup": teacher.lookup, "unlabelled_share": 0.0}
+    augmentation = replace(settings.augmentation, mix=None)
+    same, counted = 0, 0
+    with closing(
+        training_batches(
+            data.train, augmentation, batch_size, settings.seed, 0, last, broken="skip", **options
+        )
+    ) as batches:
+        for batch in batches:
+            logits = teacher.answer(to_unit(batch.images.to(teacher.device)), batch).logits
+            labels = labels_on_grid_of(logits, batch.labels.to(logits.device))
+            known = labels != IGNORE
+            same += int((logits.argmax(1) == labels)[known].sum())
+            counted += int(known.sum())
+    share = same / max(counted, 1)
+    console.print(
+        f"{len(data.train) - len(labelled)} of {len(data.train)} training images have no labels: "
+        f"the teacher speaks for them, which agrees with {share:.1%} of the labelled pixels of "
+        f"{last * batch_size} crops",
+        soft_wrap=True,
+    )
+
+
+_AGREED_ON = 32
+"""Images on which teacher and labels are compared before training."""
 
 
 def announce(
