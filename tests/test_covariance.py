@@ -351,7 +351,9 @@ def test_the_statistics_a_loss_receives_are_those_of_the_covariance():
     covariance.update(features, labels)
     weight = torch.randn(4, 6, 1, 1, dtype=torch.float64)
     statistics = LogitStatistics(covariance, weight, labels)
-    assert statistics.variance(True).equal(covariance.logit_variance(weight, labels, True))
+    variance = covariance.logit_variance(weight, labels, True)
+    assert statistics.variance(True).equal(variance)
+    torch.testing.assert_close(statistics.variance(True, 0.3), 0.3 * variance)
     assert statistics.covariances(True).equal(covariance.logit_covariance(weight, True))
     assert statistics.rows.eq(4).equal(labels == 7)
 

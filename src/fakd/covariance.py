@@ -279,13 +279,15 @@ class ClassCovariance(nn.Module):
         weight: Float[Tensor, "classes channels size size"] | None,
         labels: Integer[Tensor, "batch rows cols"],
         spare_own_class: bool = False,
+        factor: float = 1.0,
     ) -> Float[Tensor, "batch classes rows cols"]:
         r"""Variance of each logit when every pixel's feature varies as its class does.
 
         For a 1x1 classifier :math:`v_{ic} = w_c^\top \Sigma_{y_i} w_c`, one small table looked up
         by label. A k x k classifier (stride 1, padding k // 2) adds up its k * k taps, whose pixels
         vary independently. Pixels without a class do not vary. The gradient reaches ``weight``.
-        ``spare_own_class`` leaves a pixel's own class without variance.
+        ``spare_own_class`` leaves a pixel's own class without variance. All is multiplied by
+        ``factor``.
         """
         rows = class_rows(labels, self.classes, self.ignore_index)
         with torch.autocast(labels.device.type, enabled=False):
@@ -293,6 +295,8 @@ class ClassCovariance(nn.Module):
                 taps = [self.value]
             else:
                 taps = [self._table(tap) for tap in self._taps(weight)]
+            # In the small table: the map would be written once more, and its gradient.
+            taps = taps if factor == 1 else [factor * tap for tap in taps]
             if len(taps) == 1:
                 variance = look_up(taps[0], rows)
             else:
@@ -366,9 +370,12 @@ class LogitStatistics:
         """Where each pixel finds its class in a table; past the end for pixels without one."""
         return class_rows(self.labels, self.covariance.classes, self.covariance.ignore_index)
 
-    def variance(self, spare_own_class: bool = False) -> Float[Tensor, "batch classes rows cols"]:
+    def variance(
+        self, spare_own_class: bool = False, factor: float = 1.0
+    ) -> Float[Tensor, "batch classes rows cols"]:
         """Variance of each logit at each pixel; see `ClassCovariance.logit_variance`."""
-        return self.covariance.logit_variance(self.weight, self.labels, spare_own_class)
+        given = self.weight, self.labels, spare_own_class, factor
+        return self.covariance.logit_variance(*given)
 
     def covariances(self, spare_own_class: bool = False) -> Float[Tensor, "labels classes classes"]:
         """Joint covariance of the logits by class; see `ClassCovariance.logit_covariance`."""
