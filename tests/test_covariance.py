@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakd.covariance import ClassCovariance, LogitStatistics, Moments, class_moments, merge
 from references import IGNORED, class_statistics, loop_logit_variance, update_in_process
@@ -292,7 +293,48 @@ def test_memory_format_autocast_and_precision_of_the_features_do_not_matter(kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_in_a_step_waits_for_the_device(kind):
+@pytest.mark.parametrize("last", [False, True])
+def test_a_device_that_must_not_be_asked_finds_the_same(kind, last, monkeypatch):
+    features, labels = drawn(classes=9, batch=4)
+    labels[1], labels[2, 0] = IGNORED, 8
+    weight = torch.randn(9, 6, 1, 1, dtype=torch.float64, requires_grad=True)
+    if last:
+        features = features.contiguous(memory_format=torch.channels_last)
+    found = []
+    for free in (True, False):
+        monkeypatch.setattr("fakd.covariance.reading_is_free", lambda values, free=free: free)
+        covariance = ClassCovariance(9, 6, kind=kind).double()
+        covariance.update(features, labels)
+        variance = covariance.logit_variance(weight, labels)
+        (gradient,) = torch.autograd.grad(variance.square().sum(), weight)
+        found.append([*covariance.buffers(), variance, gradient])
+        assert variance.is_contiguous()
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_the_features_are_read_image_by_image():
+    """No temporary is as large as the features, which in 16 bits are not copied whole."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            nonlocal largest
+            made = function(*arguments, **(options or {}))
+            if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() != held:
+                largest = max(largest, made.numel())
+            return made
+
+    features = torch.randn(8, 32, 10, 10).bfloat16()
+    held = features.untyped_storage().data_ptr()
+    covariance = ClassCovariance(3, 32)
+    with Watch():
+        covariance.update(features, torch.randint(3, (8, 10, 10)))
+    assert largest <= features[0].numel()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_in_a_step_waits_for_the_device(kind, monkeypatch):
+    monkeypatch.setattr("fakd.covariance.reading_is_free", lambda values: False)
     # A fake tensor has no values: whatever asks for one, such as `.item()`, raises.
     with FakeTensorMode():
         covariance = ClassCovariance(4, 6, kind=kind, momentum=0.9)
@@ -309,7 +351,9 @@ def test_the_statistics_a_loss_receives_are_those_of_the_covariance():
     covariance.update(features, labels)
     weight = torch.randn(4, 6, 1, 1, dtype=torch.float64)
     statistics = LogitStatistics(covariance, weight, labels)
-    assert statistics.variance(True).equal(covariance.logit_variance(weight, labels, True))
+    variance = covariance.logit_variance(weight, labels, True)
+    assert statistics.variance(True).equal(variance)
+    torch.testing.assert_close(statistics.variance(True, 0.3), 0.3 * variance)
     assert statistics.covariances(True).equal(covariance.logit_covariance(weight, True))
     assert statistics.rows.eq(4).equal(labels == 7)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from fakd.errors import require_choice
 from fakd.processes import summed
@@ -29,11 +30,39 @@ def class_rows(
     return labels.long().masked_fill(labels == ignore_index, classes)
 
 
+def reading_is_free(values: Tensor) -> bool:
+    """Tell whether values may be asked for: a device would have to be waited for."""
+    return values.device.type == "cpu"
+
+
 def look_up(
     table: Float[Tensor, "classes channels"], rows: Int[Tensor, " batch *pixels"]
 ) -> Float[Tensor, " batch channels *pixels"]:
     """Give every pixel the table's row of its class, and zeros to pixels without one."""
-    return F.embedding(rows, F.pad(table, (0, 0, 0, 1))).movedim(-1, 1)
+    padded = F.pad(table, (0, 0, 0, 1))
+    if not reading_is_free(rows):
+        return F.embedding(rows, padded).movedim(-1, 1).contiguous()
+    # A product with the members of a dozen classes: forward and backward faster than an embedding.
+    shown, members = _members(rows.flatten(1), len(table), table.dtype)
+    return (padded[shown].mT @ members).view(len(rows), -1, *rows.shape[1:])
+
+
+def _members(
+    rows: Int[Tensor, "batch pixels"], classes: int, dtype: torch.dtype
+) -> tuple[Int[Tensor, "batch shown"], Float[Tensor, "batch shown pixels"]]:
+    """List the classes of each image, and tell 1 where a pixel is of one of them.
+
+    On a CPU only those it shows; elsewhere asking which they are would stall the device.
+    """
+    if reading_is_free(rows):
+        found = [image.unique(return_inverse=True) for image in rows]
+        shown = pad_sequence([ids for ids, _ in found], batch_first=True, padding_value=classes)
+        places = torch.stack([places for _, places in found])
+    else:
+        shown = torch.arange(classes + 1, device=rows.device).expand(len(rows), -1)
+        places = rows
+    members = torch.zeros(*shown.shape, rows.shape[1], dtype=dtype, device=rows.device)
+    return shown, members.scatter_(1, places[:, None], 1.0)
 
 
 def class_moments(
@@ -43,46 +72,59 @@ def class_moments(
     full: bool = False,
     ignore_index: int = 255,
     add_ranks: Callable[[Tensor], Tensor] = lambda share: share,
+    dtype: torch.dtype | None = None,
 ) -> Moments:
-    """Count, mean and population covariance of each class in one batch.
+    r"""Count, mean and population covariance of each class in one batch.
 
-    Sums per class, twice: once for the means, once for the squares (``full``: outer products) of
-    what remains after subtracting them. The largest temporary is as large as the features.
-    ``add_ranks`` turns this process's share of a sum into the sum over all processes.
+    The features are read once, image by image: with m the mean of a class within image b,
+
+    .. math:: n \Sigma = \sum_b \Big[ \sum_{i \in b} (x_i - m_b)^2 + n_b (m_b - \mu)^2 \Big]
+
+    as of Chan, Golub and LeVeque, 1979, which loses no digits far from zero. ``full`` sums outer
+    products instead, and looks at the features again for it. ``add_ranks`` turns this process's
+    share of a sum into the sum over all processes. In ``dtype``, or at least float32.
     """
-    pixels = features.flatten(2)
+    dtype = dtype or torch.promote_types(features.dtype, torch.float32)
     rows = class_rows(labels, classes, ignore_index).flatten(1)
-    members = pixels.new_zeros(len(rows), classes + 1, rows.shape[1])
-    members = members.scatter_(1, rows[:, None], 1.0)[:, :classes]
-    count = add_ranks(members.sum(2).long().sum(0))
-    share = count.clamp(min=1).to(pixels.dtype)[:, None]
-    mean = add_ranks(_sum_per_class(members, pixels)) / share
-    centred = _centred(pixels, mean, rows)
+    shown, members = _members(rows, classes, dtype)
+    counts = members.sum(2)
+
+    def over_images(shares: Tensor) -> Tensor:
+        total = shares.new_zeros(classes + 1, *shares.shape[2:])
+        return add_ranks(total.index_add_(0, shown.flatten(), shares.flatten(0, 1))[:classes])
+
+    sums, squares = [], []
+    for image, own, count in zip(features.flatten(2).mT, members, counts, strict=True):
+        pixels = image.to(dtype)
+        sums.append(own @ pixels)
+        if not full:
+            mean = sums[-1] / count.clamp(min=1)[:, None]
+            squares.append(own @ _centred(pixels, mean, own).square_())
+    count = over_images(counts.long())
+    share = count.clamp(min=1).to(dtype)[:, None]
+    mean = over_images(torch.stack(sums)) / share
+    near = F.pad(mean, (0, 0, 0, 1))[shown]
     if full:
+        every = zip(features.flatten(2).mT, near, members, strict=True)
+        centred = torch.stack([_centred(image.to(dtype), *own) for image, *own in every])
         return Moments(count, mean, add_ranks(_grams(centred, rows, classes)) / share[..., None])
-    return Moments(count, mean, add_ranks(_sum_per_class(members, centred.square_())) / share)
+    means = torch.stack(sums) / counts.clamp(min=1)[..., None]
+    spread = torch.stack(squares) + counts[..., None] * (means - near).square()
+    return Moments(count, mean, over_images(spread) / share)
 
 
 def _centred(
-    pixels: Float[Tensor, "batch channels pixels"],
-    mean: Float[Tensor, "classes channels"],
-    rows: Int[Tensor, "batch pixels"],
-) -> Float[Tensor, "batch channels pixels"]:
+    pixels: Float[Tensor, "pixels channels"],
+    mean: Float[Tensor, "shown channels"],
+    members: Float[Tensor, "shown pixels"],
+) -> Float[Tensor, "pixels channels"]:
     """Compute class mean minus feature, in the features' memory format: mixing them is slow."""
-    if pixels.stride(1) == 1:
-        return look_up(mean, rows).sub_(pixels)
-    table = F.pad(mean, (0, 0, 0, 1)).T.expand(len(rows), -1, -1)
-    return table.gather(2, rows[:, None].expand(-1, mean.shape[1], -1)).sub_(pixels)
-
-
-def _sum_per_class(
-    members: Float[Tensor, "batch classes pixels"], values: Float[Tensor, "batch channels pixels"]
-) -> Float[Tensor, "classes channels"]:
-    return (members @ values.transpose(1, 2)).sum(0)
+    own = members.mT @ mean if pixels.is_contiguous() else (mean.mT @ members).mT
+    return own.sub_(pixels)
 
 
 def _grams(
-    values: Float[Tensor, "batch channels pixels"], rows: Int[Tensor, "batch pixels"], classes: int
+    values: Float[Tensor, "batch pixels channels"], rows: Int[Tensor, "batch pixels"], classes: int
 ) -> Float[Tensor, "classes channels channels"]:
     """Sum the outer products of each class, at the cost of about two products per pixel.
 
@@ -101,8 +143,8 @@ def _grams(
     )
     rank = position - (count.cumsum(0) - count)[rows]
     slot = (last_block - (count + size - 1) // size)[rows] * size + rank
-    padded = values.new_zeros(blocks * size, values.shape[1])
-    padded.index_copy_(0, slot, values.transpose(1, 2).flatten(0, 1))
+    padded = values.new_zeros(blocks * size, values.shape[2])
+    padded.index_copy_(0, slot, values.flatten(0, 1))
     padded = padded.view(blocks, size, -1)
     grams = padded.transpose(1, 2) @ padded
     owner = torch.searchsorted(last_block, torch.arange(blocks, device=rows.device), right=True)
@@ -213,12 +255,13 @@ class ClassCovariance(nn.Module):
             )
         with torch.autocast(features.device.type, enabled=False):
             batch = class_moments(
-                features.to(self.mean.dtype),
+                features,
                 labels,
                 self.classes,
                 full=self.kind == "full",
                 ignore_index=self.ignore_index,
                 add_ranks=summed,
+                dtype=self.mean.dtype,
             )
             seen = self.count
             if self.effective_count is not None and self.momentum is not None:
@@ -236,13 +279,15 @@ class ClassCovariance(nn.Module):
         weight: Float[Tensor, "classes channels size size"] | None,
         labels: Integer[Tensor, "batch rows cols"],
         spare_own_class: bool = False,
+        factor: float = 1.0,
     ) -> Float[Tensor, "batch classes rows cols"]:
         r"""Variance of each logit when every pixel's feature varies as its class does.
 
         For a 1x1 classifier :math:`v_{ic} = w_c^\top \Sigma_{y_i} w_c`, one small table looked up
         by label. A k x k classifier (stride 1, padding k // 2) adds up its k * k taps, whose pixels
         vary independently. Pixels without a class do not vary. The gradient reaches ``weight``.
-        ``spare_own_class`` leaves a pixel's own class without variance.
+        ``spare_own_class`` leaves a pixel's own class without variance. All is multiplied by
+        ``factor``.
         """
         rows = class_rows(labels, self.classes, self.ignore_index)
         with torch.autocast(labels.device.type, enabled=False):
@@ -250,8 +295,10 @@ class ClassCovariance(nn.Module):
                 taps = [self.value]
             else:
                 taps = [self._table(tap) for tap in self._taps(weight)]
+            # In the small table: the map would be written once more, and its gradient.
+            taps = taps if factor == 1 else [factor * tap for tap in taps]
             if len(taps) == 1:
-                variance = look_up(taps[0], rows).contiguous()
+                variance = look_up(taps[0], rows)
             else:
                 size = round(len(taps) ** 0.5)
                 shape = (self.classes, self.classes, size, size)
@@ -323,9 +370,12 @@ class LogitStatistics:
         """Where each pixel finds its class in a table; past the end for pixels without one."""
         return class_rows(self.labels, self.covariance.classes, self.covariance.ignore_index)
 
-    def variance(self, spare_own_class: bool = False) -> Float[Tensor, "batch classes rows cols"]:
+    def variance(
+        self, spare_own_class: bool = False, factor: float = 1.0
+    ) -> Float[Tensor, "batch classes rows cols"]:
         """Variance of each logit at each pixel; see `ClassCovariance.logit_variance`."""
-        return self.covariance.logit_variance(self.weight, self.labels, spare_own_class)
+        given = self.weight, self.labels, spare_own_class, factor
+        return self.covariance.logit_variance(*given)
 
     def covariances(self, spare_own_class: bool = False) -> Float[Tensor, "labels classes classes"]:
         """Joint covariance of the logits by class; see `ClassCovariance.logit_covariance`."""

@@ -288,11 +288,12 @@ def test_a_batch_without_a_label_gives_a_finite_loss_and_gradient(make):
 
 
 @cases([make for make in LOSSES if not has(make(), MemoryContrast)])
-def test_no_step_waits_for_the_device(make):
+def test_no_step_waits_for_the_device(make, monkeypatch):
     """A fake tensor has no values: whatever asks for one, such as `.item()`, raises.
 
     All but the memory, whose labels decide how many rows are written: it waits once a batch.
     """
+    monkeypatch.setattr("fakd.covariance.reading_is_free", lambda values: False)
     with FakeTensorMode():
         loss = make()
         loss.prepare(Shown(CHANNELS, CLASSES), Shown(WIDER, CLASSES))

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fakd.covariance import CovarianceKind, LogitStatistics, check_momentum, look_up
 from fakd.errors import require_above_zero, require_at_least
-from fakd.losses.grid import precise
 from fakd.types import ClassWeighing, ClassWeights, DistillationLoss, LossInputs, Segmenter, Weight
 
 
@@ -25,23 +23,6 @@ def half_cosine(progress: float) -> float:
     (0.0, 1.0)
     """
     return (1 - math.cos(math.pi * progress)) / 2
-
-
-def divergence(
-    student: Tensor, teacher: Tensor, temperature: float, variance: Tensor | None, dim: int
-) -> Tensor:
-    r"""Compute :math:`\sum_k q_k (\log q_k - z_k / T) + \log \sum_k \exp(z_k / T + v_k / (2 T^2))`.
-
-    ``q`` is the teacher's softmax over ``dim``; without variance, this is the KL divergence.
-    """
-    student = student / temperature
-    target = F.log_softmax(teacher / temperature, dim)
-    if variance is None:
-        prediction = F.log_softmax(student, dim)
-    else:
-        raised = precise(variance) / (2 * temperature**2)
-        prediction = F.log_softmax(student + raised, dim) - raised
-    return (target.exp() * (target - prediction)).sum(dim)
 
 
 def statistics_of(inputs: LossInputs) -> LogitStatistics:

@@ -5,8 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fakd.covariance import CovarianceKind
-from fakd.losses.augmentation import AugmentedKL, divergence, half_cosine, statistics_of
-from fakd.losses.grid import on_grid_of, precise
+from fakd.losses.augmentation import AugmentedKL, half_cosine, statistics_of
+from fakd.losses.divergence import divergence
+from fakd.losses.grid import on_grid_of
 from fakd.types import ClassWeights, LossInputs, Weight
 
 
@@ -38,9 +39,9 @@ def channel_kl(
     tensor(0.1308)
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        teacher = precise(on_grid_of(student_logits, teacher_logits.detach())).flatten(2)
+        teacher = on_grid_of(student_logits, teacher_logits.detach()).flatten(2)
         variance = None if logit_variance is None else logit_variance.flatten(2)
-        maps = divergence(precise(student_logits).flatten(2), teacher, temperature, variance, dim=2)
+        maps = divergence(student_logits.flatten(2), teacher, temperature, variance, dim=2)
         if class_weights is not None:
             maps = maps * class_weights
         return temperature**2 * maps.mean()
@@ -85,5 +86,5 @@ class ChannelKL(AugmentedKL):
         logits, variance = (inputs.student.logits, inputs.teacher.logits), None
         if self.strength > 0:
             strength = self.strength * half_cosine(inputs.progress)
-            variance = strength * statistics_of(inputs).variance(self.spare_own_class)
+            variance = statistics_of(inputs).variance(self.spare_own_class, strength)
         return channel_kl(*logits, self.temperature, variance, self.class_weights)

@@ -12,11 +12,11 @@ from fakd.covariance import CovarianceKind
 from fakd.losses.augmentation import (
     AugmentedKL,
     difference_bound,
-    divergence,
     half_cosine,
     statistics_of,
     tilted_bound,
 )
+from fakd.losses.divergence import divergence
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
 from fakd.types import IGNORE, ClassWeights, LossInputs, Weight
 
@@ -58,8 +58,8 @@ def pixel_kl(
     tensor(0.1308)
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        teacher = precise(on_grid_of(student_logits, teacher_logits.detach()))
-        pixels = divergence(precise(student_logits), teacher, temperature, logit_variance, dim=1)
+        teacher = on_grid_of(student_logits, teacher_logits.detach())
+        pixels = divergence(student_logits, teacher, temperature, logit_variance, dim=1)
         mean = _reduced(pixels, student_logits.shape[1], reduction, pixel_weights)
         return mean * (temperature**2 if t_squared else 1.0)
 
@@ -173,7 +173,7 @@ class PixelKL(AugmentedKL):
                 bound = difference_bound if self.bound == "difference" else tilted_bound
                 joint = strength * statistics.covariances(self.spare_own_class), statistics.rows
                 return joint_pixel_kl(*logits, self.temperature, *joint, bound, *scale, weights)
-            variance = strength * statistics.variance(self.spare_own_class)
+            variance = statistics.variance(self.spare_own_class, strength)
         return pixel_kl(*logits, self.temperature, variance, *scale, weights)
 
     def _pixel_weights(self, inputs: LossInputs) -> Float[Tensor, "batch rows cols"] | None:
