@@ -1,6 +1,7 @@
 """Every command of "Bring your own network" runs, on tiny networks with random weights."""
 
 import shlex
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from fakd import imports
 from fakd.cli import main
-from foreign_networks import transformers_folder
+from foreign_networks import onnx_file, transformers_folder
 from test_docs import GUIDE, blocks
 
 SHORT = ["--schedule.steps=2", "--schedule.batch_size=2", "--augmentation.crop=[45,61]"]
@@ -24,7 +25,7 @@ def net(classes=12, width=8):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with everything that the guide speaks of."""
-    for library in ("transformers", "segmentation_models_pytorch", "onnxruntime", "onnxscript"):
+    for library in ("transformers", "segmentation_models_pytorch", "onnxruntime"):
         pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(imports, "_allowed", set())
@@ -37,7 +38,8 @@ def place(tmp_path, monkeypatch):
     sides = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
     program = torch.export.export(network, (images,), dynamic_shapes=sides)
     torch.export.save(program, "program.pt2")
-    torch.onnx.export(network, (images,), "model.onnx", dynamic_shapes=sides, verbose=False)
+    layers = SimpleNamespace(trunk=network[0], last=network[2])
+    onnx_file(tmp_path / "model.onnx", layers, last=False)
     for name in ("segformer", "mask2former"):
         transformers_folder(name, tmp_path / name)
     return tmp_path

@@ -69,6 +69,23 @@ def test_ones_own_network_learns_from_it_and_is_loaded_when_allowed(mine, tmp_pa
     assert main(["evaluate", f"--network={run}", "--code=own_nets.net", *DATA]) == 0
 
 
+def test_a_run_of_ones_own_network_converts_to_plain_weights(mine, tmp_path, capsys):
+    run, target = tmp_path / "run", tmp_path / "plain.pth"
+    assert main(["train", f"--network={mine}", *DATA, *SHORT, f"--run={run}"]) == 0
+    assert main(["convert", f"--source={run}", f"--target={target}"]) == 0
+    saved = torch.load(target, weights_only=True)
+    network = specs.find(mine)(12)
+    network.load_state_dict(saved["state_dict"])
+    assert saved["meta"]["CLASSES"][0] == "road"
+    images = torch.rand(1, 3, 32, 48)
+    run_network = fakd.load(run)
+    with torch.no_grad():
+        expected = run_network(images).logits
+        assert torch.equal(network.eval()(run_network.feed(images)), expected)
+    assert main(["convert", f"--source={run}", f"--target={tmp_path / 'x.safetensors'}"]) == 2
+    assert "network of ours already" in capsys.readouterr().err
+
+
 def test_adapt_names_what_it_cannot_find_out(mine, tmp_path):
     run = tmp_path / "run"
     given = ["--network=adapt", f"--network.network={mine}", "--network.network.width=5"]

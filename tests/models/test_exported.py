@@ -8,6 +8,7 @@ from torch import nn
 
 import fakd
 from fakd.models import adapt, open_network
+from foreign_networks import onnx_file
 from stand_ins import message
 
 
@@ -25,41 +26,6 @@ class Net(nn.Module):
 def original():
     torch.manual_seed(0)
     return Net().eval()
-
-
-def onnx_file(path, original, last=True, side=33, kind="FLOAT"):
-    """Write what people get from other frameworks: channels last, one size, a batch of one."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    helper, types = onnx.helper, onnx.TensorProto
-    shape = [1, side, side, 3] if last else ["batch", 3, "height", "width"]
-    weights = {
-        "w": original.trunk.weight,
-        "b": original.trunk.bias,
-        "v": original.last.weight,
-        "c": original.last.bias,
-    }
-    stored = [onnx.numpy_helper.from_array(w.detach().numpy(), n) for n, w in weights.items()]
-    nodes, name = [], "images"
-    if kind == "UINT8":
-        nodes.append(helper.make_node("Cast", [name], ["floats"], to=types.FLOAT))
-        name = "floats"
-    if last:
-        nodes.append(helper.make_node("Transpose", [name], ["first"], perm=[0, 3, 1, 2]))
-        name = "first"
-    nodes += [
-        helper.make_node("Conv", [name, "w", "b"], ["x"], strides=[4, 4], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["x"], ["y"]),
-        helper.make_node("Conv", ["y", "v", "c"], ["z"]),
-    ]
-    if last:
-        nodes.append(helper.make_node("Transpose", ["z"], ["logits"], perm=[0, 2, 3, 1]))
-    given = helper.make_tensor_value_info("images", getattr(types, kind), shape)
-    said = helper.make_tensor_value_info("logits" if last else "z", types.FLOAT, [None] * 4)
-    graph = helper.make_graph(nodes, "net", [given], [said], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
-    return str(path)
 
 
 def test_an_onnx_file_with_channels_last_and_one_size(original, tmp_path):

@@ -183,7 +183,7 @@ def test_stored_answers_are_those_of_the_samples_of_a_batch(fabric, tiny_data):
     answer = teacher.answer(batch.images / 255, batch)
     assert answer.features is None
     for index, logits in zip(batch.indices, answer.logits, strict=True):
-        wanted = teacher._answers.read("train", int(index), (32, 48)).logits
+        wanted = teacher.answers.read("train", int(index), (32, 48)).logits
         torch.testing.assert_close(logits, torch.from_numpy(wanted))
 
 
@@ -193,7 +193,7 @@ def test_stored_answers_are_cut_as_their_views_are(fabric, tiny_data):
     for index, geometry, logits in zip(
         batch.indices, batch.geometries, batch.answers[0], strict=True
     ):
-        maps = torch.from_numpy(teacher._answers.read("train", int(index), (32, 48)).logits)
+        maps = torch.from_numpy(teacher.answers.read("train", int(index), (32, 48)).logits)
         assert torch.equal(logits, cut_like(maps, geometry, (8, 12)))
 
 

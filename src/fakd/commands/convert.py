@@ -11,7 +11,8 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
     """Convert a checkpoint of mmsegmentation to .safetensors, or a network of ours to its naming.
 
     The target's ending says which: .safetensors reads an mmsegmentation .pth file and keeps its
-    class names and palette; .pth writes a state dictionary that mmsegmentation loads.
+    class names and palette; .pth writes a state dictionary that mmsegmentation loads. A network
+    brought along from another library or your own code leaves as its plain state dictionary.
 
     Args:
         source: an mmsegmentation .pth file; or a finished run or .safetensors file of ours.
@@ -22,6 +23,11 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
         raise InputError(f"{target} exists; choose another --target or give --overwrite true")
     if not target.parent.is_dir():
         raise InputError(f"the folder of --target {target} does not exist; create it first")
+    if target.suffix == ".safetensors" and (source.suffix == target.suffix or source.is_dir()):
+        raise InputError(
+            f"{source} is a network of ours already; give a --target that ends in .pth, or copy "
+            "best.safetensors"
+        )
     if target.suffix == ".safetensors":
         fakd.models.import_mmseg(source, target)
     elif target.suffix == ".pth":

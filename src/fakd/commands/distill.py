@@ -105,6 +105,7 @@ def distill(
     from fakd.training.task import TaskLoss
     from fakd.training.teacher import open_teacher, require_apart, teacher_of
     from fakd.training.validation import require_same_classes
+    from fakd.training.wiring import show_wiring, wiring
 
     run = expanded(run)
     data = fakd.data.open_data(data)
@@ -137,6 +138,10 @@ def distill(
         ) as folder:
             if (result := finished_result(fabric, folder)) is not None:
                 return result
+            wired = wiring(student, objective, data, settings, answers)
+            show_wiring(console, wired)
+            if folder:
+                folder.note(wiring=wired._asdict())
             announce(console, data, inference, doubts, teacher=answers.network, student=student)
             _compare_class_names(console, answers.network, data)
             _remark(console, answers, augmentation)
@@ -162,9 +167,9 @@ def _compare_class_names(
     console: Console, teacher: "fakd.Segmenter", data: "fakd.data.SegmentationData"
 ) -> None:
     """Warn of a teacher whose classes are called, and so perhaps ordered, differently."""
-    pairs = zip(teacher.class_names or (), data.class_names, strict=False)
-    differing = [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]
-    if differing:
+    from fakd.training.wiring import called_otherwise
+
+    if differing := called_otherwise(teacher, data):
         theirs, ours = differing[0]
         remark(
             console,

@@ -83,6 +83,7 @@ def train(
     )
     from fakd.training.task import TaskLoss
     from fakd.training.validation import require_same_classes
+    from fakd.training.wiring import show_wiring, wiring
 
     run = expanded(run)
     data = fakd.data.open_data(data)
@@ -104,6 +105,10 @@ def train(
         with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:
             if (result := finished_result(fabric, folder)) is not None:
                 return result
+            wired = wiring(network, objective, data, settings)
+            show_wiring(console, wired)
+            if folder:
+                folder.note(wiring=wired._asdict())
             announce(console, data, inference, doubts, network=network)
             weigh_classes(fabric, console, objective, data, settings, folder)
             return training.run(folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -221,11 +221,19 @@ class Section:
         }
 
     @property
+    def wiring(self) -> Mapping[str, Any] | None:
+        """Who takes part, of the first run with a teacher, or else the first; None if unknown."""
+        known = [each for run in self.runs if (each := run.environment.get("wiring"))]
+        return max(known, key=lambda each: len(each["parts"]) > 1, default=None)
+
+    @property
     def environments(self) -> list[str]:
         """The machines and versions, each once, without what differs between any two runs."""
         described: dict[str, None] = {}
         for known in (run.environment for run in self.runs):
-            if kept := {key: known[key] for key in known if key not in ("command", "started")}:
+            if kept := {
+                key: known[key] for key in known if key not in ("command", "started", "wiring")
+            }:
                 described[yaml_text(kept)] = None
         return list(described)
 

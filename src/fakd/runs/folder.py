@@ -175,6 +175,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 self.path.rmdir()
         self._held.close()
 
+    def note(self, **facts: Any) -> None:
+        """Add to what ``environment.json`` says of how the run is made."""
+        write_json(self.path / ENVIRONMENT, read_environment(self.path) | facts)
+
     def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
         """Write what the network got right on each validation image, for comparisons.
 

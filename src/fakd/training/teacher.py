@@ -194,7 +194,7 @@ class StoredTeacher(Teacher):
     """
 
     def __init__(self, answers: Answers, data: SegmentationData, fabric: Fabric) -> None:
-        self._answers, self._fabric = answers, fabric
+        self.answers, self._fabric = answers, fabric
         self.network = Silent(answers.classes, answers.class_names, answers.channels)
         self.maps = 1 if answers.channels is None else 2
         places = answers.find("train", data.train)
@@ -220,13 +220,13 @@ class StoredTeacher(Teacher):
     ) -> Float[Tensor, "1 classes height width"]:
         """Enlarge the stored map; how it was shown the image was decided then."""
         height, width = image.shape[-2:]
-        maps = self._answers.read("val", self._val[index], (height, width))
+        maps = self.answers.read("val", self._val[index], (height, width))
         logits = torch.from_numpy(maps.logits)[None].to(image.device)
         return F.interpolate(logits, (height, width), mode="bilinear")
 
     def fingerprint(self) -> str:
         """Tell that of the answers."""
-        return self._answers.fingerprint
+        return self.answers.fingerprint
 
 
 class MappedTeacher(Teacher):
@@ -239,7 +239,7 @@ class MappedTeacher(Teacher):
     """
 
     def __init__(self, teacher: Teacher, table: Sequence[Sequence[int]], names: tuple) -> None:
-        self._teacher, self._table, self._fabric = teacher, table, teacher._fabric
+        self.inner, self._table, self._fabric = teacher, table, teacher._fabric
         final = teacher.network.classifier
         channels = None if final is None else final.in_channels
         self.network = Silent(len(table), names, channels)
@@ -251,7 +251,7 @@ class MappedTeacher(Teacher):
 
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
         """Map the teacher's answer; labels tell apart what is one class to the teacher."""
-        found = self._teacher.answer(images, batch)
+        found = self.inner.answer(images, batch)
         labels = labels_on_grid_of(found.logits, batch.labels.to(images.device, non_blocking=True))
         return Prediction(map_classes(found.logits, self._table, labels), found.features)
 
@@ -259,11 +259,11 @@ class MappedTeacher(Teacher):
         self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
     ) -> Float[Tensor, "1 classes height width"]:
         """Map the teacher's answer, without any label."""
-        return map_classes(self._teacher.predict(image, index, inference), self._table)
+        return map_classes(self.inner.predict(image, index, inference), self._table)
 
     def fingerprint(self) -> str:
         """Tell that of the teacher; the recipe holds the class map."""
-        return self._teacher.fingerprint()
+        return self.inner.fingerprint()
 
 
 class MixedTeacher(Teacher):
@@ -276,7 +276,7 @@ class MixedTeacher(Teacher):
     """
 
     def __init__(self, members: Mapping[str, Teacher], weights: Sequence[float], by: By) -> None:
-        self.members, self._weights, self._by = members, weights, by
+        self.members, self.weights, self.by = members, weights, by
         first, *others = members.values()
         for each in others:
             if each.network.classes != first.network.classes:
@@ -315,7 +315,7 @@ class MixedTeacher(Teacher):
 
     @property
     def _how(self) -> tuple[Sequence[float], By]:
-        return self._weights, self._by
+        return self.weights, self.by
 
 
 class _Lookups:

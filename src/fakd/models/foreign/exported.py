@@ -1,6 +1,7 @@
 """Networks without their code, teachers only: ONNX, TorchScript, `torch.export`, functions."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -141,7 +142,11 @@ def open_exported(path: str) -> nn.Module:
             return OnnxNetwork(session, path)
         if file.suffix == ".pt2":
             return ExportedNetwork(torch.export.load(file).module())
-        return ExportedNetwork(torch.jit.load(str(file), map_location="cpu").eval())  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # That TorchScript is deprecated helps nobody who was given such a file.
+            warnings.simplefilter("ignore", FutureWarning)
+            program = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
+        return ExportedNetwork(program.eval())
     except InputError:
         raise
     except Exception as error:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -247,7 +247,9 @@ def open_smp(source: str) -> nn.Module:
 
     _reachable(source)
     try:
-        network: nn.Module = smp.from_pretrained(source)
+        # The hub's client prints that it looks in a folder.
+        with redirect_stdout(None):
+            network: nn.Module = smp.from_pretrained(source)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(

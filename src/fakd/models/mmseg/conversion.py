@@ -8,6 +8,7 @@ import torch
 from fakd.errors import InputError
 from fakd.files import expanded, write_atomically
 from fakd.models.files import load, save
+from fakd.models.foreign.adapted import Adapted
 from fakd.models.mmseg.checkpoint import load_mmseg, to_mmseg
 from fakd.models.paper import EncoderDecoder
 
@@ -32,13 +33,17 @@ def import_mmseg(source: Path | str, target: Path | str) -> None:
 def export_mmseg(source: Path | str, target: Path | str) -> None:
     """Convert a network of ours to a checkpoint that mmsegmentation loads.
 
+    A network brought along from elsewhere leaves as its own plain state dictionary, with its
+    classes' names beside it.
+
     Args:
         source: a .safetensors file, or the folder of a finished run.
         target: the .pth file to write.
+
+    Raises:
+        InputError: the network is neither one of the paper's nor one brought along.
     """
     network = load(source)
-    if not isinstance(network, EncoderDecoder):
-        raise InputError(f"{source} must hold one of the paper's networks; choose such a run")
     names = None if network.class_names is None else list(network.class_names)
     palette = None if network.palette is None else [list(colour) for colour in network.palette]
     meta = {
@@ -46,10 +51,18 @@ def export_mmseg(source: Path | str, target: Path | str) -> None:
         "PALETTE": palette,
         "dataset_meta": {"classes": names, "palette": palette},
     }
-    content = {"state_dict": to_mmseg(network), "meta": meta}
+    if isinstance(network, EncoderDecoder):
+        state = to_mmseg(network)
+    elif isinstance(network, Adapted) and list(network.parameters()):
+        state = dict(network.network.state_dict())
+    else:
+        raise InputError(
+            f"{source} must hold one of the paper's networks, or one brought along with its "
+            "weights; choose such a run"
+        )
     # Not straight into the file, whose refusal torch would take for an error of its own.
     buffer = BytesIO()
-    torch.save(content, buffer)
+    torch.save({"state_dict": state, "meta": meta}, buffer)
 
     def write(file: Path) -> None:
         file.write_bytes(buffer.getbuffer())

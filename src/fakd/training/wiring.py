@@ -1,0 +1,201 @@
+"""What teacher and student are and how they fit together: facts, and a table of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from fakd.data import SegmentationData
+from fakd.models.foreign.adapted import Adapted, Probe
+from fakd.models.foreign.probe import evaluating
+from fakd.models.normalize import Normalize
+from fakd.settings import Settings
+from fakd.training.objective import Distillation, Objective
+from fakd.training.teacher import MappedTeacher, MixedTeacher, StoredTeacher, Teacher
+from fakd.types import Segmenter
+
+_WIDEST = 80
+_BESIDE = 2
+"""Networks that a table has side by side."""
+
+
+class Wiring(NamedTuple):
+    """Who takes part in a run, and what happens between them; plain values, as JSON holds them."""
+
+    parts: list[dict[str, str]]
+    """Facts by name, of the teachers and then the student; ``role`` says which it is."""
+    between: list[str]
+    """What is done so that they fit."""
+
+
+def wiring(
+    network: Segmenter,
+    objective: Objective,
+    data: SegmentationData,
+    settings: Settings,
+    teacher: Teacher | None = None,
+) -> Wiring:
+    """Put together what is known of the networks of a run; weights and draws stay as they are."""
+    taught, size, task = teacher is not None, settings.augmentation.crop, objective.task
+    weight = 0.0 if task is None else task.settings.auxiliary_weight
+    beside = f"trained, with weight {weight:g}" if weight else "ignored"
+    student, grid = _facts(network, data, size, beside)
+    named: list[dict[str, str]] = [{"role": "student" if taught else "network", **student}]
+    between: list[str] = []
+    for role, facts, theirs in () if teacher is None else _teachers("teacher", teacher, data, size):
+        named.insert(len(named) - 1, {"role": role, **facts})
+        if theirs != grid:
+            between.append(f"the {role}'s logits are resized from stride {theirs} to {grid}")
+    if isinstance(teacher, MixedTeacher):
+        shares = ", ".join(f"{each:g}" for each in teacher.weights)
+        between.insert(0, f"the teachers' {teacher.by} is averaged, weights {shares}")
+    if isinstance(objective, Distillation):
+        between.append(_loss(objective))
+    if extra := sum(each.numel() for each in objective.learnt_with_student()):
+        between.append(f"{_count(extra)} parameters of the loss learn with the student")
+    if task is None:
+        between.append("there are no labels: the teacher's classes stand for them")
+    return Wiring(named, between)
+
+
+def _loss(objective: Distillation) -> str:
+    said = f"{type(objective.loss).__name__} compares them"
+    if (covariance := objective.covariance) is not None:
+        seen = "logits" if covariance.kind == "logits" else "features"
+        said += f", under feature augmentation by the student's {covariance.kind} covariance"
+        said += "" if seen == "logits" else f" of {seen}"
+    return said
+
+
+def _teachers(
+    role: str, teacher: Teacher, data: SegmentationData, size: tuple[int, int]
+) -> list[tuple[str, dict[str, str], str]]:
+    """List role, facts and stride of each whose answers come."""
+    if isinstance(teacher, MixedTeacher):
+        members = teacher.members.items()
+        return [found for name, each in members for found in _teachers(name, each, data, size)]
+    if isinstance(teacher, MappedTeacher):
+        found = _teachers(role, teacher.inner, data, size)
+        known, ours = teacher.inner.network.classes, data.classes
+        mapped = f"{known}, summed into the data's {ours}"
+        return [(name, {**facts, "classes": mapped}, grid) for name, facts, grid in found]
+    if isinstance(teacher, StoredTeacher):
+        channels = teacher.answers.channels
+        facts = {
+            "library": "stored answers",
+            "network": Path(teacher.answers.title).name,
+            "images": "is asked no more",
+            "logits": f"stride {teacher.stride}",
+            "features": f"{channels} channels" if channels else "not stored",
+            "classes": _classes(teacher.network, data),
+        }
+        return [(role, facts, str(teacher.stride))]
+    facts, grid = _facts(teacher.network, data, size, "ignored")
+    return [(role, facts, grid)]
+
+
+def _facts(
+    network: Segmenter, data: SegmentationData, size: tuple[int, int], beside: str
+) -> tuple[dict[str, str], str]:
+    """Say what a network is; the second is its stride."""
+    foreign = isinstance(network, Adapted)
+    probe = cast(Probe, network.probe) if foreign else None
+    heads: Sequence[str] = probe.auxiliary if probe else ()
+    stride = probe.stride if probe else None
+    if stride is None:
+        place = next(network.parameters(), torch.zeros(())).device
+        with evaluating(network):
+            seen = network(torch.zeros(1, 3, *size, device=place))
+        stride = max(1, round(size[0] / seen.logits.shape[-2]))
+        if not foreign and seen.auxiliary is not None:
+            heads = (
+                ["1"] if isinstance(seen.auxiliary, torch.Tensor) else [str(len(seen.auxiliary))]
+            )
+    count = sum(each.numel() for each in network.parameters())
+    classifier = network.classifier
+    through = f" into {probe.classifier} ({probe.kind})" if probe and probe.classifier else ""
+    normalize = getattr(network, "normalize", None)
+    normalised = "by itself"
+    if isinstance(normalize, Normalize):
+        mean, std = (
+            " ".join(f"{each:.3g}" for each in part.flatten().tolist())
+            for part in (normalize.mean, normalize.std)
+        )
+        told = f" ({probe.told_by})" if probe else ""
+        normalised = f"mean {mean}, deviation {std}{told}"
+    images = probe.sizes if probe else "any"
+    if probe and probe.order != "rgb":
+        images += f"; {probe.order}"
+    undone = f", before its {probe.activation}" if probe and probe.activation != "none" else ""
+    return {
+        "library": probe.library if probe else _library(network),
+        "network": probe.name if probe else _name(network),
+        "parameters": _count(count) if count else "not seen",
+        "images": images,
+        "normalised": normalised,
+        "logits": f"stride {stride}{undone}",
+        "features": f"{classifier.in_channels} channels{through}"
+        if classifier is not None
+        else f"not seen: {network.opaque or 'it shows only logits'}",
+        "classes": _classes(network, data),
+        "auxiliary": f"{', '.join(heads)}: {beside}" if heads else "none",
+    }, str(stride)
+
+
+def _library(network: Segmenter) -> str:
+    root = type(network).__module__.partition(".")[0]
+    return root if root == "fakd" else "own code"
+
+
+def _name(network: Segmenter) -> str:
+    config = network.config or {}
+    built = str(config.get("class_path") or type(network).__name__).rpartition(".")[2]
+    backbone = (config.get("init_args") or {}).get("backbone")
+    return f"{built} on {backbone}" if isinstance(backbone, str) else built
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e4 else f"{number:,}"
+
+
+def _classes(network: Segmenter, data: SegmentationData) -> str:
+    if network.class_names is None:
+        return f"{network.classes}, without names"
+    differing = len(called_otherwise(network, data))
+    said = f"{differing} called otherwise than the data's" if differing else "named as the data's"
+    return f"{network.classes}, {said}"
+
+
+def called_otherwise(network: Segmenter, data: SegmentationData) -> list[tuple[str, str]]:
+    """List a network's class names that differ from the data's at the same place, and these."""
+    pairs = zip(network.class_names or (), data.class_names, strict=False)
+    return [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]
+
+
+def rows_of(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """Lay facts out in rows: the fact's name, then each network's; the roles come first.
+
+    >>> rows_of([{"role": "teacher", "classes": "3"}, {"role": "student", "images": "any"}])
+    [('', 'teacher', 'student'), ('classes', '3', ''), ('images', '', 'any')]
+    """
+    names = dict.fromkeys(name for each in parts for name in each if name != "role")
+    heading = ("", *(each["role"] for each in parts))
+    return [heading, *((name, *(each.get(name, "") for each in parts)) for name in names)]
+
+
+def show_wiring(console: Console, wired: Wiring) -> None:
+    """Print the networks side by side, at most 80 letters wide, and what is done between them."""
+    for first in range(0, len(wired.parts), _BESIDE):
+        heading, *rows = rows_of(wired.parts[first : first + _BESIDE])
+        table = Table(box=None, header_style="bold", width=min(_WIDEST, console.width))
+        for number, name in enumerate(heading):
+            table.add_column(name, overflow="fold", ratio=1 if number else None, no_wrap=not number)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for each in wired.between:
+        console.print(Padding(each, (0, 0, 0, 1)), width=min(_WIDEST, console.width))
