@@ -13,6 +13,7 @@ from typing import Any, Literal
 from fakd.comparing.cell import Cell
 from fakd.errors import InputError
 from fakd.settings import Hardware
+from fakd.threads import free_cores
 
 Work = Callable[..., None]
 """Called with a cell, the environment of its process, and perhaps what says to stop."""
@@ -45,8 +46,7 @@ class LocalEngine(Engine):
     """Runs on this machine, each with its own GPUs or its share of the processor's cores."""
 
     def __init__(self, hardware: Hardware, parallel: int | None) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._free = environments(hardware, parallel, _gpus(hardware.accelerator), cores or 1)
+        self._free = environments(hardware, parallel, _gpus(hardware.accelerator), free_cores())
         self.slots = len(self._free)
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(self.slots, "fakd-run")
