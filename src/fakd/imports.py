@@ -2,9 +2,11 @@
 
 import difflib
 import hashlib
+import inspect
 import os
 import re
 import sys
+import sysconfig
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -70,7 +72,8 @@ def find(path: str) -> Any:
     """Import what a class path names, or a function in a file, ``path/to/net.py:function``.
 
     Raises:
-        InputError: there is no such module or file, or nothing of that name in it.
+        InputError: there is no such module or file, or nothing of that name in it, or it is of
+            Python's own library.
 
     >>> find("fakd.errors.InputError")
     <class 'fakd.errors.InputError'>
@@ -83,10 +86,27 @@ def find(path: str) -> Any:
             raise InputError(f"expected a dotted path such as fakd.models.pspnet, got {path!r}")
         owner = _module(module, path)
     try:
-        return getattr(owner, name)
+        found = getattr(owner, name)
     except AttributeError as error:
         known = getattr(owner, "__all__", None) or vars(owner)
         raise InputError(f"there is no {path}{nearest(name, known)}") from error
+    if _is_pythons_own(found):
+        raise InputError(
+            f"{path} comes with Python itself, where there are no networks, losses, data or "
+            "transforms; it was not run"
+        )
+    return found
+
+
+def _is_pythons_own(found: Any) -> bool:
+    """Tell what nobody means in a recipe, and somebody might to do harm, such as os.system."""
+    if not (isinstance(found, type) or inspect.isroutine(found)):
+        return False
+    module = sys.modules.get(found.__module__ or "builtins")
+    file = getattr(module, "__file__", None)
+    inside = file is None or Path(file).is_relative_to(sysconfig.get_paths()["stdlib"])
+    root = (found.__module__ or "builtins").partition(".")[0]
+    return root in sys.stdlib_module_names and inside
 
 
 def _module(module: str, path: str) -> Any:
