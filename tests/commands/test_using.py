@@ -176,10 +176,11 @@ def test_the_demo_compares_and_draws_and_continues(tmp_path, capsys, monkeypatch
     assert (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns == before
 
 
-def test_the_verdict_says_which_way_and_admits_noise():
-    assert "CWD was better than the student alone (+4.00 mIoU)" in verdict(30.0, 34.0, 34.2)
-    assert "FAKD was worse than the student alone (-3.00 mIoU)" in verdict(30.0, 30.0, 27.0)
-    assert "no different from CWD (+0.20 mIoU" in verdict(30.0, 34.0, 34.2)
+def test_the_demo_gives_differences_and_no_verdict():
+    text = verdict(30.0, 34.0, 34.2)
+    assert "CWD scored +4.00 mIoU against the student alone" in text
+    assert "FAKD +4.20 against the student alone and +0.20 against CWD" in text
+    assert not any(word in text for word in ("better", "worse", "no different"))
 
 
 @pytest.mark.parametrize("command", ["train", "distill", "evaluate", "predict", "demo"])
