@@ -35,7 +35,7 @@ def test_a_recipe_parses_and_takes_a_step(path: Path, tiny_data: SegmentationDat
     recipe = yaml.safe_load(path.read_text())
     command = "distill" if "teacher" in recipe else "train"
     config = cli.parse(command, [f"--recipe={path}"])
-    trained = config[cli.TRAINED[command]]
+    trained = config[cli.TRAINED[command][0]]
     torch.manual_seed(0)
     # The same widths on the smallest backbone: pretrained weights are not needed for one step.
     trained["init_args"] |= {"backbone": "mobilenetv3_small_050", "weights": None}

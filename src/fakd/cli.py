@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": "fakd.commands.demo.demo",
     "train": "fakd.commands.train.train",
     "distill": "fakd.commands.distill.distill",
+    "check": "fakd.commands.doctor.doctor",
     "compare": "fakd.commands.compare.compare",
     "report": "fakd.commands.report.report",
     "tables": "fakd.commands.tables.tables",
@@ -49,7 +50,9 @@ POSITIONAL = {
     "classes": "teacher data",
 }
 # A network that is to be trained is built last, when the data have said how many classes there are.
-TRAINED = {"train": "network", "distill": "student"}
+TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", "network")}
+# Those whose exit code is 1 unless their result says so.
+JUDGING = {"data check": "usable", "check": "ready"}
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
@@ -71,6 +74,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
                --data FOLDER --run runs/student      FAKD by default
                or any network: hf:FOLDER, smp:Unet, torchvision:NAME, net.py:FUNCTION, FILE.onnx
+  fakd check   ARGUMENTS OF distill OR train         is all right? one page, before a long run
   fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
                --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
   fakd report runs/comparison                        one HTML file that answers whether it helped
@@ -141,7 +145,7 @@ def _run(given: list[str]) -> int:
         print(explained)
         return 0
     result = _function(name)(**_built(name, parse(name, rest)))
-    return int(name == "data check" and not result["usable"])
+    return int(name in JUDGING and not result[JUDGING[name]])
 
 
 def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
@@ -284,7 +288,7 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
     for key in named:
         require_there(key, arguments[key])
-    if name in TRAINED:
+    if name in TRAINED and arguments["run"] is not None:
         refuse_taken(expanded(arguments["run"]), arguments["existing"])
     counted = "data" in arguments
     for key in named:
@@ -294,12 +298,12 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         arguments[key] = specs.checked(spec, key, package=PACKAGES[key], counted=counted)
     import torch
 
-    trained = TRAINED.get(name)
+    trained = TRAINED.get(name, ())
     try:
-        for key in sorted(named, key=lambda each: (each == trained, each != "data")):
+        for key in sorted(named, key=lambda each: (each in trained, each != "data")):
             if "seed" in arguments:
                 torch.manual_seed(arguments["seed"])
-            arguments[key] = _part(key, arguments[key], arguments.get("data"), key == trained)
+            arguments[key] = _part(key, arguments[key], arguments.get("data"), key in trained)
     except ValueError as error:
         # A class refuses its arguments.
         raise InputError(str(error)) from error
@@ -343,7 +347,7 @@ def _explained(name: str, rest: Sequence[str]) -> str | None:
 def _part_explained(name: str, key: str, value: str) -> str:
     function = specs.find(specs.full_path(value, PACKAGES[key]))
     parser = ArgumentParser()
-    skip: set[str | int] = {"classes"} if key == TRAINED.get(name) else set()
+    skip: set[str | int] = {"classes"} if key in TRAINED.get(name, ()) else set()
     add = parser.add_class_arguments if inspect.isclass(function) else None
     (add or parser.add_function_arguments)(function, key, as_group=False, skip=skip)
     return help_pages.arguments(f"fakd {name} --{key} {value}", _purpose(function), parser)

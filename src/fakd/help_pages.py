@@ -63,6 +63,15 @@ PAGES = {
         "schedule.learning_rate augmentation.crop hardware.precision existing",
         ("student", "distillation", "data"),
     ),
+    "check": Page(
+        (
+            "fakd check --teacher hf:FOLDER --student smp:Unet --data FOLDER --out overlays.png",
+            "fakd check --network pspnet --network.backbone resnet50 --data FOLDER",
+            "fakd check --recipe runs/student/recipe.yaml",
+        ),
+        "teacher student network data recipe out distillation schedule.steps schedule.batch_size "
+        "schedule.learning_rate optimizer.kind augmentation.crop hardware.precision",
+    ),
     "compare": Page(
         (
             "fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18 "

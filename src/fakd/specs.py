@@ -97,10 +97,19 @@ def with_claims(spec: Any) -> Any:
     """Hand what is said of a foreign network, and its builder does not take, to `adapt`.
 
     ``{class_path: net.py:net, init_args: {width: 8, mean: [0, 0, 0]}}`` becomes an ``adapt`` with
-    ``mean``, whose network is a ``net`` of that width.
+    ``mean``, whose network is a ``net`` of that width. What is said of plain weights is said of the
+    network named beside them.
     """
     path = spec.get("class_path") if isinstance(spec, Mapping) else None
     given = dict(spec.get("init_args") or {}) if isinstance(spec, Mapping) else {}
+    if path == "fakd.models.load" and given.get("network") is not None:
+        beside, (known, _) = given.pop("network"), parameters(path)
+        beside = _as_spec(beside) if isinstance(beside, str) else beside
+        if is_spec(beside):
+            said = {name: given.pop(name) for name in [*given] if name not in known}
+            inner = {**beside, "init_args": {**(beside.get("init_args") or {}), **said}}
+            beside = with_claims(inner)
+        return written(path, **given, network=beside)
     opener = str(path).startswith("fakd.models.open_")
     if not isinstance(path, str) or "." not in path or (path.startswith("fakd.") and not opener):
         return spec

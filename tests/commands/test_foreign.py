@@ -136,6 +136,15 @@ def test_plain_weights_are_loaded_into_the_network_named_beside_them(mine, tmp_p
     spec = yaml.safe_load(Path("run/recipe.yaml").read_text())["teacher"]["init_args"]
     assert spec["path"] == "weights.pth"
     assert spec["network"]["init_args"]["width"] == 6
+    fed = [*given, "--teacher.mean=[0.5,0.5,0.5]", "--teacher.classifier='2'"]
+    assert main(["distill", *fed, *DATA, *SHORT, "--run=fed"]) == 0
+    told = yaml.safe_load(Path("fed/recipe.yaml").read_text())["teacher"]["init_args"]["network"]
+    assert told["init_args"]["mean"] == [0.5, 0.5, 0.5]
+    assert told["init_args"]["network"]["init_args"]["width"] == 6
+    assert main(["distill", "--recipe=fed/recipe.yaml", "--run=again"]) == 0
+    files = [Path(run, "final.safetensors").read_bytes() for run in ("run", "fed", "again")]
+    assert files[0] != files[1] == files[2]
+    assert main(["distill", *given, "--teacher.wdth=3", *DATA, *SHORT, "--run=x"]) == 2
     loaded = fakd.load("weights.pth", network)
     assert torch.equal(loaded.network[2].weight, torch.load("weights.pth")["2.weight"])
 

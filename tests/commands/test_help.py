@@ -89,7 +89,7 @@ def test_numbers_in_a_row_are_a_list(value):
 @pytest.mark.parametrize(
     ("command", "wrong", "answer"),
     [
-        ("evaluate", "hardware.threads", "that is for fakd train, distill, compare"),
+        ("evaluate", "hardware.threads", "that is for fakd train, distill, check, compare"),
         ("evaluate", "hardware.workers", "did you mean workers"),
         ("train", "schedule.optimizer", "did you mean optimizer"),
         ("train", "teacher", "that is for fakd distill"),

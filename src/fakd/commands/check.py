@@ -75,7 +75,7 @@ def check(
     picture = _draw(console, inspection, out)
     if save is not None:
         _save(console, inspection, save)
-    _print_findings(console, inspection.findings)
+    print_findings(console, inspection.findings)
     return _summary(inspection, picture)
 
 
@@ -111,7 +111,8 @@ def _print(console: Console, inspection: "Inspection") -> None:
         console.print(class_histogram(inspection))
 
 
-def _print_findings(console: Console, findings: "list[Finding]") -> None:
+def print_findings(console: Console, findings: "list[Finding]") -> None:
+    """Print what to fix, the most important first."""
     from fakd.inspection import Weight
 
     if not findings:

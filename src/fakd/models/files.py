@@ -180,7 +180,7 @@ def load_plain(path: Path, network: Segmenter | nn.Module) -> Segmenter:
     content = read_file(path)
     own = isinstance(content, Mapping) and content.keys() == foreign.state_dict().keys()
     load_strictly(foreign, content if own else network_state(content, str(path)), path)
-    inner = specs.spec_of(foreign)
+    inner = network.origin if isinstance(network, Adapted) else specs.spec_of(foreign)
     made = adapt(network)
     if inner is not None:
         made.origin = specs.written("fakd.models.load", path=str(path), network=inner)

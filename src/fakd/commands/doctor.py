@@ -1,0 +1,293 @@
+"""`fakd check`: whether a long run would be worth its time, on one page."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+import fakd
+from fakd.errors import InputError
+from fakd.settings import (
+    Augmentation,
+    Broken,
+    Existing,
+    Freeze,
+    Hardware,
+    Inference,
+    Intervals,
+    Optimizer,
+    Schedule,
+    Settings,
+    Stopping,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from fakd.data import SegmentationData
+    from fakd.inspection import Finding
+    from fakd.training.teacher import Teacher
+    from fakd.training.trial import Asked, Trial
+
+_DATA_SECONDS, _TEACHER_SECONDS, _FEEDING_SECONDS, _STEP_SECONDS = 5.0, 6.0, 8.0, 10.0
+
+
+def doctor(
+    data: "fakd.data.SegmentationData | str | Path",
+    student: "fakd.Segmenter | str | Path | Any | None" = None,
+    teacher: "fakd.Segmenter | fakd.answers.Source | str | Path | Any | None" = None,
+    network: "fakd.Segmenter | str | Path | Any | None" = None,
+    out: Path | None = None,
+    run: str | Path | None = None,
+    distillation: "fakd.DistillationLoss | None" = None,
+    schedule: Schedule = Schedule(),
+    optimizer: Optimizer = Optimizer(),
+    augmentation: Augmentation = Augmentation(),
+    inference: Inference = Inference(),
+    hardware: Hardware = Hardware(),
+    intervals: Intervals = Intervals(),
+    freeze: Freeze = Freeze(),
+    stopping: Stopping = Stopping(),
+    ema: float | None = None,
+    task: Task = Task(),
+    check_teacher: bool = True,
+    classes_from: dict | str | None = None,
+    broken: Broken = "stop",
+    seed: int = 0,
+    existing: Existing = "refuse",
+) -> dict[str, Any]:
+    """Look at data, networks and first steps before a long run, in under a minute.
+
+    It takes the arguments of `fakd distill`, or of `fakd train`, and writes no run. A quick pass
+    over the data, the networks side by side, what the teacher knows of a few validation images,
+    every loss term, how large the distillation's gradient is against the task's, a few steps at the
+    highest learning rate, memory and time. It ends in "ready", exit code 0, or in what to change,
+    exit code 1, the most important first.
+
+    Args:
+        data: images: a folder, a .yaml file, or "scenes" for the built-in data.
+        student: what is to be distilled into.
+        teacher: whose answers it is to learn from.
+        network: what is to be trained without a teacher.
+        out: a PNG with eight validation images, their labels and the teacher's answers; an existing
+            one is replaced. None writes nothing.
+        run: where the run would go; a folder that is taken is refused.
+        distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
+        schedule: how long and how fast to train.
+        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
+        augmentation: how training images are varied.
+        inference: how images are shown to the networks when they are evaluated.
+        hardware: where and how to compute; one device is tried.
+        intervals: how often to log, save and evaluate.
+        freeze: which weights stay as they are.
+        stopping: when to end before the last step.
+        ema: share of itself that a moving average of the weights keeps.
+        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
+        check_teacher: whether the run is to evaluate the teacher first; here it always is.
+        classes_from: a .yaml file that says which of the teacher's classes each of the data's is.
+        broken: what to do about a training image or mask that cannot be read.
+        seed: all that is random in the run derives from it.
+        existing: what to do where a finished run already is.
+
+    Returns:
+        What was found, as JSON holds it; ``ready`` says whether nothing must be changed.
+    """
+    # Imported here because `fakd check --help` need not wait for it.
+    from fakd.inspection.readiness import require_labels
+    from fakd.training import trial
+    from fakd.training.loop import Training
+    from fakd.training.objective import Distillation, Supervised
+    from fakd.training.start import console_of, start
+    from fakd.training.task import TaskLoss
+    from fakd.training.teacher import open_teacher, require_apart, teacher_of
+    from fakd.training.validation import require_same_classes
+    from fakd.training.wiring import show_wiring, wiring
+
+    if (student is None) == (network is None) or (teacher is not None and student is None):
+        raise InputError(
+            "expected --student and --teacher, for fakd distill, or --network, for fakd train"
+        )
+    if student is not None and teacher is None:
+        raise InputError("expected a --teacher beside --student; give --network to train alone")
+    if out is not None and out.suffix.lower() != ".png":
+        raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
+    data = fakd.data.open_data(data)
+    schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
+    hardware, devices = replace(hardware, devices=1), hardware.devices
+    asked = None if teacher is None else open_teacher(teacher, data.classes)
+    learner = network if student is None else student
+    learner = fakd.models.open_network(learner, data.classes, trained=True)
+    require_same_classes(learner, data)
+    doubts = require_labels(data, unlabelled=teacher is not None, skip=broken == "skip")
+    if isinstance(asked, fakd.Segmenter):
+        require_apart(asked, learner)
+    wanted = Settings.of(locals())
+    # Every step at the highest learning rate, on the share of one device.
+    batch_size = max(1, schedule.batch_size // devices)
+    steps = replace(schedule, shape="constant", warmup=0, batch_size=batch_size)
+    settings = replace(wanted, schedule=steps)
+    fabric = start(hardware, seed)
+    console = console_of(fabric)
+    if classes_from is not None and asked is not None:
+        asked = fakd.answers.Mapped(asked, classes_from)
+    answers = None if asked is None else teacher_of(asked, data, fabric, hardware)
+    by_labels = TaskLoss(task, data.classes) if data.train.labelled else None
+    objective: Distillation | Supervised
+    if answers is None:
+        objective = Supervised(TaskLoss(task, data.classes))
+    else:
+        loss = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
+        objective = Distillation(answers.network, learner, loss, by_labels)
+    quiet = Console(quiet=True)
+    training = Training(fabric, learner, objective, data, settings, quiet, "check", answers)
+    counts = f"{len(data.train):,} training and {len(data.val):,} validation images"
+    console.print(f"{data.name}: {counts}, {data.classes} classes", style="bold")
+    show_wiring(console, wiring(learner, objective, data, settings, answers))
+
+    findings = _of_data(data, doubts)
+    known = _asked(answers, data, settings, findings)
+    if answers is not None:
+        findings += trial.of_names(answers.network, data)
+    tried = trial.try_steps(training, _STEP_SECONDS)
+    findings += trial.of_steps(tried, learner, schedule, optimizer)
+    findings += [
+        trial.noted(f"{role}: {each}")
+        for role, one in (("teacher", answers and answers.network), ("student", learner))
+        for each in (one.remarks if one else ())
+    ]
+    console.print(_measured(known, tried, wanted, data))
+    picture = _draw(console, out, data, known)
+    findings.sort(key=lambda each: each.weight)
+    ready = _concluded(console, findings)
+    return {
+        "ready": ready,
+        "change": [{"weight": each.weight.name.lower(), "text": each.text} for each in findings],
+        "teacher_miou": None if known is None else 100 * known.scores.miou,
+        "terms": dict(tried.terms),
+        "gradient_ratio": tried.ratio,
+        "losses": list(tried.losses),
+        "step_seconds": tried.step_seconds,
+        "seconds": _seconds(tried, wanted, data),
+        "peak_memory_bytes": tried.memory,
+        "picture": picture,
+    }
+
+
+def _of_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
+    """Look the files over for some seconds; data that are drawn have none."""
+    from fakd.data.samples import PairedSplit
+    from fakd.inspection import Finding, Weight, inspected
+
+    found = [Finding(Weight.HARMS, each) for each in doubts]
+    if all(isinstance(each, PairedSplit) for each in (data.train, data.val)):
+        with_time = inspected(data, seconds=_DATA_SECONDS).findings
+        found += [each for each in with_time if each.weight is not Weight.TELLS]
+    return found
+
+
+def _asked(
+    teacher: "Teacher | None", data: "SegmentationData", settings: Settings, findings: list
+) -> "Asked | None":
+    """Ask the teacher about a few images, and judge what it says."""
+    from fakd.inspection import Finding, Weight
+    from fakd.training import trial
+    from fakd.training.validation import refuse_degenerate_teacher
+
+    if teacher is None or not teacher.scored:
+        findings += [trial.noted(each) for each in ([] if teacher is None else teacher.remarks)]
+        return None
+    try:
+        known = trial.ask(teacher, data, settings, _TEACHER_SECONDS)
+    except FloatingPointError as error:
+        raise InputError(f"the teacher's answers are infinite or NaN: {error}") from error
+    better = trial.fed_better(teacher, data, settings, known, _FEEDING_SECONDS)
+    findings += [better] if better else []
+    try:
+        refuse_degenerate_teacher(known.scores, f"{len(known.samples)} images of {data.name}")
+    except InputError as error:
+        findings.append(Finding(Weight.STOPS, str(error)))
+    return known
+
+
+def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> float:
+    """Extrapolate from the steps that were made to the whole run."""
+    steps, workers = settings.schedule.steps, settings.hardware.workers
+    reading = tried.batch_seconds / max(1, workers)
+    step = max(tried.step_seconds, reading) if workers else tried.step_seconds + reading
+    every = settings.intervals.evaluate or -(-steps // 10)
+    total = steps * step + -(-steps // every) * len(data.val) * tried.image_seconds
+    minutes = settings.stopping.minutes
+    return total if minutes is None else min(total, 60 * minutes)
+
+
+def _measured(
+    known: "Asked | None", tried: "Trial", settings: Settings, data: "SegmentationData"
+) -> Table:
+    """Lay out what was measured, a line for each."""
+    schedule = settings.schedule
+    rows = []
+    if known is not None:
+        miou, images = 100 * known.scores.miou, len(known.samples)
+        rows.append(("teacher", f"{miou:.2f} mIoU on {images} validation images"))
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in tried.terms.items())
+    rows.append(("loss terms", terms))
+    if (ratio := tried.ratio) is not None:
+        rows.append(("gradients", f"that of the distillation is {ratio:.3g} times the task's"))
+    batch = f"{schedule.batch_size} images a step"
+    rate = f"{schedule.learning_rate:g} at most, {settings.optimizer.kind}, {batch}"
+    rows.append(("learning rate", rate))
+    first, last = tried.losses[0], tried.losses[-1]
+    repeated = f"the loss of one batch goes from {first:.4g} to {last:.4g}"
+    rows.append((f"{len(tried.losses)} steps", repeated))
+    whole = timedelta(seconds=round(_seconds(tried, settings, data)))
+    spent = f"{tried.step_seconds:.3g} s a step, about {whole} for {schedule.steps:,} steps"
+    rows.append(("time", f"{spent} with evaluations"))
+    rows.append(("memory", f"{tried.memory / 1e9:.2f} GB at most so far"))
+    table = Table(box=None, show_header=False, width=80)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _draw(
+    console: Console, out: Path | None, data: "SegmentationData", known: "Asked | None"
+) -> str | None:
+    """Write validation images beside their labels and the teacher's answers."""
+    if out is None:
+        return None
+    from fakd.inspection import spread
+    from fakd.report.figures import overlay, save_grid
+    from fakd.training.trial import IMAGES
+
+    if known is None:
+        samples = [data.val[index] for index in spread(len(data.val))[:IMAGES]]
+        answers: list = []
+    else:
+        samples, answers = known.samples, known.answers
+    maps = [[each.labels for each in samples], *([answers] if answers else [])]
+    rows = [
+        [one.image, *(overlay(one.image, each[row], data.palette) for each in maps)]
+        for row, one in enumerate(samples)
+    ]
+    titles = ["image", "labels", *(["teacher"] if answers else [])]
+    shown = {int(number) for each in maps for one in each for number in one.unique()}
+    legend = {name: data.palette[i] for i, name in enumerate(data.class_names) if i in shown}
+    save_grid(out, rows, titles, legend)
+    console.print(f"{len(rows)} images: {out}", soft_wrap=True)
+    return str(out)
+
+
+def _concluded(console: Console, findings: "list[Finding]") -> bool:
+    """Print what to change; tell whether nothing must be."""
+    from fakd.commands.check import print_findings
+    from fakd.inspection import Weight
+
+    ready = not any(each.weight is Weight.STOPS for each in findings)
+    print_findings(console, findings)
+    style = "bold green" if ready else "bold red"
+    console.print("ready" if ready else "not ready", style=style)
+    return ready

@@ -1,0 +1,301 @@
+"""Before a long run: what its teacher knows of a few images, and what its first steps do."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Integer
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from fakd.data import Batch, Sample, SegmentationData
+from fakd.errors import InputError
+from fakd.inference import predict_classes, to_unit
+from fakd.inspection import Finding, Weight, spread
+from fakd.metrics import Scores, confusion_matrix
+from fakd.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from fakd.settings import Optimizer, Schedule, Settings
+from fakd.training.loop import Training
+from fakd.training.result import peak_memory
+from fakd.training.teacher import MappedTeacher, NetworkTeacher, Teacher
+from fakd.training.validation import refuse_degenerate_teacher
+from fakd.types import Segmenter
+
+IMAGES = 8
+"""Validation images that a teacher is asked about."""
+_FED = {
+    "ImageNet's": (IMAGENET_MEAN, IMAGENET_STD),
+    "to [-1, 1]": ((0.5,) * 3, (0.5,) * 3),
+    "to [0, 1]": ((0.0,) * 3, (1.0,) * 3),
+    "to [0, 255]": ((0.0,) * 3, (1 / 255,) * 3),
+}
+"""Ways in which published networks normalise images."""
+_BETTER = 0.02
+"""Of mIoU, that another normalisation must gain on few images to be more than chance."""
+_STEPS = 8
+_FEWEST = 3
+_LOST = 2.0
+"""How many times larger than at the start the loss of a batch that is repeated must not become."""
+_UNBALANCED = 100.0
+"""How many times smaller one of two gradients is where it no longer matters."""
+
+
+class Asked(NamedTuple):
+    """What a teacher answered for a few validation images."""
+
+    scores: Scores
+    samples: list[Sample]
+    answers: list[Integer[Tensor, "height width"]]
+
+
+def ask(teacher: Teacher, data: SegmentationData, settings: Settings, seconds: float) -> Asked:
+    """Ask a teacher about a few validation images, evenly spread, as the time allows."""
+    classes = teacher.network.classes
+    matrix = torch.zeros(classes, classes, dtype=torch.long)
+    samples, answers, until = list[Sample](), list[Tensor](), time.monotonic() + seconds
+    for index in spread(len(data.val))[:IMAGES]:
+        sample = data.val[index]
+        if sample.labels is None:
+            continue
+        image = to_unit(sample.image[None].to(teacher.device))
+        found = teacher.predict(image, index, settings.inference).argmax(1)[0].cpu()
+        matrix += confusion_matrix(found, sample.labels, classes)
+        samples.append(sample)
+        answers.append(found)
+        if time.monotonic() > until:
+            break
+    return Asked(Scores.from_matrix(matrix), samples, answers)
+
+
+@contextmanager
+def _fed(normalize: Normalize, mean: Sequence[float], std: Sequence[float]) -> Iterator[None]:
+    """Let a network normalise otherwise for a while."""
+    before = normalize.mean, normalize.std
+    normalize.mean = torch.tensor(mean).view(-1, 1, 1).to(before[0])
+    normalize.std = torch.tensor(std).view(-1, 1, 1).to(before[1])
+    try:
+        yield
+    finally:
+        normalize.mean, normalize.std = before
+
+
+def fed_better(
+    teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
+) -> Finding | None:
+    """Find a usual way to normalise images with which a network knows more of the same images."""
+    inner = teacher.inner if isinstance(teacher, MappedTeacher) else teacher
+    normalize = getattr(inner.network, "normalize", None)
+    known = isinstance(inner, NetworkTeacher) and isinstance(normalize, Normalize)
+    if not known or not isinstance(normalize, Normalize) or normalize.mean.numel() != 3:
+        return None
+    own = torch.stack([normalize.mean.flatten(), normalize.std.flatten()]).cpu()
+    found, until = {"": 0.0}, time.monotonic() + seconds
+    for name, how in _FED.items():
+        if time.monotonic() < until and not torch.allclose(own, torch.tensor(how), atol=2e-3):
+            with _fed(normalize, *how):
+                scores = ask(teacher, data, settings, seconds / len(_FED)).scores
+            # One that names a class everywhere may come out higher by chance.
+            with suppress(InputError):
+                refuse_degenerate_teacher(scores, data.name)
+                found[name] = scores.miou
+    name = max(found, key=lambda each: found[each])
+    here = asked.scores.miou
+    if not found[name] > max(here + _BETTER, 1.1 * here):
+        return None
+    mean, std = ([round(x, 4) for x in part] for part in _FED[name])
+    return Finding(
+        Weight.STOPS if found[name] > 1.5 * here else Weight.HARMS,
+        f"the teacher scores {100 * here:.1f} mIoU on images as it is shown them, and "
+        f"{100 * found[name]:.1f} where they are normalised {name}; give --teacher.mean '{mean}' "
+        f"--teacher.std '{std}'",
+    )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the first steps on one batch showed."""
+
+    terms: Mapping[str, float]
+    """Every weighted loss term before the first step."""
+    task: float
+    """Norm of the gradient of the task's terms alone, over the weights of the network."""
+    distillation: float | None
+    """Of all other terms; None where there are none."""
+    losses: Sequence[float]
+    """Sum of the terms at each step, all on the same batch and at the highest learning rate."""
+    step_seconds: float
+    batch_seconds: float
+    """To read a batch in this process."""
+    image_seconds: float
+    """To evaluate one validation image."""
+    memory: int
+    """Peak, in bytes."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How large the distillation's gradient is, with the task's as the unit."""
+        if self.distillation is None or not self.task:
+            return None
+        return self.distillation / self.task
+
+
+def try_steps(training: Training, seconds: float) -> Trial:
+    """Make a few steps on the first batch; the network's weights are put back afterwards.
+
+    Args:
+        training: one without a folder, at a constant learning rate.
+        seconds: when no further step is begun, once three are made.
+    """
+    network, settings = training.network, training.settings
+    kept = {name: each.clone() for name, each in network.state_dict().items()}
+    began = time.monotonic()
+    batch = next(iter(training.batches(0)))
+    batch_seconds = time.monotonic() - began
+    try:
+        training.begin()
+        terms, task, distillation = _gradients(training, batch)
+        losses, times, until = list[float](), list[float](), time.monotonic() + seconds
+        for step in range(min(_STEPS, settings.schedule.steps)):
+            if step >= _FEWEST and time.monotonic() > until:
+                break
+            began = time.monotonic()
+            found = training.advance(0, batch, measured=False)
+            losses.append(sum(found[name].item() for name in terms))
+            times.append(time.monotonic() - began)
+            if not math.isfinite(losses[-1]):
+                break
+    finally:
+        network.load_state_dict(kept)
+    # The first step warms up.
+    step_seconds = min(times[1:] or times)
+    image_seconds = _evaluated(network, training, settings)
+    memory = peak_memory(training.fabric.device)
+    return Trial(
+        terms, task, distillation, losses, step_seconds, batch_seconds, image_seconds, memory
+    )
+
+
+def _evaluated(network: Segmenter, training: Training, settings: Settings) -> float:
+    image = training.val[0].image[None].to(training.fabric.device)
+    began = time.monotonic()
+    network.eval()
+    with training.fabric.autocast():
+        predict_classes(network, image, settings.inference).cpu()
+    return time.monotonic() - began
+
+
+def _gradients(training: Training, batch: Batch) -> tuple[dict[str, float], float, float | None]:
+    """Compute the terms of a part of a batch, and the norms of the gradients of both kinds."""
+    objective, teacher, device = training.objective, training.teacher, training.fabric.device
+    part = batch.parts(training.settings.schedule.accumulate)[0]
+    images = to_unit(part.images.to(device))
+    answer = teacher.answer(images, part) if teacher and objective.asks_teacher(0.0) else None
+    prediction = training.student(images)
+    labels = part.labels.to(device)
+    with training.fabric.autocast():
+        terms = objective(prediction, labels, part.labelled, 0.0, answer).terms
+        own = set() if objective.task is None else set(objective.task(prediction, labels))
+    weights = [each for each in training.network.parameters() if each.requires_grad]
+    groups = [[terms[name] for name in terms if (name in own) == mine] for mine in (True, False)]
+    norms = [_norm(group, weights) if group else None for group in groups]
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    return values, norms[0] or 0.0, norms[1]
+
+
+def _norm(terms: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> float:
+    total = torch.stack([term.float() for term in terms]).sum()
+    if not total.requires_grad:
+        return 0.0
+    found = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True)
+    return float(get_total_norm([each for each in found if each is not None]))
+
+
+def usual_rates(optimizer: Optimizer, batch_size: int) -> tuple[float, float]:
+    """Tell between which learning rates networks of this kind are usually trained.
+
+    Published recipes have 0.01 for SGD and 0.0001 for Adam and its kin at 16 images, within a
+    factor of 4 (8 for Adam); it grows with the batch, or with its root for Adam (Goyal et al.,
+    2017, arXiv 1706.02677; Malladi et al., 2022, arXiv 2205.10287).
+    """
+    share = batch_size / 16
+    if optimizer.kind == "SGD":
+        return 0.01 * share / 4, 0.01 * share * 4
+    return 1e-4 * share**0.5 / 8, 1e-4 * share**0.5 * 8
+
+
+def is_transformer(network: nn.Module) -> bool:
+    """Tell whether layer norms outnumber batch norms, as they do in transformers."""
+    kinds = [type(each).__name__ for each in network.modules()]
+    return sum("LayerNorm" in kind for kind in kinds) > sum("BatchNorm" in kind for kind in kinds)
+
+
+def of_steps(
+    trial: Trial, network: nn.Module, schedule: Schedule, optimizer: Optimizer
+) -> list[Finding]:
+    """Judge learning rate, optimiser and balance of the losses by the first steps."""
+    found = []
+    rate, losses = schedule.learning_rate or 0.0, trial.losses
+    low, high = usual_rates(optimizer, schedule.batch_size)
+    usual = (
+        f"{low:.2g} to {high:.2g} are usual for {optimizer.kind} at {schedule.batch_size} images"
+    )
+    finite = all(map(math.isfinite, losses))
+    if not math.isfinite(losses[0]):
+        wrong = ", ".join(name for name, value in trial.terms.items() if not math.isfinite(value))
+        text = f"the loss is not finite before any step ({wrong or 'in training mode'})"
+        found.append(Finding(Weight.STOPS, f"{text}; look at the weights and the images"))
+    elif not finite or losses[-1] > _LOST * losses[0]:
+        how = f"from {losses[0]:.3g} to {losses[-1]:.3g}" if finite else "beyond all numbers"
+        found.append(
+            Finding(
+                Weight.HARMS if schedule.warmup else Weight.STOPS,
+                f"at learning rate {rate:g} the loss of one batch rose {how} in {len(losses)} "
+                f"steps; lower --schedule.learning_rate, {usual}",
+            )
+        )
+    elif not low <= rate <= high:
+        side = "above" if rate > high else "below"
+        text = f"learning rate {rate:g} is {side} what is usual: {usual}"
+        found.append(Finding(Weight.HARMS, f"{text}; give --schedule.learning_rate"))
+    if optimizer.kind == "SGD" and is_transformer(network):
+        found.append(
+            Finding(
+                Weight.HARMS,
+                "transformers learn poorly with SGD; give --optimizer AdamW "
+                "--schedule.learning_rate 6e-5 --schedule.warmup 1500",
+            )
+        )
+    if (ratio := trial.ratio) is not None and not 1 / _UNBALANCED <= ratio <= _UNBALANCED:
+        which, end = ("swamps", "lower") if ratio > 1 else ("hardly matters beside", "raise")
+        found.append(
+            Finding(
+                Weight.HARMS,
+                f"the gradient of the distillation is {ratio:.2g} times that of the task, and so "
+                f"{which} it; {end} --distillation.weight",
+            )
+        )
+    return found
+
+
+def noted(text: str) -> Finding:
+    """Make a finding of what the user should know."""
+    return Finding(Weight.TELLS, text)
+
+
+def of_names(network: Segmenter, data: SegmentationData) -> list[Finding]:
+    """Judge whether a teacher's classes are the data's, by what they are called."""
+    theirs = [name.lower() for name in network.class_names or ()]
+    ours = [name.lower() for name in data.class_names]
+    differing = [(i, j) for i, j in zip(theirs, ours, strict=False) if i != j]
+    if not differing or len(theirs) != len(ours):
+        return []
+    first = f"the first is {differing[0][0]!r} against {differing[0][1]!r}"
+    if sorted(theirs) == sorted(ours):
+        text = f"the teacher has the data's classes in another order ({first})"
+        return [Finding(Weight.STOPS, f"{text}; map them: fakd classes, then --classes_from")]
+    text = f"{len(differing)} of {len(ours)} class names of the teacher differ ({first})"
+    return [Finding(Weight.HARMS, f"{text}; if they mean other things, map them with fakd classes")]
