@@ -70,8 +70,8 @@ class MadeUpRuns:
         recipe |= options.get("recipe", {})
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         summed = Pixels(*(counts.sum(0) for counts in pixels))
-        found = summed.hit / summed.truth
-        iou = summed.hit / (summed.truth + summed.said - summed.hit)
+        found = summed.hit / np.maximum(summed.truth, 1)
+        iou = summed.hit / np.maximum(summed.truth + summed.said - summed.hit, 1)
         classes = {
             name: {
                 "iou": round(100 * float(iou[i]), 4),

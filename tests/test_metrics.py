@@ -17,7 +17,7 @@ def loop_scores(prediction, labels, classes):
         said[p] += 1
         hit[y] += p == y
     union = [t + s - h for t, s, h in zip(truth, said, hit, strict=True)]
-    iou = [h / u for h, u in zip(hit, union, strict=True) if u]
+    iou = [h / u for h, u, t in zip(hit, union, truth, strict=True) if t]
     accuracy = [h / t for h, t in zip(hit, truth, strict=True) if t]
     return sum(iou) / len(iou), sum(accuracy) / len(accuracy), sum(hit) / sum(truth)
 
@@ -46,10 +46,10 @@ def test_a_class_absent_from_both_is_not_counted():
     assert math.isnan(float(scores.iou[2]))
 
 
-def test_a_class_only_predicted_counts_as_zero_iou_but_not_in_macc():
+def test_a_class_that_no_label_shows_counts_in_no_mean():
     labels, prediction = torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1])
     scores = Scores.from_matrix(confusion_matrix(prediction, labels, 2))
-    assert scores.miou == 0.75 / 2
+    assert scores.miou == 0.75
     assert scores.macc == 0.75
 
 

@@ -33,8 +33,8 @@ def confusion_matrix(
 class Scores:
     """Scores of a set of images, as fractions of 1; NaN where a class gives no answer.
 
-    A class absent from labels and predictions alike has no IoU and is left out of the mean; a class
-    that is only predicted has IoU 0, which counts. Same as mmsegmentation.
+    A class that no label shows is left out of the mean: predicted on a few stray pixels only, its
+    IoU of 0 would tell nothing. mmsegmentation counts it; published sets label every class.
     """
 
     iou: Float[Tensor, " classes"]
@@ -60,8 +60,8 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that have one: mIoU."""
-        return float(self.iou.nanmean())
+        """Mean IoU over the classes that labels show: mIoU."""
+        return float(self.iou[self.pixels > 0].mean())
 
     @property
     def macc(self) -> float:

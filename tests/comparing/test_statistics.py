@@ -11,6 +11,7 @@ from fakd.comparing.statistics import (
     bootstrap_differences,
     combine,
     half_width,
+    holm,
     mean_iou,
     paired_difference,
     percentile_interval,
@@ -26,7 +27,7 @@ def pixels(hit, truth, said):
 def test_mean_iou_is_that_of_the_confusion_matrix():
     torch.manual_seed(0)
     labels, said = torch.randint(0, 4, (500,)), torch.randint(0, 5, (500,))
-    # Class 4 is only predicted and counts as 0, class 5 is neither and does not count.
+    # Class 4 is only predicted, class 5 not even that: neither counts.
     matrix = confusion_matrix(said, labels, 6)
     counts = Pixels(*(each.numpy() for each in (matrix.diagonal(), matrix.sum(1), matrix.sum(0))))
     assert float(mean_iou(counts)) == pytest.approx(100 * Scores.from_matrix(matrix).miou)
@@ -143,11 +144,52 @@ def test_the_joint_interval_covers_where_either_alone_does_not():
     assert covered["images"] / times < 0.93
 
 
-def test_the_seeds_needed_are_the_first_that_do():
-    count = seeds_needed(spread=1.0, within=0.5)
-    assert half_width(1.0, count) < 0.5 <= half_width(1.0, count - 1)
-    assert seeds_needed(spread=1e-9, within=1.0) == 2
-    assert seeds_needed(spread=100.0, within=0.5) is None
-    more = seeds_needed(spread=1.0, within=0.5, over_images=0.3)
-    assert more > count
-    assert seeds_needed(spread=0.1, within=0.5, over_images=0.6) is None
+@pytest.mark.parametrize("spread", [0.7, 1.5])
+def test_the_seeds_needed_show_the_gain_in_four_of_five_comparisons(spread):
+    count = seeds_needed(spread, gain=1.0)
+    dice = np.random.default_rng(0)
+
+    def shown(seeds):
+        gains = dice.normal(1.0, spread, (4000, seeds))
+        halves = half_width(1.0, seeds) * gains.std(1, ddof=1)
+        return (gains.mean(1) > halves).mean()
+
+    assert shown(count) > 0.78
+    assert shown(count - 1) < 0.82
+
+
+def test_seeds_cannot_make_up_for_images():
+    assert seeds_needed(spread=1e-9, gain=1.0) == 3
+    assert seeds_needed(spread=100.0, gain=0.5) is None
+    assert seeds_needed(1.0, 1.0, over_images=0.5) > seeds_needed(1.0, 1.0)
+    assert seeds_needed(spread=0.1, gain=0.5, over_images=0.6) is None
+
+
+def test_holm_corrects_as_written_in_a_loop():
+    values = list(np.random.default_rng(0).uniform(0, 0.2, 9))
+    expected, worst = {}, 0.0
+    for place, value in enumerate(sorted(values)):
+        worst = max(worst, min(1.0, value * (9 - place)))
+        expected[value] = worst
+    assert holm(values) == pytest.approx([expected[value] for value in values])
+
+
+def test_the_p_value_is_that_of_the_paired_t_test():
+    from scipy.stats import ttest_rel
+
+    method, reference = [32.0, 34.5, 33.0, 31.0], [30.0, 31.0, 32.0, 30.5]
+    found = paired_difference(method, reference)
+    assert found.p_value == pytest.approx(ttest_rel(method, reference).pvalue, rel=1e-4)
+    wide = Difference(found.mean, found.spread, 4, found.over_seeds, Interval(-1.0, 5.0))
+    assert wide.p_value > found.p_value
+    assert (wide.p_value < 0.05) == (wide.interval.low > 0)
+
+
+def test_groups_are_drawn_whole():
+    method, reference = made_up_sets(np.random.default_rng(1), images=6, gain=0.1, seeds=2)
+    groups = list("aabbcc")
+    sets = method, reference
+    together = [Pixels(*(n.reshape(2, 3, 2, 3).sum(2) for n in each)) for each in sets]
+    np.testing.assert_allclose(
+        bootstrap_differences(method, reference, groups=groups), bootstrap_differences(*together)
+    )

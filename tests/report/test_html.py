@@ -103,7 +103,7 @@ def write(folders, tmp_path, **more):
 
 def test_a_grid_without_networks_is_reported_and_says_what_is_missing(grid, tmp_path, capsys):
     page = Page(write([grid.root], tmp_path))
-    assert "CWD+FA helped: +" in page.text
+    assert "CWD+FA: promising, 1 of 3: +" in page.text
     assert "over seeds only" not in page.text
     assert "PD, seed 1:" in page.text
     assert "out of memory" in page.text
@@ -113,7 +113,7 @@ def test_a_grid_without_networks_is_reported_and_says_what_is_missing(grid, tmp_
     assert "img" not in page.tags
     assert "paper mIoU" not in page.text
     printed = capsys.readouterr().out
-    assert "CWD+FA helped" in printed
+    assert "CWD+FA: promising" in printed
     assert "report.html" in printed
 
 
@@ -125,7 +125,7 @@ def test_verdicts_that_are_decided_come_first_and_large_gains_before_small_ones(
             made_up.in_grid(method, seed, 0.6 + gain + unsteady)
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
     said = ranked(references(methods)["alone"])
-    assert [each.tone for each in said] == ["helped", "helped", "hurt", "unsure"]
+    assert [each.tone for each in said] == ["standout", "standout", "standout", "unsure"]
     assert [each.text.split()[0].strip(":") for each in said] == ["CWD+FA", "CWD", "DIST", "PD"]
 
 
@@ -184,7 +184,7 @@ def test_only_failures_make_no_report(made_up, tmp_path):
 
 def test_the_verdict_comes_first(grid, tmp_path):
     text = Page(write([grid.root], tmp_path, images=0)).text
-    order = ["helped", "Failed runs", "Methods", "Classes", "Training", "Runs"]
+    order = ["promising", "Failed runs", "Methods", "Classes", "Training", "Runs"]
     places = [text.index(each) for each in order]
     assert places == sorted(places)
 

@@ -1,5 +1,6 @@
 """`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def compare(
     """
     # Imported here because `fakd compare --help` need not wait for them.
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
-    from fakd.comparing.verdict import cautions, references, sentence
+    from fakd.comparing.verdict import references, sentence
     from fakd.data import open_data
     from fakd.inspection.readiness import require_labels
     from fakd.report.methods import terminal_table
@@ -144,9 +145,8 @@ def compare(
         compared = references(found)
         failures = [each for each in outcome.failures if each.pair == pair]
         console.print(terminal_table(found, compared, failures))
-        said = [sentence(each) for comparisons in compared.values() for each in comparisons]
-        for text in (*said, *cautions(compared)):
-            console.print(text, soft_wrap=True)
+        for each in chain.from_iterable(compared.values()):
+            console.print(sentence(each), soft_wrap=True)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "

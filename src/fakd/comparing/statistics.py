@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
+from scipy.special import nctdtr, ndtri, stdtrit
 
 from fakd.runs.reading import Pixels
 
 LEVEL = 0.95
+POWER = 0.8
 RESAMPLES = 1000
 MOST_SEEDS = 100
 
@@ -37,29 +38,83 @@ class Difference:
     over_seeds: Interval | None = None
     """Student's t interval of the mean; None for one seed."""
     over_images: Interval | None = None
-    """Bootstrap interval over the images; None where the images were not counted one by one."""
+    """Bootstrap interval over the images, or groups of them; None where they were not counted."""
+    groups: int | None = None
+    """How many groups the images form; None for images that count as independent."""
 
     @property
     def interval(self) -> Interval | None:
         """Both sources together; None for one seed, which says nothing about the next one."""
-        if self.over_seeds is None or self.over_images is None:
-            return self.over_seeds
-        return combine(self.mean, self.over_seeds, self.over_images)
+        return self.at(LEVEL)
 
     @property
     def any_interval(self) -> Interval | None:
         """The interval or, for one seed, that over the images alone."""
         return self.interval or self.over_images
 
+    def at(self, level: float) -> Interval | None:
+        """Both sources together at another confidence, each widened by its own distribution."""
+        if self.over_seeds is None:
+            return None
+        free = self.seeds - 1
+        sources = [_widened(self.mean, self.over_seeds, _quantile(free, level) / _quantile(free))]
+        if self.over_images is not None:
+            wider = _quantile(None, level) / _quantile(None)
+            if self.groups is not None:
+                wider = _quantile(self.groups - 1, level) / _quantile(self.groups - 1)
+            sources.append(_widened(self.mean, self.over_images, wider))
+        return combine(self.mean, *sources) if len(sources) > 1 else sources[0]
+
+    @property
+    def p_value(self) -> float:
+        """The smallest error with which the interval leaves 0; 1 for one seed.
+
+        Without counted images it is that of the paired t test.
+        """
+        low, high = 1e-12, 1.0
+        if self.over_seeds is None or self.mean == 0:
+            return 1.0
+        while high / low > 1 + 1e-6:
+            middle = math.sqrt(low * high)
+            interval = self.at(1 - middle)
+            if interval is not None and not interval.low <= 0 <= interval.high:
+                high = middle
+            else:
+                low = middle
+        return high
+
+
+def _quantile(free: int | None, level: float = LEVEL) -> float:
+    """Half the width of a standard interval: Student's t, or the normal for no ``free``."""
+    return float(ndtri((1 + level) / 2) if free is None else stdtrit(free, (1 + level) / 2))
+
+
+def _widened(mean: float, interval: Interval, factor: float) -> Interval:
+    if factor == 1:
+        return interval
+    return Interval(mean - factor * (mean - interval.low), mean + factor * (interval.high - mean))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct the p values of a family of comparisons (Holm, Scand. J. Statist. 6, 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    raised = np.maximum.accumulate(np.asarray(p_values)[order] * factors).clip(max=1.0)
+    return [float(raised[place]) for place in np.argsort(order, kind="stable")]
+
 
 def mean_iou(pixels: Pixels) -> Float[np.ndarray, "*sets"]:
     """Mean IoU of sets of images in percent, from their summed counts.
 
-    A class neither labelled nor predicted in a set is left out of its mean, as in
-    `fakd.metrics.Scores`; NaN for a set without any class.
+    A class that is not labelled in a set is left out of its mean, as in `fakd.metrics.Scores`; NaN
+    for a set without any class.
     """
     union = pixels.truth + pixels.said - pixels.hit
-    seen = union > 0
+    seen = pixels.truth > 0
     iou = np.divide(pixels.hit, union, out=np.zeros(union.shape), where=seen)
     count = seen.sum(-1)
     empty = np.full(count.shape, math.nan)
@@ -93,13 +148,18 @@ def paired_difference(method: Sequence[float], reference: Sequence[float]) -> Di
 
 def half_width(spread: float, seeds: int) -> float:
     """Half the width of Student's t interval of a mean over seeds."""
-    return float(stdtrit(seeds - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(seeds)
+    return _quantile(seeds - 1) * spread / math.sqrt(seeds)
 
 
 def bootstrap_differences(
-    method: Pixels, reference: Pixels, resamples: int = RESAMPLES
+    method: Pixels,
+    reference: Pixels,
+    resamples: int = RESAMPLES,
+    groups: Sequence[str] | None = None,
 ) -> Float[np.ndarray, " resamples"]:
     """Draw the images anew, with replacement, and compare the methods on each draw.
+
+    With groups, such as clips, whole groups are drawn (the cluster bootstrap).
 
     A draw is the same for both methods and all seeds. Its difference is that of the mIoU of the
     whole drawn set, averaged over the seeds.
@@ -108,7 +168,14 @@ def bootstrap_differences(
         method: Counts ``[seeds, images, classes]``.
         reference: Counts of the same seeds and images.
         resamples: How many sets are drawn; always the same ones.
+        groups: Of every image.
     """
+    if groups is not None:
+        places = np.unique(groups, return_inverse=True)[1].ravel()
+        member = np.eye(places.max() + 1)[places].T
+        method, reference = (
+            Pixels(*(member @ counts for counts in each)) for each in (method, reference)
+        )
     images = method.hit.shape[1]
     chances = np.full(images, 1 / images)
     # How often each image is in each draw, [resamples, images].
@@ -125,6 +192,15 @@ def percentile_interval(differences: Float[np.ndarray, " resamples"]) -> Interva
     """Leave out the same share of draws on both sides; draws without any class do not count."""
     low, high = np.nanquantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
+
+
+def widened_for_few(mean: float, interval: Interval, groups: int) -> Interval:
+    """Widen a bootstrap interval over few groups, whose draws vary too little.
+
+    By Student's t instead of the normal, and by the factor that makes a variance unbiased.
+    """
+    factor = _quantile(groups - 1) / _quantile(None) * math.sqrt(groups / (groups - 1))
+    return _widened(mean, interval, factor)
 
 
 def combine(mean: float, *sources: Interval) -> Interval:
@@ -144,21 +220,24 @@ def combine(mean: float, *sources: Interval) -> Interval:
     return Interval(mean - low, mean + high)
 
 
-def seeds_needed(spread: float, within: float, over_images: float = 0.0) -> int | None:
-    """Count the seeds that make an interval's half width smaller than ``within``.
+def seeds_needed(spread: float, gain: float, over_images: float = 0.0) -> int | None:
+    """Count the seeds that show a true gain in 4 of 5 comparisons, by the noncentral t.
 
     Args:
-        spread: Standard deviation over seeds, taken to stay what it is.
-        within: What the half width must fall below.
+        spread: Standard deviation of the paired differences, taken to be the true one: estimated
+            from three seeds, it may be off by a factor of two.
+        gain: What shall be shown.
         over_images: Half width over the images, which no seed makes smaller.
 
     Returns:
-        At least 2; None if even 100 would not do.
+        At least 3; None if even 100 would not do.
 
-    >>> seeds_needed(spread=1.0, within=1.0)
-    7
+    >>> seeds_needed(spread=1.0, gain=1.0)
+    10
     """
-    for seeds in range(2, MOST_SEEDS + 1):
-        if math.hypot(half_width(spread, seeds), over_images) < within:
+    left = math.sqrt(max(gain**2 - over_images**2, 0.0))
+    for seeds in range(3, MOST_SEEDS + 1):
+        shift = left * math.sqrt(seeds) / max(spread, 1e-9)
+        if left and 1 - nctdtr(seeds - 1, min(shift, 30.0), _quantile(seeds - 1)) >= POWER:
             return seeds
     return None

@@ -1,32 +1,36 @@
 """Whether a method helped: compared with another on the same seeds and images, in a sentence."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations
 from statistics import median
 from typing import Literal
 
 import numpy as np
 
+from fakd.comparing.design import LEAST, Design, design_of
 from fakd.comparing.statistics import (
     Difference,
     Interval,
     bootstrap_differences,
+    holm,
     paired_difference,
     percentile_interval,
     seeds_needed,
+    widened_for_few,
 )
 from fakd.errors import InputError
+from fakd.losses import PRESETS
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.published import cell_of
 from fakd.runs.reading import ImageCounts, Methods, Pixels, Run
 
-WORTH = 0.5
-"""The smallest gain in mIoU worth naming: about what seeds differ by in published work."""
 CWD = "cwd"
-MANY = 4
-"""So many comparisons at 95 % find at least one difference where there is none in 1 of 5 cases."""
-Tone = Literal["helped", "hurt", "flat", "unsure"]
-"""What a difference amounts to."""
+_DEAD, _ALIVE = 1.0, 10.0
+"""IoU in percent below which a class has collapsed, and above which it is found."""
+Tone = Literal["helped", "hurt", "flat", "standout", "unsure"]
+"""What a difference amounts to; one that stands out among many is to be confirmed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,20 @@ class Comparison:
     difference: Difference
     time_ratio: float
     """Time of a training step over that of the reference, medians over the seeds."""
+    design: Design = field(default_factory=Design)
+    asked: int | None = None
+    """Seeds that were to count; all that do if not given."""
+    family: int = 1
+    """Comparisons that were looked at together with this one; 1 if it was planned."""
+    corrected: float | None = None
+    """p value corrected for its family."""
+    collapsed: tuple[str, ...] = ()
+    """Classes that some of the seeds find and others do not."""
+
+    @property
+    def interval(self) -> Interval | None:
+        """That of the difference, at the confidence of its look; None for one seed."""
+        return self.difference.at(self.design.level(self.difference.seeds))
 
 
 Compared = Mapping[str, Sequence[Comparison]]
@@ -51,7 +69,7 @@ def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison |
         The comparison over the seeds both have; None where they share none.
 
     Raises:
-        InputError: the runs were scored on different images or classes.
+        InputError: the runs were scored on different images or classes, or two seeds are one run.
     """
     by_seed = {run.seed: run for run in references}
     pairs = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
@@ -60,16 +78,42 @@ def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison |
     for run, reference in pairs:
         _require_same_set(pairs[0][0], run)
         _require_same_set(run, reference)
+    for side in zip(*pairs, strict=True):
+        _require_own_results(side)
     difference = paired_difference(
         [run.miou for run, _ in pairs], [reference.miou for _, reference in pairs]
     )
     counted = [(run.images, other.images) for run, other in pairs if run.images and other.images]
-    if counted:
-        ours, theirs = zip(*counted, strict=True)
-        interval = percentile_interval(bootstrap_differences(_stacked(ours), _stacked(theirs)))
-        difference = replace(difference, over_images=interval)
+    # Images that only some of the seeds have counted would tell of other seeds than the mean does.
+    if len(counted) == len(pairs):
+        difference = _over_images(difference, *zip(*counted, strict=True))
     ratio = seconds_per_step(runs) / max(seconds_per_step(references), 1e-9)
-    return Comparison(runs[0].method, references[0].method, difference, ratio)
+    design = design_of(runs[0].folder)
+    asked = len({*(design.seeds or by_seed), *(run.seed for run in runs)})
+    collapsed = {name for side in zip(*pairs, strict=True) for name in _collapsed(side)}
+    methods = runs[0].method, references[0].method
+    found = Comparison(*methods, difference, ratio, design, asked)
+    return replace(found, collapsed=tuple(sorted(collapsed)))
+
+
+def _over_images(
+    difference: Difference, ours: Sequence[ImageCounts], theirs: Sequence[ImageCounts]
+) -> Difference:
+    groups = ours[0].groups
+    count = None if groups is None else len(set(groups))
+    if count == 1:
+        return replace(difference, groups=1)
+    draws = bootstrap_differences(_stacked(ours), _stacked(theirs), groups=groups)
+    interval = percentile_interval(draws)
+    if count is not None:
+        interval = widened_for_few(difference.mean, interval, count)
+    return replace(difference, over_images=interval, groups=count)
+
+
+def _collapsed(runs: Sequence[Run]) -> list[str]:
+    iou = np.stack([run.class_iou for run in runs])
+    torn = (iou.min(0) < _DEAD) & (iou.max(0) > _ALIVE) & (runs[0].class_pixels > 0)
+    return [name for name, is_torn in zip(runs[0].class_names, torn, strict=True) if is_torn]
 
 
 def find_method(methods: Methods, name: str) -> str | None:
@@ -115,10 +159,23 @@ def _require_same_set(run: Run, other: Run) -> None:
         )
 
 
+def _require_own_results(runs: Sequence[Run]) -> None:
+    """Refuse one run under two seeds: its chance would count twice."""
+    for run, other in combinations(runs, 2):
+        same = run.result["final"] == other.result["final"]
+        # Networks that name one class everywhere do agree.
+        if same and (run.class_iou > 0).sum() > 1:
+            raise InputError(
+                f"expected seeds that were trained apart, got the same scores in {run.folder} and "
+                f"{other.folder}; remove the copy, fakd compare trains that seed anew"
+            )
+
+
 def references(methods: Methods) -> dict[str, list[Comparison]]:
     """Compare the methods of a pair with the student alone and with CWD, where they are present.
 
-    The bootstrap over images makes this the dear part of a verdict: it is for doing once.
+    Comparisons that were not planned are corrected for one another (Holm). The bootstrap over
+    images makes this the dear part of a verdict: it is for doing once.
     """
     found: dict[str, list[Comparison]] = {}
     for reference in filter(None, (find_method(methods, each) for each in (ALONE, CWD))):
@@ -127,74 +184,96 @@ def references(methods: Methods) -> dict[str, list[Comparison]]:
         others = (runs for method, runs in methods.items() if method not in left_out)
         compared = (compare_runs(runs, methods[reference]) for runs in others)
         found[reference] = [each for each in compared if each is not None]
+    explored = [each for each in chain.from_iterable(found.values()) if not _planned(each)]
+    corrected = holm([each.difference.p_value for each in explored])
+    for each, p_value in zip(explored, corrected, strict=True):
+        place = found[each.reference].index(each)
+        found[each.reference][place] = replace(each, family=len(explored), corrected=p_value)
     return found
 
 
-def cautions(compared: Compared) -> list[str]:
-    """Say where so many methods were compared that what stands out may owe it to luck.
-
-    Of ``n`` independent 95 % intervals about no difference, at least one leaves 0 with probability
-    ``1 - 0.95^n``; methods compared with the same runs are not independent, so it is an estimate.
-    """
-    warned = []
-    for reference, found in compared.items():
-        intervals = [each.difference.interval for each in found if each.difference.interval]
-        if len(intervals) < MANY or all(each.low <= 0 for each in intervals):
-            continue
-        count, chance = len(intervals), 1 - 0.95 ** len(intervals)
-        warned.append(
-            f"{count} methods were compared with {the(reference)}: if none differed from it, one "
-            f"or more would still seem to in about {100 * chance:.0f} % of such comparisons; "
-            "repeat what stands out with other seeds"
-        )
-    return warned
+def _planned(comparison: Comparison) -> bool:
+    design = comparison.design
+    return design.confirms is not None or design.primary == comparison.method
 
 
-def tone(difference: Difference) -> Tone:
+def tone(comparison: Comparison) -> Tone:
     """Tell what a difference amounts to.
 
-    It helped, or hurt, if the whole interval lies on one side of 0, and did not help if the
-    interval has no gain of 0.5 mIoU or more in it. One seed never gives a verdict.
+    There is no worthwhile difference if the 90 % interval lies within the margin. A method helped,
+    or hurt, if the whole interval lies on one side of 0 and the comparison was planned, or was
+    the only one; of several, those whose corrected p value is below .05 stand out. Fewer than
+    three seeds never give a verdict.
     """
-    interval = difference.interval
-    if interval is None:
+    difference, margin = comparison.difference, comparison.design.worthwhile
+    interval = comparison.interval
+    level = comparison.design.level(difference.seeds)
+    inner = difference.at(2 * level - 1)
+    if interval is None or inner is None or difference.seeds < LEAST:
         return "unsure"
-    if interval.high < 0:
-        return "hurt"
-    if interval.high < WORTH:
+    if -margin < inner.low and inner.high < margin:
         return "flat"
-    return "helped" if interval.low > 0 else "unsure"
+    if interval.low <= 0 <= interval.high:
+        return "unsure"
+    if comparison.corrected is not None and comparison.family > 1:
+        return "standout" if comparison.corrected < 1 - level else "unsure"
+    return "hurt" if interval.high < 0 else "helped"
 
 
 def sentence(comparison: Comparison) -> str:
-    """Say whether a method helped, did not, hurt, or that these runs cannot tell."""
+    """Say whether a method helped, hurt, makes no worthwhile difference, or that none can tell.
+
+    What it rests on follows: margin, interval, seeds that count, groups of images, time.
+    """
     name, difference = title_of(comparison.method), comparison.difference
-    time = f" at {comparison.time_ratio:.2f}x the time of {the(comparison.reference)}"
-    facts = f"{signed(difference.mean, 1)} mIoU{_range(difference)}{time}"
+    facts = f"{signed(difference.mean, 1)} mIoU{_range(comparison)}, {_basis(comparison)}"
+    found = tone(comparison)
     if difference.interval is None:
         return f"{name}: one seed shows no more than itself: {facts}; run at least 3 seeds"
-    found = tone(difference)
+    if found == "flat":
+        margin = f"{comparison.design.worthwhile:g}"
+        than = f" to {the(comparison.reference)}"
+        return f"{name}: no worthwhile difference{than} (within ±{margin}): {facts}"
     if found == "unsure":
-        return f"{name}: cannot tell with these seeds: {facts}; {_what_would_do(difference)}"
+        return f"{name}: cannot tell: {facts}; {_what_would_do(comparison)}"
+    if found == "standout":
+        word = "promising" if difference.mean > 0 else "seems worse"
+        return f"{name}: {word}, 1 of {comparison.family}: {facts}; confirm with new seeds"
     rival, reference = title_of(comparison.reference), comparison.reference
     # Only what is added to the reference can help it; a rival is better or worse.
-    if reference == ALONE or comparison.method.startswith(f"{reference}-fa"):
-        words = {"hurt": "hurt", "flat": "did not help here", "helped": "helped"}
-    else:
-        words = {
-            "hurt": f"was worse than {rival}",
-            "flat": f"was no better than {rival} here",
-            "helped": f"was better than {rival}",
-        }
-    return f"{name} {words[found]}: {facts}"
+    added = comparison.method in PRESETS and re.match(rf"{reference}-fa(-|$)", comparison.method)
+    if reference == ALONE or added:
+        return f"{name} {found}: {facts}"
+    return f"{name} was {'better' if found == 'helped' else 'worse'} than {rival}: {facts}"
 
 
-def _range(difference: Difference) -> str:
-    if (interval := difference.any_interval) is None:
+def _range(comparison: Comparison) -> str:
+    difference = comparison.difference
+    if (interval := comparison.interval or difference.over_images) is None:
         return ""
-    seeds_only = ", over seeds only" if difference.over_images is None else ""
-    source = " over images only" if difference.interval is None else seeds_only
-    return f" (95 % {ends(interval, 1)}{source})"
+    percent = f"{100 * comparison.design.level(difference.seeds):.4g} %"
+    source = ""
+    if difference.interval is None:
+        source = " over images only"
+    elif difference.over_images is None:
+        source = ", over seeds only"
+    return f" ({percent} {ends(interval, 1)}{source})"
+
+
+def _basis(comparison: Comparison) -> str:
+    """Name what a difference rests on."""
+    difference, new = comparison.difference, comparison.design.confirms is not None
+    asked = comparison.asked or difference.seeds
+    seeds = f"{difference.seeds} of {asked} {'new ' if new else ''}seed{'s' if asked > 1 else ''}"
+    parts = [seeds]
+    if difference.groups == 1:
+        parts.append("on these images, all of one group (other scenes are not covered)")
+    elif difference.groups is not None:
+        parts.append(f"{difference.groups} groups of images")
+    if comparison.collapsed:
+        parts.append(f"an interval too narrow as some seeds lost {', '.join(comparison.collapsed)}")
+    ratio = f"at {comparison.time_ratio:.2f}x the time of {the(comparison.reference)}"
+    return f"{', '.join(parts)}, {ratio}"
 
 
 def ends(interval: Interval, digits: int = 2) -> str:
@@ -221,15 +300,20 @@ def the(method: str) -> str:
     return f"the {title_of(method)}" if method == ALONE else title_of(method)
 
 
-def _what_would_do(difference: Difference) -> str:
-    """Count the seeds after which some verdict would stand if mean and spread stay."""
-    mean, spread = difference.mean, difference.spread or 0.0
-    low, high = difference.over_images or (mean, mean)
-    verdict_at = ((mean, mean - low), (-mean, high - mean), (WORTH - mean, high - mean))
-    counts = [seeds_needed(spread, within, over_images) for within, over_images in verdict_at]
-    if enough := [count for count in counts if count is not None]:
-        more = max(min(enough) - difference.seeds, 1)
-        return f"{more} more seed{'s' if more > 1 else ''} would do"
-    if all(over_images >= within for within, over_images in verdict_at):
-        return "the images are too few for any number of seeds"
-    return "100 seeds would not do"
+def _what_would_do(comparison: Comparison) -> str:
+    difference, margin = comparison.difference, f"{comparison.design.worthwhile:g} mIoU"
+    if difference.seeds < LEAST:
+        return f"a verdict takes at least {LEAST} seeds"
+    interval = comparison.interval
+    if interval is not None and not interval.low <= 0 <= interval.high:
+        return f"it does not stand out among {comparison.family} comparisons (Holm)"
+    low, high = difference.over_images or (difference.mean, difference.mean)
+    over_images = max(high - difference.mean, difference.mean - low)
+    needed = seeds_needed(difference.spread or 0.0, comparison.design.worthwhile, over_images)
+    if needed is not None and needed > difference.seeds:
+        return f"{margin} needs about {needed} seeds at this spread"
+    if needed is not None:
+        return "more seeds narrow it"
+    if over_images >= comparison.design.worthwhile:
+        return f"the images are too few to show {margin} with any number of seeds"
+    return f"{margin} needs more than 100 seeds at this spread"

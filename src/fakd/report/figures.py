@@ -30,6 +30,7 @@ INK, SOFT, EDGE = "#1c2024", "#5c6670", "#d5dae0"
 TONES: Mapping[Tone, str] = {
     "helped": "#0a7a4f",
     "hurt": "#b3261e",
+    "standout": "#0b5cad",
     "flat": SOFT,
     "unsure": "#8a5a00",
 }
@@ -38,6 +39,7 @@ _VARIABLES = {
     **{colour: f"c{index}" for index, colour in enumerate(COLOURS)},
     **{INK: "ink", SOFT: "soft", EDGE: "edge"},
     **{TONES["helped"]: "good", TONES["hurt"]: "bad", TONES["unsure"]: "unsure"},
+    TONES["standout"]: "link",
 }
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
@@ -306,8 +308,8 @@ def differences(title: str, compared: Sequence[Comparison]) -> Chart:
         axis.axvline(0, color=SOFT, linewidth=1.4)
         names = [title_of(each.method) for each in compared]
         for row, (name, each) in enumerate(zip(names, compared, strict=True)):
-            mean, interval = each.difference.mean, each.difference.any_interval
-            colour = TONES[tone(each.difference)]
+            mean, interval = each.difference.mean, each.interval or each.difference.over_images
+            colour = TONES[tone(each)]
             if interval is not None:
                 axis.plot(interval, [row, row], color=colour, linewidth=3, solid_capstyle="butt")
             _dot(axis, (mean, row), 10, color=colour, gid=f"named {name}")

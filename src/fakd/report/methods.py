@@ -9,8 +9,7 @@ from jaxtyping import Float
 from rich.table import Table
 from rich.text import Text
 
-from fakd.comparing.statistics import Difference
-from fakd.comparing.verdict import Compared, ends, seconds_per_step, signed, the
+from fakd.comparing.verdict import Compared, Comparison, ends, seconds_per_step, signed, the
 from fakd.report.examination import TEACHER, Examination
 from fakd.report.table import Entry, Row, mean_and_spread, number, terminal
 from fakd.runs.naming import title_of
@@ -83,7 +82,7 @@ def method_table(
     rows = _teacher(methods, examined)
     for method, runs in methods.items():
         differences = {
-            f"against {the(reference)}": _difference(each.difference)
+            f"against {the(reference)}": _difference(each, len(runs))
             for reference, found in compared.items()
             for each in found
             if each.method == method
@@ -136,14 +135,16 @@ def _teacher(methods: Methods, examined: Examination | None) -> list[Row]:
     return [{"method": Entry(TEACHER), "mIoU": score, **published_teacher(methods), **measured}]
 
 
-def _difference(difference: Difference) -> Entry:
-    if (interval := difference.any_interval) is None:
-        return Entry(signed(difference.mean), difference.mean, "one seed")
-    note, mark = "", ""
+def _difference(comparison: Comparison, runs: int) -> Entry:
+    difference = comparison.difference
+    common = f"{difference.seeds} of {runs} seeds are common" if difference.seeds < runs else ""
+    if (interval := comparison.interval or difference.over_images) is None:
+        return Entry(signed(difference.mean), difference.mean, common or "one seed")
+    note, mark = common, ""
     if difference.interval is None:
-        note, mark = "over images only: one seed", " i"
+        note, mark = f"over images only: {common or 'one seed'}", " i"
     elif difference.over_images is None:
-        note, mark = "over seeds only", " s"
+        note, mark = f"over seeds only{', ' if common else ''}{common}", " s"
     text = f"{signed(difference.mean)} ({ends(interval)}"
     return Entry(f"{text})", difference.mean, note, brief=f"{text}{mark})")
 

@@ -17,7 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from fakd.comparing.verdict import Comparison, Tone, cautions, references, sentence, the, tone
+from fakd.comparing.verdict import Comparison, Tone, references, sentence, the, tone
 from fakd.data import SegmentationData
 from fakd.data.names import printable
 from fakd.errors import InputError
@@ -39,7 +39,7 @@ SIDES = (720, 560, 420, 320, 240)
 _LEAST = 4
 """Pictures that are rather made smaller than left out."""
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
-_TONES = ("helped", "hurt", "flat", "unsure")
+_TONES = ("helped", "hurt", "standout", "flat", "unsure")
 _PAGES = Environment(
     loader=PackageLoader("fakd.report", "."),
     autoescape=True,
@@ -96,7 +96,7 @@ class Scene(NamedTuple):
 def ranked(found: Sequence[Comparison]) -> list[Sentence]:
     """Say of each method whether it helped: what is decided first, the largest gain first."""
     by_gain = sorted(found, key=lambda each: -each.difference.mean)
-    said = [Sentence(sentence(each), tone(each.difference)) for each in by_gain]
+    said = [Sentence(sentence(each), tone(each)) for each in by_gain]
     return sorted(said, key=lambda each: _TONES.index(each.tone))
 
 
@@ -137,7 +137,7 @@ class Section:
     @cached_property
     def remarks(self) -> list[str]:
         """What could not be looked at, and what speaks against comparing these runs."""
-        doubts = [*self.notes, *(f"{each}." for each in cautions(self.compared))]
+        doubts = [*self.notes]
         if len({run.result["data"].get("fingerprint") for run in self.runs}) > 1:
             doubts.append(
                 "The runs have seen different states of the data: their fingerprints differ."

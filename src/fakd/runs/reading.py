@@ -1,5 +1,6 @@
 """Reading finished runs, alone or as a grid of pairs x methods x seeds."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,8 @@ class ImageCounts(NamedTuple):
     names: tuple[str, ...]
     pixels: Pixels
     """Counts ``[images, classes]``."""
+    groups: tuple[str, ...] | None = None
+    """What each image shares with others, such as its clip; None for images that are apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,11 @@ class Run:
 
     @property
     def miou(self) -> float:
-        """Final mIoU in percent."""
+        """Final mIoU in percent, over the classes that labels show."""
+        classes = self.result["final"]["classes"].values()
+        # Earlier versions counted what was predicted but never labelled as 0.
+        if any(each["iou"] is not None and not each["pixels"] for each in classes):
+            return float(np.mean([each["iou"] for each in classes if each["pixels"]]))
         return float(self.result["final"]["miou"])
 
     @property
@@ -158,8 +165,17 @@ def read_run(folder: str | Path) -> Run:
             raise ValueError("no classes")
         # The student alone has no teacher, yet belongs with the runs it is compared with.
         by_recipe = student_of(recipe), method_of(recipe), int(recipe["seed"])
+        for name in ("miou", "macc"):
+            score = result["final"][name]
+            if not isinstance(score, int | float) or not math.isfinite(score):
+                raise ValueError(
+                    f"{name} is {score}; the training has diverged, or a file is broken"
+                )
+        place = place_in_grid(folder)
+        if place and place[2] != by_recipe[2]:
+            raise ValueError(f"its recipe has seed {by_recipe[2]}; it is a copy of another run")
         images = _read_images(folder / IMAGES, len(classes))
-    return Run(folder, *(place_in_grid(folder) or by_recipe), recipe, result, images)
+    return Run(folder, *(place or by_recipe), recipe, result, images)
 
 
 def curves_of(file: Path) -> dict[str, Curve]:
@@ -175,8 +191,10 @@ def curves_of(file: Path) -> dict[str, Curve]:
 def read_grid(folder: str | Path) -> Outcome:
     """Read the finished and the failed runs of a grid; those still to be run are passed over.
 
+    A run without a score, or with files that cannot be read, is one of the failed.
+
     Raises:
-        InputError: the folder holds no grid, or a run in it cannot be read.
+        InputError: the folder holds no grid.
     """
     folder = expanded(folder)
     if not (folder / GRID).is_file():
@@ -191,8 +209,13 @@ def read_grid(folder: str | Path) -> Outcome:
         for path in folder.glob(f"*/*/*{FAILED}")
         if (place := place_in_grid(path.with_suffix(""))) and path.with_suffix("") not in finished
     ]
-    runs = sorted(map(read_run, finished), key=_order)
-    return Outcome(runs, sorted(failures, key=_order))
+    runs = []
+    for path in finished:
+        try:
+            runs.append(read_run(path))
+        except InputError as error:
+            failures.append(Failure(path, *(place_in_grid(path) or ("", "", 0)), str(error)))
+    return Outcome(sorted(runs, key=_order), sorted(failures, key=_order))
 
 
 def read_folders(folders: Iterable[str | Path]) -> Outcome:
@@ -246,7 +269,10 @@ def _read_images(path: Path, classes: int) -> ImageCounts | None:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         names = tuple(str(name) for name in arrays["names"])
         pixels = Pixels(arrays["hit"], arrays["truth"], arrays["said"])
+        groups = tuple(map(str, arrays["groups"])) if "groups" in arrays else None
     shapes = {array.shape for array in pixels}
     if shapes != {(len(names), classes)}:
         raise ValueError(f"expected {(len(names), classes)} counts in {path.name}, got {shapes}")
-    return ImageCounts(names, pixels)
+    if groups is not None and len(groups) != len(names):
+        raise ValueError(f"expected {len(names)} groups in {path.name}, got {len(groups)}")
+    return ImageCounts(names, pixels, groups)
