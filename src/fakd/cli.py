@@ -229,6 +229,11 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
         if not hasattr(given, "as_dict"):
             raise InputError(f"{key}: expected settings by their names, got {given!r}")
         said = {name: each for name, each in given.as_dict().items() if each is not None}
+        for name, each in said.items():
+            if isinstance(each, Mapping) and (wrong := [k for k in each if type(k) is not str]):
+                raise InputError(
+                    f"{key}.{name}: expected names, got {wrong[0]!r}; put it in quotes"
+                )
         return parameter.annotation(**said)  # type: ignore[operator]
     if given is None and parameter.default is parameter.empty:
         raise InputError(f"{key}: expected a value, got none; give --{key}")

@@ -14,7 +14,7 @@ from fakd.errors import InputError
 from fakd.files import expanded, parse_yaml, read_yaml, yaml_text
 from fakd.settings import Optimizer
 from fakd.sources import is_source, resolve
-from fakd.specs import CLASS_PATH, full_path, is_spec, nearest, written
+from fakd.specs import CLASS_PATH, arguments_of, full_path, is_spec, nearest, written
 
 # Parameter -> the package whose public names may be given bare.
 PACKAGES = {
@@ -142,7 +142,8 @@ def gather(
             meant = _plain(name, value) if inner else _meant(key, value)
             if key != "distillation" and is_spec(meant):
                 found[key] = _changed(found.get(key), [], meant["class_path"])
-                found[key]["init_args"] = {**found[key].get("init_args", {}), **meant["init_args"]}
+                given = arguments_of(meant)
+                found[key]["init_args"] = {**found[key].get("init_args", {}), **given}
                 continue
             meant = _plain(name, meant) if isinstance(meant, str) and not inner else meant
             found[key] = _changed(found.get(key), inner.split(".") if inner else [], meant)
@@ -187,7 +188,7 @@ def _recipe(file: str, built: set[str]) -> dict[str, Any]:
 
 def require_there(key: str, spec: Mapping[str, Any]) -> None:
     """Refuse a path that does not exist, before whatever would read it is imported."""
-    arguments = spec.get("init_args") or {}
+    arguments = arguments_of(spec)
     for each in (arguments.get("teacher"), *(arguments.get("teachers") or [])):
         if is_spec(each):
             require_there(key, each)

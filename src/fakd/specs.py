@@ -71,6 +71,16 @@ def is_spec(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
 
 
+def arguments_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a spec's arguments, or refuse what is no mapping from their names."""
+    given = spec.get("init_args") or {}
+    if not isinstance(given, Mapping) or any(type(name) is not str for name in given):
+        raise InputError(
+            f"{spec.get('class_path')}: init_args must hold arguments by their names, got {given!r}"
+        )
+    return dict(given)
+
+
 def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
     """List what a class path takes by name, and tell whether it takes any other name as well."""
     function = find(path)
@@ -101,7 +111,7 @@ def with_claims(spec: Any) -> Any:
     network named beside them.
     """
     path = spec.get("class_path") if isinstance(spec, Mapping) else None
-    given = dict(spec.get("init_args") or {}) if isinstance(spec, Mapping) else {}
+    given = arguments_of(spec) if isinstance(spec, Mapping) else {}
     if path == "fakd.models.load" and given.get("network") is not None:
         beside, (known, _) = given.pop("network"), parameters(path)
         beside = _as_spec(beside) if isinstance(beside, str) else beside
@@ -150,7 +160,7 @@ def checked(
             f"{where}: expected class_path and init_args, got {', '.join(sorted(strange))}; "
             "arguments belong into init_args"
         )
-    path, given = full_path(spec["class_path"], package), dict(spec.get("init_args") or {})
+    path, given = full_path(spec["class_path"], package), arguments_of(spec)
     if asked_by is not None:
         _require_permitted(path, given, asked_by, ours)
     known, open_ended = parameters(path)
@@ -285,7 +295,7 @@ def build(
     if asked_by is None:
         if IN_FILE.fullmatch(path) or path.partition(".")[0] not in ("fakd", *LIBRARIES):
             allow(path)
-        spec = {"class_path": path, "init_args": dict(spec.get("init_args") or {})}
+        spec = {"class_path": path, "init_args": arguments_of(spec)}
     else:
         spec = checked(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
     if classes is not None:

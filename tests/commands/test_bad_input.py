@@ -221,6 +221,8 @@ def test_what_a_flag_says_in_a_word_a_recipe_may_too(tmp_path):
         ("--schedule.steps=1.5", "schedule.steps: expected a whole number, got 1.5"),
         ("--optimizer.arguments={a: 1, a: 2}", "a stands twice"),
         ("--network.backbone=null", "needs backbone"),
+        ("--optimizer.arguments={0: 1}", "optimizer.arguments: expected names, got 0"),
+        ('--network={"class_path": "fakd.models.pspnet", "init_args": [1]}', "by their names"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_what_may_stand_there(capsys, flag, expected):
