@@ -13,6 +13,7 @@ from fakd.commands.doctor import doctor
 from fakd.models import adapt
 from fakd.settings import Augmentation, Hardware, Optimizer, Schedule
 from fakd.training.trial import is_transformer, usual_rates
+from foreign_networks import beit, segformer
 from stand_ins import message
 
 COLOURS = {"sky": (120, 160, 230), "road": (90, 90, 90), "car": (200, 30, 40)}
@@ -101,7 +102,10 @@ def test_what_is_right_is_ready_and_left_as_it_was(data, tmp_path, capsys):
 
 
 def test_the_gradients_are_those_of_either_kind_of_term(data):
-    alone = checked(data, teacher=None, student=None, network=student())
+    out = data.parent / "alone.png"
+    alone = checked(data, teacher=None, student=None, network=student(), out=out)
+    assert alone["picture"] == str(out)
+    assert out.is_file()
     assert alone["gradient_ratio"] is None
     assert alone["terms"].keys() == {"task"}
     from fakd.losses import ChannelKL
@@ -154,6 +158,18 @@ def test_rates_follow_the_batch_and_transformers_are_told():
     assert usual_rates(adam, 64)[1] == pytest.approx(2 * usual_rates(adam, 16)[1])
     assert is_transformer(nn.Sequential(nn.LayerNorm(3), nn.Conv2d(3, 3, 1)))
     assert not is_transformer(nn.Sequential(nn.LayerNorm(3), nn.BatchNorm2d(3)))
+
+
+def test_a_transformer_is_to_be_trained_with_adamw(data):
+    pytest.importorskip("transformers")
+    result = checked(data, student=adapt(segformer(), 3, new_head=True))
+    assert any(
+        "--optimizer AdamW --schedule.learning_rate 6e-5 --schedule.warmup 2" in each
+        for each in texts(result, "harms")
+    )
+    rate, adam = Schedule(steps=20, batch_size=4, learning_rate=1e-4), Optimizer(kind="AdamW")
+    told = checked(data, student=adapt(beit(), 3, new_head=True), schedule=rate, optimizer=adam)
+    assert not texts(told, "harms")
 
 
 def test_the_command_takes_what_distil_and_train_take(data, tmp_path, monkeypatch, capsys):

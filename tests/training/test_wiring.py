@@ -78,7 +78,7 @@ def test_a_foreign_teacher_and_a_student_of_ours(fabric, tiny_data, tiny_network
     assert (one["role"], other["role"]) == ("teacher", "student")
     assert (one["library"], one["network"]) == ("own code", "Foreign")
     assert one["parameters"] == f"{count:,}"
-    assert one["normalised"] == "mean 0.5 0.5 0.5, deviation 0.25 0.25 0.25 (you)"
+    assert one["normalised"] == "mean 0.5 0.5 0.5, deviation 0.25 0.25 0.25 (as given)"
     assert one["logits"] == "stride 4, before its softmax"
     assert one["features"] == "8 channels into last (1x1 convolution)"
     assert one["auxiliary"] == "aux_head: ignored"
@@ -110,14 +110,14 @@ def test_several_teachers_with_stored_answers_and_other_classes(fabric, tiny_dat
     }
     teacher = MixedTeacher(members, [2.0, 1.0], "confidence")
     parts, between = wired_of(tiny_network, tiny_data, teacher, ChannelKL())
-    assert [each["role"] for each in parts] == ["filled", "mapped", "student"]
+    assert [each["role"] for each in parts] == ["teacher filled", "teacher mapped", "student"]
     assert parts[0]["network"] == "filled"
     assert parts[0]["classes"] == "12, 12 called otherwise than the data's"
     assert parts[0]["features"] == "5 channels"
     assert parts[1]["classes"] == "12, summed into the data's 12"
     assert between[0] == "the teachers' confidence is averaged, weights 2, 1"
     rows = rows_of(parts)
-    assert rows[0] == ("", "filled", "mapped", "student")
+    assert rows[0] == ("", "teacher filled", "teacher mapped", "student")
     assert all(len(row) == 4 for row in rows)
     shown = io.StringIO()
     show_wiring(Console(width=100, file=shown), Wiring(parts, between))

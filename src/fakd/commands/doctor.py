@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,7 +265,8 @@ def _draw(
     from fakd.training.trial import IMAGES
 
     if known is None:
-        samples = [data.val[index] for index in spread(len(data.val))[:IMAGES]]
+        found = (data.val[index] for index in spread(len(data.val)))
+        samples = list(islice((each for each in found if each.labels is not None), IMAGES))
         answers: list = []
     else:
         samples, answers = known.samples, known.answers

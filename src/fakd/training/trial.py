@@ -262,11 +262,12 @@ def of_steps(
         text = f"learning rate {rate:g} is {side} what is usual: {usual}"
         found.append(Finding(Weight.HARMS, f"{text}; give --schedule.learning_rate"))
     if optimizer.kind == "SGD" and is_transformer(network):
+        warmup = min(1500, schedule.steps // 10)
         found.append(
             Finding(
                 Weight.HARMS,
                 "transformers learn poorly with SGD; give --optimizer AdamW "
-                "--schedule.learning_rate 6e-5 --schedule.warmup 1500",
+                f"--schedule.learning_rate 6e-5 --schedule.warmup {warmup}",
             )
         )
     if (ratio := trial.ratio) is not None and not 1 / _UNBALANCED <= ratio <= _UNBALANCED:

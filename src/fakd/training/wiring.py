@@ -77,7 +77,8 @@ def _teachers(
     """List role, facts and stride of each whose answers come."""
     if isinstance(teacher, MixedTeacher):
         members = teacher.members.items()
-        return [found for name, each in members for found in _teachers(name, each, data, size)]
+        named = [(f"{role} {name}", each) for name, each in members]
+        return [found for name, each in named for found in _teachers(name, each, data, size)]
     if isinstance(teacher, MappedTeacher):
         found = _teachers(role, teacher.inner, data, size)
         known, ours = teacher.inner.network.classes, data.classes

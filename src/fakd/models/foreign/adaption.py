@@ -139,7 +139,7 @@ def _fed(
     usual = _GREY if channels == 1 else (carried.mean, carried.std)
     told = carried.told_by
     if mean is not None or std is not None:
-        told = "you"
+        told = "as given"
     elif channels == 1 or not told:
         told = ""
         remarks.append(
