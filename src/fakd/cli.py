@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "fakd.commands.train.train",
     "distill": "fakd.commands.distill.distill",
     "compare": "fakd.commands.compare.compare",
+    "compare confirm": "fakd.commands.compare.confirm",
     "report": "fakd.commands.report.report",
     "tables": "fakd.commands.tables.tables",
     "data check": "fakd.commands.check.check",
@@ -43,6 +44,7 @@ COMMANDS = {
 # What may stand before all flags, without its name, in order; a list takes all that does.
 POSITIONAL = {
     "data check": "path",
+    "compare confirm": "run",
     "replay": "run",
     "report": "runs",
     "tables": "runs",
@@ -73,6 +75,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
                or any network: hf:FOLDER, smp:Unet, torchvision:NAME, net.py:FUNCTION, FILE.onnx
   fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
                --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
+  fakd compare confirm runs/comparison --methods cwd+fa    new seeds for what stood out
   fakd report runs/comparison                        one HTML file that answers whether it helped
   fakd tables runs/comparison                        the paper's tables and figures from runs
   fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it

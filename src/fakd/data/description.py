@@ -1,12 +1,13 @@
 """The dataset.yaml of a folder: its classes, how masks encode them and where files lie."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fakd.data.dataset import Colour, default_palette
+from fakd.data.groups import read_group
 from fakd.data.layout import (
     ENCODING_KEYS,
     MOST_CLASSES,
@@ -32,7 +33,7 @@ _SETTINGS = {
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
-    *("train", "val", *_SETTINGS),
+    *("train", "val", "group", *_SETTINGS),
 )
 
 
@@ -60,6 +61,8 @@ class Description:
     """Published settings of evaluation, named as `fakd.inference.Inference` names them."""
     augmentation: Mapping[str, Any] | None
     """Published settings of training, named as `fakd.data.Augmentation` names them."""
+    group: Callable[[str], str] | None = None
+    """Tells of an image's name which others it is not independent of, such as its clip."""
 
 
 def read_description(path: Path) -> Description:
@@ -119,6 +122,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         val=read_layout(content, "val", names, path, class_ids),
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
+        group=read_group(content.get("group"), path),
     )
 
 
