@@ -30,6 +30,7 @@ COMMANDS = {
     "distill": "fakd.commands.distill.distill",
     "check": "fakd.commands.doctor.doctor",
     "compare": "fakd.commands.compare.compare",
+    "compare confirm": "fakd.commands.compare.confirm",
     "report": "fakd.commands.report.report",
     "tables": "fakd.commands.tables.tables",
     "data check": "fakd.commands.check.check",
@@ -44,6 +45,7 @@ COMMANDS = {
 # What may stand before all flags, without its name, in order; a list takes all that does.
 POSITIONAL = {
     "data check": "path",
+    "compare confirm": "run",
     "replay": "run",
     "report": "runs",
     "tables": "runs",
@@ -77,6 +79,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd check   ARGUMENTS OF distill OR train         is all right? one page, before a long run
   fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
                --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
+  fakd compare confirm runs/comparison --methods cwd+fa    new seeds for what stood out
   fakd report runs/comparison                        one HTML file that answers whether it helped
   fakd tables runs/comparison                        the paper's tables and figures from runs
   fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it

@@ -79,10 +79,11 @@ PAGES = {
             "fakd compare --recipe grid.yaml --parallel 2",
             "fakd report runs/comparison",
         ),
-        "teacher student pairs data run recipe methods seeds minutes schedule.steps "
-        "augmentation.crop on parallel",
+        "teacher student pairs data run recipe methods seeds minutes primary worthwhile "
+        "until_decided most schedule.steps augmentation.crop on parallel",
         ("student", "methods", "data"),
     ),
+    "compare confirm": Page(("fakd compare confirm runs/comparison --methods cwd+fa",)),
     "report": Page(("fakd report runs/comparison", "fakd report runs/a runs/b --out both.html")),
     "tables": Page(("fakd tables runs/comparison",)),
     "data check": Page(

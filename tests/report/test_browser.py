@@ -139,6 +139,8 @@ def test_it_opens_without_errors_and_asks_for_nothing(opened):
     page, events, path = opened
     assert page.inner_text("h1") == "Does it help?"
     assert page.locator(".verdicts li").count() == 3
+    assert page.locator(".summary div").first.is_visible()
+    assert not page.locator(".verdicts li").first.is_visible()
     assert page.eval_on_selector_all(
         "img", "all => all.every(each => each.complete && each.naturalWidth)"
     )

@@ -1,14 +1,18 @@
 """`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fakd.comparing.engines import Place, open_engine
+from fakd.comparing.design import Design
+from fakd.comparing.engines import Engine, Place, open_engine
 from fakd.comparing.grid import Grid
 from fakd.comparing.work import work_all
 from fakd.console import open_console
-from fakd.files import expanded
+from fakd.errors import InputError
+from fakd.files import expanded, read_yaml, write_yaml
+from fakd.runs.naming import ALONE
 from fakd.settings import (
     Augmentation,
     Freeze,
@@ -22,8 +26,13 @@ from fakd.settings import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fakd.data import SegmentationData
-    from fakd.runs.reading import Run
+    from fakd.runs.reading import Outcome, Run
+
+SPREAD = 1.0
+"""Standard deviation of paired differences in mIoU that is expected before any is known."""
 
 
 def compare(
@@ -35,6 +44,11 @@ def compare(
     methods: dict | list[str] | str = "alone,cwd,cwd-fa",
     seeds: int | list[int] | str = 3,
     minutes: float | None = None,
+    primary: str | None = None,
+    worthwhile: float = 1.0,
+    until_decided: bool = False,
+    most: int = 12,
+    confirms: str | None = None,
     schedule: Schedule = Schedule(),
     optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
@@ -71,6 +85,12 @@ def compare(
         seeds: how many, from 0 on, or which, as 3,4,5.
         minutes: train every run for so long instead of schedule.steps; a step of each method is
             timed first.
+        primary: the method that the comparison is about; what it shows needs no confirmation.
+        worthwhile: the smallest difference in mIoU that matters.
+        until_decided: begin with 3 seeds and add some, at 6 and at most, until the primary or only
+            method is decided; all looks together err in no more than 5 %.
+        most: seeds after which to end undecided.
+        confirms: the comparison that chose the methods, as fakd compare confirm writes it.
         schedule: how long and how fast to train.
         optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
@@ -94,11 +114,9 @@ def compare(
     """
     # Imported here because `fakd compare --help` need not wait for them.
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
-    from fakd.comparing.verdict import references, sentence
+    from fakd.comparing.statistics import seeds_needed
     from fakd.data import open_data
     from fakd.inspection.readiness import require_labels
-    from fakd.report.methods import terminal_table
-    from fakd.runs.reading import by_pair, read_grid
     from fakd.runs.recipe import describe
     from fakd.training.start import announce
 
@@ -119,27 +137,59 @@ def compare(
             "check_teacher": check_teacher,
         }
     )
+    first = resolve_seeds(seeds)
+    design = Design(primary, worthwhile, most if until_decided else None, confirms)
     grid = Grid(
         expanded(run),
         resolve_pairs(pairs, teacher, student),
         resolve_methods(methods),
-        resolve_seeds(seeds),
+        first,
         settings,
         minutes,
+        design,
     )
+    if until_decided and primary is None and len(grid.methods) != 2:
+        raise InputError(
+            "--until_decided needs to know what is to be decided: name it with --primary METHOD"
+        )
     doubts = require_labels(opened)
     engine = open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
-    grid.open()
     console = open_console()
     announce(console, opened, inference, doubts)
+    if until_decided:
+        needed = seeds_needed(SPREAD, worthwhile)
+        console.print(
+            f"about {needed} seeds show {worthwhile:g} mIoU where paired seeds differ by "
+            f"{SPREAD:g}, as usual; looks at {', '.join(map(str, design.looks))} seeds",
+            soft_wrap=True,
+        )
+    for count in design.looks if until_decided else (len(first),):
+        seeds_now = range(min(first), min(first) + count) if until_decided else first
+        if len(first) > count:
+            continue  # this comparison has gone further before
+        grid = replace(grid, seeds=[*seeds_now])
+        grid.open()
+        outcome, decided = _judged(grid, engine, console)
+        if decided or not until_decided:
+            break
+    return outcome.runs
+
+
+def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome, bool]":
+    """Do the runs of a grid, say what they show, and whether that decides all its pairs."""
+    from fakd.comparing.verdict import references, sentence, tone
+    from fakd.report.methods import terminal_table
+    from fakd.runs.reading import by_pair, read_grid
+
     cells = grid.cells()
     console.print(
         f"{len(cells)} runs in {grid.run}: {len(grid.pairs)} pair(s) x {len(grid.methods)} methods "
         f"x {len(grid.seeds)} seeds, {sum(cell.finished for cell in cells)} finished",
         soft_wrap=True,
     )
-    failed = work_all(cells, minutes, engine, console)
+    failed = work_all(cells, grid.minutes, engine, console)
     outcome = read_grid(grid.run)
+    decided = True
     for (name, pair), found in by_pair(outcome.runs).items():
         console.print(f"\n{pair} on {name}", style="bold", soft_wrap=True)
         compared = references(found)
@@ -147,9 +197,58 @@ def compare(
         console.print(terminal_table(found, compared, failures))
         for each in chain.from_iterable(compared.values()):
             console.print(sentence(each), soft_wrap=True)
+        for each in compared.get(ALONE, []):
+            if grid.design.primary in (None, each.method):
+                decided &= tone(each) in ("helped", "hurt", "flat")
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
             f"({failed[0].failure}); the same command tries them again"
         )
-    return outcome.runs
+    return outcome, decided
+
+
+def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = None) -> Path:
+    """Write the grid that confirms what a comparison chose: the same with new seeds.
+
+    For example: fakd compare confirm runs/comparison --methods cwd+fa
+
+    Then fakd compare GRID.yaml runs it. Its seeds had no part in the choice, so that what they show
+    needs no correction.
+
+    Args:
+        run: folder of the comparison that chose.
+        methods: what it chose; the student alone is always among them.
+        seeds: how many new ones.
+        out: the file; RUN-confirm.yaml if not given.
+
+    Returns:
+        The file.
+    """
+    from fakd.comparing.methods import resolve_methods
+    from fakd.runs.folder import GRID
+
+    run = expanded(run)
+    if not (run / GRID).is_file():
+        raise InputError(f"expected a comparison with {GRID} in {run}, found none")
+    grid = read_yaml(run / GRID)
+    names = [ALONE, *(name.strip().replace("+", "-") for name in methods.split(","))]
+    if missing := [name for name in names if name not in grid["methods"]]:
+        known = ", ".join(grid["methods"])
+        raise InputError(f"{run} has no method {missing[0]!r}; it has {known}")
+    chosen = {name: grid["methods"][name] for name in dict.fromkeys(names)}
+    resolve_methods(chosen)
+    begin = max(grid["seeds"]) + 1
+    target = out or run.with_name(f"{run.name}-confirm.yaml")
+    if target.exists():
+        raise InputError(f"{target} is there already; choose another --out")
+    changed: dict[str, Any] = {
+        "run": str(target.with_suffix("")),
+        "methods": chosen,
+        "confirms": str(run),
+    }
+    changed |= {"seeds": list(range(begin, begin + seeds)), "primary": None}
+    write_yaml(target, {**grid, **changed, "until_decided": False})
+    console = open_console()
+    console.print(f"written to {target}; fakd compare {target} runs it", soft_wrap=True)
+    return target

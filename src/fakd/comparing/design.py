@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fakd.comparing.statistics import LEVEL
 from fakd.errors import InputError
@@ -11,6 +12,7 @@ from fakd.runs.folder import GRID, place_in_grid
 
 LEAST = 3
 """Seeds without which nothing is said to have helped or hurt."""
+MOST = 12
 _LOOKS = (3, 6, 12)
 
 
@@ -40,6 +42,16 @@ class Design:
             )
         if self.most is not None and self.most < LEAST:
             raise InputError(f"expected --most of at least {LEAST} seeds, got {self.most}")
+
+    def describe(self) -> dict[str, Any]:
+        """Write it in the words of `fakd compare`."""
+        return {
+            "primary": self.primary,
+            "worthwhile": self.worthwhile,
+            "until_decided": self.most is not None,
+            "most": self.most or MOST,
+            "confirms": self.confirms,
+        }
 
     @property
     def looks(self) -> tuple[int, ...]:

@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fakd.comparing.cell import Cell
+from fakd.comparing.design import Design
 from fakd.errors import InputError
 from fakd.files import make_folder, read_yaml, write_yaml
 from fakd.runs.folder import GRID, GRID_LOCK, differences, in_grid
 from fakd.runs.locks import lock
+from fakd.runs.naming import ALONE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*$")
 
@@ -26,6 +28,7 @@ class Grid:
         seeds: one run per seed of every pair and method.
         shared: the settings that all runs have in common, the data among them.
         minutes: equal time for every run instead of equal steps.
+        design: what is to be decided.
     """
 
     run: Path
@@ -34,6 +37,7 @@ class Grid:
     seeds: Sequence[int]
     shared: Mapping[str, Any]
     minutes: float | None = None
+    design: Design = field(default_factory=Design)
 
     def __post_init__(self) -> None:
         """Refuse names no folder can have, and counts that mean nothing."""
@@ -49,6 +53,10 @@ class Grid:
                 f"expected seeds that differ, of at least 0, got {list(self.seeds)}; give a count "
                 "such as 3, or a list"
             )
+        primary = self.design.primary
+        if primary is not None and (primary == ALONE or primary not in self.methods):
+            known = ", ".join(name for name in self.methods if name != ALONE)
+            raise InputError(f"expected --primary to name one of {known}, got {primary!r}")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"expected minutes above 0, got {self.minutes}")
 
@@ -60,6 +68,7 @@ class Grid:
             "methods": dict(self.methods),
             "seeds": list(self.seeds),
             "minutes": self.minutes,
+            **self.design.describe(),
             **self.shared,
         }
 
@@ -119,7 +128,7 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Name what is no longer as in the old grid; more pairs, methods and seeds do not count."""
-    old = {"pairs": {}, "methods": {}, "seeds": [], **old}
+    old = {"pairs": {}, "methods": {}, "seeds": [], **Design().describe(), **old}
     missing = [
         f"{kind}: without {name}"
         for kind in ("pairs", "methods", "seeds")

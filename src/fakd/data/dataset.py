@@ -40,6 +40,10 @@ class Split(ABC):
         """Tell a sample's name; splits that know it without decoding the sample say so."""
         return self[index].name
 
+    def group(self, index: int) -> str | None:
+        """Tell which others a sample is not independent of, such as its clip; None if not known."""
+        return None
+
     def stamp(self, index: int) -> str:
         """Tell one state of a sample's image from another without decoding it.
 

@@ -1,12 +1,13 @@
 """The dataset.yaml of a folder: its classes, how masks encode them and where files lie."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fakd.data.dataset import Colour, default_palette
+from fakd.data.groups import read_group
 from fakd.data.layout import (
     ENCODING_KEYS,
     MOST_CLASSES,
@@ -33,7 +34,7 @@ _SETTINGS = {
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
-    *("train", "val", "unlabelled", "labelled", *_SETTINGS),
+    *("train", "val", "unlabelled", "labelled", "group", *_SETTINGS),
 )
 
 
@@ -69,6 +70,8 @@ class Description:
     """Published settings of evaluation, named as `fakd.inference.Inference` names them."""
     augmentation: Mapping[str, Any] | None
     """Published settings of training, named as `fakd.data.Augmentation` names them."""
+    group: Callable[[str], str] | None = None
+    """Tells of an image's name which others it is not independent of, such as its clip."""
 
 
 def read_description(path: Path) -> Description:
@@ -130,6 +133,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         labelled=read_labelled(content, path),
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
+        group=read_group(content.get("group"), path),
     )
 
 

@@ -114,7 +114,7 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         class_names=described.class_names,
         palette=described.palette,
         train=PairedSplit(root, train.pairs),
-        val=PairedSplit(root, val.pairs),
+        val=PairedSplit(root, val.pairs, described.group),
         config=config,
         remarks=(*train.doubts, *train.remarks, *val.doubts, *val.remarks, *filter(None, [faint])),
         protocol=described.protocol,

@@ -1,7 +1,7 @@
 """Samples as tensors: decoded from files when asked for, and kept in memory while there is room."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +47,13 @@ class PairedSplit(Split):
     Args:
         root: The folder that identity lines name files from.
         pairs: With a mask or without.
+        group: Tells of a name which others it is not independent of.
     """
 
-    def __init__(self, root: Path, pairs: Sequence[Pair]) -> None:
-        self.root = root
+    def __init__(
+        self, root: Path, pairs: Sequence[Pair], group: Callable[[str], str] | None = None
+    ) -> None:
+        self.root, self._group = root, group
         self.pairs = list(pairs)
         self.labelled = any(pair.mask is not None for pair in self.pairs)
 
@@ -79,6 +82,10 @@ class PairedSplit(Split):
     def name(self, index: int) -> str:
         """Tell the name of a pair without decoding it."""
         return self.pairs[index].name
+
+    def group(self, index: int) -> str | None:
+        """Tell the group that the description gives a pair."""
+        return self._group(self.pairs[index].name) if self._group else None
 
     def stamp(self, index: int) -> str:
         """Tell the size of an image's file, which is the same for every copy."""
@@ -151,6 +158,10 @@ class CachedSplit(Split):
     def name(self, index: int) -> str:
         """Tell the sample's name in the other split."""
         return self._split.name(index)
+
+    def group(self, index: int) -> str | None:
+        """Tell the sample's group in the other split."""
+        return self._split.group(index)
 
     def stamp(self, index: int) -> str:
         """Tell the state of the sample in the other split."""

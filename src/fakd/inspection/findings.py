@@ -1,5 +1,6 @@
 """What to fix, from what was seen: one line each with file and remedy, the most important first."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.decoding import unused_range
+from fakd.data.groups import proposed_group
 from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
 from fakd.errors import some
@@ -140,10 +142,21 @@ def _findings(
             found.append(finding._replace(text=f"{split.listing.split}: {finding.text}"))
         found += map(_harms, split.listing.doubts)
         found += map(_tells, split.listing.remarks)
+        if split.listing.split == "val" and opened.description.group is None:
+            found += _clips([pair.name for pair in split.listing.pairs], opened.description.path)
     for split in splits:
         found += _appearances(split, opened.description.encoding)
     found += _overlap(splits, twins)
     return sorted(dict.fromkeys(found), key=lambda finding: finding.weight)
+
+
+def _clips(names: Sequence[str], path: Path) -> Iterator[Finding]:
+    if pattern := proposed_group(names):
+        count = len({match[1] for match in map(re.compile(pattern).match, names) if match})
+        yield _tells(
+            f"val: its {len(names)} names look like frames of {_count(count, 'clip')}, which are "
+            f"not independent images; if they are, write group: '{pattern}' into {path}"
+        )
 
 
 def _arrangement(proposal: Proposal | None, saved: bool) -> Iterator[Finding]:

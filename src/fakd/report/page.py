@@ -17,7 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from fakd.comparing.verdict import Comparison, Tone, references, sentence, the, tone
+from fakd.comparing.verdict import Comparison, Tone, references, sentence, signed, the, tone
 from fakd.data import SegmentationData
 from fakd.data.names import printable
 from fakd.errors import InputError
@@ -39,7 +39,13 @@ SIDES = (720, 560, 420, 320, 240)
 _LEAST = 4
 """Pictures that are rather made smaller than left out."""
 _TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
-_TONES = ("helped", "hurt", "standout", "flat", "unsure")
+_TONES: Mapping[Tone, str] = {
+    "helped": "Helped",
+    "hurt": "Hurt",
+    "standout": "Stands out, to be confirmed",
+    "flat": "No worthwhile difference",
+    "unsure": "Cannot tell",
+}
 _PAGES = Environment(
     loader=PackageLoader("fakd.report", "."),
     autoescape=True,
@@ -64,6 +70,14 @@ class Sentence(NamedTuple):
 
     text: str
     tone: Tone
+
+
+class Answer(NamedTuple):
+    """Methods of which the same can be said."""
+
+    tone: Tone
+    head: str
+    methods: str
 
 
 class ClassBars(NamedTuple):
@@ -97,7 +111,18 @@ def ranked(found: Sequence[Comparison]) -> list[Sentence]:
     """Say of each method whether it helped: what is decided first, the largest gain first."""
     by_gain = sorted(found, key=lambda each: -each.difference.mean)
     said = [Sentence(sentence(each), tone(each)) for each in by_gain]
-    return sorted(said, key=lambda each: _TONES.index(each.tone))
+    return sorted(said, key=lambda each: [*_TONES].index(each.tone))
+
+
+def answers(found: Sequence[Comparison]) -> list[Answer]:
+    """Sum up what can be said of all methods: what is decided first, the largest gain first."""
+    by_tone: dict[Tone, list[str]] = {each: [] for each in _TONES}
+    for each in sorted(found, key=lambda each: -each.difference.mean):
+        gain = signed(each.difference.mean, 1)
+        by_tone[tone(each)].append(f"{title_of(each.method)} {gain}")
+    return [
+        Answer(each, _TONES[each], ", ".join(names)) for each, names in by_tone.items() if names
+    ]
 
 
 @dataclass
@@ -133,6 +158,15 @@ class Section:
     def verdicts(self) -> list[list[Sentence]]:
         """Against the student alone, then against CWD."""
         return [ranked(found) for found in self.compared.values()]
+
+    @cached_property
+    def summary(self) -> list[tuple[str, list[Answer]]]:
+        """The same in a few words, by what the methods are compared with."""
+        return [
+            (f"mIoU against {the(reference)}", answers(found))
+            for reference, found in self.compared.items()
+            if found
+        ]
 
     @cached_property
     def remarks(self) -> list[str]:

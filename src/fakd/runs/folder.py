@@ -179,12 +179,16 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """Add to what ``environment.json`` says of how the run is made."""
         write_json(self.path / ENVIRONMENT, read_environment(self.path) | facts)
 
-    def write_images(self, names: Sequence[str], counts: np.ndarray) -> None:
+    def write_images(
+        self, names: Sequence[str], counts: np.ndarray, groups: Sequence[str | None] = ()
+    ) -> None:
         """Write what the network got right on each validation image, for comparisons.
 
         The counts are of pixels right, labelled and predicted, ``[3, images, classes]``.
         """
         arrays = dict(zip(("hit", "truth", "said"), counts, strict=True))
+        if all(group is not None for group in groups) and groups:
+            arrays["groups"] = np.array(groups)
 
         def write(path: Path) -> None:
             # Through a file object, as NumPy would add its suffix to a name.

@@ -384,7 +384,8 @@ class Training:
         self._save_network("final", self.state.step, scores)
         if self.folder:
             names = [self.val.name(index) for index in range(len(self.val))]
-            self.folder.write_images(names, counts.cpu().numpy())
+            groups = [self.val.group(index) for index in range(len(self.val))]
+            self.folder.write_images(names, counts.cpu().numpy(), groups)
             write_json(self.folder.path / RESULT, result)
             self.display.say(f"{self.title}: {conclusion(result, self.folder.path)}")
         return result

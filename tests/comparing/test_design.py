@@ -1,0 +1,115 @@
+"""What a comparison is to decide: kept in the grid, looked at when planned, confirmed apart."""
+
+import numpy as np
+import pytest
+import yaml
+
+import fakd.commands.compare as command
+from fakd.cli import main
+from fakd.comparing.design import Design, design_of
+from fakd.errors import InputError
+
+
+@pytest.mark.parametrize(("most", "looks"), [(12, (3, 6, 12)), (5, (3, 5)), (3, (3,))])
+def test_all_looks_together_err_in_five_percent(most, looks):
+    design = Design(most=most)
+    assert design.looks == looks
+    assert sum(1 - design.level(seeds) for seeds in looks) == pytest.approx(0.05)
+    assert Design().level(4) == 0.95
+
+
+def test_looks_that_find_nothing_true_err_in_five_percent_of_comparisons():
+    from fakd.comparing.statistics import paired_difference
+
+    dice, design, false = np.random.default_rng(0), Design(most=12), 0
+    for gains in dice.normal(0, 1, (1500, 12)):
+        for seeds in design.looks:
+            found = paired_difference(list(gains[:seeds]), [0.0] * seeds)
+            low, high = found.at(design.level(seeds))
+            if not low <= 0 <= high:
+                false += 1
+                break
+    # Three standard errors of a share of .05 are .017.
+    assert 0.015 < false / 1500 < 0.067
+
+
+@pytest.mark.parametrize("wrong", [{"worthwhile": 0.0}, {"most": 2}])
+def test_a_design_that_decides_nothing_is_refused(wrong):
+    with pytest.raises(InputError, match="expected --"):
+        Design(**wrong)
+
+
+BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
+GIVEN = ["--student", "pspnet", "--student.backbone", "resnet18", "--data", "scenes"]
+
+
+@pytest.fixture
+def comparison(made_up, monkeypatch):
+    """Run `fakd compare` with made-up results that differ by ``gain``, give or take."""
+    seen = []
+
+    def compared(gain, *more, noise=0.002):
+        def finish(cells, *_):
+            for cell in cells:
+                seed = cell.recipe["seed"]
+                seen.append(seed)
+                if cell.folder.exists():
+                    continue
+                method = cell.folder.parent.name
+                luck = ((seed + len(method)) * 7) % 5 - 2
+                own = noise * luck + (0 if method == "alone" else gain)
+                made_up.run(cell.folder, method, seed, BASE * 0.8 + own)
+            return []
+
+        monkeypatch.setattr(command, "work_all", finish)
+        made_up.root.mkdir(exist_ok=True)
+        teacher = made_up.root / "teacher.safetensors"
+        teacher.touch()
+        given = [*GIVEN, "--teacher", str(teacher), "--run", str(made_up.root / "again")]
+        return main(["compare", *given, "--methods", "cwd", *more])
+
+    compared.seen, compared.run = seen, made_up.root / "again"
+    return compared
+
+
+def test_what_is_decided_early_gets_no_more_seeds(comparison, capsys):
+    assert comparison(0.1, "--until_decided") == 0
+    assert set(comparison.seen) == {0, 1, 2}
+    said = capsys.readouterr().out
+    assert "looks at 3, 6, 12 seeds" in said
+    assert "CWD helped: +" in said
+    assert "98.75 %" in said
+    # The same command again adds nothing.
+    assert comparison(0.1, "--until_decided") == 0
+    assert set(comparison.seen) == {0, 1, 2}
+
+
+def test_what_is_undecided_ends_with_the_last_look(comparison, capsys):
+    assert comparison(0.01, "--until_decided", "--most", "5", noise=0.05) == 0
+    assert set(comparison.seen) == set(range(5))
+    assert "CWD: cannot tell" in capsys.readouterr().out
+    grid = yaml.safe_load((comparison.run / "grid.yaml").read_text())
+    assert (grid["until_decided"], grid["most"], grid["seeds"]) == (True, 5, [0, 1, 2, 3, 4])
+    run = next(comparison.run.glob("*/cwd/seed-0"))
+    assert design_of(run) == Design(most=5, seeds=[0, 1, 2, 3, 4])
+
+
+def test_what_shall_be_decided_must_be_named(comparison, capsys):
+    assert comparison(0.1, "--until_decided", "--methods", "cwd,pd") == 2
+    assert "--primary METHOD" in capsys.readouterr().err
+    assert comparison(0.1, "--primary", "pd") == 2
+    assert "expected --primary to name one of cwd, got 'pd'" in capsys.readouterr().err
+
+
+def test_a_choice_is_confirmed_with_seeds_that_had_no_part_in_it(comparison, capsys):
+    assert comparison(0.1, "--methods", "cwd,pd") == 0
+    assert main(["compare", "confirm", str(comparison.run), "--methods", "cwd"]) == 0
+    file = comparison.run.with_name("again-confirm.yaml")
+    grid = yaml.safe_load(file.read_text())
+    assert list(grid["methods"]) == ["alone", "cwd"]
+    assert grid["seeds"] == [3, 4, 5]
+    capsys.readouterr()
+    assert main(["compare", str(file)]) == 0
+    assert "3 of 3 new seeds" in capsys.readouterr().out
+    assert main(["compare", "confirm", str(comparison.run), "--methods", "dist"]) == 2
+    assert "has no method 'dist'; it has alone, cwd, pd" in capsys.readouterr().err
