@@ -142,8 +142,8 @@ def gather(
             meant = _plain(name, value) if inner else _meant(key, value)
             if key != "distillation" and is_spec(meant):
                 found[key] = _changed(found.get(key), [], meant["class_path"])
-                given = arguments_of(meant)
-                found[key]["init_args"] = {**found[key].get("init_args", {}), **given}
+                before = found[key].get("init_args", {})
+                found[key]["init_args"] = {**before, **arguments_of(meant)}
                 continue
             meant = _plain(name, meant) if isinstance(meant, str) and not inner else meant
             found[key] = _changed(found.get(key), inner.split(".") if inner else [], meant)
