@@ -5,6 +5,7 @@ from the public functions. Bounds are what the program promises plus three stand
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fakd.comparing.statistics import (
     percentile_interval,
     widened_for_few,
 )
-from fakd.comparing.verdict import Comparison, replace, tone
+from fakd.comparing.verdict import Comparison, tone
 
 
 def drawn(dice, seeds, clips, frames, of_clips=0.03, of_frames=0.02, of_seeds=0.01, gain=0.0):
@@ -93,9 +94,8 @@ def family(dice, methods, seeds, true=0.0):
     found = []
     for _ in range(methods):
         gains = true + dice.normal(0, 0.7, seeds) - reference
-        found.append(
-            Comparison("dist", "alone", paired_difference(gains.tolist(), [0.0] * seeds), 1)
-        )
+        difference = paired_difference(gains.tolist(), [0.0] * seeds)
+        found.append(Comparison("dist", "alone", difference, 1.0))
     corrected = holm([each.difference.p_value for each in found])
     return [
         replace(each, family=methods, corrected=p) for each, p in zip(found, corrected, strict=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fakd.comparing.statistics import LEVEL
 from fakd.errors import InputError
 from fakd.files import read_yaml
 from fakd.runs.folder import GRID, place_in_grid
 
+LEVEL = 0.95
 LEAST = 3
 """Seeds without which nothing is said to have helped or hurt."""
 MOST = 12

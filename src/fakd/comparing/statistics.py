@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import nctdtr, ndtri, stdtrit
 
+from fakd.comparing.design import LEVEL
 from fakd.runs.reading import Pixels
 
-LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 1000
 MOST_SEEDS = 100
