@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 from itertools import islice
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
@@ -76,7 +76,14 @@ def some(items: Collection[object], most: int) -> str:
 def require_each(
     settings: object, group: str, holds: Callable[[Any], bool], wanted: str, *names: str
 ) -> None:
-    """Refuse settings that are given and do not hold."""
+    """Refuse settings that are given and do not hold, and any that is none of its ``Literal``."""
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+        choices = [str(choice) for each in literals for choice in get_args(each)]
+        if isinstance(value, str) and choices and value not in choices:
+            listed = ", ".join(choices)
+            raise InputError(f"expected {group}.{name} to be one of {listed}, got {value!r}")
     for name in names:
         value = getattr(settings, name)
         if value is not None and not holds(value):

@@ -54,7 +54,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         require_each(self, "schedule", counts, "of at least 1", "steps", "batch_size", "accumulate")
-        names = ("epochs", "learning_rate", "clip", "clip_value")
+        names = ("epochs", "learning_rate", "power", "clip", "clip_value")
         require_each(self, "schedule", positive, "above 0", *names)
         if self.epochs is not None and self.steps != Schedule.steps:
             raise InputError("expected schedule.steps or schedule.epochs, got both; give one")
@@ -268,15 +268,8 @@ class Hardware:
     cache: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cache < math.inf:
-            raise InputError(
-                f"expected hardware.cache of at least 0 GiB, got {self.cache}; 0 keeps nothing"
-            )
-        if self.devices < 1 or self.workers < 0 or (self.threads is not None and self.threads < 1):
-            raise InputError(
-                "expected hardware.devices and hardware.threads of at least 1 and "
-                f"hardware.workers of at least 0, got {self}"
-            )
+        require_each(self, "hardware", weighs, "of at least 0", "cache", "workers")
+        require_each(self, "hardware", counts, "of at least 1", "devices", "threads")
 
 
 @dataclass(frozen=True)

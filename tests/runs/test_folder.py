@@ -223,3 +223,12 @@ def test_a_full_disk_ends_the_curves_in_a_line(tmp_path):
             curves.write(1, {"task": 1.0})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_unknown_word_for_a_finished_run_overwrites_nothing(tmp_path):
+    run = tmp_path / "run"
+    with RunFolder(run, RECIPE):
+        (run / "result.json").write_text("{}")
+    with pytest.raises(Exception, match=r"existing to be one of|violates|Type-check"):
+        RunFolder(run, RECIPE, existing="Reuse")
+    assert (run / "result.json").is_file()

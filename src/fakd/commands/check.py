@@ -130,8 +130,8 @@ def _draw(console: Console, inspection: "Inspection", out: Path) -> Path | None:
     from fakd.report.dataset import save_overlays
 
     root = inspection.opened.root.resolve()
-    if out == _PICTURE and root in (out.resolve(), *out.resolve().parents):
-        console.print("no picture is written among the data; name a place for it with --out")
+    if root in out.resolve().parents and (out == _PICTURE or out.exists()):
+        console.print("no picture is written over the data; name a place for it with --out")
         return None
     drawn = save_overlays(out, inspection)
     if not drawn:

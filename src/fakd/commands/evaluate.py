@@ -50,6 +50,8 @@ def evaluate(
     require_same_classes(network, data)
     part = getattr(data, split)
     doubts = require_labels(data, [split])
+    if out is not None and out.suffix.lower() != ".json":
+        raise InputError(f"--out must end in .json, got {out}; name it {out.with_suffix('.json')}")
     if out is not None and not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
     device = pick_device(accelerator)

@@ -8,6 +8,7 @@ from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
+from fakd.files import expanded
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
 
@@ -52,6 +53,7 @@ def predict(
 
     network = fakd.models.open_network(network)
     palette = network.palette or fakd.data.default_palette(network.classes)
+    images, out = expanded(images), expanded(out)
     files, others = fakd.data.image_files(images), []
     root = images if images.is_dir() else images.parent
     for place in ((out / kind).resolve() for kind in ("masks", "overlays")):

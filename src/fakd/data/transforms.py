@@ -281,7 +281,8 @@ def _changed(
         torch.default_generator.manual_seed(seed)
         try:
             changed = extra(image.clone())
-        except (TypeError, ValueError) as error:
+        except Exception as error:
+            # It is somebody else's code, and fails as it likes.
             raise InputError(f"augmentation.extra cannot take an 8-bit image: {error}") from error
     kept = isinstance(changed, Tensor) and changed.dtype == image.dtype
     if not kept or changed.shape != image.shape:

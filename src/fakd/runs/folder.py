@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from fakd.errors import InputError
+from fakd.errors import InputError, require_choice
 from fakd.files import make_folder, read_yaml, write_atomically, write_text, write_yaml, writing
 from fakd.runs.locks import holder, lock
 from fakd.settings import Existing
@@ -38,6 +38,7 @@ GUARD = "run.lock"
 """The lock of a run's own folder, held by the process that trains it."""
 LOG, LOCK, GIVEN, FAILED = ".log", ".lock", ".yaml", ".failed"
 """What lies beside a run of a grid: its output, its lock, its recipe, and why it failed."""
+_OWN = f"fakd {version('fakd')}"
 # What may change between two sittings of the same run without changing what it computes.
 FREE = ("hardware", "intervals", "existing", "run", "broken")
 # Where a recipe says where things lie, not what they are.
@@ -53,8 +54,9 @@ def refuse_taken(path: Path, existing: Existing) -> None:
     Raises:
         InputError: it is one.
     """
+    require_choice("existing", existing, Existing)
     begun = (path / RECIPE).is_file()
-    # The lock alone is what a run leaves that could not begin.
+    # A run that could not begin leaves its lock alone.
     others = path.is_dir() and any(file.name != GUARD for file in path.iterdir())
     if path.is_file() or (others and not begun):
         raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
@@ -202,12 +204,15 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         path, schedule = self.path, self._recipe["schedule"]
         with readable(path):
             before: int = read_recipe(path)["schedule"]["steps"]
-        if differing := self._differing(
-            {**self._recipe, "schedule": {**schedule, "steps": before}}
-        ):
+        former = {**self._recipe, "schedule": {**schedule, "steps": before}}
+        if differing := self._differing(former):
             raise InputError(
                 f"{path} holds a run of another recipe ({differing}); --existing extend changes "
                 "schedule.steps only"
+            )
+        if not self.last.is_file():
+            raise InputError(
+                f"{self.last} is gone, and with it what --existing extend goes on from"
             )
         if not before < schedule["steps"]:
             raise InputError(
@@ -233,7 +238,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 key = each.partition(":")[0]
                 if key.partition(".")[0] not in same or key.rpartition(".")[2] not in _PATHS:
                     writer = writer_of(self.path)
-                    return each if writer == _own() else f"{each}; written by {writer}"
+                    return each if writer == _OWN else f"{each}; written by {writer}"
                 self.remarks.append(f"the same {key.partition('.')[0]} by another path ({each})")
         for key in ("data", "teacher"):
             if key in before and key in now and key not in same:
@@ -316,10 +321,6 @@ def writer_of(folder: Path) -> str:
     return f"fakd {known}" if known else "an unknown version of fakd"
 
 
-def _own() -> str:
-    return f"fakd {version('fakd')}"
-
-
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
     """Refuse in one line what the files of a run say that this version cannot make sense of.
@@ -330,7 +331,7 @@ def readable(folder: Path) -> Iterator[None]:
     writer = writer_of(folder)
     if (found := read_environment(folder).get("format", FORMAT)) != FORMAT:
         raise InputError(
-            f"{folder} was written by {writer} in format {found}, and this is {_own()}, which "
+            f"{folder} was written by {writer} in format {found}, and this is {_OWN}, which "
             f"reads format {FORMAT}; use that version"
         )
     try:
@@ -366,7 +367,7 @@ def read_checkpoint_state(path: Path, known: Collection[str] | None = None) -> d
         )
     if strange := set(state) - set(state if known is None else known):
         raise InputError(
-            f"{path} holds {', '.join(sorted(strange))}, which {_own()} does not know; continue "
+            f"{path} holds {', '.join(sorted(strange))}, which {_OWN} does not know; continue "
             f"with the version that wrote it, or {remedy}"
         )
     if type(state.get("step")) is not int:

@@ -45,7 +45,8 @@ def build_optimizer(
         arguments["fused"] = True
     try:
         optimizer: torch.optim.Optimizer = kind(groups, **{"lr": 1e-3, **arguments})
-    except (TypeError, ValueError) as error:
+    except Exception as error:
+        # Optimisers index and compare their arguments before they look at them.
         raise InputError(f"optimizer {settings.kind} does not take {arguments}: {error}") from error
     if arguments.get("momentum") and isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
