@@ -56,7 +56,6 @@ def refuse_taken(path: Path, existing: Existing) -> None:
     """
     require_choice("existing", existing, Existing)
     begun = (path / RECIPE).is_file()
-    # A run that could not begin leaves its lock alone.
     others = path.is_dir() and any(file.name != GUARD for file in path.iterdir())
     if path.is_file() or (others and not begun):
         raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
