@@ -283,7 +283,7 @@ def test_a_cache_of_nothing_keeps_nothing_and_a_negative_one_is_refused():
     (kept,) = cached((split,), Hardware(cache=0.0))
     assert [kept[0].name, kept[0].name] == ["0", "0"]
     assert split.read == [0, 0]
-    with pytest.raises(InputError, match=r"hardware\.cache of at least 0 GiB, got -1"):
+    with pytest.raises(InputError, match=r"hardware\.cache of at least 0, got -1"):
         Hardware(cache=-1.0)
 
 

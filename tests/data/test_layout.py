@@ -337,7 +337,7 @@ def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):
     (root / "photos/b.JPG").rename(root / "photos/b.heic")
     assert "takes no .heic; save them as PNG" in folder(root).remarks[0]
     (root / "photos/b.heic").rename(root / "photos/b.txt")
-    assert folder(root).remarks == ()
+    assert not any("leaves out" in each for each in folder(root).remarks)
 
 
 def test_pictures_of_another_part_are_not_left_out(made_up):

@@ -118,6 +118,13 @@ def test_what_cannot_be_is_refused(root, text, reason):
         described(root, text)
 
 
+def test_images_of_both_splits_are_named(root):
+    section = "{images: 'train/images/{name}.png', masks: 'train/masks/{name}.png'}"
+    data = described(root, f"val: {section}")
+    assert any("10 images are in both train and val" in each for each in data.remarks)
+    assert not any("both train and val" in each for each in described(root, "").remarks)
+
+
 def test_a_copy_of_a_validation_image_is_warned_of(root):
     (root / "more" / "a" / "copy.png").write_bytes((root / "val/images/1.png").read_bytes())
     (doubt,) = described(root, "unlabelled: more").remarks

@@ -16,7 +16,7 @@ from fakd.data.layout import IMAGE_SUFFIXES, Pattern
 from fakd.data.matching import listed
 from fakd.data.scan import files_below
 from fakd.data.unlabelled import unlabelled_pairs, without_labels
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 from fakd.files import expanded
 
 
@@ -103,6 +103,10 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
             raise InputError(f"labelled: train of {root} has no masks at all; leave it out")
         train.pairs = without_labels(train.pairs, described.labelled, root)
     more, doubts = unlabelled_pairs(described.unlabelled, root, train.pairs, val.pairs)
+    if both := sorted({pair.image for pair in train.pairs} & {pair.image for pair in val.pairs}):
+        train.doubts.append(
+            f"{len(both)} images are in both train and val ({some(both, 2)}): scores say too much"
+        )
     train.pairs += more
     train.doubts += doubts
     faint = unused_range([pair.image for pair in train.pairs], described.levels)

@@ -54,7 +54,6 @@ def unlabelled_pairs(
             validation too.
     """
     known = {pair.image.resolve(): "train" for pair in train}
-    same = sorted(known.keys() & {pair.image.resolve() for pair in val})
     known |= {pair.image.resolve(): "val" for pair in val}
     levels = train[0].levels if train else Levels()
     taken, found = {pair.name for pair in train}, []
@@ -81,8 +80,7 @@ def unlabelled_pairs(
         f"{len(copies)} unlabelled images are copies of validation images ({some(copies, 2)}); "
         "scores on images that a teacher explained say too much; take them out"
     ]
-    both = f"{len(same)} images are in both train and val ({some(same, 2)}): scores say too much"
-    return found, [*(doubts if copies else []), *([both] if same else [])]
+    return found, doubts if copies else []
 
 
 def _drawn(name: str) -> bytes:
