@@ -17,7 +17,8 @@ from fakd.training.objective import Distillation, Supervised
 from fakd.training.task import TaskLoss
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "dataset.yaml")
+NO_RECIPES = ("dataset.yaml", "classes.yaml")
+FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in NO_RECIPES)
 GRIDS = [path for path in FILES if path.stem.startswith("compare-")]
 RECIPES = [path for path in FILES if path not in GRIDS]
 
