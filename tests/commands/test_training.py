@@ -467,3 +467,41 @@ def test_a_finished_run_is_extended_by_more_steps(tmp_path, capsys):
     # A constant rate and the same batches: as if it had never ended.
     assert all(torch.equal(whole[name], extended[name]) for name in whole)
     assert not all(torch.equal(first[name], extended[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--optimizer.fused=true", "--optimizer.foreach=true"],
+        ["--optimizer.betas=[0.9]"],
+        ["--schedule.power=-1"],
+    ],
+)
+def test_what_an_optimiser_or_schedule_cannot_take_is_one_line(flags, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["train", *network("network", 8), *DATA, f"--run={run}", "--optimizer=AdamW"]
+    assert main([*arguments, "--schedule.steps=2", "--schedule.batch_size=2", *flags]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("fakd: error:")
+    assert "\n" not in error
+    assert not run.exists()
+
+
+def test_a_run_without_its_checkpoint_is_not_extended(tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["train", *network("network", 8), *DATA, f"--run={run}", "--schedule.batch_size=2"]
+    assert main([*arguments, "--schedule.steps=2"]) == 0
+    (run / "last.safetensors").unlink()
+    before = (run / "final.safetensors").read_bytes()
+    assert main([*arguments, "--schedule.steps=4", "--existing=extend"]) == 2
+    assert "last.safetensors is gone" in capsys.readouterr().err
+    assert (run / "final.safetensors").read_bytes() == before
+
+
+def test_scores_go_into_json_files_only(teacher, tmp_path, capsys):
+    kept = tmp_path / "dataset.yaml"
+    kept.write_text("classes: [a]\n")
+    assert main(["evaluate", f"--network={teacher}", "--data=scenes", "--data.val=1",
+                 f"--out={kept}"]) == 2  # fmt: skip
+    assert "--out must end in .json" in capsys.readouterr().err
+    assert kept.read_text() == "classes: [a]\n"
