@@ -25,6 +25,7 @@ from fakd.sources import Spec as Spec
 from fakd.sources import is_source, resolve
 from fakd.sources import written as written
 
+ADAPT = "fakd.models.adapt"
 ARCHITECTURES = frozenset(
     f"fakd.models.{name}" for name in ("adapt", "deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
 )
@@ -124,10 +125,10 @@ def with_claims(spec: Any) -> Any:
     if not isinstance(path, str) or "." not in path or (path.startswith("fakd.") and not opener):
         return spec
     known, _ = parameters(path)
-    claims = set(parameters("fakd.models.adapt")[0]) - {"network", "classes", "new_head", *known}
+    claims = set(parameters(ADAPT)[0]) - {"network", "classes", "new_head", *known}
     told = {name: given.pop(name) for name in claims & set(given)}
     inner = {"class_path": path, "init_args": given}
-    return written("fakd.models.adapt", network=inner, **told) if told else spec
+    return written(ADAPT, network=inner, **told) if told else spec
 
 
 def checked(
@@ -298,8 +299,7 @@ def build(
         spec = {"class_path": path, "init_args": arguments_of(spec)}
     else:
         spec = checked(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
-    if classes is not None:
-        spec = counted_for(spec, classes)
+    spec = spec if classes is None else counted_for(spec, classes)
     arguments = {name: inner(value) for name, value in spec["init_args"].items()}
     try:
         made = find(path)(**arguments)
@@ -312,17 +312,17 @@ def build(
 
 
 def counted_for(spec: Mapping[str, Any], classes: int) -> Spec:
-    """Fill in the number of classes wherever it may be given and is not.
+    """Fill in the number of classes where it is not given.
 
-    Weights of torchvision come with theirs.
+    Weights of torchvision have theirs; `adapt` is told by whoever knows whether it may change it.
     """
     known, open_ended = parameters(spec["class_path"])
-    config = open_ended and spec["class_path"].endswith("Config")
-    names = ["num_labels"] if config else [name for name in _CLASS_COUNTS if name in known]
-    given = {k: counted_for(v, classes) if is_spec(v) else v for k, v in spec["init_args"].items()}
-    if spec["class_path"].startswith("torchvision.") and spec["init_args"].get("weights"):
-        names = []
-    return {"class_path": spec["class_path"], "init_args": dict.fromkeys(names, classes) | given}
+    path, arguments = spec["class_path"], spec["init_args"]
+    config = open_ended and path.endswith("Config")
+    own = path == ADAPT or (path.startswith("torchvision.") and arguments.get("weights"))
+    names = [] if own else ["num_labels"] if config else [n for n in _CLASS_COUNTS if n in known]
+    given = {k: counted_for(v, classes) if is_spec(v) else v for k, v in arguments.items()}
+    return {"class_path": path, "init_args": dict.fromkeys(names, classes) | given}
 
 
 def _remember(made: Any, spec: Spec) -> None:

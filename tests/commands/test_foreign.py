@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import fakd
 from fakd import imports, specs
@@ -95,6 +96,52 @@ def test_adapt_names_what_it_cannot_find_out(mine, tmp_path):
     assert network.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     assert network.config["init_args"]["network"]["init_args"] == {"classes": 12, "width": 5}
     assert len(network.parameter_groups()["backbone"]) == 2
+
+
+def test_a_teacher_of_other_classes_is_mapped_and_a_student_gets_a_new_head(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    from foreign_networks import transformers_folder
+
+    monkeypatch.chdir(tmp_path)
+    transformers_folder("segformer", tmp_path / "segformer")
+    names = fakd.data.scenes(train=1, val=1).class_names
+    folder = fakd.data.scenes(train=4, val=2, size=(32, 48)).train
+    for split, count in (("train", 4), ("val", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / split / kind).mkdir(parents=True)
+        for index in range(count):
+            image, labels = folder[index][:2]
+            Image.fromarray(image.movedim(0, -1).numpy()).save(f"data/{split}/images/{index}.png")
+            sky = (labels == names.index("sky")).to(torch.uint8)
+            Image.fromarray(sky.numpy()).save(f"data/{split}/masks/{index}.png")
+    Path("data/dataset.yaml").write_text("classes: [other, sky]\n")
+    sky = names.index("sky")
+    Path("map.yaml").write_text(f"classes: {{other: [], sky: [{sky}]}}\nrest: other\n")
+    claims = [f"--{role}.mean=[0.5,0.5,0.5]" for role in ("teacher", "student")]
+    given = ["--teacher=hf:segformer", "--student=hf:segformer", *claims]
+    given += ["--data=data", "--classes_from=map.yaml", "--check_teacher=false", "--run=run"]
+    assert main(["distill", *given, *SHORT]) == 0
+    network = fakd.load("run")
+    assert network.classes == 2
+    assert network.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_network_that_takes_grey_images_is_loaded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "_allowed", set())
+    file = tmp_path / "grey.py"
+    file.write_text(
+        "from torch import nn\n\n"
+        "def net(classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3, 4, 1), nn.ReLU(), nn.Conv2d(4, classes, 1))\n"
+    )
+    run = tmp_path / "run"
+    # Named in the other way: as what adapt is given.
+    given = ["--network=adapt", f"--network.network={file}:net"]
+    assert main(["train", *given, *DATA, *SHORT, f"--run={run}"]) == 0
+    assert main(["evaluate", f"--network={run}", f"--code={file}", *DATA]) == 0
+    network = fakd.load(run)
+    assert network.order == "gray"
+    assert network.normalize.mean.numel() == 1
 
 
 def test_a_function_in_a_file_is_a_network_without_annotations(tmp_path, monkeypatch, capsys):

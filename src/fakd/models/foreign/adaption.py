@@ -20,7 +20,7 @@ _GREY = (0.449,), (0.226,)
 
 
 def adapt(
-    network: Any,
+    network: object,
     classes: int | None = None,
     *,
     classifier: str | None = None,

@@ -31,7 +31,7 @@ def open_network(given: Any, classes: int | None = None, trained: bool = False) 
         spec = specs.checked(resolve(str(given)), str(given), counted=classes is not None)
     elif isinstance(given, Mapping):
         spec = dict(given)
-    made = given if spec is None else _built(spec, classes)
+    made = given if spec is None else _built(spec, classes, trained)
     if not callable(made) and not hasattr(made, "get_inputs"):
         what = spec["class_path"] if spec else "the caller"
         raise InputError(f"expected a network from {what}, got a {type(made).__name__}")
@@ -64,7 +64,10 @@ def _unweighted(spec: specs.Spec) -> list[str]:
     return list(known) if off else []
 
 
-def _built(spec: specs.Spec, classes: int | None) -> Any:
+def _built(spec: specs.Spec, classes: int | None, trained: bool) -> Any:
+    if trained and classes is not None and spec["class_path"] == specs.ADAPT:
+        wanted = {"classes": classes} | spec["init_args"] | {"new_head": True}
+        spec = specs.written(specs.ADAPT, **wanted)
     try:
         return specs.build(spec, classes=classes)
     except InputError:
