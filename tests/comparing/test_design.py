@@ -1,10 +1,13 @@
 """What a comparison is to decide: kept in the grid, looked at when planned, confirmed apart."""
 
+import json
+from functools import partial
+
 import numpy as np
 import pytest
 import yaml
 
-import fakd.commands.compare as command
+import fakd.comparing.work as working
 from fakd.cli import main
 from fakd.comparing.design import Design, design_of
 from fakd.errors import InputError
@@ -39,6 +42,7 @@ def test_a_design_that_decides_nothing_is_refused(wrong):
         Design(**wrong)
 
 
+WORK = working.work
 BASE = np.array([0.9, 0.8, 0.85, 0.4, 0.3])
 GIVEN = ["--student", "pspnet", "--student.backbone", "resnet18", "--data", "scenes"]
 
@@ -49,24 +53,27 @@ def comparison(made_up, monkeypatch):
     seen = []
 
     def compared(gain, *more, noise=0.002):
-        def finish(cells, *_):
-            for cell in cells:
-                seed = cell.recipe["seed"]
-                seen.append(seed)
-                if cell.folder.exists():
-                    continue
-                method = cell.folder.parent.name
-                luck = ((seed + len(method)) * 7) % 5 - 2
-                own = noise * luck + (0 if method == "alone" else gain)
-                made_up.run(cell.folder, method, seed, BASE * 0.8 + own)
-            return []
+        def finish(cell, *_):
+            seed, method = cell.recipe["seed"], cell.folder.parent.name
+            seen.append(seed)
+            luck = ((seed + len(method)) * 7) % 5 - 2
+            own = noise * luck + (0 if method == "alone" else gain)
+            made_up.run(cell.folder, method, seed, BASE * 0.8 + own)
 
-        monkeypatch.setattr(command, "work_all", finish)
+        def timed(trial, *_):
+            trial.outcome.parent.mkdir(parents=True, exist_ok=True)
+            trial.outcome.write_text(json.dumps({"seconds_per_step": 9.0}))
+
+        monkeypatch.setattr(working, "attempt", finish)
+        monkeypatch.setattr(working, "measure", timed)
+        monkeypatch.setattr(working, "work", partial(WORK, poll=0.001))
         made_up.root.mkdir(exist_ok=True)
         teacher = made_up.root / "teacher.safetensors"
         teacher.touch()
         given = [*GIVEN, "--teacher", str(teacher), "--run", str(made_up.root / "again")]
-        return main(["compare", *given, "--methods", "cwd", *more])
+        if "--methods" not in more:
+            given += ["--methods", "cwd"]
+        return main(["compare", *given, *more])
 
     compared.seen, compared.run = seen, made_up.root / "again"
     return compared
@@ -79,6 +86,9 @@ def test_what_is_decided_early_gets_no_more_seeds(comparison, capsys):
     assert "looks at 3, 6, 12 seeds" in said
     assert "CWD helped: +" in said
     assert "98.75 %" in said
+    # 2 runs of 1000 steps of 9 s for each seed.
+    assert "about 10 seeds (about 50.0 h of training) show 1 mIoU" in said
+    assert "the last (about 60.0 h of training)" in said
     # The same command again adds nothing.
     assert comparison(0.1, "--until_decided") == 0
     assert set(comparison.seen) == {0, 1, 2}
@@ -87,11 +97,18 @@ def test_what_is_decided_early_gets_no_more_seeds(comparison, capsys):
 def test_what_is_undecided_ends_with_the_last_look(comparison, capsys):
     assert comparison(0.01, "--until_decided", "--most", "5", noise=0.05) == 0
     assert set(comparison.seen) == set(range(5))
-    assert "CWD: cannot tell" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("CWD: cannot tell") == 2
+    # Looks that were planned are no peeking.
+    assert "seeds were added" not in said
     grid = yaml.safe_load((comparison.run / "grid.yaml").read_text())
     assert (grid["until_decided"], grid["most"], grid["seeds"]) == (True, 5, [0, 1, 2, 3, 4])
     run = next(comparison.run.glob("*/cwd/seed-0"))
-    assert design_of(run) == Design(most=5, seeds=[0, 1, 2, 3, 4])
+    assert design_of(run) == Design(most=5, seeds=[0, 1, 2, 3, 4], looked=[3, 5])
+    # The same command goes on where it was, and adds nothing.
+    before = len(comparison.seen)
+    assert comparison(0.01, "--until_decided", "--most", "5", noise=0.05) == 0
+    assert len(comparison.seen) == before
 
 
 def test_what_shall_be_decided_must_be_named(comparison, capsys):
@@ -113,3 +130,24 @@ def test_a_choice_is_confirmed_with_seeds_that_had_no_part_in_it(comparison, cap
     assert "3 of 3 new seeds" in capsys.readouterr().out
     assert main(["compare", "confirm", str(comparison.run), "--methods", "dist"]) == 2
     assert "has no method 'dist'; it has alone, cwd, pd" in capsys.readouterr().err
+
+
+def test_seeds_added_after_a_look_make_no_verdict(comparison, capsys):
+    assert comparison(0.1, "--seeds", "1") == 0
+    assert comparison(0.1, "--seeds", "3") == 0
+    assert "CWD helped: +" in capsys.readouterr().out
+    assert comparison(0.1, "--seeds", "6") == 0
+    said = capsys.readouterr().out
+    assert "CWD: promising: +" in said
+    assert "seeds were added after a look at 3; confirm with new seeds" in said
+
+
+def test_the_primary_comparison_may_be_that_with_cwd(comparison, capsys):
+    given = ["--methods", "cwd,cwd+fa", "--primary", "cwd-fa", "--until_decided", "--most", "3"]
+    assert comparison(0.1, *given, "--against", "cwd") == 0
+    said = capsys.readouterr().out
+    # Both methods gain as much, and what they gain over the student alone was not the question.
+    assert "CWD+FA: no worthwhile difference to CWD" in said
+    assert "CWD: promising, 1 of 2" in said
+    assert comparison(0.1, "--primary", "cwd", "--against", "cwd") == 2
+    assert "--against cwd needs that method among --methods" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +237,11 @@ def test_what_only_chance_sets_apart_is_not_promising():
     one_of_many = Comparison("dist", "alone", difference, 1.0, family=4, corrected=0.18)
     assert tone(one_of_many) == "unsure"
     assert sentence(one_of_many).endswith("it does not stand out among 4 comparisons (Holm)")
+    # New seeds of many methods at once are many comparisons again.
+    confirming = replace(one_of_many, design=Design(confirms="runs/first"))
+    assert tone(confirming) == "unsure"
+    assert tone(replace(confirming, corrected=0.04)) == "helped"
+    assert tone(replace(one_of_many, corrected=0.04)) == "standout"
 
 
 def test_a_class_that_no_label_shows_flips_no_verdict(made_up):

@@ -1,14 +1,15 @@
 """`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
 
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fakd.comparing.design import Design
+from fakd.comparing.design import Against, Design, record_look
 from fakd.comparing.engines import Engine, Place, open_engine
 from fakd.comparing.grid import Grid
-from fakd.comparing.work import work_all
+from fakd.comparing.work import expected_seconds, work_all
 from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.files import expanded, read_yaml, write_yaml
@@ -45,6 +46,7 @@ def compare(
     seeds: int | list[int] | str = 3,
     minutes: float | None = None,
     primary: str | None = None,
+    against: Against = "alone",
     worthwhile: float = 1.0,
     until_decided: bool = False,
     most: int = 12,
@@ -86,6 +88,7 @@ def compare(
         minutes: train every run for so long instead of schedule.steps; a step of each method is
             timed first.
         primary: the method that the comparison is about; what it shows needs no confirmation.
+        against: what the primary method is compared with: the student alone, or CWD.
         worthwhile: the smallest difference in mIoU that matters.
         until_decided: begin with 3 seeds and add some, at 6 and at most, until the primary or only
             method is decided; all looks together err in no more than 5 %.
@@ -114,7 +117,6 @@ def compare(
     """
     # Imported here because `fakd compare --help` need not wait for them.
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
-    from fakd.comparing.statistics import seeds_needed
     from fakd.data import open_data
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import describe
@@ -138,7 +140,7 @@ def compare(
         }
     )
     first = resolve_seeds(seeds)
-    design = Design(primary, worthwhile, most if until_decided else None, confirms)
+    design = Design(primary, against, worthwhile, most if until_decided else None, confirms)
     grid = Grid(
         expanded(run),
         resolve_pairs(pairs, teacher, student),
@@ -153,31 +155,57 @@ def compare(
             "--until_decided needs to know what is to be decided: name it with --primary METHOD"
         )
     doubts = require_labels(opened)
-    engine = open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
     console = open_console()
     announce(console, opened, inference, doubts)
+    begin, counts = min(first), [len(first)]
     if until_decided:
-        needed = seeds_needed(SPREAD, worthwhile)
-        console.print(
-            f"about {needed} seeds show {worthwhile:g} mIoU where paired seeds differ by "
-            f"{SPREAD:g}, as usual; looks at {', '.join(map(str, design.looks))} seeds",
-            soft_wrap=True,
-        )
-    for count in design.looks if until_decided else (len(first),):
-        seeds_now = range(min(first), min(first) + count) if until_decided else first
-        if len(first) > count:
-            continue  # this comparison has gone further before
-        grid = replace(grid, seeds=[*seeds_now])
-        grid.open()
-        outcome, decided = _judged(grid, engine, console)
-        if decided or not until_decided:
-            break
+        # A comparison that has gone further before goes on there.
+        reached = max(len(first), grid.begun())
+        counts = [each for each in design.looks if each >= reached] or [design.looks[-1]]
+    with closing(
+        open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
+    ) as engine:
+        for count in counts:
+            if until_decided:
+                grid = replace(grid, seeds=[*range(begin, begin + count)])
+            grid.open()
+            if until_decided and count == counts[0]:
+                _announce_looks(grid, engine, console)
+            outcome, decided = _judged(grid, engine, console)
+            if decided:
+                break
     return outcome.runs
+
+
+def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
+    """Say which seeds the margin needs and, where nothing is done yet, how long they take."""
+    from fakd.comparing.statistics import seeds_needed
+
+    margin, design, cells = grid.design.worthwhile, grid.design, grid.cells()
+    one_seed = cells[: len(grid.pairs) * len(grid.methods)]
+    seconds = None
+    if not any(cell.finished for cell in cells):
+        seconds = expected_seconds(one_seed, grid.minutes, engine, console)
+
+    def lasting(seeds: int) -> str:
+        if seconds is None:
+            return ""
+        minutes = seeds * seconds / min(engine.slots, seeds * len(one_seed)) / 60
+        long = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{max(minutes, 1):.0f} min"
+        return f" (about {long} of training)"
+
+    needed = seeds_needed(SPREAD, margin)
+    console.print(
+        f"{f'about {needed}' if needed else 'more than 100'} seeds{lasting(needed or 100)} show "
+        f"{margin:g} mIoU where paired seeds differ by {SPREAD:g}, as usual; looks at "
+        f"{', '.join(map(str, design.looks))} seeds, the last{lasting(design.looks[-1])}",
+        soft_wrap=True,
+    )
 
 
 def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome, bool]":
     """Do the runs of a grid, say what they show, and whether that decides all its pairs."""
-    from fakd.comparing.verdict import references, sentence, tone
+    from fakd.comparing.verdict import is_primary, references, sentence, tone
     from fakd.report.methods import terminal_table
     from fakd.runs.reading import by_pair, read_grid
 
@@ -189,7 +217,8 @@ def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome,
     )
     failed = work_all(cells, grid.minutes, engine, console)
     outcome = read_grid(grid.run)
-    decided = True
+    record_look(grid.run, len(grid.seeds))
+    tones = []
     for (name, pair), found in by_pair(outcome.runs).items():
         console.print(f"\n{pair} on {name}", style="bold", soft_wrap=True)
         compared = references(found)
@@ -197,15 +226,14 @@ def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome,
         console.print(terminal_table(found, compared, failures))
         for each in chain.from_iterable(compared.values()):
             console.print(sentence(each), soft_wrap=True)
-        for each in compared.get(ALONE, []):
-            if grid.design.primary in (None, each.method):
-                decided &= tone(each) in ("helped", "hurt", "flat")
+            if grid.design.primary is None or is_primary(each):
+                tones.append(tone(each))
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
             f"({failed[0].failure}); the same command tries them again"
         )
-    return outcome, decided
+    return outcome, bool(tones) and all(each in ("helped", "hurt", "flat") for each in tones)
 
 
 def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = None) -> Path:
@@ -214,7 +242,7 @@ def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = No
     For example: fakd compare confirm runs/comparison --methods cwd+fa
 
     Then fakd compare GRID.yaml runs it. Its seeds had no part in the choice, so that what they show
-    needs no correction.
+    counts by itself.
 
     Args:
         run: folder of the comparison that chose.
@@ -247,7 +275,7 @@ def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = No
         "methods": chosen,
         "confirms": str(run),
     }
-    changed |= {"seeds": list(range(begin, begin + seeds)), "primary": None}
+    changed |= {"seeds": list(range(begin, begin + seeds)), "primary": None, "against": "alone"}
     write_yaml(target, {**grid, **changed, "until_decided": False})
     console = open_console()
     console.print(f"written to {target}; fakd compare {target} runs it", soft_wrap=True)

@@ -189,9 +189,14 @@ def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fa
 
 def within(cell: Cell, minutes: float, trial: Cell) -> Cell:
     """Give a cell the steps that its method, timed by a trial, makes in so many minutes."""
-    seconds: float = read_json(trial.folder.with_name(CALIBRATION))["seconds_per_step"]
-    schedule = {**cell.recipe["schedule"], "steps": max(1, round(60 * minutes / seconds))}
+    steps = max(1, round(60 * minutes / seconds_per_step(trial)))
+    schedule = {**cell.recipe["schedule"], "steps": steps}
     return replace(cell, recipe={**cell.recipe, "schedule": schedule})
+
+
+def seconds_per_step(trial: Cell) -> float:
+    """Read what a trial has measured."""
+    return float(read_json(trial.folder.with_name(CALIBRATION))["seconds_per_step"])
 
 
 def _laps(trial: Cell) -> list[float]:

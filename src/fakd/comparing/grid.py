@@ -57,6 +57,13 @@ class Grid:
         if primary is not None and (primary == ALONE or primary not in self.methods):
             known = ", ".join(name for name in self.methods if name != ALONE)
             raise InputError(f"expected --primary to name one of {known}, got {primary!r}")
+        if self.design.against != ALONE:
+            others = [name for name in self.methods if name != primary]
+            if primary is None or self.design.against not in others:
+                raise InputError(
+                    f"--against {self.design.against} needs that method among --methods, and "
+                    "another one as --primary"
+                )
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"expected minutes above 0, got {self.minutes}")
 
@@ -93,6 +100,11 @@ class Grid:
                     "may be added to it: give the rest as before, or choose another --run"
                 )
             write_yaml(file, new)
+
+    def begun(self) -> int:
+        """Count the seeds that the grid in its folder has; 0 where there is none."""
+        file = self.run / GRID
+        return len(read_yaml(file).get("seeds", [])) if file.is_file() else 0
 
     def cells(self) -> list[Cell]:
         """List the runs, every method of a seed before the next seed."""

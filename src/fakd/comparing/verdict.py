@@ -174,7 +174,7 @@ def _require_own_results(runs: Sequence[Run]) -> None:
 def references(methods: Methods) -> dict[str, list[Comparison]]:
     """Compare the methods of a pair with the student alone and with CWD, where they are present.
 
-    Comparisons that were not planned are corrected for one another (Holm). The bootstrap over
+    All but the primary comparison are corrected for one another (Holm). The bootstrap over
     images makes this the dear part of a verdict: it is for doing once.
     """
     found: dict[str, list[Comparison]] = {}
@@ -184,7 +184,7 @@ def references(methods: Methods) -> dict[str, list[Comparison]]:
         others = (runs for method, runs in methods.items() if method not in left_out)
         compared = (compare_runs(runs, methods[reference]) for runs in others)
         found[reference] = [each for each in compared if each is not None]
-    explored = [each for each in chain.from_iterable(found.values()) if not _planned(each)]
+    explored = [each for each in chain.from_iterable(found.values()) if not is_primary(each)]
     corrected = holm([each.difference.p_value for each in explored])
     for each, p_value in zip(explored, corrected, strict=True):
         place = found[each.reference].index(each)
@@ -192,18 +192,21 @@ def references(methods: Methods) -> dict[str, list[Comparison]]:
     return found
 
 
-def _planned(comparison: Comparison) -> bool:
+def is_primary(comparison: Comparison) -> bool:
+    """Tell whether a comparison was declared to be what its grid is about."""
     design = comparison.design
-    return design.confirms is not None or design.primary == comparison.method
+    against_alone = comparison.reference == ALONE
+    return design.primary == comparison.method and against_alone == (design.against == ALONE)
 
 
 def tone(comparison: Comparison) -> Tone:
     """Tell what a difference amounts to.
 
     There is no worthwhile difference if the 90 % interval lies within the margin. A method helped,
-    or hurt, if the whole interval lies on one side of 0 and the comparison was planned, or was
-    the only one; of several, those whose corrected p value is below .05 stand out. Fewer than
-    three seeds never give a verdict.
+    or hurt, if the whole interval lies on one side of 0 and the comparison was primary, the only
+    one, or made to confirm. Of several, the corrected p value must be below .05 too, and those that
+    nothing has planned stand out. Fewer than three seeds never give a verdict, and seeds that were
+    added after a look not planned give none but that.
     """
     difference, margin = comparison.difference, comparison.design.worthwhile
     interval = comparison.interval
@@ -211,12 +214,15 @@ def tone(comparison: Comparison) -> Tone:
     inner = difference.at(2 * level - 1)
     if interval is None or inner is None or difference.seeds < LEAST:
         return "unsure"
+    explored, peeked = comparison.family > 1, comparison.design.peeked is not None
     if -margin < inner.low and inner.high < margin:
-        return "flat"
+        return "unsure" if peeked else "flat"
     if interval.low <= 0 <= interval.high:
         return "unsure"
-    if comparison.corrected is not None and comparison.family > 1:
-        return "standout" if comparison.corrected < 1 - level else "unsure"
+    if explored and (comparison.corrected or 0.0) >= 1 - level:
+        return "unsure"
+    if peeked or (explored and comparison.design.confirms is None):
+        return "standout"
     return "hurt" if interval.high < 0 else "helped"
 
 
@@ -235,10 +241,11 @@ def sentence(comparison: Comparison) -> str:
         than = f" to {the(comparison.reference)}"
         return f"{name}: no worthwhile difference{than} (within ±{margin}): {facts}"
     if found == "unsure":
-        return f"{name}: cannot tell: {facts}; {_what_would_do(comparison)}"
+        return f"{name}: cannot tell: {facts}{_peeked(comparison)}; {_what_would_do(comparison)}"
     if found == "standout":
         word = "promising" if difference.mean > 0 else "seems worse"
-        return f"{name}: {word}, 1 of {comparison.family}: {facts}; confirm with new seeds"
+        one = f", 1 of {comparison.family}" if comparison.family > 1 else ""
+        return f"{name}: {word}{one}: {facts}{_peeked(comparison)}; confirm with new seeds"
     rival, reference = title_of(comparison.reference), comparison.reference
     # Only what is added to the reference can help it; a rival is better or worse.
     added = comparison.method in PRESETS and re.match(rf"{reference}-fa(-|$)", comparison.method)
@@ -276,6 +283,11 @@ def _basis(comparison: Comparison) -> str:
     return f"{', '.join(parts)}, {ratio}"
 
 
+def _peeked(comparison: Comparison) -> str:
+    peeked = comparison.design.peeked
+    return "" if peeked is None else f"; seeds were added after a look at {peeked}"
+
+
 def ends(interval: Interval, digits: int = 2) -> str:
     """Write an interval.
 
@@ -304,6 +316,8 @@ def _what_would_do(comparison: Comparison) -> str:
     difference, margin = comparison.difference, f"{comparison.design.worthwhile:g} mIoU"
     if difference.seeds < LEAST:
         return f"a verdict takes at least {LEAST} seeds"
+    if comparison.design.peeked is not None:
+        return "confirm with new seeds"
     interval = comparison.interval
     if interval is not None and not interval.low <= 0 <= interval.high:
         return f"it does not stand out among {comparison.family} comparisons (Holm)"

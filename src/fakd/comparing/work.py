@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fakd import signals
-from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
+from fakd.comparing.cell import Cell, attempt, measure, seconds_per_step, trial_of, within
 from fakd.comparing.engines import Engine, Task, Work
 from fakd.console import remark
 from fakd.runs.folder import LOG, RESULT, last_line, read_json
@@ -151,18 +152,40 @@ def work_all(
     lost: list[Cell] = []
     if minutes is not None:
         cells, lost = _timed(cells, minutes, engine, console)
-    failed = work(attempt, cells, engine, GridProgress(console, "runs", cells))
-    engine.close()
-    return [*lost, *failed]
+    return [*lost, *work(attempt, cells, engine, GridProgress(console, "runs", cells))]
+
+
+def expected_seconds(
+    cells: Sequence[Cell], minutes: float | None, engine: Engine, console: Console
+) -> float | None:
+    """Estimate the training time of cells, one after the other, from a few steps of each method.
+
+    Evaluation and saving come on top. None where some cannot be timed; what fails there will fail
+    again in its run, and be shown.
+    """
+    if minutes is not None:
+        return 60 * minutes * len(cells)
+    trials, untimed = _trials(cells, engine, console)
+    if untimed:
+        return None
+    steps: dict[Cell, int] = {cell: cell.recipe["schedule"]["steps"] for cell in cells}
+    return sum(seconds_per_step(trials[cell.folder.parent]) * steps[cell] for cell in cells)
+
+
+def _trials(
+    cells: Sequence[Cell], engine: Engine, console: Console
+) -> tuple[dict[Path, Cell], list[Cell]]:
+    """Time a few steps of each method; the trials by the folders of methods, and the failed."""
+    trials = {cell.folder.parent: trial_of(cell) for cell in cells if not cell.finished}
+    display = GridProgress(console, "timing", [*trials.values()])
+    return trials, work(measure, [*trials.values()], engine, display)
 
 
 def _timed(
     cells: Sequence[Cell], minutes: float, engine: Engine, console: Console
 ) -> tuple[list[Cell], list[Cell]]:
     """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
-    trials = {cell.folder.parent: trial_of(cell) for cell in cells if not cell.finished}
-    display = GridProgress(console, "timing", [*trials.values()])
-    untimed = work(measure, [*trials.values()], engine, display)
+    trials, untimed = _trials(cells, engine, console)
     ready, lost = [], []
     for cell in cells:
         if cell.finished:
