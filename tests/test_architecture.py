@@ -18,6 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     {"errors"},
     {
+        "bilinear",
         "files",
         "imports",
         "console",

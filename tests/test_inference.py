@@ -4,6 +4,7 @@ from dataclasses import asdict
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakd.errors import InputError
 from fakd.inference import _starts, predict_classes, predict_logits, score, to_unit, unlike_training
@@ -152,28 +153,118 @@ def test_one_further_scale_is_a_plain_scale(images):
         assert torch.equal(one, predict_logits(Lopsided(), images, Inference(scale=factor)))
 
 
+class Drawn(Segmenter):
+    """Answers at random on a third of the grid, as its argument's size and sum decide."""
+
+    def __init__(self, classes=11, ruled_out=(), full=False):
+        super().__init__()
+        self.classes, self.ruled_out, self.full = classes, list(ruled_out), full
+
+    def forward(self, images):
+        sides = [side if self.full else max(1, side // 3) for side in images.shape[-2:]]
+        seed = int(images.double().sum() * 1e6) % 2**31
+        generator = torch.Generator().manual_seed(seed)
+        logits = torch.randn(len(images), self.classes, *sides, generator=generator)
+        logits[:, self.ruled_out] = -float("inf")
+        return Prediction(logits)
+
+    @property
+    def classifier(self):
+        return None
+
+
+def slow(network, images, inference):
+    """One view after the other, each window enlarged by itself, pixels divided by their visits."""
+
+    def resized(maps, size):
+        return F.interpolate(maps, size, mode="bilinear", align_corners=network.align_corners)
+
+    size, total = images.shape[-2:], []
+    for factor in inference.scales:
+        for mirrored in (False, True) if inference.flip else (False,):
+            seen = images.flip(-1) if mirrored else images
+            shown = inference.size(tuple(size), factor)
+            seen = seen if shown == tuple(size) else F.interpolate(seen, shown, mode="bilinear")
+            window = inference.window or max(shown)
+            stride = inference.stride or max(1, window * 2 // 3)
+            votes = torch.zeros(len(images), network.classes, *shown, dtype=torch.float64)
+            visits = torch.zeros(shown, dtype=torch.float64)
+            for top in _starts(shown[0], window, stride):
+                for left in _starts(shown[1], window, stride):
+                    part = seen[..., top : top + window, left : left + window]
+                    rows, cols = part.shape[-2:]
+                    weight = torch.ones(rows, cols, dtype=torch.float64)
+                    if inference.blend:
+                        for i in range(rows):
+                            for j in range(cols):
+                                angles = torch.tensor([(i + 1) / (rows + 1), (j + 1) / (cols + 1)])
+                                weight[i, j] = torch.sin(torch.pi * angles.double()).pow(2).prod()
+                    answer = resized(network(part).logits.double(), (rows, cols))
+                    votes[..., top : top + rows, left : left + cols] += weight * answer
+                    visits[top : top + rows, left : left + cols] += weight
+            logits = resized(votes / visits, size)
+            total.append(logits.flip(-1) if mirrored else logits)
+    if len(total) == 1:
+        return total[0]
+    return torch.stack([each.softmax(1) for each in total]).mean(0).log()
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"scale": 0.7}, {"window": 13, "stride": 9}])
-def test_classes_named_some_at_a_time_are_those_of_all(monkeypatch, align_corners, settings):
-    class Many(Segmenter):
-        classes = 11
-
-        def forward(self, images):
-            rows, cols = images.shape[-2] // 3, images.shape[-1] // 3
-            generator = torch.Generator().manual_seed(rows * cols)
-            return Prediction(torch.randn(len(images), 11, rows, cols, generator=generator))
-
-        @property
-        def classifier(self):
-            return None
-
-    network, inference = Many(), Inference(**settings)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"scale": 0.7},
+        {"window": 13, "stride": 9},
+        {"window": 12, "stride": 5, "scale": 1.3, "blend": True},
+        {"window": 14, "stride": 9, "flip": True, "scales": (0.8, 1.0)},
+        {"window": 100, "blend": True},
+    ],
+)
+def test_tiles_are_parts_of_the_slow_whole(monkeypatch, align_corners, full, settings):
+    network, inference = Drawn(full=full), Inference(**settings)
     network.align_corners = align_corners
-    image = torch.zeros(2, 3, 20, 26, dtype=torch.uint8)
-    expected = predict_logits(network, to_unit(image), inference).argmax(1)
-    for at_once in (1, 2 * 20 * 26 * 3, 2**23):
-        monkeypatch.setattr("fakd.inference._AT_ONCE", at_once)
-        assert torch.equal(predict_classes(network, image, inference), expected)
+    byte = torch.randint(0, 256, (2, 3, 20, 27), generator=torch.Generator().manual_seed(1)).byte()
+    expected = slow(network, to_unit(byte), inference)
+    for width, numbers in ((128, 2**20), (8, 500), (5, 1)):
+        monkeypatch.setattr("fakd.bilinear.TILE_WIDTH", width)
+        monkeypatch.setattr("fakd.bilinear.TILE_NUMBERS", {"cpu": numbers})
+        found = predict_logits(network, to_unit(byte), inference)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(predict_classes(network, byte, inference), found.argmax(1))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"scale": 0.7}, {"window": 13, "stride": 9}, {"flip": True}]
+)
+def test_a_class_ruled_out_stays_ruled_out_where_maps_are_resized(settings):
+    byte = torch.randint(0, 256, (1, 3, 20, 27), generator=torch.Generator().manual_seed(1)).byte()
+    logits = predict_logits(Drawn(4, ruled_out=[0, 2]), to_unit(byte), Inference(**settings))
+    assert (logits[:, [0, 2]] == -float("inf")).all()
+    assert logits[:, [1, 3]].isfinite().all()
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the largest tensor of floats that anything returned."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.is_floating_point():
+            self.numbers = max(self.numbers, made.untyped_storage().nbytes() // 4)
+        return made
+
+
+@pytest.mark.parametrize("settings", [{}, {"window": 96}, {"scale": 0.5, "flip": True}])
+def test_no_map_of_all_classes_at_full_resolution_exists(monkeypatch, settings):
+    monkeypatch.setattr("fakd.bilinear.TILE_NUMBERS", {"cpu": 2**14})
+    image = torch.zeros(1, 3, 200, 300, dtype=torch.uint8)
+    with _Largest() as seen:
+        predict_classes(Drawn(60), image, Inference(**settings))
+    assert 0 < seen.numbers <= 60 * 200 * 300 // 9
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """From images to class maps: whole, in windows, mirrored or at several sizes; full resolution."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -10,12 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 
+from fakd.bilinear import Span, cut, mixing, tile_size
 from fakd.metrics import confusion_matrix
 from fakd.settings import Inference
 from fakd.types import Segmenter
 
-_AT_ONCE = 2**23
-"""Values of enlarged logits that are held at a time when only the likeliest class is asked for."""
+_RULED_OUT = -1e30
+"""Stands for minus infinity while maps are resized."""
 
 
 def unlike_training(network: Segmenter, inference: Inference) -> str | None:
@@ -58,70 +60,14 @@ def predict_logits(
     As in mmsegmentation: resize, forward, bilinear to the network's input size (averaged over
     windows where they overlap), bilinear to the original size. With `flip` or several `scales`
     the result is the logarithm of the class probabilities' mean.
+
+    Raises:
+        FloatingPointError: answers are infinite or NaN, and name no class.
     """
-    size = images.shape[-2:]
-    if not inference.averages:
-        logits, shown_size = _forward(network, images, inference, inference.scales[0])
-        return _enlarged(network, logits, shown_size, size)
-    views = list(product(inference.scales, (False, True) if inference.flip else (False,)))
-    total = images.new_full((len(images), network.classes, *size), -math.inf)
-    for factor, mirrored in views:
-        shown = images.flip(-1) if mirrored else images
-        logits = _enlarged(network, *_forward(network, shown, inference, factor), size)
-        view = F.log_softmax(logits.flip(-1) if mirrored else logits, dim=1)
-        torch.logaddexp(total, view, out=total)
-    return total.sub_(math.log(len(views)))
-
-
-def _forward(
-    network: Segmenter, images: Tensor, inference: Inference, factor: float
-) -> tuple[Tensor, torch.Size]:
-    """Resize the images and run the network: its logits, and the size that it was shown."""
-    size = inference.size((images.shape[-2], images.shape[-1]), factor)
-    if size != images.shape[-2:]:
-        # Not antialiased, as in training: the network knows images as they are sampled there.
-        images = F.interpolate(images, size, mode="bilinear")
-    if inference.window is None:
-        return _answer(network, images), images.shape[-2:]
-    stride = inference.stride or max(1, inference.window * 2 // 3)
-    return _slide(network, images, inference.window, stride), images.shape[-2:]
-
-
-def _answer(network: Segmenter, images: Tensor) -> Tensor:
-    logits: Tensor = network(images).logits.float()
-    # Minus infinity may rule a class out; anything else that is not finite names some class too.
-    if not (logits < math.inf).all():
-        raise FloatingPointError("the network's answers are infinite or NaN; it is broken")
-    return logits
-
-
-def _enlarged(network: Segmenter, logits: Tensor, shown: torch.Size, size: torch.Size) -> Tensor:
-    return _resize(network, _resize(network, logits, shown), size)
-
-
-def _resize(network: Segmenter, logits: Tensor, size: torch.Size) -> Tensor:
-    if logits.shape[-2:] == size:
-        return logits
-    return F.interpolate(logits, size, mode="bilinear", align_corners=network.align_corners)
-
-
-def _slide(network: Segmenter, images: Tensor, window: int, stride: int) -> Tensor:
-    height, width = images.shape[-2:]
-    total = images.new_zeros(len(images), network.classes, height, width)
-    visits = images.new_zeros(1, 1, height, width)
-    for top in _starts(height, window, stride):
-        for left in _starts(width, window, stride):
-            region = (..., slice(top, top + window), slice(left, left + window))
-            part = images[region]
-            total[region] += _resize(network, _answer(network, part), part.shape[-2:])
-            visits[region] += 1
-    return total.div_(visits)
-
-
-def _starts(side: int, window: int, stride: int) -> list[int]:
-    """List where windows begin; one that would overrun ends at the border instead."""
-    count = max(side - window + stride - 1, 0) // stride + 1
-    return [max(min(i * stride, side - window), 0) for i in range(count)]
+    result = images.new_empty(len(images), network.classes, *images.shape[-2:])
+    for (rows, columns), logits in _tiles(network, images, inference):
+        result[:, :, rows, columns] = logits.transpose(1, 2)
+    return result
 
 
 @torch.no_grad()
@@ -130,25 +76,166 @@ def predict_classes(
 ) -> Int[Tensor, "batch height width"]:
     """Name the likeliest class of every pixel.
 
-    Logits of one view are enlarged some classes at a time, which bounds memory for large images
-    with many classes; a value may be rounded otherwise than among all classes, in its last bit.
+    Beyond what the network answers on its own grid, memory does not grow with the number of
+    classes times that of pixels.
 
     Raises:
         FloatingPointError: answers are infinite or NaN, and name no class.
     """
-    if inference.averages:
+    likeliest = torch.empty_like(images[:, 0], dtype=torch.long)
+    for (rows, columns), logits in _tiles(network, images, inference):
         # `max` names the same classes as `argmax`, which takes two to three times as long.
-        return predict_logits(network, to_unit(images), inference).max(1).indices
-    logits, shown = _forward(network, to_unit(images), inference, inference.scales[0])
-    step = max(1, _AT_ONCE // max(images[:, 0].numel(), len(images) * shown.numel()))
-    best = torch.full_like(images[:, 0], -math.inf, dtype=torch.float32)
-    likeliest = torch.zeros_like(best, dtype=torch.long)
-    for first in range(0, logits.shape[1], step):
-        part = logits[:, first : first + step]
-        value, index = _enlarged(network, part, shown, images.shape[-2:]).max(1)
-        likeliest = torch.where(value > best, index + first, likeliest)
-        best = torch.maximum(best, value)
+        likeliest[:, rows, columns] = logits.max(2).indices
     return likeliest
+
+
+def _tiles(
+    network: Segmenter, images: Tensor, inference: Inference
+) -> Iterator[tuple[tuple[slice, slice], Float[Tensor, "batch rows classes cols"]]]:
+    """Make the logits at the images' resolution tile by tile, each with its rows and columns."""
+    mirrors = (False, True) if inference.flip else (False,)
+    views = [
+        _View(network, images, inference, *each) for each in product(inference.scales, mirrors)
+    ]
+    height, width = images.shape[-2:]
+    high, wide = tile_size(images.device, len(images) * network.classes, width)
+    with torch.autocast(images.device.type, enabled=False):
+        tiles = zip(*(view.tiles(high, wide) for view in views), strict=True)
+        places = product(_slices(height, high), _slices(width, wide))
+        for place, (first, *others) in zip(places, tiles, strict=True):
+            if others:
+                first = F.log_softmax(first, dim=2)
+                for other in others:
+                    first = torch.logaddexp(first, F.log_softmax(other, dim=2))
+                first.sub_(math.log(len(views)))
+            yield place, first
+
+
+def _slices(side: int, length: int) -> list[slice]:
+    return [slice(start, min(start + length, side)) for start in range(0, side, length)]
+
+
+class _View:
+    """What a network answers to images at one size, mirrored or not, on the network's own grid.
+
+    Enlarging the answers, averaging them where windows overlap and resizing the whole are linear
+    and separable: each window adds a product of three matrices, of which the outer ones say what
+    becomes of its rows and of its columns.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        images: Tensor,
+        inference: Inference,
+        factor: float,
+        mirrored: bool,
+    ) -> None:
+        self._mirrored, self._aligned = mirrored, network.align_corners
+        self._blend, self._size = inference.blend, images.shape[-2:]
+        images = images.flip(-1) if mirrored else images
+        self._shown = inference.size((images.shape[-2], images.shape[-1]), factor)
+        if self._shown != self._size:
+            # Not antialiased, as in training: the network knows images as they are sampled there.
+            images = F.interpolate(_unit(images), self._shown, mode="bilinear")
+        window = inference.window or max(self._shown)
+        stride = inference.stride or max(1, window * 2 // 3)
+        self._starts = tuple(tuple(_starts(side, window, stride)) for side in self._shown)
+        self._window = tuple(min(side, window) for side in self._shown)
+        self._answers = [
+            [
+                _answer(network, images[..., top : top + window, left : left + window])
+                for left in self._starts[1]
+            ]
+            for top in self._starts[0]
+        ]
+
+    def tiles(self, high: int, wide: int) -> Iterator[Float[Tensor, "batch rows classes cols"]]:
+        """Make the logits at the images' size, row by row of tiles of at most this size."""
+        ruled_out = any(bool((each <= _RULED_OUT).any()) for row in self._answers for each in row)
+        for rows in self._parts(0, high):
+            for columns in self._parts(1, wide):
+                first, *others = (
+                    self._enlarged(top, down, left, along)
+                    for (top, down), (left, along) in product(rows, columns)
+                )
+                total = sum(others, start=first)
+                # What is ruled out stays so, however little of it a mean contains.
+                yield total.where(total > _RULED_OUT / 1e6, -math.inf) if ruled_out else total
+
+    def _enlarged(self, top: int, down: Span, left: int, along: Span) -> Tensor:
+        part = self._answers[top][left][:, down.coarse, :, along.coarse]
+        part = part if along.copies else part @ along.mixing
+        if down.copies:
+            return part
+        return (down.mixing.T @ part.flatten(2)).view(len(part), -1, *part.shape[2:])
+
+    def _parts(self, axis: int, length: int) -> list[list[tuple[int, Span]]]:
+        """List for the tiles along an axis which windows reach them, and how."""
+        answer = self._answers[0][0]
+        return _spans(
+            answer.shape[1 if axis == 0 else 3],
+            self._window[axis],
+            self._starts[axis],
+            self._shown[axis],
+            self._size[axis],
+            length,
+            self._aligned,
+            self._blend,
+            self._mirrored and axis == 1,
+            answer.device,
+        )
+
+
+@lru_cache(maxsize=64)
+def _spans(
+    grid: int,
+    window: int,
+    starts: tuple[int, ...],
+    shown: int,
+    size: int,
+    length: int,
+    aligned: bool,
+    blend: bool,
+    mirrored: bool,
+    device: torch.device,
+) -> list[list[tuple[int, Span]]]:
+    weight = torch.ones(window, dtype=torch.float64)
+    if blend:
+        weight = torch.hann_window(window + 2, periodic=False, dtype=torch.float64)[1:-1]
+    total = torch.zeros(shown, dtype=torch.float64)
+    for start in starts:
+        total[start : start + window] += weight
+    enlarging = mixing(grid, window, aligned).double()
+    resizing = mixing(shown, size, aligned).double()
+    parts: list[list[tuple[int, Span]]] = [[] for _ in range(0, size, length)]
+    for number, start in enumerate(starts):
+        inside = slice(start, start + window)
+        matrix = (enlarging * (weight / total[inside])) @ resizing[inside]
+        matrix = (matrix.flip(-1) if mirrored else matrix).float()
+        for part, span in zip(parts, cut(matrix, length, device), strict=True):
+            if span:
+                part.append((number, span))
+    return parts
+
+
+def _unit(images: Tensor) -> Tensor:
+    return to_unit(images) if images.dtype == torch.uint8 else images
+
+
+def _answer(network: Segmenter, images: Tensor) -> Float[Tensor, "batch rows classes cols"]:
+    logits: Tensor = network(_unit(images)).logits.float()
+    # Minus infinity may rule a class out; anything else that is not finite names some class too.
+    if not (logits < math.inf).all():
+        raise FloatingPointError("the network's answers are infinite or NaN; it is broken")
+    # Finite, as products with zeros must be zero.
+    return logits.clamp_min(_RULED_OUT).transpose(1, 2)
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    """List where windows begin; one that would overrun ends at the border instead."""
+    count = max(side - window + stride - 1, 0) // stride + 1
+    return [max(min(i * stride, side - window), 0) for i in range(count)]
 
 
 def score(

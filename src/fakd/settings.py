@@ -198,6 +198,7 @@ class Inference:
         scale: resize the image by this factor first; the result has the original size again.
         window: side of square windows that slide over the (resized) image; none sees it whole.
         stride: distance between windows; two thirds of the window if not given.
+        blend: weigh windows less towards their borders where they overlap, instead of equally.
         base: long and short side that the image is fitted into, before scaling, its proportions
             kept; none keeps its own size.
         flip: average the class probabilities of the image and its mirror image.
@@ -207,6 +208,7 @@ class Inference:
     scale: float = 1.0
     window: int | None = None
     stride: int | None = None
+    blend: bool = False
     base: tuple[int, int] | None = None
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)

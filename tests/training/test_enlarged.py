@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fakd.training.enlarged as module
+from fakd import bilinear
 from fakd.settings import Task
+from fakd.training import enlarged
 from fakd.training.enlarged import label_losses, summed_cross_entropy
 from fakd.training.task import TaskLoss, cross_entropy
 from fakd.types import IGNORE, Prediction
@@ -29,8 +30,8 @@ SIZES = [
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Many tiles of several rows, even where maps are small."""
-    monkeypatch.setattr(module, "TILE_WIDTH", 16)
-    monkeypatch.setattr(module, "TILE_NUMBERS", {"cpu": 5 * 16 * 3})
+    monkeypatch.setattr(bilinear, "TILE_WIDTH", 16)
+    monkeypatch.setattr(bilinear, "TILE_NUMBERS", {"cpu": 5 * 16 * 3})
 
 
 def drawn(size, shown, classes=5, dtype=torch.float64):
@@ -166,7 +167,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("settings", [Task(), Task(hardest=0.7, label_smoothing=0.1)])
 def test_what_is_held_does_not_grow_with_the_labels_but_for_them(settings, monkeypatch):
-    monkeypatch.setattr(module, "TILE_NUMBERS", {"cpu": 50 * 16})
+    monkeypatch.setattr(bilinear, "TILE_NUMBERS", {"cpu": 50 * 16})
     found = []
     for scale in (8, 32):
         logits, labels = drawn((4, 4), (4 * scale, 4 * scale), classes=50)
@@ -181,6 +182,6 @@ def test_what_is_held_does_not_grow_with_the_labels_but_for_them(settings, monke
 
 
 def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(module)
+    result = doctest.testmod(enlarged)
     assert result.attempted > 0
     assert result.failed == 0

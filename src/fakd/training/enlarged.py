@@ -3,19 +3,14 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fakd.bilinear import Span, cut, mixing, tile_size
 from fakd.losses.grid import precise
 from fakd.types import IGNORE
-
-TILE_WIDTH = 128
-TILE_NUMBERS = {"cpu": 2**20}
-"""Enlarged logits held at once: on a CPU about what a cache keeps, elsewhere 2^26."""
 
 
 def summed_cross_entropy(
@@ -127,20 +122,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return (upstream * gradient).to(ctx.kind), *[None] * 5
 
 
-class _Span(NamedTuple):
-    """Neighbouring fine positions, the coarse ones they lie between, and how they mix them."""
-
-    fine: slice
-    coarse: slice
-    mixing: Float[Tensor, "coarse fine"]
-
-
 class _Tile(NamedTuple):
     """A part of the enlarged logits, ``[height, classes, width]``."""
 
     maps: Tensor
-    vertical: _Span
-    horizontal: _Span
+    vertical: Span
+    horizontal: Span
     image: int
 
     @property
@@ -163,9 +150,7 @@ class _Tile(NamedTuple):
 def _tiles(logits: Tensor, labels: Tensor, align_corners: bool) -> Iterator[_Tile]:
     """Enlarge the logits tile by tile: columns first, of the few rows a tile comes from."""
     classes, (height, width) = logits.shape[1], labels.shape[1:]
-    wide = min(width, TILE_WIDTH)
-    numbers = TILE_NUMBERS.get(logits.device.type, 2**26)
-    high = max(1, numbers // (classes * wide))
+    high, wide = tile_size(logits.device, classes, width)
     down = _spans(logits, 2, height, high, align_corners)
     along = _spans(logits, 3, width, wide, align_corners)
     for image, maps in enumerate(logits.detach().transpose(1, 2)):
@@ -177,19 +162,9 @@ def _tiles(logits: Tensor, labels: Tensor, align_corners: bool) -> Iterator[_Til
                 yield _Tile(enlarged, vertical, horizontal, image)
 
 
-def _spans(logits: Tensor, dim: int, size: int, length: int, align_corners: bool) -> list[_Span]:
-    """Cut ``size`` fine positions into spans; what each mixes is asked of `F.interpolate`."""
-    unit = torch.eye(logits.shape[dim], dtype=_exact(logits))
-    mixing = F.interpolate(unit[None], size, mode="linear", align_corners=align_corners)[0]
-    spans = []
-    for start in range(0, size, length):
-        part = mixing[:, start : start + length]
-        # By NumPy, as reading a tensor's values would count as waiting for the device.
-        used = np.flatnonzero(part.numpy().any(1)).tolist()
-        coarse = slice(used[0], used[-1] + 1)
-        fine = slice(start, start + part.shape[1])
-        spans.append(_Span(fine, coarse, part[coarse].to(logits.device)))
-    return spans
+def _spans(logits: Tensor, dim: int, size: int, length: int, align_corners: bool) -> list[Span]:
+    matrix = mixing(logits.shape[dim], size, align_corners, _exact(logits))
+    return [span for span in cut(matrix, length, logits.device) if span]
 
 
 def _exact(logits: Tensor) -> torch.dtype:
