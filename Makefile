@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-slow test-oldest check fix bench clean
+.PHONY: demo test test-slow test-oldest check fix bench docs clean
 
 demo: $(READY)
 	$(BIN)/fakd demo
@@ -35,6 +35,11 @@ bench: $(READY)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/pipeline.py --threads 1
 	$(BIN)/python benchmarks/evaluation.py --threads 1
+
+# The documentation as a site, in build/site; warnings are errors.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fakd needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

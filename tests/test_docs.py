@@ -2,9 +2,12 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fakd import cli
 
@@ -51,3 +54,23 @@ def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_site_has_every_page():
+    def named(entries):
+        for entry in entries:
+            (target,) = entry.values()
+            yield from [target] if isinstance(target, str) else named(target)
+
+    shown = list(named(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(shown) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    words = ["-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "<math" in (tmp_path / "site" / "method.html").read_text()
+    assert ".. math" not in (tmp_path / "site" / "api.html").read_text()
