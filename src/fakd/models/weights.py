@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fakd.errors import InputError, some
 from fakd.files import expanded
-from fakd.models.backbones import PAPER, Architecture, Backbone
+from fakd.models.backbones import PAPER, Architecture, Backbone, find_architecture
 from fakd.models.mmseg.renaming import PREFIX, from_mmseg
 from fakd.models.mmseg.unpickle import load_pickled
 from fakd.models.normalize import LITE_MEAN, LITE_STD, Normalize
@@ -100,6 +100,13 @@ def repository_of(architecture: Architecture) -> str | None:
         return None
     trained = timm.get_pretrained_cfg(architecture.full_name)
     return (trained.hf_hub_id or None) if trained is not None else None
+
+
+def licence_of(backbone: str) -> str | None:
+    """Name the licence of a backbone's ImageNet weights, where timm says it."""
+    trained = timm.get_pretrained_cfg(find_architecture(backbone).full_name)
+    known = getattr(trained, "license", None)
+    return str(known) if known else None
 
 
 def cached(repository: str) -> Path | None:
