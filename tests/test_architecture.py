@@ -37,7 +37,7 @@ LEVELS = [
     {"runs"},
     {"training"},
     {"comparing"},
-    {"report"},
+    {"report", "sharing"},
     {"commands"},
     {"shorthand", "help_pages"},
     {"cli", "__main__", "__init__"},

@@ -6,6 +6,7 @@ from .commands.train import train
 from .errors import InputError
 from .models import load
 from .settings import Hardware, Inference, Intervals, Schedule
+from .sharing import from_pretrained, push_to_hub, save_pretrained
 from .types import IGNORE, DistillationLoss, LossInputs, Prediction, Segmenter
 
 __version__: str
@@ -25,11 +26,14 @@ __all__ = [
     "data",
     "distill",
     "evaluate",
+    "from_pretrained",
     "load",
     "losses",
     "metrics",
     "models",
     "predict",
+    "push_to_hub",
+    "save_pretrained",
     "specs",
     "train",
 ]

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
     "replay": "fakd.commands.replay.replay",
+    "students": "fakd.commands.students.students",
     "models": "fakd.commands.models.models",
     "convert": "fakd.commands.convert.convert",
 }
@@ -88,6 +89,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd replay RUN                                    the step at which a loss became NaN
+  fakd students                                      small networks that come ready, and their cost
   fakd models                                        the paper's networks, published checkpoints
   fakd convert --source mmseg.pth --target teacher.safetensors
 
@@ -184,7 +186,7 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     """
     parameters = _parameters(name)
     parser = command_parser(name)
-    arguments, recipes = gather(given, parameters, _switches(parameters))
+    arguments, recipes = gather(given, parameters, _switches(parameters), _lists(parameters))
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
@@ -224,6 +226,12 @@ def _switches(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
                 f"{key}.{one.name}" for one in fields(each.annotation) if one.type in (bool, "bool")
             }
     return found
+
+
+def _lists(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """Find the flags that take several values."""
+    found = {key: [each.annotation, *get_args(each.annotation)] for key, each in parameters.items()}
+    return {key for key, kinds in found.items() if any(get_origin(each) is tuple for each in kinds)}
 
 
 def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:

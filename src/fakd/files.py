@@ -74,6 +74,9 @@ def replace_folder(path: Path, write: Callable[[Path], bool]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if write(temporary):
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _open_to_others(file)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(temporary, path)
     except OSError as error:
@@ -86,6 +89,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _open_to_others(file: Path) -> None:
+    """Give a file the mode that the user's mask asks for; some libraries hide what they write."""
+    file.chmod(0o666 & ~_umask())
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -103,8 +111,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            # Some libraries write files that only their owner may read.
-            temporary.chmod(0o666 & ~_umask())
+            _open_to_others(temporary)
             os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

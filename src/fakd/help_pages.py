@@ -114,6 +114,7 @@ PAGES = {
         listed=("network",),
     ),
     "replay": Page(("fakd replay runs/student", "fakd replay runs/student --step 120")),
+    "students": Page(("fakd students", "fakd students --sort gflops --size 360,480")),
     "models": Page(("fakd models", "fakd models --published")),
     "convert": Page(
         (

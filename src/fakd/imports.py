@@ -23,6 +23,7 @@ _EXTRAS = {
     "transformers": "transformers",
     "segmentation_models_pytorch": "smp",
     "onnxruntime": "onnx",
+    "huggingface_hub": "hub",
 }
 _allowed: set[str] = set()
 

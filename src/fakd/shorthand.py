@@ -97,14 +97,17 @@ def _distillation(value: str) -> str | dict[str, Any]:
 
 
 def gather(
-    arguments: Sequence[str], flags: Iterable[str], switches: Collection[str] = ()
+    arguments: Sequence[str],
+    flags: Iterable[str],
+    switches: Collection[str] = (),
+    lists: Collection[str] = (),
 ) -> tuple[list[str], list[Mapping[str, Any]]]:
     """Collect every spec from its flags and the recipes, short forms written out.
 
     ``--student pspnet`` is a builder, ``--data PATH`` a folder, ``--student.backbone X`` an
     argument; ``--teacher.weights FILE`` without a ``--teacher`` is that file. ``switches`` are on
-    where no value follows them, and ``--data.size 48,64`` is a list. A YAML file that comes first
-    is the recipe, and may hold the same short forms.
+    where no value follows them; ``--data.size 48,64`` is a list, and so are those of ``lists``. A
+    YAML file that comes first is the recipe, and may hold the same short forms.
 
     Returns:
         One ``--name=value`` for each other flag and each spec, and what the recipes hold besides.
@@ -119,7 +122,7 @@ def gather(
     options: dict[str, Any] = {}
     if arguments and arguments[0].endswith((".yaml", ".yml")) and arguments[0][0] != "-":
         arguments = [f"--recipe={arguments[0]}", *arguments[1:]]
-    given = [*_split(arguments, switches)]
+    given = [*_split(arguments, switches, lists)]
     whole = all(name != "teacher" for name, _ in given)
     for name, value in given:
         if whole and name == "teacher.weights":
@@ -198,7 +201,9 @@ def require_there(key: str, spec: Mapping[str, Any]) -> None:
         raise InputError(f"{key}: {path} does not exist; name {kinds}")
 
 
-def _split(arguments: Sequence[str], switches: Collection[str]) -> Iterable[tuple[str, str | None]]:
+def _split(
+    arguments: Sequence[str], switches: Collection[str], lists: Collection[str]
+) -> Iterable[tuple[str, str | None]]:
     """Tell flags from their values.
 
     Raises:
@@ -208,7 +213,8 @@ def _split(arguments: Sequence[str], switches: Collection[str]) -> Iterable[tupl
     while words:
         word = words.popleft()
         name, equals, value = word.removeprefix("--").partition("=")
-        if "." in name and _NUMBERS.fullmatch(value if equals else (words or [""])[0]):
+        several = "." in name or name in lists
+        if several and _NUMBERS.fullmatch(value if equals else (words or [""])[0]):
             value = f"[{value if equals else words.popleft()}]"
             equals = "="
         if word == "-h":

@@ -22,6 +22,10 @@ SCHEMES = {
 }
 EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
 _LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+BUILDERS = ("deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
+"""Those of this package's networks."""
+_QUERIED = re.compile(r"(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\?(?P<query>.+)")
+"""A network of this package, or a class path, with its arguments."""
 _IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Spec = dict[str, Any]
@@ -34,17 +38,18 @@ def written(class_path: str, **arguments: Any) -> Spec:
 
 def is_source(word: str) -> bool:
     """Tell whether a word names a network by its source: a scheme, a file of code, or an export."""
-    return ":" in word or word.endswith((*EXPORTED, *_LOADED))
+    ending = word.endswith((*EXPORTED, *_LOADED))
+    return ":" in word or ending or _QUERIED.fullmatch(word) is not None
 
 
 def resolve(word: str) -> Spec:
     """Write out what a word stands for, without opening it.
 
     ``hf:FOLDER``, ``hf:ID``, ``smp:Unet?encoder_name=resnet18``, ``smp:FOLDER``,
-    ``torchvision:deeplabv3_resnet50?weights=NAME``, ``timm:NAME``, ``net.py:function``,
-    ``package.module:function``, ``FILE.onnx``, ``FILE.pt`` of TorchScript, ``FILE.pt2`` of
-    `torch.export`; a folder that transformers or segmentation_models_pytorch saved; else a finished
-    run or a file of weights.
+    ``torchvision:deeplabv3_resnet50?weights=NAME``, ``timm:NAME``, ``pspnet?backbone=resnet18``,
+    ``package.module.Class?width=8``, ``net.py:function``, ``package.module:function``,
+    ``FILE.onnx``, ``FILE.pt`` of TorchScript, ``FILE.pt2`` of `torch.export`; a folder that
+    transformers or segmentation_models_pytorch saved; else a finished run or a file of weights.
 
     Raises:
         InputError: there is no such scheme, file or module, or a library is missing.
@@ -52,11 +57,15 @@ def resolve(word: str) -> Spec:
     >>> resolve("torchvision:fcn_resnet50?aux_loss=true")["init_args"]
     {'weights_backbone': None, 'aux_loss': True}
     """
+    if (asked := _QUERIED.fullmatch(word)) is not None:
+        return _with_arguments(asked["name"], asked["query"])
+    if word in BUILDERS and not Path(word).exists():
+        return written(f"fakd.models.{word}")
     scheme, colon, rest = word.partition(":")
     if colon and scheme in SCHEMES:
         require_library(SCHEMES[scheme])
         name, _, query = rest.partition("?")
-        given = {key: yaml.safe_load(value) for key, value in parse_qsl(query, True)}
+        given = _arguments(query)
         if not name:
             raise InputError(
                 f"{word}: expected a name after {scheme}:, such as {_EXAMPLES[scheme]}"
@@ -71,6 +80,17 @@ def resolve(word: str) -> Spec:
     if colon and not Path(word).exists():
         return _in_module(word)
     return _at_path(word)
+
+
+def _arguments(query: str) -> dict[str, Any]:
+    return {key: yaml.safe_load(value) for key, value in parse_qsl(query, True)}
+
+
+def _with_arguments(name: str, query: str) -> Spec:
+    if "." not in name and name not in BUILDERS:
+        listed = f"; those of fakd are {', '.join(BUILDERS)}"
+        raise InputError(f"there is no network {name}{nearest(name, BUILDERS, listed)}")
+    return written(name if "." in name else f"fakd.models.{name}", **_arguments(query))
 
 
 _EXAMPLES = {

@@ -21,14 +21,12 @@ from fakd.imports import IN_FILE, LIBRARIES, is_allowed
 from fakd.imports import allow as allow
 from fakd.imports import find as find
 from fakd.imports import nearest as nearest
+from fakd.sources import BUILDERS, is_source, resolve
 from fakd.sources import Spec as Spec
-from fakd.sources import is_source, resolve
 from fakd.sources import written as written
 
 ADAPT = "fakd.models.adapt"
-ARCHITECTURES = frozenset(
-    f"fakd.models.{name}" for name in ("adapt", "deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
-)
+ARCHITECTURES = frozenset(f"fakd.models.{name}" for name in ("adapt", *BUILDERS))
 """What of this package a weights file may ask for: a network without weights."""
 OPENERS = ARCHITECTURES | {
     *(

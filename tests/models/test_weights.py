@@ -144,7 +144,7 @@ def test_lite_packages_fill_every_entry(size):
 
 @LITE
 def test_lite_order_is_checked(tmp_path):
-    path = weights.find_package(build_backbone("tf_efficientnet_lite0", 8))
+    path = weights.find_package(build_backbone("tf_efficientnet_lite0", 8).architecture)
 
     with pytest.raises(InputError, match="timm's order"):
         pspnet("tf_efficientnet_lite1", 3, weights=path)

@@ -10,10 +10,12 @@ from .mmseg.conversion import export_mmseg, import_mmseg
 from .mmseg.published import PUBLISHED, Published
 from .normalize import Normalize
 from .paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
+from .students import STUDENTS, list_students
 from .weights import not_finite
 
 __all__ = [
     "PUBLISHED",
+    "STUDENTS",
     "Adapted",
     "EncoderDecoder",
     "LinearView",
@@ -28,6 +30,7 @@ __all__ = [
     "import_mmseg",
     "isanet",
     "list_networks",
+    "list_students",
     "load",
     "load_mmseg",
     "not_finite",

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from fakd.models.paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
+from fakd.types import Segmenter
 
 NETWORKS: tuple[tuple[Callable[[str, int], EncoderDecoder], str], ...] = (
     (pspnet, "resnet101"),
@@ -23,7 +25,7 @@ NETWORKS: tuple[tuple[Callable[[str, int], EncoderDecoder], str], ...] = (
 """Four teachers, then their students; the two of `pspnet` differ in their stem."""
 
 SIDE = 512
-"""Of the square image the cost is stated for."""
+"""Of the square image that the cost of the paper's networks is stated for."""
 
 
 class Row(NamedTuple):
@@ -34,9 +36,9 @@ class Row(NamedTuple):
     parameters: int
     """With the auxiliary head, which is part of every checkpoint."""
     flops: int
-    """Floating-point operations of one 512x512 image, two per multiply-accumulate, no auxiliary."""
-    channels: int
-    """Width of the feature before the classifier."""
+    """Floating-point operations of one image, two per multiply-accumulate, no auxiliary head."""
+    channels: int | None
+    """Width of the feature before the classifier; None if it is not seen."""
     stride: int
     """Image pixels per position of logits and feature."""
 
@@ -53,25 +55,37 @@ def list_networks(classes: int = 150) -> list[Row]:
 def describe(builder: Callable[[str, int], EncoderDecoder], backbone: str, classes: int) -> Row:
     """Build a network without memory for its weights and count."""
     with torch.device("meta"):
-        network = builder(backbone, classes).eval()
-        images = torch.empty(1, 3, SIDE, SIDE)
+        network = builder(backbone, classes)
+    return count(f"{builder.__name__}({backbone})", network, (SIDE, SIDE))
+
+
+def count(name: str, network: Segmenter, size: tuple[int, int]) -> Row:
+    """Count parameters, and the operations for one image of that height and width.
+
+    The network is of no use afterwards: its weights are gone, and so is all that is not counted.
+    """
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    network.auxiliary_head = None
-    drop_norms(network)
+    if isinstance(network, EncoderDecoder):
+        network.auxiliary_head = None
+    network.eval().to("meta")
+    drop_pointwise(network)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        features = network(images).features
+        seen = network(torch.empty(1, 3, *size, device="meta"))
     return Row(
-        name=f"{builder.__name__}({backbone})",
+        name=name,
         parameters=parameters,
         flops=counter.get_total_flops(),
-        channels=features.shape[1],
-        stride=SIDE // features.shape[2],
+        channels=None if seen.features is None else seen.features.shape[1],
+        stride=max(1, round(size[0] / seen.logits.shape[-2])),
     )
 
 
-def drop_norms(network: nn.Module) -> None:
-    """Take out batch norms: the counter leaves them out, and without memory they are slow."""
+def drop_pointwise(network: nn.Module) -> None:
+    """Take out batch norms and activations: they are not counted, and without memory slow."""
     for module in network.modules():
         for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
+            if isinstance(child, _POINTWISE):
                 setattr(module, name, nn.Identity())
+
+
+_POINTWISE = (_BatchNorm, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU)

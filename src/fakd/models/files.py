@@ -37,6 +37,9 @@ written as different bytes: safetensors does not keep their order."""
 FINISHED = "best.safetensors"
 """The file of a run folder that is its result."""
 
+SHARED = "model.safetensors"
+"""The file of a folder that `fakd.save_pretrained` wrote."""
+
 CHECKPOINT = ".pth"
 """What files of mmsegmentation end in."""
 
@@ -247,8 +250,11 @@ def _info(information: Mapping[str, Any]) -> NetworkInfo:
 
 
 def find(path: Path) -> Path:
-    """Return the network's file: the path itself, or the result inside a run folder."""
-    file = path / FINISHED if path.is_dir() else path
+    """Return the network's file: the path itself, or that of a run or of a shared folder."""
+    file = path
+    if path.is_dir():
+        shared = (path / SHARED).is_file() and not (path / FINISHED).is_file()
+        file = path / (SHARED if shared else FINISHED)
     if file.suffix == CHECKPOINT:
         raise InputError(
             f"a saved network must be a .safetensors file or a run folder, got {path}; convert a "

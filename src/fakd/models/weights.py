@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fakd.errors import InputError, some
 from fakd.files import expanded
-from fakd.models.backbones import PAPER, Architecture, Backbone
+from fakd.models.backbones import PAPER, Architecture, Backbone, find_architecture
 from fakd.models.mmseg.renaming import PREFIX, from_mmseg
 from fakd.models.mmseg.unpickle import load_pickled
 from fakd.models.normalize import LITE_MEAN, LITE_STD, Normalize
@@ -94,21 +94,38 @@ TIMEOUT = 5.0
 """Seconds to wait for the hub before saying that it cannot be reached."""
 
 
+def repository_of(architecture: Architecture) -> str | None:
+    """Name where timm's hub has a backbone's ImageNet weights; None if it has none."""
+    if architecture.weights is None:
+        return None
+    trained = timm.get_pretrained_cfg(architecture.full_name)
+    return (trained.hf_hub_id or None) if trained is not None else None
+
+
+def licence_of(backbone: str) -> str | None:
+    """Name the licence of a backbone's ImageNet weights, where timm says it."""
+    trained = timm.get_pretrained_cfg(find_architecture(backbone).full_name)
+    known = getattr(trained, "license", None)
+    return str(known) if known else None
+
+
+def cached(repository: str) -> Path | None:
+    """Find the weights of a repository of the hub on this machine."""
+    found = huggingface_hub.try_to_load_from_cache(repository, FILE)
+    return Path(found) if isinstance(found, str) else None
+
+
 def fetch(architecture: Architecture) -> Path:
     """Return the hub's file for a backbone, from the local cache if it is there."""
     instead = alternatives(architecture)
-    trained = None
-    if architecture.weights is not None:
-        trained = timm.get_pretrained_cfg(architecture.full_name)
-    repository = trained.hf_hub_id if trained is not None else None
+    repository = repository_of(architecture)
     if not repository:
         raise InputError(
             "weights 'imagenet' do not exist at timm's hub for "
             f"{architecture.describe()}; {instead}"
         )
-    cached = huggingface_hub.try_to_load_from_cache(repository, FILE)
-    if isinstance(cached, str):
-        return Path(cached)
+    if (here := cached(repository)) is not None:
+        return here
     failure = InputError(
         f"weights 'imagenet' must come from timm's hub ({repository}), which cannot be reached; "
         f"{instead}"
@@ -163,7 +180,7 @@ def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
         return Normalize()
     if weights != "imagenet":
         return load_from(expanded(weights), backbone)
-    return load_from(find_package(backbone) or fetch(backbone.architecture), backbone)
+    return load_from(find_package(backbone.architecture) or fetch(backbone.architecture), backbone)
 
 
 def load_from(path: Path, backbone: Backbone) -> Normalize:
@@ -276,9 +293,9 @@ def flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def find_package(backbone: Backbone) -> Path | None:
+def find_package(architecture: Architecture) -> Path | None:
     """Return the weights of an installed package for this backbone; None if there is none."""
-    package = PACKAGES.get(backbone.architecture.timm_name)
+    package = PACKAGES.get(architecture.timm_name)
     found = importlib.util.find_spec(package) if package else None
     if found is None or found.origin is None:
         return None

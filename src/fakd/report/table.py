@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from fakd.errors import InputError
+from fakd.imports import nearest
 from fakd.metrics import Scores
 
 
@@ -60,6 +62,26 @@ def columns(rows: Iterable[Row]) -> list[str]:
 def filled(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
     """Leave out columns that say nothing."""
     return [name for name in names if any(row.get(name, Entry()).text for row in rows)]
+
+
+def sorted_by(rows: Sequence[Row], order: str) -> list[Row]:
+    """Sort rows by a column, in any case of its letters; from the largest if a - stands before it.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    named = {name.lower(): name for name in columns(rows)}
+    wanted = order.removeprefix("-").lower()
+    if wanted not in named:
+        listed = f"; choose one of {', '.join(named)}"
+        raise InputError(f"--sort: there is no column {wanted}{nearest(wanted, named, listed)}")
+
+    def rank(row: Row) -> tuple[bool, float, str]:
+        entry = row.get(named[wanted], Entry())
+        number = float(entry.value or 0)
+        return bool(entry.text) is order.startswith("-"), number, entry.text
+
+    return sorted(rows, key=rank, reverse=order.startswith("-"))
 
 
 def terminal(rows: Sequence[Row], names: Sequence[str] | None = None, empty: str = "") -> Table:
@@ -156,6 +178,19 @@ def network_table(networks: Sequence[Any]) -> Table:
         for each in networks
     ]
     return terminal(rows)
+
+
+def student_row(student: Any) -> Row:
+    """Describe a student that comes ready (`fakd.models.list_students`)."""
+    row = student.row
+    return {
+        "student": Entry(row.name),
+        "parameters": Entry(f"{row.parameters / 1e6:.2f} M", row.parameters),
+        "GFLOPs": number(row.flops / 1e9),
+        "width": number(row.channels, "d"),
+        "stride": number(row.stride, "d"),
+        "ImageNet": Entry(student.imagenet),
+    }
 
 
 def published_table(checkpoints: Sequence[Any]) -> Table:

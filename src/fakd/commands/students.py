@@ -1,0 +1,57 @@
+"""`fakd students`: the students that come ready, in numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fakd.console import open_console
+from fakd.errors import InputError
+from fakd.files import expanded, write_text
+from fakd.training.progress import StepProgress
+
+
+def students(
+    sort: str = "parameters",
+    size: tuple[int, int] = (512, 512),
+    classes: int = 19,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """List students that come ready, of 0.3 to 12 million parameters, and what they cost.
+
+    Each is a word for --student. ImageNet weights of a backbone are "here" (an installed package,
+    or the hub's cache), at the "hub", or nowhere; add ?weights=imagenet to start from them (of smp:
+    &encoder_weights=imagenet). GFLOPs are of one image, two per multiply-accumulate, without the
+    auxiliary head; parameters include it.
+
+    Args:
+        sort: the column to sort by; -COLUMN begins with the largest.
+        size: height and width of the image.
+        classes: number of classes.
+        out: a JSON file to write the table to; an existing one is replaced.
+
+    Returns:
+        The rows, as the JSON file holds them.
+    """
+    # Imported here because `fakd students --help` need not wait for it.
+    from fakd.models.students import installed, list_students
+    from fakd.report.table import Row, sorted_by, student_row, terminal
+
+    if classes < 1 or min(size) < 1:
+        raise InputError(f"expected --classes and --size of at least 1, got {classes} and {size}")
+    if out is not None and out.suffix.lower() != ".json":
+        raise InputError(f"--out must end in .json, got {out}; name it {out.with_suffix('.json')}")
+    words, console = installed(), open_console()
+    rows: list[Row] = []
+    with StepProgress(console, "students", len(words)) as display:
+        for done, each in enumerate(list_students(classes, size, words), start=1):
+            # A column that there is none of is refused at the first row.
+            rows = sorted_by([*rows, student_row(each)], sort)
+            display.advance(done)
+    found = [{name: each.value or each.text for name, each in row.items()} for row in rows]
+    if out is not None:
+        write_text(expanded(out), json.dumps(found, indent=2) + "\n")
+    # Words must stay whole to be copied, whatever the terminal's width.
+    table = terminal(rows, empty="-")
+    table.columns[0].no_wrap, console.width = True, max(console.width, 135)
+    console.print(table)
+    return found
