@@ -37,7 +37,7 @@ def run(arguments, folder):
         ),
         *(
             f"{name} --help"
-            for name in ("report", "tables", "predict", "models", "convert", "evaluate")
+            for name in ("report", "tables", "predict", "models", "convert", "evaluate", "disagree")
         ),
     ],
 )
