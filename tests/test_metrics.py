@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fakd.metrics import Scores, confusion_matrix
+from fakd.metrics import Scores, confusion_matrix, jensen_shannon
 from fakd.types import IGNORE
 
 
@@ -93,3 +93,21 @@ def test_json_is_in_percent_and_has_no_nan():
     result = scores.as_dict(("a", "b", "c"))
     assert result["miou"] == 100.0
     assert result["classes"]["c"] == {"iou": None, "accuracy": None, "pixels": 0}
+
+
+def test_jensen_shannon_is_what_two_divergences_from_the_mean_say():
+    torch.manual_seed(0)
+    one, other = 3 * torch.randn(2, 2, 5, 70, 4)
+    found = jensen_shannon(one, other, temperature=2.0)
+    p, q = (torch.softmax(each.double() / 2, 1) for each in (one, other))
+    mean = (p + q) / 2
+    expected = sum((each * (each / mean).log2()).sum(1) for each in (p, q)) / 2
+    assert torch.allclose(found.double(), expected, atol=1e-6)
+    assert torch.equal(found, jensen_shannon(other, one, temperature=2.0))
+
+
+def test_jensen_shannon_is_finite_where_a_class_is_ruled_out():
+    one = torch.tensor([0.0, -math.inf, 0.0]).view(1, 3, 1, 1)
+    other = torch.tensor([-math.inf, 0.0, -math.inf]).view(1, 3, 1, 1)
+    assert jensen_shannon(one, other).item() == pytest.approx(1.0)
+    assert jensen_shannon(one, one).item() == 0.0

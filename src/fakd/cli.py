@@ -36,6 +36,7 @@ COMMANDS = {
     "data check": "fakd.commands.check.check",
     "answer": "fakd.commands.answer.answer",
     "classes": "fakd.commands.classes.classes",
+    "disagree": "fakd.commands.disagree.disagree",
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
     "replay": "fakd.commands.replay.replay",
@@ -51,6 +52,7 @@ POSITIONAL = {
     "report": "runs",
     "tables": "runs",
     "classes": "teacher data",
+    "disagree": "run",
 }
 # A network that is to be trained is built last, when the data have said how many classes there are.
 TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", "network")}
@@ -86,6 +88,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it
   fakd answer --teacher runs/teacher --data FOLDER --out answers     ask a teacher once, for all
   fakd classes runs/teacher FOLDER                   which of its classes each of yours is
+  fakd disagree runs/student --images PHOTOS --out next  what to label next, most instructive first
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd replay RUN                                    the step at which a loss became NaN

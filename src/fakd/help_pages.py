@@ -102,6 +102,13 @@ PAGES = {
         )
     ),
     "classes": Page(("fakd classes runs/teacher FOLDER --out classes.yaml",)),
+    "disagree": Page(
+        (
+            "fakd disagree runs/student --images PHOTOS --out next",
+            "fakd disagree runs/student --images PHOTOS --out next --first 100 --diverse true",
+            "fakd disagree runs/alone --images PHOTOS --out next --teacher runs/teacher",
+        )
+    ),
     "evaluate": Page(
         (
             "fakd evaluate --network runs/student --data FOLDER",

@@ -1,10 +1,12 @@
-"""One confusion matrix over the whole set, and the scores read off it."""
+"""One confusion matrix over the whole set, the scores read off it, and how answers differ."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
+from torch.special import entr
 
 from fakd.types import IGNORE
 
@@ -27,6 +29,35 @@ def confusion_matrix(
             f"{int(labels.max())}; leave pixels of other classes out as {IGNORE}"
         )
     return counts[classes:].view(classes, classes)
+
+
+_ROWS = 64
+"""Rows of a map whose divergence is computed at a time, to hold few copies of all classes."""
+
+
+def jensen_shannon(
+    one: Float[Tensor, "batch classes rows cols"],
+    other: Float[Tensor, "batch classes rows cols"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "batch rows cols"]:
+    r"""Compute how much the class probabilities of two answers differ: 0 for not at all, up to 1.
+
+    The Jensen-Shannon divergence in bits (Lin, 1991, "Divergence measures based on the Shannon
+    entropy"), :math:`H\left(\frac{p + q}{2}\right) - \frac{H(p) + H(q)}{2}`, with p and q the
+    softmax of the logits divided by the temperature. It is symmetric, and finite where a class is
+    impossible to one of them.
+
+    >>> sure = torch.tensor([30.0, 0.0]).view(1, 2, 1, 1)
+    >>> jensen_shannon(sure, sure.flip(1)).item(), jensen_shannon(sure, sure).item()
+    (1.0, 0.0)
+    """
+    found = []
+    for first in range(0, one.shape[2], _ROWS):
+        rows = (slice(None), slice(None), slice(first, first + _ROWS))
+        p, q = (torch.softmax(each[rows].float() / temperature, 1) for each in (one, other))
+        entropy = entr((p + q) / 2).sum(1) - (entr(p).sum(1) + entr(q).sum(1)) / 2
+        found.append((entropy / math.log(2)).clamp(0, 1))
+    return torch.cat(found, 1)
 
 
 @dataclass(frozen=True)

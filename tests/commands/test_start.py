@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from fakd.cli import COMMANDS
+
 HEAVY = ("torch", "timm", "torchvision", "lightning_fabric", "scipy", "matplotlib")
 CODE = f"""
 import sys
@@ -31,14 +33,7 @@ def run(arguments, folder):
     [
         "--help",
         "--version",
-        *(
-            f"{name} --help"
-            for name in ("demo", "train", "distill", "compare", "data check", "answer", "classes")
-        ),
-        *(
-            f"{name} --help"
-            for name in ("report", "tables", "predict", "models", "convert", "evaluate", "students")
-        ),
+        *(f"{name} --help" for name in COMMANDS),
     ],
 )
 def test_help_imports_nothing_heavy(arguments, tmp_path):

@@ -75,7 +75,7 @@ class Remembering(Teacher):
             self.said[key] = self.other.answer(images, batch)
         return self.said[key]
 
-    def predict(self, image, index, inference):
+    def predict(self, image, index, inference, part="val"):
         raise NotImplementedError
 
     def fingerprint(self):

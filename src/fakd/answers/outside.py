@@ -91,8 +91,9 @@ class Outside(Answers):
             raise missing(self.title, part, lacking, len(names), remedy)
         found = [self._files[key] for key in keys]
         self._used |= set(keys)
-        for place in sorted({i * len(found) // _LOOKED_AT for i in range(_LOOKED_AT)}):
-            self._logits(found[place])
+        looked_at = min(len(found), _LOOKED_AT)
+        for place in range(looked_at):
+            self._logits(found[place * len(found) // looked_at])
         return found
 
     def read(self, part: str, place: str, size: Size) -> Maps:

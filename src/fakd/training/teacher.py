@@ -31,6 +31,8 @@ from fakd.training.start import fingerprint
 from fakd.training.validation import validate
 from fakd.types import Prediction, Segmenter
 
+Image = Float[Tensor, "1 3 height width"]
+Whole = Float[Tensor, "1 classes height width"]
 _FINEST = 4
 """Pixels, each way, of the smallest cell that stored maps are cut into."""
 
@@ -87,10 +89,8 @@ class Teacher(ABC):
         """Answer for the images of a batch, in [0, 1] and on the device, on any grid."""
 
     @abstractmethod
-    def predict(
-        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
-    ) -> Float[Tensor, "1 classes height width"]:
-        """Answer for a whole validation image, at its own resolution."""
+    def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
+        """Answer for a whole image of a part of the data, at its own resolution."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -150,9 +150,7 @@ class NetworkTeacher(Teacher):
             prediction: Prediction = self.network(images)
         return prediction
 
-    def predict(
-        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
-    ) -> Float[Tensor, "1 classes height width"]:
+    def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
         """Show it the image."""
         with self._fabric.autocast():
             return predict_logits(self.network, image, inference)
@@ -197,14 +195,15 @@ class StoredTeacher(Teacher):
         self.answers, self._fabric = answers, fabric
         self.network = Silent(answers.classes, answers.class_names, answers.channels)
         self.maps = 1 if answers.channels is None else 2
-        places = answers.find("train", data.train)
+        self._places = {"train": answers.find("train", data.train)}
+        places = self._places["train"]
         height, width = data.train[0].image.shape[1:]
         rows, cols = answers.read("train", places[0], (height, width)).logits.shape[1:]
         self.stride = max(_FINEST, round(min(height / rows, width / cols)))
         self.lookup = Lookup(answers, "train", places, self.stride)
         unscored: tuple[str, ...] = ()
         try:
-            self._val = answers.find("val", data.val)
+            self._places["val"] = answers.find("val", data.val)
         except InputError as error:
             self.scored, unscored = False, (f"the teacher is not scored: {error}",)
         self.remarks = (*answers.remarks, *unscored)
@@ -215,12 +214,10 @@ class StoredTeacher(Teacher):
             raise InputError("expected a batch with the answers that the teacher's lookup finds")
         return Prediction(*(each.to(images.device, non_blocking=True) for each in batch.answers))
 
-    def predict(
-        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
-    ) -> Float[Tensor, "1 classes height width"]:
+    def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
         """Enlarge the stored map; how it was shown the image was decided then."""
         height, width = image.shape[-2:]
-        maps = self.answers.read("val", self._val[index], (height, width))
+        maps = self.answers.read(part, self._places[part][index], (height, width))
         logits = torch.from_numpy(maps.logits)[None].to(image.device)
         return F.interpolate(logits, (height, width), mode="bilinear")
 
@@ -255,11 +252,9 @@ class MappedTeacher(Teacher):
         labels = labels_on_grid_of(found.logits, batch.labels.to(images.device, non_blocking=True))
         return Prediction(map_classes(found.logits, self._table, labels), found.features)
 
-    def predict(
-        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
-    ) -> Float[Tensor, "1 classes height width"]:
+    def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
         """Map the teacher's answer, without any label."""
-        return map_classes(self.inner.predict(image, index, inference), self._table)
+        return map_classes(self.inner.predict(image, index, inference, part), self._table)
 
     def fingerprint(self) -> str:
         """Tell that of the teacher; the recipe holds the class map."""
@@ -302,11 +297,9 @@ class MixedTeacher(Teacher):
         finest = max(found, key=lambda logits: logits.shape[-2] * logits.shape[-1])
         return Prediction(mix_logits([on_grid_of(finest, each) for each in found], *self._how))
 
-    def predict(
-        self, image: Float[Tensor, "1 3 height width"], index: int, inference: Inference
-    ) -> Float[Tensor, "1 classes height width"]:
+    def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
         """Ask every teacher."""
-        found = [each.predict(image, index, inference) for each in self.members.values()]
+        found = [each.predict(image, index, inference, part) for each in self.members.values()]
         return mix_logits(found, *self._how)
 
     def fingerprint(self) -> str:

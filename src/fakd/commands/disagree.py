@@ -1,0 +1,255 @@
+"""`fakd disagree`: which images to label next, by how much teacher and student differ."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+import fakd
+from fakd.console import open_console, remark
+from fakd.data.layout import Levels, read_levels
+from fakd.data.names import composed
+from fakd.errors import InputError, require_above_zero, some
+from fakd.files import expanded, make_folder, replace_folder
+from fakd.settings import Hardware, Inference
+from fakd.training.progress import StepProgress
+
+if TYPE_CHECKING:
+    from fakd.training.teacher import Teacher
+
+
+def disagree(
+    run: str | Path,
+    images: Path,
+    out: Path,
+    teacher: "fakd.Segmenter | fakd.answers.Source | str | Path | None" = None,
+    classes_from: dict | str | None = None,
+    first: int = 50,
+    diverse: bool = False,
+    temperature: float = 1.0,
+    inference: Inference = Inference(),
+    accelerator: str = "auto",
+) -> dict[str, Any]:
+    """Rank images without labels by how much teacher and student differ: what to label next.
+
+    An image's score is the mean over its pixels of the Jensen-Shannon divergence of their class
+    probabilities, in bits: 0 for none, up to 1. out/ranking.csv lists all images; out/images.txt,
+    label-studio.json and cvat.jsonl the first ones for labelling tools; out/overlays shows them.
+
+    Args:
+        run: the folder of a run of fakd distill; or any network, with --teacher.
+        images: a folder, searched with its subfolders, or an image.
+        out: a new folder to write to, outside of the images.
+        teacher: whom to compare with; the run's own teacher if not given. Stored answers must be
+            of these images.
+        classes_from: a .yaml file that says which of the classes of --teacher each of the student's
+            is, where they differ.
+        first: how many images are listed for labelling tools and drawn.
+        diverse: choose these one after the other, each unlike those before it, so that not all are
+            frames of one scene.
+        temperature: logits are divided by it first.
+        inference: how images are shown to both networks.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
+
+    Returns:
+        How many images were ranked, their mean score, and the share of pixels that differ.
+
+    Raises:
+        InputError: there is no image that can be read, no teacher, or one without answers.
+        ChildProcessError: some images cannot be read; the others are ranked.
+    """
+    # Imported here because `fakd disagree --help` need not wait for it.
+    from fakd.inference import unlike_training
+    from fakd.training.start import start
+    from fakd.training.teacher import NetworkTeacher, open_teacher, teacher_of
+
+    if first < 1:
+        raise InputError(f"expected --first of at least 1, got {first}")
+    try:
+        require_above_zero(temperature=temperature)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if classes_from is not None and teacher is None:
+        raise InputError("--classes_from is for --teacher; the run's own teacher has its own")
+    images, out = expanded(images), expanded(out)
+    files = fakd.data.image_files(images)
+    root = images if images.is_dir() else images.parent
+    _require_new(out, images)
+    student = fakd.models.open_network(run)
+    asked = _own_teacher(run) if teacher is None else open_teacher(teacher, student.classes)
+    if classes_from is not None:
+        asked = fakd.answers.Mapped(asked, classes_from)
+    hardware = Hardware(accelerator=accelerator)
+    fabric, console = start(hardware, 0), open_console()
+    data = _images(root, files, student, read_levels(student.extra.get("levels", {}), images))
+    try:
+        answers = teacher_of(asked, data, fabric, hardware)
+    except InputError as error:
+        raise InputError(f"{error}; or name another --teacher") from error
+    if answers.network.classes != student.classes:
+        raise InputError(
+            f"the teacher knows {answers.network.classes} classes, the student {student.classes}; "
+            "where they differ, give --classes_from MAP.yaml"
+        )
+    for note in (*answers.network.remarks, unlike_training(student, inference)):
+        if note:
+            remark(console, note)
+    pair = _Pair(answers, NetworkTeacher(student, fabric, hardware), inference, temperature)
+    return _ranked(console, pair, data, root, files, out, first, diverse)
+
+
+def _require_new(out: Path, images: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists; choose another --out")
+    if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+        raise InputError(
+            f"--out {out} would write among the images in {images}, where its pictures are read as "
+            "such the next time; choose a folder beside it"
+        )
+
+
+def _own_teacher(run: str | Path) -> Any:
+    """Build the teacher of a run's recipe."""
+    from fakd import specs
+    from fakd.runs.folder import RECIPE, read_recipe, readable
+
+    folder = expanded(run)
+    remedy = "give --teacher"
+    if not (folder / RECIPE).is_file():
+        raise InputError(f"{run} is no folder of a run, which would name its teacher; {remedy}")
+    with readable(folder):
+        recipe = read_recipe(folder)
+        spec, mapped = recipe.get("teacher"), recipe.get("classes_from")
+    if not specs.is_spec(spec):
+        said = "had no teacher" if spec is None else f"was given a teacher of its own, {spec}"
+        raise InputError(f"{folder} {said}; {remedy}")
+    try:
+        spec = specs.checked(spec, "teacher")
+        source = spec["class_path"].startswith("fakd.answers.")
+        teacher = specs.build(spec) if source else fakd.models.open_network(spec)
+        return teacher if mapped is None else fakd.answers.Mapped(teacher, mapped)
+    except InputError as error:
+        raise InputError(f"the teacher of {folder} cannot be opened: {error}; {remedy}") from error
+
+
+def _images(
+    root: Path, files: Sequence[Path], student: "fakd.Segmenter", levels: Levels
+) -> "fakd.data.SegmentationData":
+    """Make a data set of the student's classes whose training images these are."""
+    from fakd.data import Pair, PairedSplit, SegmentationData, default_palette
+
+    relative = [file.relative_to(root).as_posix() for file in files]
+    pairs = [
+        Pair(composed(name.rpartition(".")[0]), file, levels=levels)
+        for name, file in zip(relative, files, strict=True)
+    ]
+    names = student.class_names or tuple(str(number) for number in range(student.classes))
+    palette = student.palette or default_palette(student.classes)
+    every, none = PairedSplit(root, pairs), PairedSplit(root, [])
+    return SegmentationData(root.name, names, palette, every, none)
+
+
+class _Pair:
+    """Teacher and student, asked about one image after the other."""
+
+    def __init__(
+        self, teacher: "Teacher", student: "Teacher", inference: Inference, temperature: float
+    ) -> None:
+        self._teacher, self._student = teacher, student
+        self._inference, self._temperature = inference, temperature
+
+    def __call__(self, image: Any, index: int) -> Any:
+        """Tell how their answers differ."""
+        import torch
+
+        from fakd.inference import to_unit
+        from fakd.report.disagreement import Difference
+
+        with torch.no_grad():
+            shown = to_unit(image[None].to(self._teacher.device))
+            found = [
+                each.predict(shown, index, self._inference, "train")
+                for each in (self._teacher, self._student)
+            ]
+            return Difference.of(found[0], found[1], self._temperature)
+
+
+def _ranked(
+    console: Console,
+    pair: _Pair,
+    data: "fakd.data.SegmentationData",
+    root: Path,
+    images: Sequence[Path],
+    out: Path,
+    first: int,
+    diverse: bool,
+) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    from fakd.report import disagreement as report
+
+    split, names = data.train, data.class_names
+    found = np.zeros(len(split), report.FOUND)
+    found["score"] = np.nan
+    looks = np.zeros((len(split), 192), np.uint8) if diverse else None
+    pairs = torch.zeros(data.classes, data.classes, dtype=torch.long)
+    pixels, unread = 0, list[InputError]()
+    with StepProgress(console, "disagree", len(split)) as display:
+        for index in range(len(split)):
+            try:
+                image = split[index].image
+            except InputError as error:
+                unread.append(error)
+                display.advance(index + 1)
+                continue
+            difference = pair(image, index)
+            counts = difference.pairs()
+            found[index] = difference.found(counts)
+            pairs += counts.cpu()
+            pixels += image[0].numel()
+            if looks is not None:
+                looks[index] = report.look(image)
+            display.show(index + 1, {"score": float(found[index]["score"])})
+    if len(unread) == len(split):
+        raise unread[0]
+    order = report.ordered(found["score"], first, looks)
+    files = [each.relative_to(root).as_posix() for each in images]
+    chosen = order[:first]
+
+    def write(folder: Path) -> bool:
+        make_folder(folder)
+        report.write_ranking(folder / report.RANKING, files, order, found, names)
+        sizes = []
+        with StepProgress(console, "draw", len(chosen)) as display:
+            for rank, index in enumerate(chosen, start=1):
+                image = split[index].image
+                sizes.append((image.shape[1], image.shape[2]))
+                path = folder / "overlays" / f"{rank:04d}.png"
+                difference = pair(image, index)
+                report.draw(
+                    path, image, files[index], difference, found[index], names, data.palette
+                )
+                display.advance(rank)
+        report.write_lists(folder, root, [files[each] for each in chosen], sizes)
+        return True
+
+    make_folder(out.parent)
+    replace_folder(out, write)
+    mean, differing = float(np.nanmean(found["score"])), int(pairs.sum()) / pixels
+    console.print(
+        f"{len(order)} images, mean score {mean:.4f}, {differing:.1%} of the pixels differ; the "
+        f"first {len(chosen)} are in {out}",
+        soft_wrap=True,
+    )
+    if pairs.any():
+        teacher, student = divmod(int(pairs.argmax()), data.classes)
+        share = int(pairs.max()) / int(pairs.sum())
+        said = f"most often {names[teacher]} to the teacher is {names[student]} to the student"
+        console.print(f"{said}: {share:.1%} of those pixels", soft_wrap=True)
+    for index in chosen[:5]:
+        console.print(f"  {found[index]['score']:.4f}  {files[index]}", soft_wrap=True)
+    if unread:
+        raise ChildProcessError(f"{len(unread)} of {len(split)} images left out: {some(unread, 3)}")
+    return {"images": len(order), "score": mean, "differing": differing}
