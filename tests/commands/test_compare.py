@@ -155,6 +155,50 @@ def test_equal_minutes(teacher, tmp_path, in_process, monkeypatch):
     assert steps == [6, 4]
 
 
+UNDECIDED = ["--methods=cwd", "--worthwhile=0.00001", "--until_decided"]
+
+
+def test_looks_train_the_seeds_they_add_and_keep_those_that_were_named(
+    teacher, tmp_path, in_process, monkeypatch, capsys
+):
+    # The steps of a method are timed by a process that is ended from without.
+    monkeypatch.setattr("fakd.commands.compare.expected_seconds", lambda *_: 9.0)
+    run = tmp_path / "grid"
+    given = [*UNDECIDED, "--seeds=3,5,7", "--most=4"]
+    assert compare(teacher, run, *given) == 0
+    assert capsys.readouterr().out.count("CWD: cannot tell") == 2
+    order = [int(path.split("seed-")[1].removesuffix(".yaml")) for path in in_process]
+    assert order == [3, 3, 5, 5, 7, 7, 8, 8]
+    assert json.loads((run / "looks.json").read_text()) == {"seeds": [3, 4]}
+    assert compare(teacher, run, *given) == 0
+    assert main(["compare", str(run / "grid.yaml")]) == 0
+    assert capsys.readouterr().out.count("4 of 4 seeds") == 2
+    assert len(in_process) == 8
+    assert compare(teacher, run, *UNDECIDED, "--seeds=5", "--most=4") == 2
+    assert "expected --seeds of no more than --most 4, got 5" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_comparison_stopped_in_its_second_look_goes_on_there(teacher, tmp_path):
+    run = tmp_path / "grid"
+    command = [
+        "compare", f"--teacher={teacher}", *student(), *SETTINGS, "--schedule.steps=2",
+        "--check_teacher=false", f"--run={run}", *UNDECIDED, "--most=4",
+    ]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "fakd", *command], stderr=subprocess.PIPE)
+    while not [*run.glob("*/alone/seed-3")]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert b"the same command continues" in process.communicate()[1]
+    assert not (cell(run, "cwd", 3) / "result.json").exists()
+    before = (cell(run, "cwd", 2) / "result.json").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (cell(run, "cwd", 3) / "result.json").is_file()
+    assert (cell(run, "cwd", 2) / "result.json").stat().st_mtime_ns == before
+    assert json.loads((run / "looks.json").read_text()) == {"seeds": [3, 4]}
+
+
 @pytest.mark.slow
 def test_a_step_is_timed_by_the_command_itself(teacher, tmp_path):
     run = tmp_path / "grid"

@@ -154,20 +154,23 @@ def compare(
         raise InputError(
             "--until_decided needs to know what is to be decided: name it with --primary METHOD"
         )
+    if until_decided and len(first) > most:
+        raise InputError(f"expected --seeds of no more than --most {most}, got {len(first)}")
     doubts = require_labels(opened)
     console = open_console()
     announce(console, opened, inference, doubts)
-    begin, counts = min(first), [len(first)]
+    counts = [len(first)]
     if until_decided:
         # A comparison that has gone further before goes on there.
         reached = max(len(first), grid.begun())
-        counts = [each for each in design.looks if each >= reached] or [design.looks[-1]]
+        counts = [each for each in design.looks if each >= reached]
     with closing(
         open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
     ) as engine:
         for count in counts:
             if until_decided:
-                grid = replace(grid, seeds=[*range(begin, begin + count)])
+                more = range(max(first) + 1, max(first) + 1 + count - len(first))
+                grid = replace(grid, seeds=[*first, *more])
             grid.open()
             if until_decided and count == counts[0]:
                 _announce_looks(grid, engine, console)
@@ -198,7 +201,7 @@ def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
     console.print(
         f"{f'about {needed}' if needed else 'more than 100'} seeds{lasting(needed or 100)} show "
         f"{margin:g} mIoU where paired seeds differ by {SPREAD:g}, as usual; looks at "
-        f"{', '.join(map(str, design.looks))} seeds, the last{lasting(design.looks[-1])}",
+        f"{', '.join(map(str, design.looks))} seeds{lasting(design.looks[-1])}",
         soft_wrap=True,
     )
 
