@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fakd.comparing.statistics import Pixels, mean_iou
+from fakd.comparing.statistics import mean_iou
 from fakd.losses import PRESETS
+from fakd.runs.images import Pixels
 
 CLASSES = ("road", "building", "sky", "pole", "cyclist")
 SHARE = np.array([0.5, 0.3, 0.15, 0.04, 0.01])

@@ -14,11 +14,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import fakd
 from fakd.cli import main
+from fakd.commands.evaluate import evaluate
 from fakd.comparing.cell import Cell, attempt
 from fakd.comparing.engines import open_engine
+from fakd.data import scenes
 from fakd.runs.folder import read_yaml
 from fakd.settings import Hardware
+from fakd.signals import Interrupted
 
 DATA = ["--data=scenes", "--data.train=8", "--data.val=4", "--data.size=[32,48]"]
 SETTINGS = [
@@ -153,6 +157,109 @@ def test_equal_minutes(teacher, tmp_path, in_process, monkeypatch):
         for method in ("alone", "cwd")
     ]
     assert steps == [6, 4]
+
+
+UNDECIDED = ["--methods=cwd", "--worthwhile=0.00001", "--until_decided"]
+
+
+def test_looks_train_the_seeds_they_add_and_keep_those_that_were_named(
+    teacher, tmp_path, in_process, monkeypatch, capsys
+):
+    # The steps of a method are timed by a process that is ended from without.
+    monkeypatch.setattr("fakd.commands.compare.expected_seconds", lambda *_: 9.0)
+    run = tmp_path / "grid"
+    given = [*UNDECIDED, "--seeds=3,5,7", "--most=4"]
+    assert compare(teacher, run, *given) == 0
+    assert capsys.readouterr().out.count("CWD: cannot tell") == 2
+    order = [int(path.split("seed-")[1].removesuffix(".yaml")) for path in in_process]
+    assert order == [3, 3, 5, 5, 7, 7, 8, 8]
+    assert json.loads((run / "looks.json").read_text()) == {"seeds": [3, 4]}
+    assert compare(teacher, run, *given) == 0
+    assert main(["compare", str(run / "grid.yaml")]) == 0
+    assert capsys.readouterr().out.count("4 of 4 seeds") == 2
+    assert len(in_process) == 8
+    assert compare(teacher, run, *UNDECIDED, "--seeds=5", "--most=4") == 2
+    assert "expected --seeds of no more than --most 4, got 5" in capsys.readouterr().err
+
+
+def test_the_test_split_is_opened_once(teacher, tmp_path, in_process, monkeypatch, capsys):
+    run = tmp_path / "grid"
+    broken = ["--methods={cwd: null, broken: {distillation: cwd, schedule: {warmup: 9}}}"]
+    assert compare(teacher, run, "--seeds=2", *broken, "--final") == 1
+    error = capsys.readouterr().err
+    assert "the same command tries them again and opens the test split without those that" in error
+    assert not (run / "test.json").exists()
+    assert compare(teacher, run, "--seeds=2", *broken, "--final") == 1
+    printed = capsys.readouterr().out
+    assert "on scenes, test split" in printed
+    kept = json.loads((run / "test.json").read_text())
+    assert kept["images"] == 4
+    pair = cell(run, "cwd").parents[1].name
+    assert list(kept["runs"]) == [f"{pair}/{m}/seed-{s}" for m in ("alone", "cwd") for s in (0, 1)]
+    network = fakd.load(cell(run, "cwd") / "final.safetensors")
+    scores = evaluate(network, scenes(8, 4, (32, 48)), "test", accelerator="cpu")
+    assert kept["runs"][f"{pair}/cwd/seed-0"]["miou"] == pytest.approx(scores["miou"], abs=1e-3)
+    assert main(["evaluate", f"--network={cell(run, 'cwd')}", *DATA, "--split=test"]) == 0
+    assert "(4 images of scenes, test)" in capsys.readouterr().out
+
+    monkeypatch.setattr("fakd.report.final.validate_images", None)
+    ran = len(in_process)
+    assert main(["compare", str(run / "grid.yaml"), "--final"]) == 1
+    assert f"test split opened {kept['opened']} by {kept['command']}" in capsys.readouterr().out
+    assert json.loads((run / "test.json").read_text()) == kept
+    # What failed is tried again, and no longer scored.
+    assert {path.split("/")[-2] for path in in_process[ran:]} == {"broken"}
+    assert compare(teacher, run, "--seeds=3", *broken) == 2
+    error = capsys.readouterr().err
+    assert "was opened (test.json), so that it takes no more runs, and seed 2 is new" in error
+    assert main(["report", str(run), f"--out={tmp_path / 'page.html'}", "--images=0"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "On the test split" in page
+    assert f"4 images that no training and no choice has seen, opened {kept['opened']}" in page
+
+
+def test_scoring_that_was_stopped_goes_on(teacher, tmp_path, in_process, monkeypatch):
+    from fakd.report import final
+
+    run, scored, score = tmp_path / "grid", [], final.validate_images
+
+    def once(*given):
+        if len(scored) == 1:
+            raise Interrupted(signal.SIGTERM)
+        scored.append(given)
+        return score(*given)
+
+    monkeypatch.setattr(final, "validate_images", once)
+    with pytest.raises(Interrupted):
+        compare(teacher, run, "--methods=cwd", "--seeds=1", "--final")
+    first = json.loads((run / "test.json").read_text())
+    assert [each is None for each in first["runs"].values()] == [False, True]
+    monkeypatch.setattr(final, "validate_images", score)
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1", "--final") == 0
+    kept = json.loads((run / "test.json").read_text())
+    assert kept["opened"] == first["opened"]
+    assert None not in kept["runs"].values()
+
+
+@pytest.mark.slow
+def test_a_comparison_stopped_in_its_second_look_goes_on_there(teacher, tmp_path):
+    run = tmp_path / "grid"
+    command = [
+        "compare", f"--teacher={teacher}", *student(), *SETTINGS, "--schedule.steps=2",
+        "--check_teacher=false", f"--run={run}", *UNDECIDED, "--most=4",
+    ]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "fakd", *command], stderr=subprocess.PIPE)
+    while not [*run.glob("*/alone/seed-3")]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert b"the same command continues" in process.communicate()[1]
+    assert not (cell(run, "cwd", 3) / "result.json").exists()
+    before = (cell(run, "cwd", 2) / "result.json").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (cell(run, "cwd", 3) / "result.json").is_file()
+    assert (cell(run, "cwd", 2) / "result.json").stat().st_mtime_ns == before
+    assert json.loads((run / "looks.json").read_text()) == {"seeds": [3, 4]}
 
 
 @pytest.mark.slow

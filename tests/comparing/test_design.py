@@ -88,7 +88,7 @@ def test_what_is_decided_early_gets_no_more_seeds(comparison, capsys):
     assert "98.75 %" in said
     # 2 runs of 1000 steps of 9 s for each seed.
     assert "about 10 seeds (about 50.0 h of training) show 1 mIoU" in said
-    assert "the last (about 60.0 h of training)" in said
+    assert "looks at 3, 6, 12 seeds (about 60.0 h of training)" in said
     # The same command again adds nothing.
     assert comparison(0.1, "--until_decided") == 0
     assert set(comparison.seen) == {0, 1, 2}

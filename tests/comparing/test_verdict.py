@@ -54,7 +54,8 @@ def shown(table, width=220):
 def test_it_helped():
     images = Interval(1.9, 1.9)
     assert judged(1.9, 1.2, 2.6, images=images) == (
-        "CWD+FA helped: +1.9 mIoU (95 % +1.2 to +2.6), 3 of 3 seeds, at 1.01x the time of CWD"
+        "CWD+FA helped: +1.9 mIoU (95 % +1.2 to +2.6), 3 of 3 seeds, images counted as "
+        "independent, at 1.01x the time of CWD"
     )
 
 
@@ -319,6 +320,29 @@ def test_images_of_a_group_are_drawn_together(made_up, groups, words):
     assert found.difference.groups == groups
     assert (found.difference.over_images is None) == (groups == 1)
     assert found.difference.over_seeds == apart.over_seeds
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("IMG_{:04}", ", images counted as independent, at "),
+        ("0016E5_{:05}", ", images counted as independent, though named like frames of clips, at "),
+    ],
+)
+def test_images_without_groups_are_said_to_count_as_independent(made_up, form, words):
+    methods = grid(made_up, {"alone": 0.0, "cwd": 0.05})
+    for run in (*methods["cwd"], *methods["alone"]):
+        with np.load(run.folder / "images.npz") as file:
+            arrays = dict(file)
+        arrays["names"] = np.array([form.format(7959 + 2 * place) for place in range(20)])
+        np.savez(run.folder / "images.npz", **arrays)
+    again = next(iter(by_pair(read_grid(made_up.root).runs).values()))
+    assert words in sentence(compare_runs(again["cwd"], again["alone"]))
+    # Where no image was counted, none counts as anything.
+    for run in (*methods["cwd"], *methods["alone"]):
+        (run.folder / "images.npz").unlink()
+    again = next(iter(by_pair(read_grid(made_up.root).runs).values()))
+    assert "independent" not in sentence(compare_runs(again["cwd"], again["alone"]))
 
 
 def test_a_class_that_some_seeds_lose_is_named(made_up):

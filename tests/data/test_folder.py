@@ -9,6 +9,7 @@ from PIL import Image
 
 from fakd.cli import main
 from fakd.data import folder, open_data, scenes
+from fakd.errors import InputError
 from fakd.types import IGNORE
 from stand_ins import message
 
@@ -125,6 +126,41 @@ def test_the_description_may_be_the_root_or_stand_elsewhere(made_up, tmp_path):
     made_up.pair("val", "b", np.zeros((2, 2), np.uint8))
     assert len(folder(other).val) == 2
     assert len(folder(moved, other).val) == 1
+
+
+def test_the_test_split_is_listed_only_when_asked_for_and_stands_apart(made_up):
+    before = folder(made_up.root).fingerprint()
+    with pytest.raises(InputError, match="test/images"):
+        folder(made_up.root).open_test()
+    made_up.describe(
+        "classes: [road, car]\n"
+        "test: {images: 'later/{name}.png', masks: 'later_ids/{name}.png', list: later.txt}\n"
+    )
+    data = folder(made_up.root)
+    assert data.fingerprint() == before
+    with pytest.raises(InputError, match="later"):
+        data.open_test()
+    made_up.image("later/b.png", np.full((6, 8, 3), 50, np.uint8))
+    made_up.image("later/c.png", np.full((6, 8, 3), 60, np.uint8))
+    made_up.mask("later_ids/b.png", np.ones((6, 8), np.uint8))
+    made_up.list("later.txt", "b")
+    test = data.open_test()
+    assert [test.name(index) for index in range(len(test))] == ["b"]
+    assert test[0].labels.unique().tolist() == [1]
+    assert data.fingerprint() == folder(made_up.root).fingerprint() == before
+    # A copy under another name is the same image.
+    shutil.copy(made_up.root / "val/images/a.png", made_up.root / "later/b.png")
+    with pytest.raises(InputError, match=r"1 test images are in train or val too \(.*b.png\)"):
+        data.open_test()
+    made_up.describe(
+        "classes: [road, car]\n"
+        "val: {images: 'val/images/{name}.png', masks: 'val/masks/{name}.png'}\n"
+    )
+    with pytest.raises(InputError, match="data has no test split; describe one under test:"):
+        folder(made_up.root).open_test()
+    made_up.describe("classes: [road, car]\ntest: {images: 'later/{name}.png'}\n")
+    with pytest.raises(InputError, match="test needs masks"):
+        folder(made_up.root)
 
 
 def test_read_only_folders_work_and_nothing_is_written(made_up):

@@ -53,13 +53,58 @@ def test_what_names_no_groups_is_refused(tmp_path, value, words):
         read_group(value, tmp_path / "dataset.yaml")
 
 
-def test_frames_are_known_by_their_names():
-    frames = [f"0016E5_{frame:05}" for frame in range(7959, 8161, 2)]
-    group = read_group(proposed_group(frames), Path("dataset.yaml"))
-    assert {group(name) for name in frames} == {"0016E5"}
-    assert proposed_group([f"photo{number}" for number in range(50)]) is None
-    assert proposed_group([f"2007_{number:06}" for number in range(4)]) is None
-    assert proposed_group([f"{number}_{number + 1}" for number in range(50)]) is None
+CITIES = {"frankfurt": (2, 997), "lindau": (59, 0), "munster": (174, 0)}
+CITYSCAPES = [
+    f"{city}_{clip:06}_{19 + 331 * clip + 7 * step if every else 19:06}"
+    for city, (clips, every) in CITIES.items()
+    for clip in range(clips)
+    for step in range(130 if every else 1)
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        ([f"0016E5_{frame:05}" for frame in range(7959, 8161, 2)], {"0016E5"}),
+        (
+            [f"{clip}{frame:05}" for clip in ("0001TP_", "Seq05VD_f") for frame in range(20)],
+            {"0001TP", "Seq05VD_f"},
+        ),
+        (CITYSCAPES, set(CITIES)),
+        ([f"frame_{frame:06}" for frame in range(40)], {"frame"}),
+        ([f"frame{frame:04}" for frame in (3, 4, 9, 12, 31, 57, 80, 81)], {"frame"}),
+        ([f"video1_frame_{frame}" for frame in range(20)], {"video1_frame"}),
+        ([f"MVI_1234_{frame:05}" for frame in range(20)], {"MVI_1234"}),
+        ([f"take-{clip}/{frame:03}" for clip in "12" for frame in range(9)], {"take-1", "take-2"}),
+        ([f"GOPR001{clip}-{frame}" for clip in "1" for frame in range(0, 90, 9)], {"GOPR0011"}),
+    ],
+)  # fmt: skip
+def test_frames_are_known_by_their_names(names, groups):
+    group = read_group(proposed_group(names), Path("dataset.yaml"))
+    assert {group(name) for name in names} == groups
+
+
+@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "IMG_{:04}", "DSC_{:04}", "DSC{:05}", "DSCN{:04}", "P101{:04}", "_MG_{:04}", "DJI_{:04}",
+        "{:04}", "{}", "photo{}", "image_{:05}", "ADE_val_{:08}", "COCO_val2014_{:012}",
+        "2007_{:06}", "IMG_20240501_{:06}", "20240501_{:06}", "PXL_20240501_{:09}",
+        "IMG-20240501-WA{:04}", "case_{:05}_0000", "{:06}_10", "clip{}",
+    ],
+)  # fmt: skip
+def test_numbers_of_cameras_and_of_data_sets_are_no_frames(form, step):
+    assert proposed_group([form.format(number) for number in range(1, 500, step)]) is None
+
+
+def test_photos_of_several_days_or_cards_are_no_frames():
+    days = [f"IMG_202405{day:02}_{time:06}" for day in range(1, 9) for time in range(0, 9000, 97)]
+    cards = [f"{number // 100}CANON/IMG_{number:04}" for number in range(100, 500)]
+    years = [f"{year}_{number:06}" for year in (2007, 2008) for number in range(0, 900, 11)]
+    for names in (days, cards, years, [f"{number}_{number + 1}" for number in range(50)]):
+        assert proposed_group(names) is None
+    assert proposed_group([f"clip1_{frame}" for frame in range(7)]) is None
 
 
 def test_data_check_proposes_groups_until_they_are_declared(clips):

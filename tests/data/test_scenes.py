@@ -19,6 +19,15 @@ def test_scenes_follow_from_seed_split_and_index():
     assert torch.equal(scenes(train=9).train[7].labels, sample.labels)
 
 
+def test_scenes_for_tests_are_further_ones():
+    data = scenes(train=2, val=3, size=(32, 48))
+    test = data.open_test()
+    assert len(test) == 3
+    assert test.name(1) == "test/00001"
+    for other in (data.train, data.val):
+        assert not any(torch.equal(test[0].image, other[i].image) for i in range(len(other)))
+
+
 def test_labels_of_one_scene_are_kept_for_good():
     # From this implementation with Pillow 13; other numbers would silently be another data set.
     labels = scenes().train[0].labels.numpy()

@@ -1,5 +1,6 @@
 """`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
@@ -13,6 +14,7 @@ from fakd.comparing.work import expected_seconds, work_all
 from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.files import expanded, read_yaml, write_yaml
+from fakd.runs.folder import OPENED
 from fakd.runs.naming import ALONE
 from fakd.settings import (
     Augmentation,
@@ -29,8 +31,10 @@ from fakd.settings import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fakd.comparing.cell import Cell
+    from fakd.comparing.verdict import Comparison
     from fakd.data import SegmentationData
-    from fakd.runs.reading import Outcome, Run
+    from fakd.runs.reading import Failure, Outcome, Run
 
 SPREAD = 1.0
 """Standard deviation of paired differences in mIoU that is expected before any is known."""
@@ -51,6 +55,7 @@ def compare(
     until_decided: bool = False,
     most: int = 12,
     confirms: str | None = None,
+    final: bool = False,
     schedule: Schedule = Schedule(),
     optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
@@ -94,6 +99,8 @@ def compare(
             method is decided; all looks together err in no more than 5 %.
         most: seeds after which to end undecided.
         confirms: the comparison that chose the methods, as fakd compare confirm writes it.
+        final: in the end score every finished run on the data's test split. This is done once: the
+            comparison takes no more runs afterwards.
         schedule: how long and how fast to train.
         optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
@@ -154,26 +161,42 @@ def compare(
         raise InputError(
             "--until_decided needs to know what is to be decided: name it with --primary METHOD"
         )
-    doubts = require_labels(opened)
+    if until_decided and len(first) > most:
+        raise InputError(f"expected --seeds of no more than --most {most}, got {len(first)}")
+    closed = final and not (grid.run / OPENED).is_file()
+    doubts = require_labels(opened, ("train", "val", "test") if closed else ("train", "val"))
     console = open_console()
     announce(console, opened, inference, doubts)
-    begin, counts = min(first), [len(first)]
+    counts = [len(first)]
     if until_decided:
         # A comparison that has gone further before goes on there.
         reached = max(len(first), grid.begun())
-        counts = [each for each in design.looks if each >= reached] or [design.looks[-1]]
+        counts = [each for each in design.looks if each >= reached]
     with closing(
         open_engine(on, hardware, parallel, cluster or {}, str(grid.run / "jobs"))
     ) as engine:
         for count in counts:
             if until_decided:
-                grid = replace(grid, seeds=[*range(begin, begin + count)])
+                more = range(max(first) + 1, max(first) + 1 + count - len(first))
+                grid = replace(grid, seeds=[*first, *more])
             grid.open()
             if until_decided and count == counts[0]:
                 _announce_looks(grid, engine, console)
-            outcome, decided = _judged(grid, engine, console)
-            if decided:
+            cells = grid.cells()
+            known = {cell.folder for cell in cells if cell.failure is not None}
+            outcome, decided, failed = _judged(grid, engine, console)
+            if decided or failed:
                 break
+        # Whoever knows of a failure and asks again has the others scored without it.
+        seen = all(cell.folder in known for cell in failed)
+        if final and seen and outcome.runs and (decided or count == counts[-1]):
+            _say_final(grid, outcome, opened, hardware, console)
+    if failed:
+        then = " and opens the test split without those that fail again" if final else ""
+        raise ChildProcessError(
+            f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
+            f"({failed[0].failure}); the same command tries them again{then}"
+        )
     return outcome.runs
 
 
@@ -198,16 +221,15 @@ def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
     console.print(
         f"{f'about {needed}' if needed else 'more than 100'} seeds{lasting(needed or 100)} show "
         f"{margin:g} mIoU where paired seeds differ by {SPREAD:g}, as usual; looks at "
-        f"{', '.join(map(str, design.looks))} seeds, the last{lasting(design.looks[-1])}",
+        f"{', '.join(map(str, design.looks))} seeds{lasting(design.looks[-1])}",
         soft_wrap=True,
     )
 
 
-def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome, bool]":
-    """Do the runs of a grid, say what they show, and whether that decides all its pairs."""
-    from fakd.comparing.verdict import is_primary, references, sentence, tone
-    from fakd.report.methods import terminal_table
-    from fakd.runs.reading import by_pair, read_grid
+def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome, bool, list[Cell]]":
+    """Do the runs of a grid and say what they show; whether it decides all pairs, what failed."""
+    from fakd.comparing.verdict import is_primary, tone
+    from fakd.runs.reading import read_grid
 
     cells = grid.cells()
     console.print(
@@ -218,22 +240,51 @@ def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome,
     failed = work_all(cells, grid.minutes, engine, console)
     outcome = read_grid(grid.run)
     record_look(grid.run, len(grid.seeds))
-    tones = []
-    for (name, pair), found in by_pair(outcome.runs).items():
+    said = _said(outcome.runs, outcome.failures, console)
+    tones = [tone(each) for each in said if grid.design.primary is None or is_primary(each)]
+    decided = bool(tones) and all(each in ("helped", "hurt", "flat") for each in tones)
+    return outcome, decided, failed
+
+
+def _said(
+    runs: "Sequence[Run]", failures: "Sequence[Failure]", console: "Console"
+) -> "list[Comparison]":
+    """Show the methods of each pair and say how they compare."""
+    from fakd.comparing.verdict import references, sentence
+    from fakd.report.methods import terminal_table
+    from fakd.runs.reading import by_pair
+
+    comparisons = []
+    for (name, pair), found in by_pair(runs).items():
         console.print(f"\n{pair} on {name}", style="bold", soft_wrap=True)
         compared = references(found)
-        failures = [each for each in outcome.failures if each.pair == pair]
-        console.print(terminal_table(found, compared, failures))
+        console.print(
+            terminal_table(found, compared, [each for each in failures if each.pair == pair])
+        )
         for each in chain.from_iterable(compared.values()):
             console.print(sentence(each), soft_wrap=True)
-            if grid.design.primary is None or is_primary(each):
-                tones.append(tone(each))
-    if failed:
-        raise ChildProcessError(
-            f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
-            f"({failed[0].failure}); the same command tries them again"
-        )
-    return outcome, bool(tones) and all(each in ("helped", "hurt", "flat") for each in tones)
+            comparisons.append(each)
+    return comparisons
+
+
+def _say_final(
+    grid: Grid,
+    outcome: "Outcome",
+    data: "SegmentationData",
+    hardware: Hardware,
+    console: "Console",
+) -> None:
+    """Open the test split, or what came of it, and say how the same methods compare there."""
+    from fakd.report.final import score_once
+
+    scored = score_once(grid.run, outcome.runs, data, hardware, console)
+    _said(scored, outcome.failures, console)
+    test = scored[0].result["test"]
+    console.print(
+        f"\ntest split opened {test['opened']} by {test['command']}; its scores are kept in "
+        f"{grid.run / OPENED}, and the comparison takes no more runs",
+        soft_wrap=True,
+    )
 
 
 def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = None) -> Path:

@@ -15,7 +15,7 @@ from fakd.training.progress import StepProgress
 def evaluate(
     network: "fakd.Segmenter | str | Path | Any",
     data: "fakd.data.SegmentationData | str | Path",
-    split: Literal["train", "val"] = "val",
+    split: Literal["train", "val", "test"] = "val",
     inference: Inference = Inference(),
     out: Path | None = None,
     accelerator: str = "auto",
@@ -29,7 +29,7 @@ def evaluate(
     Args:
         network: a finished run, a weight file, or any network.
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
-        split: which part of the data.
+        split: which part of the data; choose nothing by that for tests.
         inference: how images are shown to the network.
         out: a JSON file to write the scores to; an existing one is replaced.
         accelerator: cpu, cuda, mps, or auto for the best one present.
@@ -48,7 +48,7 @@ def evaluate(
     network = fakd.models.open_network(network)
     data = fakd.data.open_data(data)
     require_same_classes(network, data)
-    part = getattr(data, split)
+    part = data.split(split)
     doubts = require_labels(data, [split])
     if out is not None and out.suffix.lower() != ".json":
         raise InputError(f"--out must end in .json, got {out}; name it {out.with_suffix('.json')}")

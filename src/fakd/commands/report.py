@@ -58,6 +58,7 @@ def report(
     from fakd.models.files import own_version
     from fakd.report.page import Note, Section, add_pictures, write_report
     from fakd.runs.folder import command_line
+    from fakd.runs.opening import on_test
     from fakd.runs.reading import by_pair, read_folders
     from fakd.training.start import pick_device
 
@@ -66,6 +67,7 @@ def report(
     device = pick_device(accelerator)
     console = open_console()
     groups = by_pair(finished)
+    tested = by_pair(filter(None, map(on_test, finished)))
     sections = []
     for (name, pair), methods in groups.items():
         title = f"{pair} on {name}"
@@ -74,14 +76,24 @@ def report(
             remark(console, text)
         own = [each for each in failures if each.pair == pair]
         pictured = data if pictures else None
-        sections.append(Section(title, methods, own, examined, remarks, pictured))
+        test = None
+        if there := tested.get((f"{name}, test split", pair)):
+            kept = next(iter(there.values()))[0].result["test"]
+            text = (
+                f"{kept['images']} images that no training and no choice has seen, opened "
+                f"{kept['opened']} by {kept['command']}"
+            )
+            test = Section(f"{title}, test split", there, own, None, [text])
+        sections.append(Section(title, methods, own, examined, remarks, pictured, test))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     pairs = {pair for _, pair in groups}
     strays = [each for each in failures if each.pair not in pairs]
     note = Note(made, own_version(), command_line(), strays)
     add_pictures(sections, note)
     size = write_report(out, sections, note)
-    for each in sections:
+    for each in chain.from_iterable((each, each.test) for each in sections):
+        if each is None:
+            continue
         console.print(f"\n{each.name}", style="bold", soft_wrap=True)
         for verdict in chain.from_iterable(each.verdicts):
             console.print(verdict.text, soft_wrap=True)

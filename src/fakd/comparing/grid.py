@@ -10,7 +10,7 @@ from fakd.comparing.cell import Cell
 from fakd.comparing.design import Design
 from fakd.errors import InputError
 from fakd.files import make_folder, read_yaml, write_yaml
-from fakd.runs.folder import GRID, GRID_LOCK, differences, in_grid
+from fakd.runs.folder import GRID, GRID_LOCK, OPENED, differences, in_grid
 from fakd.runs.locks import lock
 from fakd.runs.naming import ALONE
 
@@ -94,6 +94,11 @@ class Grid:
             )
         new = self.describe()
         with lock(guard, wait=True):
+            if (self.run / OPENED).is_file() and (more := _added(read_yaml(file), new)):
+                raise InputError(
+                    f"the test split of {self.run} was opened ({OPENED}), so that it takes no more "
+                    f"runs, and {more[0]} is new; compare it in another --run"
+                )
             if file.is_file() and (changed := _changes(read_yaml(file), new)):
                 raise InputError(
                     f"{self.run} holds another grid ({changed[0]}); only pairs, methods and seeds "
@@ -136,6 +141,16 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         nested = isinstance(old, Mapping) and isinstance(value, Mapping)
         result[key] = merged(old, value) if nested else value  # type: ignore[arg-type]
     return result
+
+
+def _added(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    kinds = {"pairs": "pair", "methods": "method", "seeds": "seed"}
+    return [
+        f"{kind} {name}"
+        for key, kind in kinds.items()
+        for name in new[key]
+        if name not in old.get(key, ())
+    ]
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

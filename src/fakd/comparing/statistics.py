@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.special import nctdtr, ndtri, stdtrit
 
 from fakd.comparing.design import LEVEL
-from fakd.runs.reading import Pixels
+from fakd.runs.images import Pixels
 
 POWER = 0.8
 RESAMPLES = 1000

@@ -20,11 +20,13 @@ from fakd.comparing.statistics import (
     seeds_needed,
     widened_for_few,
 )
+from fakd.data.groups import proposed_group
 from fakd.errors import InputError
 from fakd.losses import PRESETS
+from fakd.runs.images import ImageCounts, Pixels
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.published import cell_of
-from fakd.runs.reading import ImageCounts, Methods, Pixels, Run
+from fakd.runs.reading import Methods, Run
 
 CWD = "cwd"
 _DEAD, _ALIVE = 1.0, 10.0
@@ -51,6 +53,8 @@ class Comparison:
     """p value corrected for its family."""
     collapsed: tuple[str, ...] = ()
     """Classes that some of the seeds find and others do not."""
+    like_frames: bool = False
+    """Whether images that count as independent have names as frames of clips have."""
 
     @property
     def interval(self) -> Interval | None:
@@ -93,6 +97,8 @@ def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison |
     collapsed = {name for side in zip(*pairs, strict=True) for name in _collapsed(side)}
     methods = runs[0].method, references[0].method
     found = Comparison(*methods, difference, ratio, design, asked)
+    if difference.over_images is not None and difference.groups is None:
+        found = replace(found, like_frames=proposed_group(counted[0][0].names) is not None)
     return replace(found, collapsed=tuple(sorted(collapsed)))
 
 
@@ -277,6 +283,10 @@ def _basis(comparison: Comparison) -> str:
         parts.append("on these images, all of one group (other scenes are not covered)")
     elif difference.groups is not None:
         parts.append(f"{difference.groups} groups of images")
+    elif comparison.like_frames:
+        parts.append("images counted as independent, though named like frames of clips")
+    elif difference.over_images is not None:
+        parts.append("images counted as independent")
     if comparison.collapsed:
         parts.append(f"an interval too narrow as some seeds lost {', '.join(comparison.collapsed)}")
     ratio = f"at {comparison.time_ratio:.2f}x the time of {the(comparison.reference)}"

@@ -1,11 +1,12 @@
-"""What a data set is: two splits of named samples, and names and colours for their classes."""
+"""What a data set is: splits of named samples, and names and colours for their classes."""
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from fakd.data.layout import Levels
+from fakd.errors import InputError
 
 if TYPE_CHECKING:
     # Finding out that a data set cannot be opened shall not wait for PyTorch.
@@ -70,6 +71,7 @@ class SegmentationData:
         protocol: Published settings of evaluation, as `fakd.inference.Inference` names them.
         augmentation: Published settings of training, as `fakd.data.Augmentation` names them.
         levels: What the numbers of image files mean, if it is files.
+        test: Finds the samples that all is scored on in the end, labelled; None for none.
     """
 
     # No dataclass: the command line takes those for groups of flags, not for things to build.
@@ -85,6 +87,7 @@ class SegmentationData:
         protocol: Mapping[str, Any] | None = None,
         augmentation: Mapping[str, Any] | None = None,
         levels: Levels = Levels(),
+        test: Callable[[], Split] | None = None,
     ) -> None:
         self.name = name
         self.class_names = class_names
@@ -96,23 +99,49 @@ class SegmentationData:
         self.protocol = protocol
         self.augmentation = augmentation
         self.levels = levels
+        self._test = test
 
     @property
     def classes(self) -> int:
         """How many classes there are, ignored pixels not being one."""
         return len(self.class_names)
 
+    def split(self, name: Literal["train", "val", "test"]) -> Split:
+        """Find a split by its name; that for tests is listed only now.
+
+        Raises:
+            InputError: there is none for tests, or training or validation has its images too.
+        """
+        return self.train if name == "train" else self.val if name == "val" else self.open_test()
+
+    def open_test(self) -> Split:
+        """List the samples that all is scored on in the end, and neither training nor choosing.
+
+        Raises:
+            InputError: there are none, or training or validation has some of their images too.
+        """
+        if self._test is None:
+            raise InputError(
+                f"{self.name} has no test split; describe one under test:, as train and val are"
+            )
+        return self._test()
+
     def fingerprint(self) -> str:
-        """Hash the classes and what the splits consist of, to tell one state of the data.
+        """Hash the classes and what is trained and chosen on, to tell one state of the data.
 
         It is the same for every copy of the data, on any machine.
         """
-        digest = hashlib.sha256()
         splits = ("train", *self.train.identity(), "val", *self.val.identity())
-        for line in (*self.class_names, *splits):
-            # Names of files may be of any bytes.
-            digest.update(line.encode(errors="surrogateescape") + b"\n")
-        return digest.hexdigest()[:16]
+        return hashed((*self.class_names, *splits))
+
+
+def hashed(lines: Iterable[str]) -> str:
+    """Hash lines, to tell whether they are the same."""
+    digest = hashlib.sha256()
+    for line in lines:
+        # Names of files may be of any bytes.
+        digest.update(line.encode(errors="surrogateescape") + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def default_palette(classes: int) -> tuple[Colour, ...]:

@@ -34,7 +34,7 @@ _SETTINGS = {
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
-    *("train", "val", "unlabelled", "labelled", "group", *_SETTINGS),
+    *("train", "val", "test", "unlabelled", "labelled", "group", *_SETTINGS),
 )
 
 
@@ -62,6 +62,7 @@ class Description:
     levels: Levels
     train: tuple[Part, ...]
     val: tuple[Part, ...]
+    test: tuple[Part, ...]
     unlabelled: tuple[Pattern, ...]
     """Where further training images lie, without labels."""
     labelled: Labelled | None
@@ -129,6 +130,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         levels=read_levels(content, path),
         train=read_layout(content, "train", names, path, class_ids),
         val=read_layout(content, "val", names, path, class_ids),
+        test=read_layout(content, "test", names, path, class_ids),
         unlabelled=read_unlabelled(content, path),
         labelled=read_labelled(content, path),
         protocol=_settings(content, "protocol", path),

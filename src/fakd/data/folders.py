@@ -1,10 +1,12 @@
 """A folder of images and masks, described by its dataset.yaml."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fakd.data.dataset import SegmentationData
+from fakd.data.dataset import SegmentationData, Split
 from fakd.data.decoding import unused_range
 from fakd.data.description import (
     Description,
@@ -13,9 +15,10 @@ from fakd.data.description import (
     read_unlabelled,
 )
 from fakd.data.layout import IMAGE_SUFFIXES, Pattern
+from fakd.data.masks import Pair
 from fakd.data.matching import listed
 from fakd.data.scan import files_below
-from fakd.data.unlabelled import unlabelled_pairs, without_labels
+from fakd.data.unlabelled import copies, unlabelled_pairs, without_labels
 from fakd.errors import InputError, some
 from fakd.files import expanded
 
@@ -124,7 +127,22 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         protocol=described.protocol,
         augmentation=described.augmentation,
         levels=described.levels,
+        test=partial(_open_test, root, described, [*train.pairs, *val.pairs])
+        if described.test
+        else None,
     )
+
+
+def _open_test(root: Path, described: Description, known: Sequence[Pair]) -> Split:
+    from fakd.data.samples import PairedSplit
+
+    (test,) = listed(root, described, splits=["test"])
+    if again := copies(test.pairs, known):
+        raise InputError(
+            f"{len(again)} test images are in train or val too ({some(again, 2)}), as the same "
+            "file or byte for byte; take them out of one"
+        )
+    return PairedSplit(root, test.pairs, described.group)
 
 
 def image_files(path: Path) -> list[Path]:

@@ -3,11 +3,18 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from fakd.errors import InputError
 
 FOLDER = "folder"
+_CLIP = r"(.*?)[/_-]?\d+$"
+"""A clip, and the number of a frame: ``0016E5_07959``."""
+_PLACE = r"(.*?)(?:[/_-]\d+){2,}$"
+"""A place, the number of a clip, that of a frame: ``frankfurt_000000_000294``."""
+_FRAME = re.compile(r"frame|(clip|video|seq|mvi)[^/_-]*[_-]?\d", re.IGNORECASE)
+_DATE = re.compile(r"(?<!\d)(19|20)\d\d(\d{4})?(?!\d)")
 
 
 def read_group(value: object, path: Path) -> Callable[[str], str] | None:
@@ -55,15 +62,43 @@ def _listed(file: Path, path: Path) -> Callable[[str], str]:
 def proposed_group(names: Sequence[str]) -> str | None:
     r"""Propose a pattern where names look like frames of clips; None where they do not.
 
-    At least eight images, of which nine in ten share their beginning with another and go on in a
-    number.
+    At least eight images, of which nine in ten share a beginning with another and go on in a
+    number. That is how cameras name photos as well, so what comes before the number must speak of
+    a frame or of a numbered clip; or hold a number that is no date, while frames of one clip follow
+    in steps of more than 1, or those of several have the same numbers.
 
     >>> proposed_group([f"0016E5_{frame:05}" for frame in range(7959, 7999, 2)])
-    '(.+)[_-][^_/-]*\\d+$'
+    '(.*?)[/_-]?\\d+$'
+    >>> proposed_group([f"IMG_{photo:04}" for photo in range(5, 500, 5)])
     """
-    pattern = r"(.+)[_-][^_/-]*\d+$"
-    found = [re.match(pattern, name) for name in names]
-    sizes = Counter(match[1] for match in found if match)
-    shared = sum(size for size in sizes.values() if size > 1)
-    few = len(sizes) <= max(1, len(names) // 4)
-    return pattern if len(names) >= 8 and few and shared >= 0.9 * len(names) else None
+    return next((pattern for pattern in (_CLIP, _PLACE) if _are_frames(names, pattern)), None)
+
+
+def _are_frames(names: Sequence[str], pattern: str) -> bool:
+    clips: dict[str, list[int]] = {}
+    told = numbered = 0
+    for name in names:
+        found, before = re.match(pattern, name), name.rstrip("0123456789")
+        if found and found[1] and not _DATE.search(before):
+            frame = re.sub(r"\D", "", name[found.end(1) :])
+            clips.setdefault(found[1], []).append(int(frame))
+            told += bool(_FRAME.search(before))
+            numbered += any(letter.isdigit() for letter in before)
+    enough = 0.9 * len(names)
+    shared = sum(len(frames) for frames in clips.values() if len(frames) > 1)
+    if len(names) < 8 or shared < enough or len(clips) > max(1, len(names) // 4):
+        return False
+    if told >= enough:
+        return True
+    steps = Counter(
+        second - first for frames in clips.values() for first, second in pairwise(sorted(frames))
+    )
+    step, times = steps.most_common(1)[0]
+    steady = pattern == _CLIP and step > 1 and times >= 0.9 * steps.total()
+    spans = {clip: (min(frames), max(frames)) for clip, frames in clips.items()}
+    again = sum(
+        any(low <= frame <= high for other, (low, high) in spans.items() if other != clip)
+        for clip, frames in clips.items()
+        for frame in frames
+    )
+    return numbered >= enough and (steady or 2 * again >= len(names))

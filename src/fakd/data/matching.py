@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from fakd.data.description import Description
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
@@ -48,8 +49,9 @@ def listed(
     lenient: bool = False,
     chosen: Mapping[str, Sequence[str]] | None = None,
     files: Lister | None = None,
+    splits: Sequence[Literal["train", "val", "test"]] = ("train", "val"),
 ) -> list[Listing]:
-    """List the training and the validation split.
+    """List the training and the validation split, or others.
 
     Args:
         root: The folder that patterns start from.
@@ -57,14 +59,16 @@ def listed(
         lenient: Note what is wrong in the listings and go on with the rest.
         chosen: The names of each split, instead of what the description lists.
         files: Lists the files below a folder.
+        splits: Those to list.
 
     Raises:
         InputError: a folder, a list, a listed image or a mask is missing, and not ``lenient``.
     """
-    # One listing of a folder serves every part and both splits.
+    # One listing of a folder serves every part and split.
     files = files or cache(files_below)
     found = []
-    for split, parts in (("train", description.train), ("val", description.val)):
+    for split in splits:
+        parts: Sequence[Part] = getattr(description, split)
         listing = Listing(split)
         names = None if chosen is None else chosen[split]
         for part in parts:

@@ -75,26 +75,27 @@ def unlabelled_pairs(
             known[image.resolve()] = "unlabelled"
             taken.add(name)
             found.append(Pair(name, image, levels=levels))
-    copies = _copies(found, val)
+    again = copies(found, val)
     doubts = [
-        f"{len(copies)} unlabelled images are copies of validation images ({some(copies, 2)}); "
+        f"{len(again)} unlabelled images are copies of validation images ({some(again, 2)}); "
         "scores on images that a teacher explained say too much; take them out"
     ]
-    return found, doubts if copies else []
+    return found, doubts if again else []
 
 
 def _drawn(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
-def _copies(pairs: Sequence[Pair], val: Sequence[Pair]) -> list[Path]:
-    """Find images that are validation images byte for byte; only those of one size are read."""
-    sizes: dict[int, list[Path]] = {}
-    for pair in val:
-        sizes.setdefault(pair.image.stat().st_size, []).append(pair.image)
-    return [
-        pair.image
-        for pair in pairs
-        for other in sizes.get(pair.image.stat().st_size, ())
-        if pair.image.read_bytes() == other.read_bytes()
-    ]
+def copies(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Path]:
+    """Find images that are among the others byte for byte; of those of one size only, each once."""
+    sizes = {each.image: each.image.stat().st_size for each in (*pairs, *others)}
+    shared = {sizes[each.image] for each in pairs} & {sizes[each.image] for each in others}
+
+    @cache
+    def content(image: Path) -> bytes:
+        return hashlib.sha256(image.read_bytes()).digest()
+
+    known = {content(each.image) for each in others if sizes[each.image] in shared}
+    alike = (each.image for each in pairs if sizes[each.image] in shared)
+    return [image for image in alike if content(image) in known]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def turned_either_way(photos: Sequence[tuple[Path, Header]]) -> str | None:
 
 def require_labels(
     data: SegmentationData,
-    splits: Sequence[str] = ("train", "val"),
+    splits: Sequence[Literal["train", "val", "test"]] = ("train", "val"),
     unlabelled: bool = False,
     skip: bool = False,
 ) -> list[str]:
@@ -87,7 +87,7 @@ def require_labels(
     """
     doubts = []
     for name in splits:
-        split: Split = getattr(data, name)
+        split = data.split(name)
         if not split.labelled and unlabelled:
             continue
         if not split.labelled:

@@ -136,6 +136,7 @@ class Section:
         examined: what showing images to the networks has found out.
         notes: what could not be looked at.
         data: names and colours of the classes in pictures; None for no pictures.
+        test: the same methods on the test split, if it was opened.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Section:
     examined: Examination | None
     notes: Sequence[str]
     data: SegmentationData | None = None
+    test: "Section | None" = None
 
     def __post_init__(self) -> None:
         """Compare the methods, once for all that is said about it."""

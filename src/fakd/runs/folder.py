@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fakd.errors import InputError, require_choice
-from fakd.files import make_folder, read_yaml, write_atomically, write_text, write_yaml, writing
+from fakd.files import make_folder, read_yaml, write_text, write_yaml, writing
 from fakd.runs.locks import holder, lock
 from fakd.settings import Existing
 from fakd.signals import Interrupted
@@ -34,6 +33,10 @@ ENVIRONMENT, IMAGES = "environment.json", "images.npz"
 WRONG = "wrong.json"
 """The step at which a loss or gradient was not finite; gone when the run goes on."""
 GRID, GRID_LOCK, CALIBRATION = "grid.yaml", "grid.lock", "calibration.json"
+OPENED = "test.json"
+"""Beside a grid: when and by which command its test split was opened, and the scores there."""
+TEST_IMAGES = "test.npz"
+"""In a run's folder: what its network got right on each test image."""
 GUARD = "run.lock"
 """The lock of a run's own folder, held by the process that trains it."""
 LOG, LOCK, GIVEN, FAILED = ".log", ".lock", ".yaml", ".failed"
@@ -179,24 +182,6 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     def note(self, **facts: Any) -> None:
         """Add to what ``environment.json`` says of how the run is made."""
         write_json(self.path / ENVIRONMENT, read_environment(self.path) | facts)
-
-    def write_images(
-        self, names: Sequence[str], counts: np.ndarray, groups: Sequence[str | None] = ()
-    ) -> None:
-        """Write what the network got right on each validation image, for comparisons.
-
-        The counts are of pixels right, labelled and predicted, ``[3, images, classes]``.
-        """
-        arrays = dict(zip(("hit", "truth", "said"), counts, strict=True))
-        if all(group is not None for group in groups) and groups:
-            arrays["groups"] = np.array(groups)
-
-        def write(path: Path) -> None:
-            # Through a file object, as NumPy would add its suffix to a name.
-            with path.open("wb") as file:
-                np.savez_compressed(file, names=np.array(names), **arrays)
-
-        write_atomically(self.path / IMAGES, write)
 
     def _fewer_steps(self) -> int:
         """Read the steps of a run that is to be extended; refuse one of another recipe."""

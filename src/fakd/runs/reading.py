@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Num
 
 from fakd.errors import InputError
 from fakd.files import expanded
@@ -29,28 +28,11 @@ from fakd.runs.folder import (
     read_recipe,
     readable,
 )
+from fakd.runs.images import ImageCounts, read_images
 from fakd.runs.naming import ALONE, method_of, student_of
 
 Curve = list[tuple[float, float]]
 """Step and value of what was logged."""
-
-
-class Pixels(NamedTuple):
-    """Pixels of each class that are right, labelled, and predicted, ignored ones left out."""
-
-    hit: Num[np.ndarray, "*sets classes"]
-    truth: Num[np.ndarray, "*sets classes"]
-    said: Num[np.ndarray, "*sets classes"]
-
-
-class ImageCounts(NamedTuple):
-    """What a network got right on each validation image."""
-
-    names: tuple[str, ...]
-    pixels: Pixels
-    """Counts ``[images, classes]``."""
-    groups: tuple[str, ...] | None = None
-    """What each image shares with others, such as its clip; None for images that are apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +156,7 @@ def read_run(folder: str | Path) -> Run:
         place = place_in_grid(folder)
         if place and place[2] != by_recipe[2]:
             raise ValueError(f"its recipe has seed {by_recipe[2]}; it is a copy of another run")
-        images = _read_images(folder / IMAGES, len(classes))
+        images = read_images(folder / IMAGES, len(classes))
     return Run(folder, *(place or by_recipe), recipe, result, images)
 
 
@@ -261,18 +243,3 @@ def _order(each: Run | Failure) -> tuple[str, int, str, int]:
     known = [ALONE, *PRESETS]
     rank = known.index(each.method) if each.method in known else len(known)
     return each.pair, rank, each.method, each.seed
-
-
-def _read_images(path: Path, classes: int) -> ImageCounts | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        names = tuple(str(name) for name in arrays["names"])
-        pixels = Pixels(arrays["hit"], arrays["truth"], arrays["said"])
-        groups = tuple(map(str, arrays["groups"])) if "groups" in arrays else None
-    shapes = {array.shape for array in pixels}
-    if shapes != {(len(names), classes)}:
-        raise ValueError(f"expected {(len(names), classes)} counts in {path.name}, got {shapes}")
-    if groups is not None and len(groups) != len(names):
-        raise ValueError(f"expected {len(names)} groups in {path.name}, got {len(groups)}")
-    return ImageCounts(names, pixels, groups)

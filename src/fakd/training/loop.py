@@ -18,7 +18,15 @@ from fakd.data import Batch, SegmentationData, cached, training_batches
 from fakd.errors import InputError, some
 from fakd.metrics import Scores
 from fakd.runs.curves import Curves
-from fakd.runs.folder import RESULT, WRONG, RunFolder, read_checkpoint_state, write_json
+from fakd.runs.folder import (
+    IMAGES,
+    RESULT,
+    WRONG,
+    RunFolder,
+    read_checkpoint_state,
+    write_json,
+)
+from fakd.runs.images import write_images
 from fakd.settings import Settings
 from fakd.signals import Interrupted
 from fakd.training.checkpoint import State, load_checkpoint, save_checkpoint
@@ -385,7 +393,7 @@ class Training:
         if self.folder:
             names = [self.val.name(index) for index in range(len(self.val))]
             groups = [self.val.group(index) for index in range(len(self.val))]
-            self.folder.write_images(names, counts.cpu().numpy(), groups)
+            write_images(self.folder.path / IMAGES, names, counts.cpu().numpy(), groups)
             write_json(self.folder.path / RESULT, result)
             self.display.say(f"{self.title}: {conclusion(result, self.folder.path)}")
         return result

@@ -1,6 +1,7 @@
 """The built-in data set: street scenes made up from a seed, which need no download."""
 
 from collections.abc import Iterable
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -41,7 +42,7 @@ class SceneSplit(Split):
 
     def name(self, index: int) -> str:
         """Tell a scene's name without drawing it."""
-        return f"{('train', 'val')[self._split]}/{index:05d}"
+        return f"{('train', 'val', 'test')[self._split]}/{index:05d}"
 
     def identity(self) -> Iterable[str]:
         """Yield the parameters that the scenes follow from."""
@@ -55,7 +56,7 @@ def scenes(
 
     Args:
         train: Number of training scenes.
-        val: Number of validation scenes, none of them a training scene.
+        val: Number of validation scenes, none of them a training scene; so many are for tests.
         size: Height and width in pixels.
         seed: Another seed makes other scenes.
 
@@ -75,6 +76,7 @@ def scenes(
         palette=tuple(colour for _, colour in CLASSES),
         train=SceneSplit(seed, 0, train, size),
         val=SceneSplit(seed, 1, val, size),
+        test=partial(SceneSplit, seed, 2, val, size),
         config={
             "class_path": "fakd.data.scenes",
             "init_args": {"train": train, "val": val, "size": list(size), "seed": seed},

@@ -1,0 +1,67 @@
+"""What a network got right on each image of a split, as a run's folder keeps it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Num
+
+from fakd.files import write_atomically
+
+
+class Pixels(NamedTuple):
+    """Pixels of each class that are right, labelled, and predicted, ignored ones left out."""
+
+    hit: Num[np.ndarray, "*sets classes"]
+    truth: Num[np.ndarray, "*sets classes"]
+    said: Num[np.ndarray, "*sets classes"]
+
+
+class ImageCounts(NamedTuple):
+    """What a network got right on each image."""
+
+    names: tuple[str, ...]
+    pixels: Pixels
+    """Counts ``[images, classes]``."""
+    groups: tuple[str, ...] | None = None
+    """What each image shares with others, such as its clip; None for images that are apart."""
+
+
+def write_images(
+    path: Path, names: Sequence[str], counts: np.ndarray, groups: Sequence[str | None] = ()
+) -> None:
+    """Write what a network got right on each image of a split, for comparisons.
+
+    The counts are of pixels right, labelled and predicted, ``[3, images, classes]``.
+    """
+    arrays = dict(zip(Pixels._fields, counts, strict=True))
+    if all(group is not None for group in groups) and groups:
+        arrays["groups"] = np.array(groups)
+
+    def write(path: Path) -> None:
+        # Through a file object, as NumPy would add its suffix to a name.
+        with path.open("wb") as file:
+            np.savez_compressed(file, names=np.array(names), **arrays)
+
+    write_atomically(path, write)
+
+
+def read_images(path: Path, classes: int) -> ImageCounts | None:
+    """Read what `write_images` wrote; None where it wrote nothing.
+
+    Raises:
+        ValueError: they are the counts of something else.
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        names = tuple(str(name) for name in arrays["names"])
+        pixels = Pixels(arrays["hit"], arrays["truth"], arrays["said"])
+        groups = tuple(map(str, arrays["groups"])) if "groups" in arrays else None
+    shapes = {array.shape for array in pixels}
+    if shapes != {(len(names), classes)}:
+        raise ValueError(f"expected {(len(names), classes)} counts in {path.name}, got {shapes}")
+    if groups is not None and len(groups) != len(names):
+        raise ValueError(f"expected {len(names)} groups in {path.name}, got {len(groups)}")
+    return ImageCounts(names, pixels, groups)
