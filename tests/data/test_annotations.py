@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import zlib
 
 import numpy as np
@@ -119,7 +120,9 @@ def test_boxes_of_coco_are_refused_where_there_are_no_outlines(root):
     box = {"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4], "segmentation": []}
     categories = [{"id": 1, "name": "box"}]
     write(root, "a.json", {"images": [image], "annotations": [box], "categories": categories})
-    with pytest.raises(InputError, match="boxes say nothing of pixels; export segmentation"):
+    with pytest.raises(
+        InputError, match="keypoints and boxes say nothing of pixels; export segmentation"
+    ):
         inspected(root)
 
 
@@ -210,7 +213,7 @@ def test_what_cannot_be_drawn_is_left_out_and_said(root):
     labelme(root, shape("box", BOX), name="other", imageWidth=640)
     inspection = inspected(root, save=root.parent / "saved")
     said = "\n".join(each.text for each in inspection.findings)
-    assert "1 images left out: photos/other.jpg is 48x32, but was annotated at 640x32" in said
+    assert "1 images left out: photos/other.jpg (photos/other.json): the image is 48x32" in said
     assert "3 points and lines left out" in said
 
 
@@ -280,7 +283,7 @@ def test_yolos_outlines(root):
 
 def test_yolos_boxes_are_refused_and_nothing_is_left(root):
     yolo(root, "0 0.5 0.5 0.2 0.2\n")
-    with pytest.raises(InputError, match=r"YOLO.*boxes say nothing of pixels"):
+    with pytest.raises(InputError, match=r"YOLO.*keypoints and boxes say nothing of pixels"):
         inspected(root, save=root.parent / "new" / "saved")
     assert not (root.parent / "new").exists()
 
@@ -301,7 +304,7 @@ def test_nothing_is_left_of_masks_that_failed(root):
 def test_annotations_that_are_damaged_are_refused_in_one_line(root):
     photo(root, "a.jpg")
     write(root, "a.json", {"shapes": [{"label": "box"}], "imagePath": "a.jpg"})
-    with pytest.raises(InputError, match=r"cannot read the annotations in .*KeyError"):
+    with pytest.raises(InputError, match=r"cannot read the annotations in a\.json .*KeyError"):
         inspected(root, save=root.parent / "saved")
 
 
@@ -361,3 +364,157 @@ def test_more_classes_than_8_bits_hold_are_drawn_with_16(root):
     assert data.classes == 301
     read = labels(data.train)["aa"]
     assert [read[y, x] for x, y in corners] == list(range(1, 301))
+
+
+SIZE = {"height": HEIGHT, "width": WIDTH}
+SQUARE = [[4.0, 6, 20, 6, 20, 18, 4, 18]]
+
+
+def coco(root, names, file="instances.json", shapes=None, **more) -> None:
+    """Write annotations of images so called: the outline of a box, or the shapes given."""
+    images = [{"id": at, "file_name": name, **SIZE} for at, name in enumerate(names)]
+    shapes = shapes or [SQUARE] * len(names)
+    annotations = [
+        {"id": at, "image_id": at, "category_id": 1, "segmentation": each}
+        for at, each in enumerate(shapes)
+    ]
+    content = {"images": images, "annotations": annotations}
+    write(root, file, content | {"categories": [{"id": 1, "name": "box"}]} | more)
+
+
+def refused(root) -> str:
+    with pytest.raises(InputError) as error:
+        inspected(root, save=root.parent / "saved")
+    assert not (root.parent / "saved").exists()
+    return str(error.value)
+
+
+def said(root) -> str:
+    return "\n".join(each.text for each in inspected(root, save=root.parent / "saved").findings)
+
+
+def test_images_of_one_name_in_two_folders_are_told_apart_or_refused(root):
+    for camera in ("left", "right"):
+        photo(root, f"images/{camera}/0.jpg")
+    coco(
+        root, ["left/0.jpg", "images\\\\right\\\\0.jpg".replace("\\\\", "\\")], shapes=[SQUARE, []]
+    )
+    data = trained(root, train=False)
+    drawn = labels(data.train) | labels(data.val)
+    assert {name: each.max() for name, each in drawn.items()} == {"left/0": 1, "right/0": 0}
+
+
+def test_a_name_that_several_images_have_is_refused(root):
+    for camera in ("left", "right"):
+        photo(root, f"images/{camera}/0.jpg")
+    coco(root, ["0.jpg"])
+    error = refused(root)
+    assert "instances.json speaks of 0.jpg, which may be images/left/0.jpg or images/right" in error
+
+
+def test_an_image_that_is_annotated_twice_is_refused(root):
+    for number in range(2):
+        photo(root, f"images/{number}.jpg", number)
+    coco(root, ["0.jpg", "1.jpg"], "a.json")
+    coco(root, ["1.jpg"], "b.json")
+    assert "images/1.jpg is annotated twice, in a.json and b.json" in refused(root)
+    (root / "b.json").unlink()
+    coco(root, ["0.jpg", "1.jpg", "1.jpg"], "a.json")
+    assert "a.json annotates images/1.jpg twice" in refused(root)
+    coco(
+        root,
+        ["0.jpg", "1.jpg"],
+        "a.json",
+        images=[{"id": 0, "file_name": f"{n}.jpg"} for n in "01"],
+    )
+    assert "a.json gives 0.jpg and 1.jpg the id 0" in refused(root)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"counts": [0, 20], "size": [4, 5]}, "the image is 48x32, but an object was annotated"),
+        ({"counts": [0, 7], "size": [HEIGHT, WIDTH]}, "ValueError"),
+        ([[4, 6, 20]], "ValueError"),
+        ([[4, 6, float("nan"), 6, 20, 18]], "a corner that is no number"),
+        ([[0.1, 0.1, 0.6, 0.1, 0.6, 0.6]], "within its first pixel"),
+    ],
+)
+def test_an_object_that_cannot_be_drawn_leaves_its_image_out_by_name(root, shape, words):
+    for number in range(4):
+        photo(root, f"{number}.jpg", number)
+    coco(root, [f"{number}.jpg" for number in range(4)], shapes=[SQUARE, SQUARE, SQUARE, shape])
+    text = said(root)
+    assert "1 images left out: " in text
+    assert "3.jpg" in text
+    assert words in text
+
+
+def test_a_bad_entry_of_coco_is_named_with_its_file(root):
+    for number in range(3):
+        photo(root, f"{number}.jpg", number)
+    names = [f"{number}.jpg" for number in range(3)]
+    entry = {"image_id": 0, "category_id": 1, "segmentation": SQUARE}
+    for bad, words in (
+        ({**entry, "category_id": 5}, "instances.json, of 0.jpg: an object is of category 5"),
+        ({**entry, "image_id": 9}, "1 objects left out that are of no listed image"),
+    ):
+        rest = [{**entry, "image_id": each} for each in (0, 1, 2)]
+        coco(root, names, annotations=[*rest, bad])
+        shutil.rmtree(root.parent / "saved", ignore_errors=True)
+        assert words in said(root)
+    coco(root, names, annotations=["x"])
+    shutil.rmtree(root.parent / "saved")
+    assert "cannot read the annotations in instances.json" in refused(root)
+
+
+def test_one_damaged_file_of_many_is_left_out_by_name(root):
+    for name in ("aa", "bb", "cc"):
+        labelme(root, shape("box", BOX), name=name)
+    (root / "photos/bb.json").write_text('{"shapes": [{"label": "box"')
+    text = said(root)
+    assert "1 images left out: cannot read the annotations in photos/bb.json" in text
+
+
+def test_labelmes_equal_names_and_splits_are_kept(root):
+    for split, label in (("train", "box"), ("val", "ball")):
+        for number in range(2):
+            photo(root, f"{split}/images/{number}.jpg")
+            content = {"shapes": [shape(label, BOX)], "imagePath": f"..\\images\\{number}.jpg"}
+            write(root, f"{split}/json/{number}.json", content)
+    data = trained(root, train=False)
+    assert sorted(labels(data.train)) == ["train/images/0", "train/images/1"]
+    assert sorted(labels(data.val)) == ["val/images/0", "val/images/1"]
+    assert labels(data.train)["train/images/0"].max() == 2
+    assert labels(data.val)["val/images/0"].max() == 1
+
+
+def test_keypoints_are_no_outlines(root):
+    points = "0 0.5 0.5 0.4 0.4 0.4 0.4 1 0.5 0.5 0 0.6 0.6 1 0.4 0.6 1\n"
+    yolo(root, points)
+    assert "keypoints and boxes say nothing of pixels" in refused(root)
+    yolo(root, points.replace("0 0.6", "2 0.6"))
+    assert "keypoints and boxes say nothing of pixels" in refused(root)
+    yolo(root)
+    with (root / "data.yaml").open("a") as file:
+        file.write("kpt_shape: [2, 3]\n")
+    assert "keypoints and boxes say nothing of pixels" in refused(root)
+    yolo(root, "0 4 6 20 6 20 18\n")
+    assert "corners must be shares of width and height, got 4" in refused(root)
+
+
+def test_classes_that_two_files_name_otherwise_are_refused(root):
+    for split, names in (("train", ["box", "ball"]), ("valid", ["ball", "box"])):
+        for number in range(2):
+            photo(root, f"{split}/{number}.jpg", number)
+            path = root / f"{split}/{number}_mask.png"
+            Image.fromarray(BALL_OVER_BOX.astype(np.uint8)).save(path)
+        rows = [
+            "Pixel Value, Class",
+            "0, background",
+            *(f"{i}, {n}" for i, n in enumerate(names, 1)),
+        ]
+        write(root, f"{split}/_classes.csv", "\n".join(rows))
+    error = refused(root)
+    assert "valid/_classes.csv names other classes than" in error
+    assert "train/_classes.csv" in error

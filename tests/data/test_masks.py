@@ -147,6 +147,59 @@ def test_palettes_that_differ_between_masks_are_refused_without_described_colour
     assert data.val[0].labels.tolist() == data.val[1].labels.tolist() == IDS.tolist()
 
 
+def shrunk(ids):
+    """Grey ids as a palette PNG of those alone, as programs that make files smaller write it."""
+    values, indices = np.unique(ids, return_inverse=True)
+    image = Image.fromarray(indices.reshape(ids.shape).astype(np.uint8))
+    image.putpalette([value for value in values.tolist() for _ in range(3)])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("classes: [a, b, c, d]\n", IDS + 1),
+        ("classes: [a, b, c]\n", np.where(IDS == 2, 255, IDS).astype(np.uint8)),
+        ("classes: [a, b, c]\nids: {0: 0, 1: 1, 2: 2, 7: 2, 9: 1}\n", IDS * 2 + 5),
+        ("classes: [a, b]\nids: {0: 0, 255: 1}\nothers: nearest\n", (IDS > 0) * np.uint8(255)),
+        (COLOURED, IDS + 1 - IDS // 2),
+    ],
+    ids=["dense", "void", "gaps", "nearest", "colours"],
+)
+def test_greys_of_a_palette_that_are_other_ids_are_refused_until_masks_is_said(made_up, text, ids):
+    if "7" in text:
+        ids = np.where(IDS == 1, 7, np.where(IDS == 2, 9, IDS)).astype(np.uint8)
+    error = message(lambda: read(made_up, text, shrunk(ids)))
+    for word in ("val/masks/a.png has a palette", "as grey", "is of", "save the mask in grey"):
+        assert word in error
+    index = np.unique(ids, return_inverse=True)[1].reshape(IDS.shape)
+    if "nearest" not in text:
+        assert read(made_up, text + "masks: ids\n", shrunk(ids)) == index.tolist()
+
+
+def test_greys_for_the_eye_do_not_hinder_indices(made_up):
+    visible = Image.fromarray(IDS)
+    visible.putpalette([level for level in (0, 100, 200) for _ in range(3)])
+    assert read(made_up, "classes: [a, b, c]\n", visible) == IDS.tolist()
+
+
+def test_a_proposal_for_black_and_white_palettes_can_be_read(made_up, tmp_path):
+    made_up.image("val/images/a.png", size=IDS.shape)
+    for split in ("train", "val"):
+        for name in "ab":
+            made_up.image(f"{split}/images/{name}.png", size=IDS.shape)
+            (made_up.root / split / "masks").mkdir(exist_ok=True)
+            shrunk((IDS > 0) * np.uint8(255)).save(made_up.root / split / "masks" / f"{name}.png")
+    (made_up.root / "dataset.yaml").unlink()
+    saved = tmp_path / "saved"
+    found = inspected(made_up.root, save=saved)
+    assert any(
+        "shows index 1 as grey 255" in text or "show index 1" in text for _, text in found.findings
+    )
+    assert "masks: ids" in found.opened.proposal.text
+    assert not [text for weight, text in found.findings if weight is Weight.STOPS]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int16", "int32", "uint32", ">u2"])
 def test_whole_numbers_of_any_type_are_ids(made_up, dtype):
     for text in (COLOURED, "classes: [ground, box, ball]\n"):

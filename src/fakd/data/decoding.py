@@ -63,6 +63,8 @@ def stored(path: Path, upright: bool = False) -> Stored:
         InputError: the file cannot be decoded to its last row, holds several pictures, or more
             pixels than ``FAKD_MAX_PIXELS``, by default some 180 million.
     """
+    if path.suffix.lower() == ".mat":
+        return Stored(_label_map(path), white=None)
     most = most_pixels()
     with _explained(path), open(path, "rb") as file:
         beginning = file.read(16)
@@ -234,6 +236,37 @@ def _picture(image: Image.Image, path: Path, upright: bool) -> Stored:
         white = 2 ** int(packing[2]) - 1
         return Stored(pixels // (255 // white), white)
     return Stored(pixels, transparent=image.mode in ("LA", "RGBA"))
+
+
+def _label_map(path: Path) -> np.ndarray:
+    """Read a MATLAB file: ``LabelMap`` of PASCAL Context, or ``GTcls.Segmentation`` of SBD."""
+    # Imported here because nothing but these files needs it, and it takes a while.
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=["LabelMap", "GTcls"])
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
+    # SciPy raises whatever its parser stumbles over in a damaged file.
+    except Exception as error:
+        raise InputError(
+            f"cannot decode {path}: it is damaged, incomplete or no MATLAB file before 7.3; "
+            "unpack it again"
+        ) from error
+    try:
+        labels: np.ndarray = (
+            content["LabelMap"] if "LabelMap" in content else content["GTcls"][0, 0]["Segmentation"]
+        )
+    except (LookupError, ValueError) as error:
+        raise InputError(
+            f"{path} holds neither LabelMap nor GTcls.Segmentation; use the file as published"
+        ) from error
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 2 or not labels.size:
+        raise InputError(
+            f"{path} holds {labels.dtype} of shape {labels.shape}, not a map of class ids; use "
+            "the file as published"
+        )
+    return labels
 
 
 def _deep(path: Path) -> np.ndarray:

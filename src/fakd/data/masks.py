@@ -58,7 +58,7 @@ class MaskReader:
         order = np.argsort(codes)
         self._colours = codes[order]
         self._colour_targets = np.array([*self._meanings.values()], dtype=np.int16)[order]
-        self._first_shown: dict[int, tuple[Colour, Path]] = {}
+        self.first_shown: dict[int, tuple[Colour, Path]] = {}
         """Colours that palettes showed for ids so far, and the file that did so first."""
 
     def __call__(self, path: Path) -> Int16[np.ndarray, "height width"]:
@@ -94,8 +94,6 @@ class MaskReader:
 
     def _read(self, path: Path) -> tuple[Pixels, bool]:
         """Decode a mask, and tell whether compression may have changed it."""
-        if path.suffix.lower() == ".mat":
-            return _label_map(path), False
         file = stored(path)
         pixels = _one_or_three(file, path)
         if pixels.ndim == 3:
@@ -118,12 +116,14 @@ class MaskReader:
         coloured = file.palette is not None and any(
             colour != (number,) * 3 for number, colour in zip(numbers, shown, strict=True)
         )
+        by_id = [self.meaning(number) for number in used]
+        by_colour = [None if colour is None else self.meaning(colour) for colour in shown]
+        if coloured and None in by_colour:
+            self._refuse_greys(used, shown, path)
         if not self.reads_colours:
             if coloured:
                 self._compare(used, shown, path)
             return ids
-        by_id = [self.meaning(number) for number in used]
-        by_colour = [None if colour is None else self.meaning(colour) for colour in shown]
         if None in by_id:
             fewer = by_colour.count(None) < by_id.count(None)
             return _coloured(file, path) if fewer else ids
@@ -152,6 +152,28 @@ class MaskReader:
         stretched = not known >= {*used} and known >= {number * factor for number in used}
         return pixels * np.uint8(factor) if stretched else pixels
 
+    def _refuse_greys(
+        self, used: Sequence[int], shown: Sequence[Colour | None], path: Path
+    ) -> None:
+        """Refuse a palette whose greys are ids themselves, as programs that shrink PNGs make it.
+
+        Raises:
+            InputError: they are other ids than the indices, and mean another class.
+        """
+        greys = [colour[0] for colour in shown if colour and len({*colour}) == 1]
+        by_grey = [self.meaning(grey) for grey in greys]
+        by_id = [self.meaning(number) for number in used]
+        if len(greys) < len(used) or None in (*by_grey, *by_id):
+            return
+        for number, grey, one, other in zip(used, greys, by_id, by_grey, strict=True):
+            if one != other:
+                raise InputError(
+                    f"{path} has a palette that shows index {number} as grey {grey}, but id "
+                    f"{number} is {self._named(one)} and id {grey} {self._named(other)}; save the "
+                    "mask in grey as it was before a program made it smaller, or write masks: ids "
+                    f"in {self.description.path} if the index counts"
+                )
+
     def _compare(self, used: Sequence[int], shown: Sequence[Colour | None], path: Path) -> None:
         """Refuse a palette that shows another colour for an id than that of another mask.
 
@@ -161,7 +183,7 @@ class MaskReader:
         for number, colour in zip(used, shown, strict=True):
             if colour is None or self.meaning(number) == IGNORE:
                 continue
-            first, where = self._first_shown.setdefault(number, (colour, path))
+            first, where = self.first_shown.setdefault(number, (colour, path))
             if first != colour:
                 raise InputError(
                     f"{path} shows id {number} as {list(colour)}, but {where} as {list(first)}; "
@@ -352,37 +374,6 @@ def _used(pixels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, " 
     flat = pixels.ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     return np.flatnonzero(np.bincount(np.append(flat[ends], flat[-1])))
-
-
-def _label_map(path: Path) -> Integer[np.ndarray, "height width"]:
-    """Read a MATLAB file: ``LabelMap`` of PASCAL Context, or ``GTcls.Segmentation`` of SBD."""
-    # Imported here because nothing but these files needs it, and it takes a while.
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path, variable_names=["LabelMap", "GTcls"])
-    except FileNotFoundError as error:
-        raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
-    # SciPy raises whatever its parser stumbles over in a damaged file.
-    except Exception as error:
-        raise InputError(
-            f"cannot decode {path}: it is damaged, incomplete or no MATLAB file before 7.3; "
-            "unpack it again"
-        ) from error
-    try:
-        labels: np.ndarray = (
-            content["LabelMap"] if "LabelMap" in content else content["GTcls"][0, 0]["Segmentation"]
-        )
-    except (LookupError, ValueError) as error:
-        raise InputError(
-            f"{path} holds neither LabelMap nor GTcls.Segmentation; use the file as published"
-        ) from error
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 2 or not labels.size:
-        raise InputError(
-            f"{path} holds {labels.dtype} of shape {labels.shape}, not a map of class ids; use "
-            "the file as published"
-        )
-    return _whole(labels, path)
 
 
 def _grey(pixels: Shaped[np.ndarray, "height width 3"]) -> bool:

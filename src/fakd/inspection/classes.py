@@ -70,16 +70,28 @@ class Values(NamedTuple):
 
 
 def read_names(root: Path, files: Sequence[str]) -> Named | None:
-    """Read the file that names the classes, the one nearest to the root if there are several."""
+    """Read the file that names the classes, the one nearest to the root if there are several.
+
+    Raises:
+        InputError: another of that name, such as that of the other split, names them otherwise.
+    """
     found = [file for file in files if PurePosixPath(file).name.lower() in _NAMES]
     rank = {name: place for place, name in enumerate(_NAMES)}
     found.sort(key=lambda file: (file.count("/"), rank[PurePosixPath(file).name.lower()]))
+    first: Named | None = None
     for file in found:
+        if first is not None and PurePosixPath(file).name != PurePosixPath(first.file).name:
+            continue
         text = (root / file).read_text(encoding="utf-8-sig", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
-        if (named := _named(file, [line for line in lines if line and line[0] != "#"])) is not None:
-            return named
-    return None
+        named = _named(file, [line for line in lines if line and line[0] != "#"])
+        if first is not None and named is not None and named[1:] != first[1:]:
+            raise InputError(
+                f"{root / file} names other classes than {root / first.file}; export both with "
+                "the same classes, or describe each in a dataset.yaml of its own"
+            )
+        first = first or named
+    return first
 
 
 def _named(file: str, lines: Sequence[str]) -> Named | None:

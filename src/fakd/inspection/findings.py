@@ -122,6 +122,10 @@ def _tell_classes(opened: Opened, proposal: Proposal, splits: Sequence[SplitFact
             found[value] = Values(before.pixels + pixels, before.area + area)
     headers = (header for split in splits for header in split.mask_headers.values())
     proposal.tell_classes(found, lossy=any(header.format == "JPEG" for header in headers))
+    readers = {pair.reader for split in splits for pair in split.sample if pair.reader}
+    shown = {id_: colour for each in readers for id_, (colour, _) in each.first_shown.items()}
+    opened.description = proposal.described(opened.description.path)
+    proposal.tell_greys(shown, MaskReader(opened.description))
     opened.description = proposal.described(opened.description.path)
     reader = MaskReader(opened.description)
     for split in splits:

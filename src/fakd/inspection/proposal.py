@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from fakd.data.dataset import Colour
 from fakd.data.description import Description, description_of
 from fakd.data.layout import IMAGE_SUFFIXES
-from fakd.data.masks import MaskValue
+from fakd.data.masks import MaskReader, MaskValue
 from fakd.errors import InputError, some
 from fakd.inspection.classes import Values, describe, read_names
 from fakd.inspection.grouping import LISTS, SPLITS, Group, Match, grouped, matched
@@ -64,6 +65,23 @@ class Proposal:
         named = read_names(self.root, self.below)
         self.classes, remarks = describe(found, named, self.masks, lossy)
         self.remarks += remarks
+
+    def tell_greys(self, shown: Mapping[int, Colour], reader: MaskReader) -> None:
+        """Let indices count where palettes show greys that would be ids of other classes.
+
+        Args:
+            shown: The colours of indices.
+            reader: What reads masks as the classes say so far.
+        """
+        greys = {index: grey for index, (grey, *rest) in shown.items() if {*rest} == {grey}}
+        for index, grey in greys.items():
+            if reader.meaning(grey) not in (None, reader.meaning(index)):
+                self.classes.append("masks: ids")
+                self.remarks.append(
+                    f"palettes show index {index} as grey {grey}, and indices are taken for ids; "
+                    "if greys are, save the masks in grey, as before a program made them smaller"
+                )
+                return
 
     def files(self, folder: Path) -> dict[str, str]:
         """Name and content of what to save in a folder: the description and its lists."""

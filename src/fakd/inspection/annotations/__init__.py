@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,7 +16,7 @@ from fakd.errors import InputError, some
 from fakd.files import make_folder, write_text
 from fakd.inspection.annotations.coco import coco
 from fakd.inspection.annotations.labelme import labelme, labelme_folders
-from fakd.inspection.annotations.regions import Annotations, drawn
+from fakd.inspection.annotations.regions import Annotations, drawn, understood
 from fakd.inspection.annotations.supervisely import supervisely
 from fakd.inspection.annotations.yolo import yolo
 from fakd.inspection.classes import means_none
@@ -43,15 +41,17 @@ def annotations_in(
     """
     images = [file for file in files if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES]
     for reader in readers:
-        with _understood(root):
+        with understood(root):
             if (found := reader(root, files, images)) is not None:
                 break
     else:
         return None
+    if not found.images and found.failed:
+        raise InputError(f"no image in {root} could be drawn: {found.failed[0]}")
     if not found.names:
         raise InputError(
-            f"the annotations in {root} ({found.title}) hold no outline of any object, and boxes "
-            "say nothing of pixels; export segmentation"
+            f"the annotations in {root} ({found.title}) hold no outline of any object, and "
+            "keypoints and boxes say nothing of pixels; export segmentation"
         )
     names = [name for name in found.names if not means_none(name)]
     # Pixels in no region are of a class of their own, unless one is called like that.
@@ -61,20 +61,6 @@ def annotations_in(
         names = [found.beneath, *(name for name in names if name != found.beneath)]
     found.names = names
     return found
-
-
-@contextmanager
-def _understood(root: Path) -> Iterator[None]:
-    """Say in one line that annotations lack what their format promises."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, zlib.error) as error:
-        raise InputError(
-            f"cannot read the annotations in {root} ({type(error).__name__}: {error}); export them "
-            "again, or export masks"
-        ) from error
 
 
 def draw_masks(found: Annotations, root: Path, folder: Path, advance: Advance) -> None:
@@ -88,7 +74,7 @@ def draw_masks(found: Annotations, root: Path, folder: Path, advance: Advance) -
         made = made.parent
     made = folder / "masks" if folder.exists() else made
     try:
-        with _understood(root):
+        with understood(root):
             _draw(found, root, folder, advance)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -107,17 +93,18 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
         raise InputError(f"two images in {root} are called {twice[0]}; rename one")
     ids: dict[str | None, int] = {name: number for number, name in enumerate(found.names)}
     ids[None] = 255 if len(found.names) <= 255 else 2**16 - 1
-    failed = []
+    failed = found.failed
     for done, (image, read) in enumerate(found.images.items(), start=1):
         try:
             size = read_header(root / image, upright=True).size
-            drawing = read(size)
-            if drawing.size not in (None, size):
-                annotated, own = ("{}x{}".format(*each) for each in (drawing.size, size))
-                raise InputError(f"{image} is {own}, but was annotated at {annotated}")
-            mask = drawn(drawing, size, ids, found.beneath)
+            with understood(found.sources[image]):
+                drawing = read(size)
+                if drawing.size not in (None, size):
+                    annotated, own = ("{}x{}".format(*each) for each in (drawing.size, size))
+                    raise InputError(f"the image is {own}, but was annotated at {annotated}")
+                mask = drawn(drawing, size, ids, found.beneath)
         except InputError as error:
-            failed.append(str(error))
+            failed.append(f"{image} ({found.sources[image]}): {error}")
             del name_of[image]
             continue
         path = folder / "masks" / f"{name_of[image]}.png"
@@ -157,6 +144,8 @@ def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[st
     }
     train, val = splits.get("train"), splits.get("val") or splits.get("test")
     if train and val:
+        if rest := len(name_of) - len({*train, *val}):
+            found.remarks.append(f"{rest} images of neither train nor val are drawn, but not used")
         return {"train": train, "val": val}
     found.remarks.append("nothing says which images are for validation, so every fifth is")
     return divide(sorted(name_of.values()))

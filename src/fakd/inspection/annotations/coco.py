@@ -11,7 +11,16 @@ import numpy as np
 from jaxtyping import Bool
 
 from fakd.data.decoding import decoded
-from fakd.inspection.annotations.regions import Annotations, Drawing, Region, Size, area
+from fakd.errors import InputError
+from fakd.inspection.annotations.regions import (
+    Annotations,
+    Drawing,
+    Places,
+    Region,
+    Size,
+    area,
+    understood,
+)
 from fakd.inspection.grouping import split_of
 
 _FILES = 20
@@ -25,11 +34,18 @@ def coco(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         return None
     for word in ("panoptic", "instances", ""):
         named = [file for file in jsons if word in PurePosixPath(file).name.lower()]
-        contents = {file: json.loads((root / file).read_bytes()) for file in named}
-        contents = {file: each for file, each in contents.items() if _is_coco(each)}
+        contents = {file: each for file in named if _is_coco(each := _json(root / file))}
         if contents:
             return _annotations(root, contents, images)
     return None
+
+
+def _json(path: Path) -> Any:
+    """Read JSON; None where it is damaged, which who reads that one says."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
 
 
 def _is_coco(content: Any) -> bool:
@@ -39,52 +55,66 @@ def _is_coco(content: Any) -> bool:
 
 def _annotations(root: Path, contents: Mapping[str, Any], images: Sequence[str]) -> Annotations:
     used: dict[int, str] = {}
-    found = Annotations("COCO", [], {})
-    missing = boxes = 0
-    by_base = defaultdict(list)
-    for path in images:
-        by_base[PurePosixPath(path).name].append(path)
+    found, places = Annotations("COCO", [], {}), Places(images)
+    missing = boxes = strays = 0
     for file, content in contents.items():
-        names = {each["id"]: str(each["name"]) for each in content["categories"]}
-        by_image = defaultdict(list)
-        for each in content["annotations"]:
-            if "segments_info" in each or each.get("segmentation"):
-                by_image[each["image_id"]].append(each)
-                used |= {i: names[i] for i in _categories(each)}
-            else:
-                boxes += 1
+        with understood(file):
+            names = _by_id(content["categories"], "name", file)
+            listed = _by_id(content["images"], "file_name", file)
+            sizes = {
+                each["id"]: (each.get("width"), each.get("height")) for each in content["images"]
+            }
+            by_image, bad = defaultdict(list), dict[int, str]()
+            for each in content["annotations"]:
+                number = each["image_id"]
+                strays += number not in listed
+                if "segments_info" not in each and not each.get("segmentation"):
+                    boxes += 1
+                elif unknown := [each for each in _categories(each) if each not in names]:
+                    bad[number] = f"an object is of category {unknown[0]}, which is not listed"
+                else:
+                    by_image[number].append(each)
         panoptic = any("segments_info" in each for each in content["annotations"])
         split = split_of(file)
-        for image in content["images"]:
-            name = PurePosixPath(image["file_name"])
-            beside = str(PurePosixPath(file).parent / name)
-            if not (places := by_base[name.name]):
+        for number, name in listed.items():
+            if (path := places.find(name, file, split)) is None:
                 missing += 1
-                continue
-            # Beside the annotations, else under the whole name, else in the folder of the split.
-            path = min(
-                places,
-                key=lambda place: (
-                    place != beside,
-                    not place.endswith(str(name)),
-                    split_of(place) != split,
-                ),
-            )
-            size = int(image["width"]), int(image["height"])
-            own = by_image[image["id"]]
-            if panoptic:
-                found.beneath = None
-                maps = root / PurePosixPath(file).with_suffix("")
-                found.images[path] = partial(_segments, own, maps, names, size)
+            elif number in bad:
+                found.failed.append(f"{file}, of {name}: {bad[number]}")
             else:
-                found.images[path] = partial(_instances, own, names, size)
-            if split is not None:
-                found.splits.setdefault(split, []).append(path)
+                own, (width, height) = by_image[number], sizes[number]
+                size = (int(width), int(height)) if width and height else None
+                used |= {i: names[i] for each in own for i in _categories(each)}
+                read = partial(_instances, own, names, size)
+                if panoptic:
+                    found.beneath = None
+                    maps = root / PurePosixPath(file).with_suffix("")
+                    read = partial(_segments, own, maps, names, size)
+                found.add(path, file, read, split)
     found.names = list(dict.fromkeys(used[number] for number in sorted(used)))
     if boxes:
         found.remarks.append(f"{boxes} objects left out that have a box and no outline")
     if missing:
         found.remarks.append(f"{missing} images of the annotations are not here and left out")
+    if strays:
+        found.remarks.append(f"{strays} objects left out that are of no listed image")
+    return found
+
+
+def _by_id(entries: Sequence[Mapping[str, Any]], key: str, file: str) -> dict[int, str]:
+    """Map the ids of entries to what they are called.
+
+    Raises:
+        InputError: two that are called otherwise have one id.
+    """
+    found: dict[int, str] = {}
+    for each in entries:
+        name = str(each[key])
+        if found.setdefault(each["id"], name) != name:
+            raise InputError(
+                f"{file} gives {found[each['id']]} and {name} the id {each['id']}; give each an "
+                "id of its own"
+            )
     return found
 
 
@@ -94,7 +124,10 @@ def _categories(annotation: Mapping[str, Any]) -> list[int]:
 
 
 def _instances(
-    annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], size: Size, _: Size
+    annotations: Sequence[Mapping[str, Any]],
+    names: Mapping[int, str],
+    size: Size | None,
+    own: Size,
 ) -> Drawing:
     """Take crowds, which have no class, then objects, the larger ones first."""
     found: list[tuple[float, Region]] = []
@@ -102,6 +135,7 @@ def _instances(
         shape, name = each["segmentation"], names[each["category_id"]]
         if isinstance(shape, dict):
             bitmap = run_lengths(shape)
+            _require(bitmap, own)
             covered, region = float(bitmap.sum()), Region(name, bitmap=bitmap)
         else:
             outlines = [[*zip(part[::2], part[1::2], strict=True)] for part in shape]
@@ -116,17 +150,25 @@ def _segments(
     annotations: Sequence[Mapping[str, Any]],
     maps: Path,
     names: Mapping[int, str],
-    size: Size,
-    _: Size,
+    size: Size | None,
+    own: Size,
 ) -> Drawing:
     regions = []
     for each in annotations:
         pixels = decoded(maps / each["file_name"]).astype(np.int32)
+        _require(pixels, own)
         numbers = pixels @ np.array([1, 256, 256**2])
         for part in each["segments_info"]:
             name = None if part.get("iscrowd") else names[part["category_id"]]
             regions.append(Region(name, bitmap=numbers == part["id"]))
     return Drawing(regions, size)
+
+
+def _require(pixels: np.ndarray, size: Size) -> None:
+    height, width = pixels.shape[:2]
+    if (width, height) != size:
+        own = "{}x{}".format(*size)
+        raise InputError(f"the image is {own}, but an object was annotated at {width}x{height}")
 
 
 def run_lengths(shape: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:

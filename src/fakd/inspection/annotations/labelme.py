@@ -5,14 +5,21 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from math import dist
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fakd.data.masks import read_mask
 from fakd.inspection.annotations.packed import unpacked
-from fakd.inspection.annotations.regions import Annotations, Drawing, Region, Size
+from fakd.inspection.annotations.regions import (
+    Annotations,
+    Drawing,
+    Places,
+    Region,
+    Size,
+    understood,
+)
 
 _CORNERS = 64
 """Of a polygon that stands for a circle."""
@@ -20,28 +27,35 @@ _CORNERS = 64
 
 def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
     """Read the ``.json`` files beside images: polygons, rectangles, circles and bitmaps."""
-    # By path where that is told, else by name alone.
-    by_stem = {PurePosixPath(image).stem: image for image in images}
-    by_stem |= {image.rpartition(".")[0]: image for image in images}
-    found = Annotations("labelme", [], {})
+    found, places = Annotations("labelme", [], {}), Places(images)
+    times = Counter(image.rpartition(".")[0] for image in images)
+    by_stem = {image.rpartition(".")[0]: image for image in images}
+    stems = Places(by_stem)
     skipped: Counter[str] = Counter()
     labels = set()
     for file in files:
-        if not file.endswith(".json") or not (content := _labelme(root / file)):
-            continue
         stem = file.removesuffix(".json")
-        name = PurePosixPath(str(content.get("imagePath")).replace("\\", "/")).stem
-        image = by_stem.get(stem) or by_stem.get(stem.rpartition("/")[2]) or by_stem.get(name)
-        if image is None:
-            skipped["files without their image"] += 1
-            continue
-        shapes = [each for each in content["shapes"] if _drawable(each)]
-        skipped["points and lines"] += len(content["shapes"]) - len(shapes)
-        labels |= {str(each["label"]) for each in shapes}
-        width, height = content.get("imageWidth"), content.get("imageHeight")
-        size = (int(width), int(height)) if width and height else None
-        found.images[image] = partial(_drawing, shapes, size)
-    if not found.images:
+        image = None
+        with found.leaving_out(file):
+            if stem == file or not (content := _labelme(root / file)):
+                continue
+            shapes = [each for each in content["shapes"] if _drawable(each)]
+            dropped = len(content["shapes"]) - len(shapes)
+            named = {str(each["label"]) for each in shapes}
+            width, height = content.get("imageWidth"), content.get("imageHeight")
+            size = (int(width), int(height)) if width and height else None
+            # Called like the file and beside it, where it says, called like it elsewhere, or called
+            # as it says.
+            told = str(content.get("imagePath"))
+            image = by_stem[stem] if times[stem] == 1 else places.beside(told, file)
+            image = image or by_stem.get(stems.find(stem, file) or "") or places.find(told, file)
+            if image is None:
+                skipped["files without their image"] += 1
+        if image is not None:
+            skipped["points and lines"] += dropped
+            labels |= named
+            found.add(image, file, partial(_drawing, shapes, size))
+    if not found.images and not found.failed:
         return None
     found.names = sorted(labels)
     found.remarks += [f"{number} {what} left out" for what, number in skipped.items() if number]
@@ -85,10 +99,12 @@ def labelme_folders(root: Path, files: Sequence[str], images: Sequence[str]) -> 
         folder, _, name = file.rpartition("/")
         if name != "label_names.txt" or f"{folder}/img.png" not in known:
             continue
-        names = (root / file).read_text(encoding="utf-8").split("\n")
+        with understood(file):
+            names = (root / file).read_text(encoding="utf-8").split("\n")
         names = [each.strip().strip("_") for each in names if each.strip()]
         labels |= dict.fromkeys(names)
-        found.images[f"{folder}/img.png"] = partial(_stored, root / folder / "label.png", names)
+        read = partial(_stored, root / folder / "label.png", names)
+        found.add(f"{folder}/img.png", file, read)
     first = [name for name in labels if name == "background"]
     found.names = first + sorted({*labels} - {"background"})
     return found if found.images else None
@@ -96,5 +112,5 @@ def labelme_folders(root: Path, files: Sequence[str], images: Sequence[str]) -> 
 
 def _stored(path: Path, names: Sequence[str], _: Size) -> Drawing:
     ids = read_mask(path)
-    bitmaps = ((name, ids == number) for number, name in enumerate(names))
-    return Drawing([Region(name, bitmap=bitmap) for name, bitmap in bitmaps], ids.shape[1::-1])
+    regions = [Region(name, bitmap=ids == number) for number, name in enumerate(names)]
+    return Drawing(regions, ids.shape[1::-1])

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fakd.inspection.annotations.packed import unpacked
-from fakd.inspection.annotations.regions import Annotations, Drawing, Region, Size
-from fakd.inspection.grouping import split_of
+from fakd.inspection.annotations.regions import Annotations, Drawing, Region, Size, understood
 
 _SHAPES = ("polygon", "rectangle", "bitmap")
 
@@ -27,17 +26,18 @@ def supervisely(root: Path, files: Sequence[str], images: Sequence[str]) -> Anno
         file = f"{folder}/ann/{name}.json".lstrip("/")
         if not middle or file not in known:
             continue
-        content = json.loads((root / file).read_bytes())
-        objects = [each for each in content["objects"] if each["geometryType"] in _SHAPES]
-        skipped["lines and points"] += len(content["objects"]) - len(objects)
-        used |= {each["classTitle"] for each in objects}
-        size = int(content["size"]["width"]), int(content["size"]["height"])
-        found.images[image] = partial(_drawing, objects, size)
-        if (split := split_of(image)) is not None:
-            found.splits.setdefault(split, []).append(image)
-    if not found.images:
+        with found.leaving_out(file):
+            content = json.loads((root / file).read_bytes())
+            objects = [each for each in content["objects"] if each["geometryType"] in _SHAPES]
+            titles = {each["classTitle"] for each in objects}
+            size = int(content["size"]["width"]), int(content["size"]["height"])
+            skipped["lines and points"] += len(content["objects"]) - len(objects)
+            used |= titles
+            found.add(image, file, partial(_drawing, objects, size))
+    if not found.images and not found.failed:
         return None
-    classes = [each["title"] for each in json.loads((root / metas[0]).read_bytes())["classes"]]
+    with understood(metas[0]):
+        classes = [each["title"] for each in json.loads((root / metas[0]).read_bytes())["classes"]]
     found.names = [name for name in dict.fromkeys([*classes, *sorted(used)]) if name in used]
     found.remarks += [f"{number} {what} left out" for what, number in skipped.items() if number]
     return found
