@@ -22,7 +22,7 @@ SCHEMES = {
 }
 EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
 _LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-_IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
+IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Spec = dict[str, Any]
 
@@ -99,7 +99,7 @@ def _of_library(scheme: str, name: str, given: Mapping[str, Any]) -> Spec:
 
 
 def _in_module(word: str) -> Spec:
-    inside = _IN_MODULE.fullmatch(word)
+    inside = IN_MODULE.fullmatch(word)
     if inside is not None:
         root = inside["module"].partition(".")[0]
         if root not in LIBRARIES:
