@@ -21,11 +21,11 @@ from fakd.imports import (
     ARCHITECTURES,
     IN_FILE,
     LIBRARIES,
-    OPENERS,
     is_allowed,
     is_network,
     require_leave,
 )
+from fakd.imports import OPENERS as OPENERS
 from fakd.imports import allow as allow
 from fakd.imports import find as find
 from fakd.imports import nearest as nearest
