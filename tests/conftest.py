@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fakd import imports
 from fakd.data import SegmentationData, scenes
 from fakd.models import pspnet
 from fakd.types import Segmenter
@@ -15,6 +16,12 @@ torch.set_num_threads(1)
 # Who starts the tests in the background has Ctrl-C ignored, here and in every process begun here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
+
+
+@pytest.fixture(autouse=True)
+def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget whose code another test has allowed."""
+    monkeypatch.setattr(imports, "_allowed", set())
 
 
 @pytest.fixture(scope="session")

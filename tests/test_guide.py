@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from fakd import imports
 from fakd.cli import main
 from foreign_networks import onnx_file, transformers_folder
 from test_docs import GUIDE, blocks
@@ -28,7 +27,6 @@ def place(tmp_path, monkeypatch):
     for library in ("transformers", "segmentation_models_pytorch", "onnxruntime"):
         pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(imports, "_allowed", set())
     torch.manual_seed(0)
     (tmp_path / "net.py").write_text(NET)
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 12, 1)).eval()

@@ -38,7 +38,6 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "my_networks.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)
-    monkeypatch.setattr(imports, "_allowed", set())
     return "my_networks.net"
 
 

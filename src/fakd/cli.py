@@ -19,6 +19,7 @@ from fakd import help_pages, specs
 from fakd.console import replace_unshowable
 from fakd.errors import InputError
 from fakd.files import expanded
+from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
 from fakd.shorthand import PACKAGES, first_unknown, gather, one_line, require_there
 from fakd.threads import let_waiting_threads_sleep
@@ -109,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     let_waiting_threads_sleep()
     replace_unshowable()
     try:
-        code = _run(given)
+        with only_named():
+            code = _run(given)
         print(end="", flush=True)
         return code
     except BrokenPipeError:
@@ -364,7 +366,9 @@ def _explained(name: str, rest: Sequence[str]) -> str | None:
 
 
 def _part_explained(name: str, key: str, value: str) -> str:
-    function = specs.find(specs.full_path(value, PACKAGES[key]))
+    path = specs.full_path(value, PACKAGES[key])
+    specs.allow(path)
+    function = specs.find(path)
     parser = ArgumentParser()
     skip: set[str | int] = {"classes"} if key in TRAINED.get(name, ()) else set()
     add = parser.add_class_arguments if inspect.isclass(function) else None

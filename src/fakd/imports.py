@@ -7,11 +7,12 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from fakd.errors import InputError
@@ -25,7 +26,46 @@ _EXTRAS = {
     "onnxruntime": "onnx",
     "huggingface_hub": "hub",
 }
+BUILDERS = ("deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
+"""Those of this package's networks, in `fakd.models`."""
+ARCHITECTURES = frozenset(f"fakd.models.{name}" for name in ("adapt", *BUILDERS))
+"""What of this package a weights file may ask for: a network without weights."""
+OPENERS = ARCHITECTURES | {
+    *(
+        f"fakd.models.{name}"
+        for name in ("load", "load_mmseg", "open_exported", "open_smp", "open_transformers")
+    ),
+    *(
+        f"fakd.data.{name}"
+        for name in ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
+    ),
+}
+"""What the recipe of a run may ask for, too: other files."""
+
+_OF_RECIPES = ("fakd.answers.", "fakd.losses.", "fakd.settings.", "torchvision.transforms.")
+"""Where that lies what a recipe is made of besides networks and data."""
 _allowed: set[str] = set()
+_only_named = False
+
+
+@contextmanager
+def only_named() -> Iterator[None]:
+    """Run no code but fakd's, the libraries' and what `allow` names, in the block.
+
+    For commands: their recipes, grids and run folders may be a stranger's. A caller from Python
+    means what it passes.
+    """
+    global _only_named
+    before, _only_named = _only_named, True
+    try:
+        yield
+    finally:
+        _only_named = before
+
+
+def allowed() -> tuple[str, ...]:
+    """List what the user has named or allowed."""
+    return tuple(sorted(_allowed))
 
 
 def allow(*names: str) -> None:
@@ -34,10 +74,63 @@ def allow(*names: str) -> None:
 
 
 def is_allowed(path: str) -> bool:
-    """Tell whether the user named or allowed a class path, in this process."""
-    if (inside := IN_FILE.fullmatch(path)) is not None:
-        return _allowed_file(inside["file"]) is not None
+    """Tell whether the user named or allowed a class path or file, in this process."""
+    inside = IN_FILE.fullmatch(path)
+    if inside or path.endswith(".py"):
+        return _allowed_file(inside["file"] if inside else path) is not None
     return any(path == name or path.startswith(f"{name}.") for name in _allowed)
+
+
+def _is_own(path: str) -> bool:
+    """Tell whether a class path is of neither fakd nor a library it knows."""
+    return bool(IN_FILE.fullmatch(path)) or path.partition(".")[0] not in ("fakd", *LIBRARIES)
+
+
+def require_leave(path: str, given: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Refuse what a command's user has not named and what is made for no recipe.
+
+    Args:
+        path: a class path.
+        given: its arguments.
+
+    Raises:
+        InputError: names the flag that allows it.
+    """
+    if not _only_named:
+        if _is_own(path):
+            allow(path)
+        return
+    names = given.get("allow") if path == "fakd.models.load" else None
+    for name in [names] if isinstance(names, str) else names or []:
+        if not is_allowed(name):
+            raise InputError(_unnamed(name))
+    if is_allowed(path) or path in OPENERS or path.startswith(_OF_RECIPES) or is_network(path):
+        return
+    raise InputError(_unnamed(path))
+
+
+def _unnamed(path: str) -> str:
+    code = inside["file"] if (inside := IN_FILE.fullmatch(path)) else path
+    return (
+        f"{path} is asked for by a file and not by you, and was not run; if you trust it, add "
+        f"--code {code}"
+    )
+
+
+def is_network(path: str) -> bool:
+    """Tell whether a known library's class path makes a network, or a configuration of one."""
+    if path.partition(".")[0] not in LIBRARIES:
+        return False
+    if path in ("timm.create_model", "segmentation_models_pytorch.create_model"):
+        return True
+    if path.startswith("torchvision.models.segmentation."):
+        builders = find("torchvision.models.list_models")(find("torchvision.models.segmentation"))
+        return path.rpartition(".")[2] in builders
+    from torch.nn import Module
+
+    found = find(path)
+    configuration = path.startswith("transformers.") and path.endswith("Config")
+    return inspect.isclass(found) and (configuration or issubclass(found, Module))
 
 
 def _allowed_file(file: str) -> str | None:
@@ -79,6 +172,8 @@ def find(path: str) -> Any:
     >>> find("fakd.errors.InputError")
     <class 'fakd.errors.InputError'>
     """
+    if _only_named and _is_own(path) and not is_allowed(path):
+        raise InputError(_unnamed(path))
     if (inside := IN_FILE.fullmatch(path)) is not None:
         name, owner = inside["name"], _file_module(_allowed_file(inside["file"]) or inside["file"])
     else:

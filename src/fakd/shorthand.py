@@ -3,7 +3,7 @@
 import json
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -12,9 +12,10 @@ from fakd import data, losses, models
 from fakd.answers.sources import described
 from fakd.errors import InputError
 from fakd.files import expanded, parse_yaml, read_yaml, yaml_text
+from fakd.imports import IN_FILE
 from fakd.settings import Optimizer
-from fakd.sources import is_source, resolve
-from fakd.specs import CLASS_PATH, arguments_of, full_path, is_spec, nearest, written
+from fakd.sources import IN_MODULE, is_source, resolve
+from fakd.specs import CLASS_PATH, allow, arguments_of, full_path, is_spec, nearest, written
 
 # Parameter -> the package whose public names may be given bare.
 PACKAGES = {
@@ -107,7 +108,8 @@ def gather(
     ``--student pspnet`` is a builder, ``--data PATH`` a folder, ``--student.backbone X`` an
     argument; ``--teacher.weights FILE`` without a ``--teacher`` is that file. ``switches`` are on
     where no value follows them; ``--data.size 48,64`` is a list, and so are those of ``lists``. A
-    YAML file that comes first is the recipe, and may hold the same short forms.
+    YAML file that comes first is the recipe, and may hold the same short forms. Code that a flag
+    names is thereby allowed.
 
     Returns:
         One ``--name=value`` for each other flag and each spec, and what the recipes hold besides.
@@ -128,6 +130,9 @@ def gather(
         if whole and name == "teacher.weights":
             name = "teacher"
         key, _, inner = name.partition(".")
+        if name != "recipe":
+            typed = _plain(name, value or "")
+            allow(*_code_in(typed if key in built or not isinstance(typed, str) else None))
         if name in _LEADING and value is not None and not value.lstrip().startswith("{"):
             name = f"{name}.{_LEADING[name]}"
             if key == "freeze" and value[:1] != "[":
@@ -167,6 +172,17 @@ def gather(
         rest.append(f"--optimizer.arguments={json.dumps(options)}")
     rest += [f"--{key}={json.dumps(spec, default=str)}" for key, spec in found.items()]
     return rest, recipes
+
+
+def _code_in(typed: Any) -> Iterator[str]:
+    """Find what may be code of the user's own in what stands on the command line."""
+    if isinstance(typed, Mapping | list):
+        for each in typed.values() if isinstance(typed, Mapping) else typed:
+            yield from _code_in(each)
+    elif isinstance(typed, str) and (IN_FILE.fullmatch(typed) or CLASS_PATH.match(typed)):
+        yield typed
+    elif isinstance(typed, str) and IN_MODULE.fullmatch(typed):
+        yield typed.replace(":", ".")
 
 
 def _recipe(file: str, built: set[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import yaml
 
 from fakd.errors import InputError
-from fakd.imports import IN_FILE, LIBRARIES, _look_in, nearest, require_library
+from fakd.imports import BUILDERS, IN_FILE, LIBRARIES, _look_in, nearest, require_library
 
 SCHEMES = {
     "hf": "transformers",
@@ -22,11 +22,9 @@ SCHEMES = {
 }
 EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
 _LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-BUILDERS = ("deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
-"""Those of this package's networks."""
 _QUERIED = re.compile(r"(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\?(?P<query>.+)")
 """A network of this package, or a class path, with its arguments."""
-_IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
+IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Spec = dict[str, Any]
 
@@ -119,7 +117,7 @@ def _of_library(scheme: str, name: str, given: Mapping[str, Any]) -> Spec:
 
 
 def _in_module(word: str) -> Spec:
-    inside = _IN_MODULE.fullmatch(word)
+    inside = IN_MODULE.fullmatch(word)
     if inside is not None:
         root = inside["module"].partition(".")[0]
         if root not in LIBRARIES:

@@ -3,7 +3,7 @@
 A spec is ``{"class_path": ..., "init_args": {...}}``, plain values that a recipe or the metadata of
 a weights file holds; the arguments may be specs themselves. Code that the user names is built as
 it is. Code that only a file names is built if it makes networks and is fakd's or a known library's,
-or if the user has allowed it.
+or if the user has allowed it (`fakd.imports`).
 """
 
 import inspect
@@ -17,29 +17,23 @@ from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
 from fakd.errors import InputError
-from fakd.imports import IN_FILE, LIBRARIES, is_allowed
+from fakd.imports import (
+    ARCHITECTURES,
+    IN_FILE,
+    LIBRARIES,
+    is_allowed,
+    is_network,
+    require_leave,
+)
+from fakd.imports import OPENERS as OPENERS
 from fakd.imports import allow as allow
 from fakd.imports import find as find
 from fakd.imports import nearest as nearest
-from fakd.sources import BUILDERS, is_source, resolve
 from fakd.sources import Spec as Spec
+from fakd.sources import is_source, resolve
 from fakd.sources import written as written
 
 ADAPT = "fakd.models.adapt"
-ARCHITECTURES = frozenset(f"fakd.models.{name}" for name in ("adapt", *BUILDERS))
-"""What of this package a weights file may ask for: a network without weights."""
-OPENERS = ARCHITECTURES | {
-    *(
-        f"fakd.models.{name}"
-        for name in ("load", "load_mmseg", "open_exported", "open_smp", "open_transformers")
-    ),
-    *(
-        f"fakd.data.{name}"
-        for name in ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
-    ),
-}
-"""What the recipe of a run may ask for, too: other files."""
-
 STARTING_WEIGHTS: Mapping[str, Any] = {
     "weights": None,
     "weights_backbone": None,
@@ -160,7 +154,9 @@ def checked(
             "arguments belong into init_args"
         )
     path, given = full_path(spec["class_path"], package), arguments_of(spec)
-    if asked_by is not None:
+    if asked_by is None:
+        require_leave(path, given)
+    else:
         _require_permitted(path, given, asked_by, ours)
     known, open_ended = parameters(path)
     hints = _hints(find(path))
@@ -292,9 +288,8 @@ def build(
         return {k: inner(v) for k, v in spec.items()} if isinstance(spec, Mapping) else spec
     path = spec["class_path"]
     if asked_by is None:
-        if IN_FILE.fullmatch(path) or path.partition(".")[0] not in ("fakd", *LIBRARIES):
-            allow(path)
         spec = {"class_path": path, "init_args": arguments_of(spec)}
+        require_leave(path, spec["init_args"])
     else:
         spec = checked(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
     spec = spec if classes is None else counted_for(spec, classes)
@@ -357,22 +352,6 @@ def architecture(spec: Mapping[str, Any]) -> Spec:
         if name in known and known[name].default is not inspect.Parameter.empty
     }
     return {"class_path": spec["class_path"], "init_args": arguments | off}
-
-
-def is_network(path: str) -> bool:
-    """Tell whether a known library's class path makes a network, or a configuration of one."""
-    if path.partition(".")[0] not in LIBRARIES:
-        return False
-    if path in ("timm.create_model", "segmentation_models_pytorch.create_model"):
-        return True
-    if path.startswith("torchvision.models.segmentation."):
-        builders = find("torchvision.models.list_models")(find("torchvision.models.segmentation"))
-        return path.rpartition(".")[2] in builders
-    from torch.nn import Module
-
-    found = find(path)
-    configuration = path.startswith("transformers.") and path.endswith("Config")
-    return inspect.isclass(found) and (configuration or issubclass(found, Module))
 
 
 def _require_permitted(

@@ -7,7 +7,6 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from fakd import imports
 from fakd.cli import main
 from fakd.commands.doctor import doctor
 from fakd.models import adapt
@@ -174,7 +173,6 @@ def test_a_transformer_is_to_be_trained_with_adamw(data):
 
 def test_the_command_takes_what_distil_and_train_take(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(imports, "_allowed", set())
     (tmp_path / "net.py").write_text(NET)
     torch.save(nearest_colour().state_dict(), "teacher.pth")
     (tmp_path / "near.py").write_text(

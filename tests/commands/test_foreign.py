@@ -29,7 +29,6 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "own_nets.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_nets", raising=False)
-    monkeypatch.setattr(imports, "_allowed", set())
     return "own_nets.net"
 
 
@@ -127,7 +126,6 @@ def test_a_teacher_of_other_classes_is_mapped_and_a_student_gets_a_new_head(tmp_
 
 
 def test_a_network_that_takes_grey_images_is_loaded_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "_allowed", set())
     file = tmp_path / "grey.py"
     file.write_text(
         "from torch import nn\n\n"
@@ -145,7 +143,6 @@ def test_a_network_that_takes_grey_images_is_loaded_again(tmp_path, monkeypatch)
 
 
 def test_a_function_in_a_file_is_a_network_without_annotations(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(imports, "_allowed", set())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "parts.py").write_text("from torch import nn\nConv = nn.Conv2d\n")
     (tmp_path / "mine.py").write_text(

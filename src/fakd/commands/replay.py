@@ -21,8 +21,8 @@ def replay(
 
     A run whose loss, gradient or weights became infinite or NaN keeps the number of that step. Its
     batch is drawn as it was, and its weights come about as they did: the steps since the last
-    checkpoint are made again, on one device. The run stays as it is, but for the picture. What its
-    recipe names is built, as `fakd train` would.
+    checkpoint are made again, on one device. The run stays as it is, but for the picture. Code of
+    your own that its recipe names needs your leave (--code).
 
     Args:
         run: the folder of a run, finished or not.

@@ -1,5 +1,6 @@
 """One cell of a grid: a run as a process of its own, and the timing of its method's steps."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from fakd import signals
 from fakd.files import write_text, write_yaml
+from fakd.imports import allowed
 from fakd.runs.folder import (
     CALIBRATION,
     CURVES,
@@ -51,6 +53,7 @@ class Cell:
         label: its name in lines and tables.
         outcome: the file whose presence says that it is done; the run's result if not given.
         directory: where relative paths of the recipe begin.
+        code: what the user lets the recipe run.
     """
 
     command: Literal["train", "distill", "answer"]
@@ -59,6 +62,7 @@ class Cell:
     label: str
     outcome: Path | None = None
     directory: Path = field(default_factory=Path.cwd)
+    code: Sequence[str] = field(default_factory=allowed)
 
     def beside(self, suffix: str) -> Path:
         """Name a file beside the run's folder: its log, lock, given recipe or failure."""
@@ -118,6 +122,7 @@ def run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> st
     recipe = cell.beside(GIVEN)
     write_yaml(recipe, cell.recipe)
     command = [sys.executable, "-m", "fakd", cell.command, "--recipe", str(recipe.absolute())]
+    command += [f"--code={json.dumps(cell.code)}"] if cell.code else []
     with cell.beside(LOG).open("ab") as output:
         begin = output.tell()
         child = subprocess.Popen(

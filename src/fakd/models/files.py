@@ -136,8 +136,7 @@ def load(
         return open_network(path).eval()
     if Path(path).suffix == CHECKPOINT and network is None:
         return load_mmseg(path)
-    allowed = [allow] if isinstance(allow, str) else list(allow)
-    specs.allow(*allowed)
+    specs.allow(*([allow] if isinstance(allow, str) else allow))
     if network is not None and is_plain(expanded(path)):
         return load_plain(expanded(path), network)
     file = find(expanded(path))
@@ -155,8 +154,7 @@ def load(
             )
     network.class_names, network.palette = information.class_names, information.palette
     network.extra = information.extra
-    given = {"allow": allowed} if allowed else {}
-    network.origin = specs.written("fakd.models.load", path=str(path), **given)
+    network.origin = specs.written("fakd.models.load", path=str(path))
     return network.eval()
 
 

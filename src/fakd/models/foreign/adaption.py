@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from fakd.errors import InputError
 from fakd.models.foreign.adapted import Adapted
-from fakd.models.foreign.exported import ExportedNetwork, FunctionNetwork, OnnxNetwork, as_module
+from fakd.models.foreign.exported import (
+    ExportedNetwork,
+    FunctionNetwork,
+    OnnxNetwork,
+    Takes,
+    as_module,
+)
 from fakd.models.foreign.libraries import Carried, Order, architecture_of, carried_by, tell_classes
 from fakd.models.foreign.probe import Answer, Layer, look
 from fakd.specs import architecture, counted_for, spec_of, written
@@ -70,7 +76,8 @@ def adapt(
         raise InputError(f"there is no part {backbone!r} in the network; it has {parts}")
     channels = _channels(module, order)
     claims: dict[str, Any] = {"classifier": classifier, "place": output}
-    fixed = getattr(module, "side", None) if isinstance(module, OnnxNetwork) else None
+    takes = _takes(module)
+    fixed = takes.side if takes else None
     claims["side"] = (side, side) if isinstance(side, int) else side or fixed
     given = inputs if inputs is not None else carried.inputs
     extra = {name: torch.tensor(value) for name, value in given.items()}
@@ -107,12 +114,16 @@ def adapt(
     return adapted
 
 
+def _takes(module: nn.Module) -> Takes | None:
+    return module.takes if isinstance(module, OnnxNetwork | ExportedNetwork) else None
+
+
 def _channels(module: nn.Module, order: Order | None) -> int:
     """Tell how many channels its images have, from its first convolution."""
     if order is not None:
         return 1 if order == "gray" else 3
-    if isinstance(module, OnnxNetwork):
-        count = module.channels
+    if (takes := _takes(module)) is not None:
+        count = takes.channels
     else:
         first = next((m for _, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
         count = first.in_channels * (first.groups == 1) if first is not None else 3

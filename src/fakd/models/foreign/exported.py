@@ -2,15 +2,17 @@
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fakd.errors import InputError
 from fakd.imports import require_library
@@ -18,10 +20,69 @@ from fakd.models.foreign.libraries import Carried, keep
 from fakd.models.foreign.sizes import Size
 
 
-class OnnxNetwork(nn.Module):
-    """An ONNX file, run by onnxruntime on the CPU; images in, its first map of floats out.
+@dataclass(frozen=True)
+class Takes:
+    """What images an exported network takes.
 
-    It is shown images one by one where its batch is fixed to one, channels last where its input
+    Args:
+        batch: how many at a time; None for any number.
+        channels: of the images.
+        side: the one height and width; None for many.
+        last: whether channels come last.
+        dtype: of the values.
+    """
+
+    batch: int | None
+    channels: int
+    side: Size | None
+    last: bool
+    dtype: torch.dtype
+
+    def parts(self, images: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
+        """Bring images to its axes, type and batches; the last batch is filled with zeros."""
+        if self.dtype == torch.uint8:
+            images = (images * 255).round().clamp(0, 255)
+        images = (images.movedim(1, -1) if self.last else images).to(self.dtype).contiguous()
+        if self.batch is None:
+            return [images]
+        missing = -len(images) % self.batch
+        filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        return [*filled.chunk(len(filled) // self.batch)]
+
+
+def takes_of(shape: Sequence[int | None], dtype: torch.dtype) -> Takes | None:
+    """Read what images a network takes from its input's shape; None stands for any size.
+
+    >>> takes_of([1, 257, 257, 3], torch.float32).last
+    True
+    """
+    if len(shape) != 4:
+        return None
+    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+    channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
+    side = (height, width) if height and width else None
+    return Takes(shape[0], channels or 3, side, last, dtype)
+
+
+def _joined(parts: Sequence[Any], count: int) -> Any:
+    """Put the answers for parts of a batch together, whatever holds the tensors."""
+    flat = [tree_flatten(each) for each in parts]
+    columns = [
+        torch.cat(each)[:count] if isinstance(each[0], Tensor) and each[0].ndim else each[0]
+        for each in zip(*(values for values, _ in flat), strict=True)
+    ]
+    # In 32 bits, as losses compare them.
+    columns = [
+        each.float() if isinstance(each, Tensor) and each.is_floating_point() else each
+        for each in columns
+    ]
+    return tree_unflatten(columns, flat[0][1])
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file, run by onnxruntime on the CPU; images in, what it names and answers out.
+
+    It is shown as many images at a time as its batch is fixed to, channels last where its input
     says so, and as 8-bit values where it takes bytes.
 
     Args:
@@ -31,40 +92,27 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, session: Any, title: str = "the ONNX network") -> None:
         super().__init__()
-        self.session, self.title = session, title
-        inputs = session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        self.session, inputs = session, session.get_inputs()
+        kinds = {"tensor(uint8)": torch.uint8, "tensor(float16)": torch.float16}
+        shape = [side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape]
+        takes = takes_of(shape, kinds.get(inputs[0].type, torch.float32))
+        if len(inputs) != 1 or takes is None:
             shapes = ", ".join(f"{each.name} {each.shape}" for each in inputs)
             raise InputError(f"{title} must have one input, images of four axes, got {shapes}")
-        shape = [side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape]
-        self.channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
-        height, width = (shape[1], shape[2]) if self.channels_last else (shape[2], shape[3])
-        self.side: Size | None = (height, width) if height and width else None
-        self.channels: int = (shape[3] if self.channels_last else shape[1]) or 3
-        self.single = shape[0] == 1
-        self.input, self.takes_bytes = inputs[0].name, inputs[0].type == "tensor(uint8)"
+        self.input, self.takes = inputs[0].name, takes
         keep(self, Carried("ONNX"))
-        if self.takes_bytes:
-            nothing, one = (0.0,) * self.channels, (1.0,) * self.channels
+        if takes.dtype == torch.uint8:
+            nothing, one = (0.0,) * takes.channels, (1.0,) * takes.channels
             keep(self, Carried("ONNX", nothing, one, told_by="its input of bytes"))
-        self.takes_half = inputs[0].type == "tensor(float16)"
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return what the file names and answers."""
-        shown = images.detach().float().cpu()
-        if self.takes_bytes:
-            shown = (shown * 255).round().clamp(0, 255).to(torch.uint8)
-        shown = (shown.movedim(1, -1) if self.channels_last else shown).contiguous()
-        arrays = shown.numpy().astype(np.float16) if self.takes_half else shown.numpy()
-        parts = np.split(arrays, len(arrays)) if self.single else [arrays]
-        answers = [self.session.run(None, {self.input: part}) for part in parts]
         names = [each.name for each in self.session.get_outputs()]
-        joined = {
-            name: np.concatenate(each)
-            for name, each in zip(names, zip(*answers, strict=True), strict=True)
-        }
-        found = {name: torch.from_numpy(each).to(images.device) for name, each in joined.items()}
-        return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
+        answers = []
+        for part in self.takes.parts(images.detach().float().cpu()):
+            found = self.session.run(None, {self.input: part.numpy()})
+            answers.append(dict(zip(names, map(torch.from_numpy, found), strict=True)))
+        return {k: v.to(images.device) for k, v in _joined(answers, len(images)).items()}
 
     def __deepcopy__(self, memo: Any) -> "OnnxNetwork":
         return self  # a session cannot be copied, and never changes
@@ -103,10 +151,12 @@ class ExportedNetwork(nn.Module):
 
     Args:
         program: what is called with images.
+        takes: what images it takes, where that is known.
     """
 
-    def __init__(self, program: nn.Module) -> None:
+    def __init__(self, program: nn.Module, takes: Takes | None = None) -> None:
         super().__init__()
+        self.takes = takes
         for parameter in program.parameters():
             parameter.requires_grad_(False)
         # Not a submodule: an exported program refuses to be switched between modes.
@@ -116,7 +166,21 @@ class ExportedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """Run the program on the device that the images are on."""
         self._program[0].to(images.device)
-        return self._program[0](images)
+        if self.takes is None:
+            return self._program[0](images)
+        answers = [self._program[0](part) for part in self.takes.parts(images)]
+        return _joined(answers, len(images))
+
+
+def _of_program(program: torch.export.ExportedProgram) -> ExportedNetwork:
+    """Make a network of a program, which remembers the sizes it was exported for."""
+    names = program.graph_signature.user_inputs
+    found = [each.meta["val"] for each in program.graph.nodes if each.name in names[:1]]
+    if not found or not isinstance(found[0], Tensor):
+        return ExportedNetwork(program.module())
+    # A side that may differ is a symbol.
+    shape = [side if type(side) is int else None for side in found[0].shape]
+    return ExportedNetwork(program.module(), takes_of(shape, found[0].dtype))
 
 
 def open_exported(path: str) -> nn.Module:
@@ -141,7 +205,7 @@ def open_exported(path: str) -> nn.Module:
             session = runtime.InferenceSession(str(file), options, providers=providers)
             return OnnxNetwork(session, path)
         if file.suffix == ".pt2":
-            return ExportedNetwork(torch.export.load(file).module())
+            return _of_program(torch.export.load(file))
         with warnings.catch_warnings():
             # That TorchScript is deprecated helps nobody who was given such a file.
             warnings.simplefilter("ignore", FutureWarning)
@@ -159,7 +223,7 @@ def as_module(given: Any) -> nn.Module | None:
     if isinstance(given, torch.jit.ScriptModule):
         return ExportedNetwork(given.eval())
     if isinstance(given, torch.export.ExportedProgram):
-        return ExportedNetwork(given.module())
+        return _of_program(given)
     if type(given).__module__.startswith("onnxruntime") and hasattr(given, "get_inputs"):
         return OnnxNetwork(given)
     if isinstance(given, nn.Module):
