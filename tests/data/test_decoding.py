@@ -7,7 +7,10 @@ import tifffile
 from PIL import Image
 
 from fakd.data import folder, read_image
+from fakd.data.decoding import stored
 from fakd.data.layout import IMAGE_SUFFIXES, Levels
+from fakd.inspection import inspected
+from fakd.inspection.survey import read_header
 from stand_ins import message, write_png
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -304,3 +307,50 @@ def test_every_listed_suffix_is_read(tmp_path):
         path = tmp_path / f"a{suffix}"
         Image.new("RGB", (8, 6), (200, 200, 200)).save(path)
         assert read_image(path).shape == (3, 6, 8)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_tiff_that_is_to_be_turned_is_recognised_as_such(made_up, deep):
+    pixels = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    path = made_up.root / "val/images/a.tif"
+    (made_up.root / "val/images/a.png").unlink()
+    made_up.describe("classes: [road, car]\n")
+    tags = [(0x0112, "H", 1, 6, True)]
+    kind = np.uint16 if deep else np.uint8
+    tifffile.imwrite(path, pixels.astype(kind), photometric="rgb", extratags=tags)
+    header = read_header(path, upright=True)
+    assert (header.size, header.stored, header.turned) == ((6, 8), (8, 6), True)
+    assert stored(path, upright=True).size_before == (8, 6)
+    # The mask fits the picture as it is stored.
+    assert "turned as its EXIF says" in message(lambda: folder(made_up.root).val[0])
+    made_up.mask("val/masks/a.png", np.zeros((8, 6), np.uint8))
+    assert folder(made_up.root).val[0].image.shape == (3, 8, 6)
+
+
+def test_a_range_that_images_do_not_have_is_refused_or_said(made_up):
+    text = "classes: [road, car]\nrange: [0, {}]\n"
+    made_up.describe(text.format(4095))
+    error = message(lambda: folder(made_up.root).val[0])
+    assert "numbers of 0 to 255, but white is 4095 by range: [0, 4095]" in error
+    for white, words in ((9, "beyond range: [0, 9]"), (200, "")):
+        made_up.describe(text.format(white))
+        found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
+        assert bool(found) == bool(words)
+        assert all(words in text for text in found)
+    for split in ("train", "val"):
+        made_up.image(f"{split}/images/a.png", np.full((6, 8, 3), 3, np.uint8))
+    found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
+    assert found
+    for text in found:
+        assert "images hold numbers of up to 3" in text
+        assert "nearly black by range: [0, 200]" in text
+
+
+def test_lists_may_spell_paths_in_any_way(made_up):
+    for name in ("sub/b", "c"):
+        made_up.pair("val", name, np.zeros((6, 8), np.uint8))
+    where = "{images: 'val/images/{name}.png', masks: 'val/masks/{name}.png', list: l.txt}"
+    made_up.describe(f"classes: [road, car]\nval: {where}\n")
+    made_up.list("l.txt", "./c", "sub//b", "c", "sub/./b")
+    data = folder(made_up.root)
+    assert [data.val.name(index) for index in range(len(data.val))] == ["c", "sub/b"]

@@ -235,3 +235,33 @@ def test_archives_are_to_be_unpacked(export):
     for path in (export.root, export.root / "set.zip"):
         with pytest.raises(InputError, match="unpack"):
             inspected(path)
+
+
+def test_classes_that_leave_background_out_are_named_from_one_on(export):
+    for number in range(5):
+        export.photo(f"images/{number}.png", number)
+        export.save(f"masks/{number}.png", export.classes(number))
+    export.text("classes.txt", "box\nball\n")
+    assert content(export)["classes"] == ["background", "box", "ball"]
+    assert "id 0 is taken for background, which classes.txt does not name" in notes(export)
+    export.text("classes.txt", "ground\nbox\nball\n")
+    assert content(export)["classes"] == ["ground", "box", "ball"]
+
+
+def test_camvid_as_kaggle_has_it(export):
+    for split, count in (("train", 3), ("val", 2), ("test", 2)):
+        for number in range(count):
+            name = f"{split}{number:04}_{30 * number:05}"
+            export.photo(f"{split}/{name}.png", number)
+            export.save(f"{split}_labels/{name}_L.png", COLOURS[export.classes(number)])
+    rows = [
+        f"{name},{','.join(map(str, c))}" for name, c in zip("abc", COLOURS.tolist(), strict=True)
+    ]
+    export.text("class_dict.csv", "\n".join(["name,r,g,b", *rows]))
+    found = content(export)
+    assert found["classes"] == [
+        {"name": name, "color": c} for name, c in zip("abc", COLOURS.tolist(), strict=True)
+    ]
+    assert found["train"] == {"images": "train/{name}.png", "masks": "train_labels/{name}_L.png"}
+    assert found["val"] == {"images": "val/{name}.png", "masks": "val_labels/{name}_L.png"}
+    assert "2 images of test are in neither train nor val" in notes(export)

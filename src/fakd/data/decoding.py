@@ -22,8 +22,12 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")
 """PNG of which Pillow would drop the lower bytes."""
 _ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
 _LOOKED_AT = 4
 _FAINT = 1 / 8
+_CUT = 1 / 2
+"""Share of an image's numbers outside its range that is hardly meant so."""
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 """Bands of a colour, by TIFF's photometric interpretation; what else there is, is no colour."""
 
@@ -41,6 +45,14 @@ class Stored(NamedTuple):
     """Whether the last band is transparency."""
     lossy: bool = False
     """Whether compression may have changed the numbers."""
+    orientation: int = 1
+    """The EXIF orientation by which the pixels were turned."""
+
+    @property
+    def size_before(self) -> tuple[int, int]:
+        """Width and height before they were turned."""
+        height, width = self.pixels.shape[:2]
+        return (height, width) if self.orientation in SIDEWAYS else (width, height)
 
 
 def decoded(path: Path, levels: Levels = Levels()) -> UInt8[np.ndarray, "height width 3"]:
@@ -139,6 +151,12 @@ def _range(
             f"{path} holds numbers that are not finite (NaN or infinity); fill them in"
         )
     if levels.range is not None:
+        if white is not None and levels.range[1] > white:
+            raise InputError(
+                f"{path} holds numbers of 0 to {white}, but white is {levels.range[1]:g} by range: "
+                f"[{levels.range[0]:g}, {levels.range[1]:g}] in the description; take it out, or "
+                "save all images with as many bits"
+            )
         return levels.range
     if white is not None:
         return 0.0, float(white)
@@ -153,23 +171,33 @@ def _range(
 
 
 def unused_range(images: Sequence[Path], levels: Levels) -> str | None:
-    """Say so if images of more than 8 bits use little of their range, and so are nearly black.
+    """Say so if images use little of their range, and so are nearly black, or go beyond it.
 
-    A few of them are decoded, spread evenly; 8-bit images are not.
+    A few of them are decoded, spread evenly; 8-bit images are not where no range is given.
     """
-    peak, white = 0.0, 1.0
+    peak, white, beyond = 0.0, 1.0, 0
+    low, high = levels.range or (0.0, math.inf)
     chosen = images[:: max(1, len(images) // _LOOKED_AT)]
     for path in chosen:
         # What is wrong with a file is said when it is needed.
         with suppress(InputError, OSError):
             with path.open("rb") as file:
                 beginning = file.read(25)
-            if beginning[:4] not in _TIFF and beginning[24:] != b"\x10":
+            if not levels.range and beginning[:4] not in _TIFF and beginning[24:] != b"\x10":
                 continue
             image = stored(path)
             peak = max(peak, float(image.pixels.max()))
             white = max(white, image.white or 1.0)
-    if levels.range is not None or not 0 < peak < _FAINT * white:
+            outside = (image.pixels < low) | (image.pixels > high)
+            beyond += image.palette is None and bool(outside.mean() > _CUT)
+    if levels.range is not None:
+        bounds = f"range: [{low:g}, {high:g}] in the description"
+        if 2 * beyond > len(chosen):
+            return f"most pixels of images ({chosen[0]}) are beyond {bounds} and black or white"
+        if 0 < peak - low < _FAINT * (high - low):
+            return f"images hold numbers of up to {peak:g} ({chosen[0]}), nearly black by {bounds}"
+        return None
+    if not 0 < peak < _FAINT * white:
         return None
     high = 2 ** math.ceil(math.log2(peak + 1)) - 1 if white > 1 else float(f"{peak:.1g}")
     return (
@@ -214,12 +242,18 @@ def _picture(image: Image.Image, path: Path, upright: bool) -> Stored:
     tiles = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else None
     packing = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    # Pillow turns TIFF by itself, and forgets then how.
+    code = image.getexif().get(_ORIENTATION, 1) if upright or image.format == "TIFF" else 1
     image.load()
     if packing in _DEEP:
-        code = image.getexif().get(_ORIENTATION, 1) if upright else 1
-        return Stored(_turned(_deep(path), code), 65535, transparent="A" in packing)
+        return Stored(_turned(_deep(path), code), 65535, None, "A" in packing, orientation=code)
     if upright:
         ImageOps.exif_transpose(image, in_place=True)
+    return _unpacked(image, packing)._replace(orientation=code)
+
+
+def _unpacked(image: Image.Image, packing: str) -> Stored:
+    """Take the pixels of an image that Pillow has decoded, by its mode and the file's bits."""
     if image.mode.startswith("I"):
         return Stored(np.asarray(image).astype(np.uint16), 65535)
     if image.mode == "P":
@@ -318,9 +352,9 @@ def _tiff(file: IO[bytes], path: Path, most: int) -> Stored:
     white = 2**bits - 1 if pixels.dtype.kind == "u" and bits <= 16 else None
     if page.photometric == 0 and white is not None:
         pixels = white - pixels
-    orientation = page.tags.get(_ORIENTATION)
-    pixels = _turned(pixels, 1 if orientation is None else orientation.value)
-    return Stored(pixels, white, transparent=transparent, lossy=lossy)
+    tag = page.tags.get(_ORIENTATION)
+    code = 1 if tag is None else tag.value
+    return Stored(_turned(pixels, code), white, None, transparent, lossy, code)
 
 
 def _samples(page: Any, path: Path) -> np.ndarray:
@@ -342,7 +376,7 @@ def _samples(page: Any, path: Path) -> np.ndarray:
 
 def _turned(pixels: np.ndarray, code: int) -> np.ndarray:
     """Turn pixels as an EXIF orientation of 1 to 8 says."""
-    if code in (5, 6, 7, 8):
+    if code in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if code in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]

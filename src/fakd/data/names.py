@@ -1,6 +1,7 @@
 """Names of files, whatever bytes and Unicode forms they are of, and lists of them."""
 
 import codecs
+import posixpath
 import re
 import unicodedata
 from collections.abc import Container
@@ -50,4 +51,6 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     # A byte order mark also stands within, where lists were joined.
     lines = [composed(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
     names = [line if line in known else line.strip() for line in lines]
-    return [name for name in names if name]
+    # Another spelling of one path, such as ./a or b//a, names the same file.
+    names = [name if name in known else posixpath.normpath(name) for name in names if name]
+    return [*dict.fromkeys(names)]

@@ -10,7 +10,7 @@ from jaxtyping import Int16, UInt8
 from torch import Tensor
 
 from fakd.data.dataset import Split
-from fakd.data.decoding import decoded, stored
+from fakd.data.decoding import SIDEWAYS, decoded, stored
 from fakd.data.layout import Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, Pair
 from fakd.data.names import composed
@@ -70,7 +70,8 @@ class PairedSplit(Split):
             mask_size = "x".join(str(side) for side in reversed(labels.shape))
             image_size = "x".join(str(side) for side in reversed(image.shape[1:]))
             what = f"{pair.mask} is {mask_size} but its image {pair.image} is {image_size} "
-            if stored(pair.image).pixels.shape[:2] == labels.shape:
+            file = stored(pair.image, upright=True)
+            if file.orientation in SIDEWAYS and file.size_before[::-1] == labels.shape:
                 raise InputError(f"{what}once turned as its EXIF says; {EXIF_REMEDY}")
             raise InputError(f"{what}(width x height); export the mask at the size of the image")
         return Sample(image, labels, pair.name)

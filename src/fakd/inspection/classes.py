@@ -59,6 +59,8 @@ class Named(NamedTuple):
     """By id."""
     colours: dict[int, Colour]
     """By id, where the file tells."""
+    by_place: bool = False
+    """Whether ids are places in the file, as it tells nothing else."""
 
 
 class Values(NamedTuple):
@@ -113,7 +115,7 @@ def _named(file: str, lines: Sequence[str]) -> Named | None:
             if "colour" in part:
                 red, green, blue = (int(each) for each in re.findall(r"\d+", part["colour"]))
                 colours[raw] = red, green, blue
-        return Named(file, names, colours)
+        return Named(file, names, colours, by_place=form is _LINES[-1])
     return None
 
 
@@ -149,7 +151,13 @@ def describe(
             f"masks in {masks} hold {len(values)} {'colours' if coloured else 'ids'} and seem to "
             "count objects; give masks of classes, or write a dataset.yaml with their classes"
         )
-    names, remarks = _known(values, named, coloured), []
+    remarks = []
+    ids = [value for value in values if isinstance(value, int) and value not in NO_CLASS]
+    if named is not None and named.by_place and max(ids, default=0) == len(named.names):
+        shifted = {raw + 1: name for raw, name in named.names.items()}
+        remarks.append(f"id 0 is taken for background, which {named.file} does not name")
+        named = named._replace(names={0: "background"} | shifted)
+    names = _known(values, named, coloured)
     if names and named is not None:
         remarks.append(f"the classes are called as {named.file} says")
     nothing: Sequence[MaskValue] = () if coloured or noisy or 255 in names else NO_CLASS

@@ -107,10 +107,11 @@ def _place(file: str) -> tuple[str | None, Kind, str, str]:
             split, depth = SPLITS[token], level
         elif _ASIDE.search(token):
             kind, depth = "aside", level
-        elif words & _MASKS:
-            kind, depth = "mask", level
-        elif words & _IMAGES:
-            kind, depth = "image" if kind == "aside" else kind, level
+        elif words & (_MASKS | _IMAGES):
+            # Such as train_labels, beside train.
+            split = next((SPLITS[word] for word in words if word in SPLITS), split)
+            kind = "mask" if words & _MASKS else "image" if kind == "aside" else kind
+            depth = level
     for word in reversed(re.split(r"[-_.\s]", PurePosixPath(name).stem.lower())[1:]):
         found: Kind | None = (
             "aside"

@@ -132,13 +132,17 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
     rest = [
         group
         for group in groups
-        if group.kind == "image" and not any(group in (match.images, match.masks) for match in used)
+        if group.kind == "image"
+        and not any(group is match.images for match in found.values() if match)
     ]
     remarks = [
         f"{len(group.files)} images in {group.folder or '.'} have no masks and are not used; if a "
         f"teacher shall speak for them, add unlabelled: {group.folder or '.'}"
         for group in rest
     ]
+    test = found["test"]
+    if test is not None and test not in used:
+        remarks.append(f"{len(test.paired)} images of test are in neither train nor val")
     masks = root / one.masks.folder
     return Proposal(root, files, masks, layout, chosen, divided, left_out, remarks)
 

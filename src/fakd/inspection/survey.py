@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
-from fakd.data.decoding import decoded, stored
+from fakd.data.decoding import SIDEWAYS, decoded, stored
 from fakd.data.layout import NEAREST
 from fakd.data.masks import MaskReader, MaskValue, Pair
 from fakd.data.matching import Listing
@@ -27,7 +27,7 @@ LEAST = 8
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ALIKE = 4
 """Files that a finding remembers of each unknown value."""
-_ORIENTATION = 0x0112
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _KEPT = 4096
 """Values that are kept of a mask, the most frequent; more are compression or smooth edges."""
@@ -291,21 +291,26 @@ def read_header(path: Path, upright: bool) -> Header:
                 size, kind, mode = image.size, str(image.format), image.mode
                 transparent = mode in ("LA", "PA", "RGBA") or "transparency" in image.info
                 # Asked for EXIF that is not at its beginning, a PNG would be decoded.
+                # TIFF is turned as it says, masks too, and its size is told turned by some Pillow.
                 has_exif = upright and (kind != "PNG" or "exif" in image.info)
-                code = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
+                if kind == "TIFF":
+                    tags: Any = image
+                    size = tags.tag_v2[_WIDTH], tags.tag_v2[_HEIGHT]
+                code = image.getexif().get(_ORIENTATION, 1) if has_exif or kind == "TIFF" else 1
                 file.seek(max(0, length - _TAIL))
                 tail = file.read()
     # Pillow raises whatever its parsers stumble over in a damaged file.
     except Exception:
         # The reader's own words, or its success where Pillow knows no such kind.
-        pixels, *_, transparent, _ = stored(path, upright)
-        bands = pixels.shape[2] if pixels.ndim == 3 else 1
-        size, kind = (pixels.shape[1], pixels.shape[0]), path.suffix[1:].upper()
-        mode, length = f"{pixels.dtype} x {bands}", path.stat().st_size
-        return Header(size, kind, mode, False, size, transparent, length)
-    if _ENDS.get(kind, b"") not in tail:
-        stored(path)
-    shown = (size[1], size[0]) if code in (5, 6, 7, 8) else size
+        held = stored(path, upright)
+        bands = held.pixels.shape[2] if held.pixels.ndim == 3 else 1
+        size, kind, code = held.size_before, path.suffix[1:].upper(), held.orientation
+        mode, length = f"{held.pixels.dtype} x {bands}", path.stat().st_size
+        transparent = held.transparent
+    else:
+        if _ENDS.get(kind, b"") not in tail:
+            stored(path)
+    shown = (size[1], size[0]) if code in SIDEWAYS else size
     kind = "JPEG" if kind == "MPO" else kind
     return Header(shown, kind, mode, code not in (0, 1), size, transparent, length)
 
