@@ -44,7 +44,7 @@ def commands():
 def test_commands_in_the_docs_parse(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, rest = cli.command_of(shlex.split(command))
-    if "--recipe" in rest and not (ROOT / rest[rest.index("--recipe") + 1]).is_file():
+    if any(word.startswith("runs/") and word.endswith(".yaml") for word in rest):
         pytest.skip("names the recipe of a run that the reader makes")
     cli.parse(name, rest)
 
