@@ -29,6 +29,9 @@ class Schedule:
         accumulate: parts in which each device goes through its share of a step's images, to need
             less memory; gradients are those of the whole, where losses are means over images.
         unlabelled_share: share of the images without labels; by default they come as the others.
+        rare: draw images by the classes that labels, or else the teacher, show in them, rare ones
+            more often, with this temperature, such as 0.01 (DAFormer); the teacher is asked about
+            every image without labels first.
         learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
         shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
             constant not at all, one-cycle rising over three tenths of the steps and falling again.
@@ -51,10 +54,11 @@ class Schedule:
     clip: float | None = None
     clip_value: float | None = None
     unlabelled_share: float | None = None
+    rare: float | None = None
 
     def __post_init__(self) -> None:
         require_each(self, "schedule", counts, "of at least 1", "steps", "batch_size", "accumulate")
-        names = ("epochs", "learning_rate", "power", "clip", "clip_value")
+        names = ("epochs", "learning_rate", "power", "clip", "clip_value", "rare")
         require_each(self, "schedule", positive, "above 0", *names)
         if self.epochs is not None and self.steps != Schedule.steps:
             raise InputError("expected schedule.steps or schedule.epochs, got both; give one")

@@ -104,6 +104,24 @@ def test_a_grid_of_real_processes(teacher, tmp_path, capsys):
     assert first_row(alone).get("distillation") is None
 
 
+def test_teachers_of_other_classes_are_mapped_in_every_run(teacher, tmp_path, in_process, capsys):
+    ours = scenes(1, 1).class_names
+    content = {"classes": {name: [(i + 1) % 12] for i, name in enumerate(ours)}, "rest": "ignore"}
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(content))
+    run, mapped = tmp_path / "grid", f"--classes_from={tmp_path / 'map.yaml'}"
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1", mapped, steps=1) == 0
+    alone, cwd = (read_yaml(cell(run, method) / "recipe.yaml") for method in ("alone", "cwd"))
+    assert cwd["classes_from"] == content
+    assert "classes_from" not in alone
+    assert main(["compare", str(run / "grid.yaml")]) == 0
+    assert len(in_process) == 2
+    (tmp_path / "map.yaml").write_text("classes: [road]\n")
+    capsys.readouterr()
+    assert compare(teacher, tmp_path / "x", "--methods=cwd", mapped) == 2
+    assert "classes must name the teacher's classes" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_is_new_in_a_grid_is_run_and_nothing_else(teacher, tmp_path, in_process, capsys):
     run = tmp_path / "grid"
     assert compare(teacher, run, "--methods=cwd", "--seeds=1") == 0

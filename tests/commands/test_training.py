@@ -274,6 +274,16 @@ def test_a_killed_run_on_images_with_and_without_labels_continues_to_the_same_we
     assert_the_same_after_two_kills(arguments, tmp_path, at=(2, 6))
 
 
+def test_a_killed_run_that_favours_rare_classes_continues_to_the_same_weights(teacher, tmp_path):
+    files_of_scenes(tmp_path)
+    settings = ["--schedule.unlabelled_share=0.5", "--schedule.rare=0.1", "--check_teacher=false",
+                "--task.confidence=0.1"]  # fmt: skip
+    arguments = ["distill", f"--teacher={teacher}", *network("student", 8),
+                 *of_both_kinds(tmp_path, *settings), "--schedule.steps=12", "--intervals.save=2",
+                 "--intervals.log=1", "--intervals.evaluate=12"]  # fmt: skip
+    assert_the_same_after_two_kills(arguments, tmp_path, at=(2, 6))
+
+
 def test_images_without_labels_are_spoken_for_and_said(teacher, tmp_path, capsys):
     files_of_scenes(tmp_path)
     run = [*of_both_kinds(tmp_path, "--schedule.steps=2"), f"--run={tmp_path / 'run'}"]

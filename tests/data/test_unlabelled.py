@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from fakd.data import Augmentation, folder, training_batches
+from fakd.data.rare import Shown, class_probabilities
 from fakd.errors import InputError
 from fakd.settings import IGNORE
 
@@ -178,3 +179,56 @@ def test_an_unlabelled_image_has_no_label_in_a_batch(root):
     )
     assert not (batch.labels[batch.labelled] == IGNORE).any()
     assert isinstance(batch.labels, torch.Tensor)
+
+
+def shown(split):
+    """Class 0 in every image, 1 in a few, 2 in one of each kind."""
+    shows = np.zeros((len(split), 3), bool)
+    shows[:, 0] = True
+    shows[[1, 4, 11], 1] = True
+    shows[[7, 13], 2] = True
+    return Shown(shows, np.array([[8000, 1500, 500], [7000, 2000, 1000]]))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize("share", [None, 0.25, 0.0])
+def test_rare_classes_come_as_often_as_their_formula_says(root, share, temperature):
+    split = described(root, "unlabelled: more").train
+    given = shown(split)
+    indices = drawn(split, share, steps=range(1000), rare=(given, temperature))
+    kinds = {"all": (range(16), [0, 1])}
+    if share is not None:
+        kinds = {"labelled": (range(10), [1]), "unlabelled": (range(10, 16), [0])}
+    for among, rows in kinds.values():
+        counts = Counter(each for each in indices if each in among)
+        if not (total := sum(counts.values())):
+            assert share == 0.0
+            continue
+        pixels = given.pixels[rows].sum(0)
+        weights = np.exp((1 - pixels / pixels.sum()) / temperature)
+        weights /= weights.sum()
+        expected = np.zeros(16)
+        for chance, column in zip(weights, given.shows.T, strict=True):
+            members = [each for each in among if column[each]]
+            expected[members] += chance / len(members)
+        for index in among:
+            error = 4 * np.sqrt(expected[index] * (1 - expected[index]) / total) + 1e-9
+            assert counts[index] / total == pytest.approx(expected[index], abs=error)
+
+
+def test_the_smaller_the_temperature_the_more_of_the_rarest():
+    pixels = np.array([900, 90, 10])
+    even, sharp = (class_probabilities(pixels, each) for each in (100.0, 0.01))
+    assert even == pytest.approx([1 / 3] * 3, abs=0.01)
+    assert sharp[2] > 0.999
+
+
+def test_ranks_workers_and_resumption_change_no_rare_draw(root):
+    split = described(root, "unlabelled: more").train
+    rare = shown(split), 0.1
+    whole = drawn(split, 0.25, steps=range(12), rare=rare)
+    later = drawn(split, 0.25, steps=range(5, 12), workers=2, rare=rare)
+    assert later == whole[20:]
+    ranks = [drawn(split, 0.25, steps=range(12), rank=r, world=2, rare=rare) for r in (0, 1)]
+    joined = [ranks[r][2 * step + i] for step in range(12) for r in (0, 1) for i in (0, 1)]
+    assert joined == whole

@@ -67,6 +67,7 @@ def compare(
     ema: float | None = None,
     task: Task = Task(),
     check_teacher: bool = True,
+    classes_from: dict | str | None = None,
     on: Place = "local",
     parallel: int | None = None,
     cluster: dict | None = None,
@@ -112,6 +113,9 @@ def compare(
         ema: evaluate and save a moving average of the weights that keeps this share of itself.
         task: what is asked of the networks by the labels: class weights, Dice, hardest pixels.
         check_teacher: let every run evaluate its teacher first, and refuse one that knows nothing.
+        classes_from: a .yaml file that says which of the teachers' classes each of the data's is,
+            where they differ; a pair's own stands with its teacher, {source: ..., classes_from:
+            ...}.
         on: this machine, a Ray cluster, or SLURM.
         parallel: runs at a time; one per GPU, or one, if not given.
         cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
@@ -123,6 +127,7 @@ def compare(
         ChildProcessError: runs have failed; the others are finished.
     """
     # Imported here because `fakd compare --help` need not wait for them.
+    from fakd.answers.classes import read_class_map
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
     from fakd.data import open_data
     from fakd.inspection.readiness import require_labels
@@ -130,6 +135,7 @@ def compare(
     from fakd.training.start import announce
 
     opened, optimizer = open_data(data), optimizer.settled()
+    mapped = None if classes_from is None else read_class_map(classes_from).content
     settings = describe(
         {
             "data": opened,
@@ -144,6 +150,7 @@ def compare(
             "ema": ema,
             "task": task,
             "check_teacher": check_teacher,
+            "classes_from": mapped,
         }
     )
     first = resolve_seeds(seeds)

@@ -38,7 +38,8 @@ def replay(
 
     from fakd.files import read_yaml
     from fakd.report.figures import colour, save_grid
-    from fakd.runs.folder import LAST, RECIPE, WRONG, read_json, readable
+    from fakd.runs.folder import LAST, RECIPE, SHOWN, WRONG, read_json, readable
+    from fakd.training.rare import read_shown
     from fakd.training.replay import replay
 
     run = Path(run)
@@ -54,6 +55,8 @@ def replay(
         raise InputError(f"expected a --step from 1 to {settings.schedule.steps}; {wrong}")
     console = open_console()
     training = _training(recipe, settings, run.name)
+    if settings.schedule.rare is not None:
+        training.shown = read_shown(run / SHOWN)
     last = run / LAST
     found = replay(training, step, last if last.is_file() else None)
     batch, data = found.batch, training.data

@@ -127,7 +127,8 @@ class Grid:
         rest = {**merged(self.shared, given), "seed": seed, "run": str(folder)}
         label = f"{pair} {method} seed {seed}"
         if loss is None:
-            del rest["check_teacher"]
+            for key in ("check_teacher", "classes_from"):
+                rest.pop(key, None)
             return Cell("train", folder, {"network": student, **rest}, label)
         distilled = {"teacher": teacher, "student": student, "distillation": loss}
         return Cell("distill", folder, {**distilled, **rest}, label)

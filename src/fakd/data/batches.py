@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from fakd.data.dataset import Split
+from fakd.data.rare import RareDraw, Shown
 from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
 from fakd.data.transforms import Geometry, View, augment, build_extra
@@ -72,6 +73,7 @@ def training_batches(
     broken: Literal["stop", "skip"] = "stop",
     lookup: Lookup | None = None,
     unlabelled_share: float | None = None,
+    rare: tuple[Shown, float] | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
 
@@ -99,6 +101,8 @@ def training_batches(
         lookup: Finds what `Batch.answers` holds.
         unlabelled_share: Share of the samples of all batches together that have no labels; by
             default all samples are alike. 0 leaves those without labels out.
+        rare: Which classes show where, and the temperature with which rare ones are favoured: each
+            sample is then drawn anew, and not in turn.
 
     Raises:
         InputError: the batch cannot be shared out or mixed, there is no such extra transform, there
@@ -114,7 +118,7 @@ def training_batches(
         raise InputError("augmentation.mix needs another image; give a batch_size of at least 2")
     share = batch_size // world
     slots = range(rank * share, (rank + 1) * share)
-    draw = _Draw(split, seed, unlabelled_share)
+    draw = _Draw(split, seed, unlabelled_share, rare)
     steps = _Steps(split, augmentation, batch_size, seed, slots, broken, lookup, draw)
     return _loaded(steps, range(first_step, last_step), workers, pin_memory)
 
@@ -178,7 +182,9 @@ def evaluation_samples(
 class _Draw:
     """Which sample comes when: every draw counts through random orders of its kind of samples."""
 
-    def __init__(self, split: Split, seed: int, share: float | None) -> None:
+    def __init__(
+        self, split: Split, seed: int, share: float | None, rare: tuple[Shown, float] | None
+    ) -> None:
         self._seed = seed
         self._share = None if share is None else Fraction(str(share))
         self._kinds: dict[int, Sequence[int]] = {_ORDER: range(len(split))}
@@ -196,13 +202,20 @@ class _Draw:
                         "there are none; leave it out"
                     )
         self._orders: dict[tuple[int, int], list[int]] = {}
+        self._rare = None
+        if rare is not None:
+            rows = {_ORDER: [0, 1] if self._share is None else [1], _UNLABELLED: [0]}
+            kinds = {kind: (each, rows[kind]) for kind, each in self._kinds.items()}
+            self._rare = RareDraw(*rare, seed, kinds)
 
-    def order(self, number: int) -> tuple[list[int], int]:
+    def order(self, number: int) -> tuple[Sequence[int], int]:
         """Find the order that draw ``number`` of the run goes through, and its place there."""
         kind, count = _ORDER, number
         if self._share is not None:
             before, after = (math.floor(each * self._share) for each in (number, number + 1))
             kind, count = (_UNLABELLED, before) if after > before else (_ORDER, number - before)
+        if self._rare is not None and kind in self._rare:
+            return self._rare.order(kind, count)
         epoch, place = divmod(count, len(self._kinds[kind]))
         if (kind, epoch) not in self._orders:
             generator = torch.Generator().manual_seed(mixed(self._seed, kind, epoch))

@@ -29,7 +29,7 @@ FORMAT = 1
 RECIPE, RESULT, CURVES = "recipe.yaml", "result.json", "metrics.csv"
 LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
 """The checkpoint, the best and the last network; a result's scores are those of the last one."""
-ENVIRONMENT, IMAGES = "environment.json", "images.npz"
+ENVIRONMENT, IMAGES, SHOWN = "environment.json", "images.npz", "shown.npz"
 WRONG = "wrong.json"
 """The step at which a loss or gradient was not finite; gone when the run goes on."""
 GRID, GRID_LOCK, CALIBRATION = "grid.yaml", "grid.lock", "calibration.json"
@@ -163,7 +163,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             (path / RESULT).unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES, WRONG)
+        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES, WRONG, SHOWN)
         with writing(self.path):
             for file in self.path.iterdir():
                 if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):

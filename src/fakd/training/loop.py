@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fakd import models
 from fakd.data import Batch, SegmentationData, cached, training_batches
+from fakd.data.rare import Shown
 from fakd.errors import InputError, some
 from fakd.metrics import Scores
 from fakd.runs.curves import Curves
@@ -40,6 +41,7 @@ from fakd.training.preparation import (
     require_enough_images,
 )
 from fakd.training.progress import StepProgress, Stopwatch
+from fakd.training.rare import shown_in
 from fakd.training.result import SkippedSamples, conclusion, extension, peak_memory, result_of
 from fakd.training.step import Step
 from fakd.training.teacher import Teacher, scores_of
@@ -84,6 +86,7 @@ class Training:
         self.teacher = teacher
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
+        self.shown: Shown | None = None
         self.batches(first=0)  # refuses what it cannot do before there is a folder
         self.folder: RunFolder | None = None
         self.console, self.title = console, title
@@ -168,6 +171,8 @@ class Training:
         )
         if check_teacher and self.teacher is not None and self.state.teacher_miou is None:
             self._check(self.teacher)
+        if schedule.rare is not None:
+            self.shown = shown_in(self, folder.path if folder else None)
         first = self.lapped = self.state.step
         self.begin()
         if self.folder:
@@ -253,6 +258,7 @@ class Training:
             lookup=None if self.teacher is None else self.teacher.lookup,
             # Without a teacher nothing is learnt from images without labels.
             unlabelled_share=schedule.unlabelled_share if self.teacher else 0.0,
+            rare=(self.shown, schedule.rare) if self.shown and schedule.rare else None,
         )
 
     def _log(self, done: int, terms: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,81 @@
+"""Images in which rare classes show come more often: which class, then which image of it."""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from fakd.data.seeds import mixed
+
+SHARE = 1e-3
+"""Share of an image's pixels from which on it shows a class; what is less may be noise."""
+_DRAW = 5
+"""Sets these draws apart from others of the same seed."""
+
+
+class Shown(NamedTuple):
+    """Which classes show in which training images."""
+
+    shows: Bool[np.ndarray, "images classes"]
+    pixels: Int64[np.ndarray, "2 classes"]
+    """Pixels of each class in the images without labels, and in those with."""
+
+
+def class_probabilities(
+    pixels: Int64[np.ndarray, " classes"], temperature: float
+) -> Float64[np.ndarray, " classes"]:
+    r"""Compute how often a class is drawn: :math:`P(c) \propto e^{(1 - f_c) / T}`.
+
+    :math:`f_c` is the class's share of the pixels. Rare class sampling of DAFormer (Hoyer et al.,
+    2022, arXiv 2111.14887, Eq. 7 and 8), there with T = 0.01.
+    """
+    share = pixels / max(int(pixels.sum()), 1)
+    weights = np.exp((share.min() - share) / temperature)
+    return np.asarray(weights / weights.sum())
+
+
+class RareDraw:
+    """Draws a class by its rareness, then an image that shows it, each as likely as the others.
+
+    A function of seed, kind and number of the draw alone.
+
+    Args:
+        shown: which classes show where.
+        temperature: that of `class_probabilities`; the smaller, the more of the rarest.
+        seed: of the run.
+        kinds: images of each kind, and which rows of `Shown.pixels` are theirs.
+    """
+
+    def __init__(
+        self,
+        shown: Shown,
+        temperature: float,
+        seed: int,
+        kinds: Mapping[int, tuple[Sequence[int], list[int]]],
+    ) -> None:
+        self._seed = seed
+        self._of: dict[int, tuple[Tensor, list[array]]] = {}
+        for kind, (indices, rows) in kinds.items():
+            among = np.asarray(indices, np.intc)
+            members = [array("i", among[each].tobytes()) for each in shown.shows[among].T]
+            classes = [number for number, each in enumerate(members) if len(each)]
+            if not classes:
+                continue
+            chances = class_probabilities(shown.pixels[rows].sum(0)[classes], temperature)
+            self._of[kind] = torch.from_numpy(chances), [members[each] for each in classes]
+
+    def __contains__(self, kind: int) -> bool:
+        """Tell whether any image of a kind shows a class, so that there is a choice."""
+        return kind in self._of
+
+    def order(self, kind: int, count: int) -> tuple[Sequence[int], int]:
+        """Draw images of a class, and a place among them."""
+        generator = torch.Generator().manual_seed(mixed(self._seed, _DRAW, kind, count))
+        chances, members = self._of[kind]
+        chosen = members[int(torch.multinomial(chances, 1, generator=generator))]
+        place = int(torch.randint(len(chosen), (1,), generator=generator))
+        return chosen, place
