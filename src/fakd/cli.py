@@ -40,6 +40,7 @@ COMMANDS = {
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
     "replay": "fakd.commands.replay.replay",
+    "latency": "fakd.commands.latency.latency",
     "students": "fakd.commands.students.students",
     "models": "fakd.commands.models.models",
     "convert": "fakd.commands.convert.convert",
@@ -50,6 +51,7 @@ POSITIONAL = {
     "compare confirm": "run",
     "replay": "run",
     "report": "runs",
+    "latency": "networks",
     "tables": "runs",
     "classes": "teacher data",
     "disagree": "run",
@@ -92,6 +94,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd replay RUN                                    the step at which a loss became NaN
+  fakd latency NETWORK...                            how fast they are here
   fakd students                                      small networks that come ready, and their cost
   fakd models                                        the paper's networks, published checkpoints
   fakd convert --source mmseg.pth --target teacher.safetensors
@@ -164,8 +167,8 @@ def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
     count = next((i for i, each in enumerate(rest) if each.startswith("-")), len(rest))
     if key is None or count == 0:
         return name, rest
-    if key == "runs":
-        return name, [f"--runs={json.dumps(rest[:count])}", *rest[count:]]
+    if key in ("runs", "networks"):
+        return name, [f"--{key}={json.dumps(rest[:count])}", *rest[count:]]
     keys = key.split()[:count]
     named = [f"--{each}={value}" for each, value in zip(keys, rest, strict=False)]
     return name, [*named, *rest[len(keys) :]]

@@ -121,7 +121,20 @@ PAGES = {
         listed=("network",),
     ),
     "replay": Page(("fakd replay runs/student", "fakd replay runs/student --step 120")),
-    "students": Page(("fakd students", "fakd students --sort gflops --size 360,480")),
+    "latency": Page(
+        (
+            "fakd latency runs/student smp:Unet",
+            "fakd latency 'pspnet?backbone=resnet18&channels=64' runs/student --size 360,480 "
+            "--threads 1 --out latency.json --picture latency.png",
+        ),
+    ),
+    "students": Page(
+        (
+            "fakd students",
+            "fakd students --sort gflops --size 360,480",
+            "fakd students --measure --threads 1 --sort ms",
+        )
+    ),
     "models": Page(("fakd models", "fakd models --published")),
     "convert": Page(
         (
