@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from fakd.errors import InputError
 from fakd.imports import nearest
@@ -51,3 +52,18 @@ def read_budget(text: str) -> dict[str, float]:
             raise InputError(f"--fit: {quantity} has two limits in {text!r}; keep one")
         found[quantity] = limit
     return found
+
+
+def require_student(student: Any, fit: str | None) -> None:
+    """Refuse to distil into nothing, and limits that are none, before anything is opened.
+
+    Raises:
+        InputError: there is neither a student nor what it may cost, or that cannot be read.
+    """
+    if fit is not None:
+        read_budget(fit)
+    elif student is None:
+        raise InputError(
+            "student: expected a network, got none; give --student, or what it may cost: "
+            "--fit 'latency<15ms'"
+        )

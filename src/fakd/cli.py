@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 import fakd
 from fakd import help_pages, specs
+from fakd.budget import require_student
 from fakd.console import replace_unshowable
 from fakd.errors import InputError
 from fakd.files import expanded
@@ -252,10 +253,16 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
                     f"{key}.{name}: expected names, got {wrong[0]!r}; put it in quotes"
                 )
         return parameter.annotation(**said)  # type: ignore[operator]
-    if given is None and parameter.default is parameter.empty:
+    if given is None and _required(parameter):
         raise InputError(f"{key}: expected a value, got none; give --{key}")
-    given = parameter.default if given is None else given
+    if given is None and parameter.default is not parameter.empty:
+        given = parameter.default
     return expanded(given) if isinstance(given, Path) else given
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    """Tell whether a flag must be given: it has no default, and may not be none either."""
+    return parameter.default is parameter.empty and "None" not in str(parameter.annotation)
 
 
 def _in_full(argument: str) -> str:
@@ -288,12 +295,12 @@ def command_parser(name: str) -> ArgumentParser:
     )
     for key, each in _parameters(name).items():
         options: dict[str, Any] = {"help": explained.get(key)}
-        if each.default is each.empty:
+        if _required(each):
             options["required"] = True
         else:
-            options["default"] = each.default
+            options["default"] = None if each.default is each.empty else each.default
         # Of dict[str, Any] the parser would build whatever names a class path in it.
-        built = dict if each.default is each.empty else dict | None
+        built = dict if _required(each) else dict | None
         kind = built if key in PACKAGES else each.annotation
         parser.add_argument(f"--{key}", type=kind, **options)
     return parser
@@ -301,6 +308,8 @@ def command_parser(name: str) -> ArgumentParser:
 
 def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build what the flags name; the network to be trained last, for the classes of the data."""
+    if "fit" in arguments:
+        require_student(arguments["student"], arguments["fit"])
     apart = PASSED_ON.get(name, ())
     for key in apart:
         if arguments.get(key) is not None:

@@ -1,6 +1,7 @@
 """The largest student that a budget allows, chosen before training, or a given one held to it."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +63,7 @@ class Fit:
     @property
     def holds(self) -> bool:
         """Tell whether it is within the budget."""
-        return all(self.costs[name] < limit for name, limit in self.limits.items())
+        return _within(self.costs, self.limits)
 
     @property
     def sentence(self) -> str:
@@ -112,19 +113,20 @@ def propose(
         sizes[word] = sum(each.numel() for each in network.parameters())
         done(number)
     costs: dict[str, float] = {}
+    problem = ""
     ordered = sorted(words, key=lambda word: -sizes[word])
     for number, word in enumerate(ordered, start=1):
         opened = partial(open_network, word, conditions.classes)
-        costs, holds = _costs(opened, sizes[word], limits, conditions)
+        costs, problem = _costs(opened, sizes[word], limits, conditions)
         done(len(words) + number)
-        if holds:
+        if _within(costs, limits):
             here = where_imagenet(resolve(word)) == "here"
             chosen = with_imagenet(word) if here else word
             return Fit(budget, chosen, costs, limits, False, number, str(conditions))
     raise InputError(
         f"--fit {budget}: none of the {len(words)} students that come ready is within it; the "
-        f"smallest, {ordered[-1]}, has {_written(costs)} ({conditions}); allow more, give a "
-        "smaller --inference.scale, or name a --student"
+        f"smallest, {ordered[-1]}, has {_written(costs)} ({conditions}){problem}; allow more, give "
+        "a smaller --inference.scale, or name a --student"
     )
 
 
@@ -133,7 +135,9 @@ def held_to(budget: str, student: Segmenter, name: str, conditions: Conditions) 
     limits = read_budget(budget)
     size = sum(each.numel() for each in student.parameters())
     opened = partial(copy.deepcopy, student)
-    costs, _ = _costs(opened, size, limits, conditions, whole=True)
+    costs, problem = _costs(opened, size, limits, conditions, whole=True)
+    if problem:
+        raise InputError(f"--fit {budget}{problem}")
     return Fit(budget, name, costs, limits, True, 1, str(conditions))
 
 
@@ -143,9 +147,13 @@ def _costs(
     limits: Mapping[str, float],
     conditions: Conditions,
     whole: bool = False,
-) -> tuple[dict[str, float], bool]:
-    """Measure what is limited, the cheap first; stop at what is too much unless all is wanted."""
-    costs = {"parameters": float(parameters)}
+) -> tuple[dict[str, float], str]:
+    """Measure what is limited, the cheap first; stop at what is too much unless all is wanted.
+
+    Returns:
+        The costs, infinite where the network does not run, and why it does not.
+    """
+    costs, problem = {"parameters": float(parameters)}, ""
 
     def enough() -> bool:
         return not whole and any(costs[name] >= limits[name] for name in costs if name in limits)
@@ -165,10 +173,13 @@ def _costs(
                 inference=conditions.inference,
             )
         )
-        if timing.median is None:
-            raise InputError(f"--fit: {runtime} does not run here: {timing.problem}")
-        costs[runtime] = timing.median
-    return costs, all(costs.get(name, limit) < limit for name, limit in limits.items())
+        costs[runtime] = math.inf if timing.median is None else timing.median
+        problem = f"; it does not run in {runtime}: {timing.problem}" if timing.problem else ""
+    return costs, problem
+
+
+def _within(costs: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    return all(costs.get(name, math.inf) < limit for name, limit in limits.items())
 
 
 def _written(costs: Mapping[str, float]) -> str:

@@ -57,9 +57,11 @@ PAGES = {
             "mobilenetv3_small_050 --data FOLDER --run runs/student",
             "fakd distill --teacher hf:FOLDER --student smp:Unet --data FOLDER --run runs/unet "
             "--distillation cwd",
+            "fakd distill --teacher runs/teacher --fit 'latency<15ms,parameters<3M' --data FOLDER "
+            "--run runs/fast",
             "fakd distill --recipe runs/student/recipe.yaml --run runs/again --seed 1",
         ),
-        "teacher student data run recipe distillation schedule.steps schedule.batch_size "
+        "teacher student fit data run recipe distillation schedule.steps schedule.batch_size "
         "schedule.learning_rate augmentation.crop hardware.precision existing",
         ("student", "distillation", "data"),
     ),

@@ -10,7 +10,7 @@ from fakd.budget import RUNTIMES
 from fakd.console import open_console, remark
 from fakd.errors import InputError
 from fakd.files import expanded, write_text
-from fakd.settings import Hardware, Inference
+from fakd.settings import Inference
 from fakd.training.progress import StepProgress
 
 
@@ -55,9 +55,9 @@ def latency(
     """
     # Imported here because `fakd latency --help` need not wait for it.
     from fakd.report.latency import latency_row, save_latency
-    from fakd.report.table import Row, sorted_by, terminal
+    from fakd.report.table import Row, columns, filled, sorted_by, terminal
     from fakd.timing import Timing, time_network
-    from fakd.training.start import start
+    from fakd.training.start import pick_device
 
     for flag, path, ending in (("--out", out, ".json"), ("--picture", picture, ".png")):
         if path is not None and path.suffix.lower() != ending:
@@ -75,7 +75,7 @@ def latency(
         classes, (_, height, width) = opened.classes, opened.val[0].image.shape
         size = size or (height, width)
     size = size or (512, 512)
-    device = start(Hardware(accelerator=accelerator, threads=threads), seed=0).device
+    device = pick_device(accelerator, threads)
     console = open_console()
     shown = None if inference == Inference() else inference
     rows: list[Row] = []
@@ -89,7 +89,7 @@ def latency(
                 # A column that there is none of is refused at the first row.
                 rows = sorted_by([*rows, latency_row(each)], sort)
             display.advance(done)
-    table = terminal(rows, empty="-")
+    table = terminal(rows, filled(rows, columns(rows)), empty="-")
     table.columns[0].no_wrap, console.width = True, max(console.width, 135)
     console.print(table)
     console.print(f"one image of {size[0]} x {size[1]}, bytes to classes; {timings[0].device}")

@@ -11,18 +11,23 @@ _MARKS = {"torch": "o", "compile": "s", "onnx": "^", "openvino": "D"}
 """Beside colours, so that runtimes are told apart without them."""
 
 
-def latency_row(timing: Any) -> Row:
+def latency_row(timing: Any, times_only: bool = False) -> Row:
     """Describe one network in one runtime (`fakd.timing.Timing`)."""
     count = timing.parameters
+    times = {
+        "ms": number(timing.median, ".1f"),
+        "p90 ms": number(timing.p90, ".1f"),
+        "memory MB": number(timing.memory, ",.0f"),
+    }
+    if times_only:
+        return times
     return {
         "network": Entry(timing.network),
         "runtime": Entry(timing.runtime),
         "parameters": Entry() if count is None else Entry(f"{count / 1e6:.2f} M", count),
-        "ms": number(timing.median, ".1f"),
-        "p90 ms": number(timing.p90, ".1f"),
-        "memory MB": number(timing.memory, ",.0f"),
+        **times,
         "mIoU": number(timing.miou),
-        "": Entry(timing.problem),
+        "problem": Entry(timing.problem),
     }
 
 
