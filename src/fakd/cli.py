@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 import fakd
 from fakd import help_pages, specs
+from fakd.budget import require_student
 from fakd.console import replace_unshowable
 from fakd.errors import InputError
 from fakd.files import expanded
@@ -41,6 +42,7 @@ COMMANDS = {
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
     "replay": "fakd.commands.replay.replay",
+    "latency": "fakd.commands.latency.latency",
     "students": "fakd.commands.students.students",
     "models": "fakd.commands.models.models",
     "convert": "fakd.commands.convert.convert",
@@ -51,6 +53,7 @@ POSITIONAL = {
     "compare confirm": "run",
     "replay": "run",
     "report": "runs",
+    "latency": "networks",
     "tables": "runs",
     "classes": "teacher data",
     "disagree": "run",
@@ -93,6 +96,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd replay RUN                                    the step at which a loss became NaN
+  fakd latency NETWORK...                            how fast they are here
   fakd students                                      small networks that come ready, and their cost
   fakd models                                        the paper's networks, published checkpoints
   fakd convert --source mmseg.pth --target teacher.safetensors
@@ -166,8 +170,8 @@ def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
     count = next((i for i, each in enumerate(rest) if each.startswith("-")), len(rest))
     if key is None or count == 0:
         return name, rest
-    if key == "runs":
-        return name, [f"--runs={json.dumps(rest[:count])}", *rest[count:]]
+    if key in ("runs", "networks"):
+        return name, [f"--{key}={json.dumps(rest[:count])}", *rest[count:]]
     keys = key.split()[:count]
     named = [f"--{each}={value}" for each, value in zip(keys, rest, strict=False)]
     return name, [*named, *rest[len(keys) :]]
@@ -251,10 +255,16 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
                     f"{key}.{name}: expected names, got {wrong[0]!r}; put it in quotes"
                 )
         return parameter.annotation(**said)  # type: ignore[operator]
-    if given is None and parameter.default is parameter.empty:
+    if given is None and _required(parameter):
         raise InputError(f"{key}: expected a value, got none; give --{key}")
-    given = parameter.default if given is None else given
+    if given is None and parameter.default is not parameter.empty:
+        given = parameter.default
     return expanded(given) if isinstance(given, Path) else given
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    """Tell whether a flag must be given: it has no default, and may not be none either."""
+    return parameter.default is parameter.empty and "None" not in str(parameter.annotation)
 
 
 def _in_full(argument: str) -> str:
@@ -287,12 +297,12 @@ def command_parser(name: str) -> ArgumentParser:
     )
     for key, each in _parameters(name).items():
         options: dict[str, Any] = {"help": explained.get(key)}
-        if each.default is each.empty:
+        if _required(each):
             options["required"] = True
         else:
-            options["default"] = each.default
+            options["default"] = None if each.default is each.empty else each.default
         # Of dict[str, Any] the parser would build whatever names a class path in it.
-        built = dict if each.default is each.empty else dict | None
+        built = dict if _required(each) else dict | None
         kind = built if key in PACKAGES else each.annotation
         parser.add_argument(f"--{key}", type=kind, **options)
     return parser
@@ -300,6 +310,8 @@ def command_parser(name: str) -> ArgumentParser:
 
 def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build what the flags name; the network to be trained last, for the classes of the data."""
+    if "fit" in arguments:
+        require_student(arguments["student"], arguments["fit"])
     apart = PASSED_ON.get(name, ())
     for key in apart:
         if arguments.get(key) is not None:

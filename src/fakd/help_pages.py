@@ -57,9 +57,11 @@ PAGES = {
             "mobilenetv3_small_050 --data FOLDER --run runs/student",
             "fakd distill --teacher hf:FOLDER --student smp:Unet --data FOLDER --run runs/unet "
             "--distillation cwd",
+            "fakd distill --teacher runs/teacher --fit 'latency<15ms,parameters<3M' --data FOLDER "
+            "--run runs/fast",
             "fakd distill --recipe runs/student/recipe.yaml --run runs/again --seed 1",
         ),
-        "teacher student data run recipe distillation schedule.steps schedule.batch_size "
+        "teacher student fit data run recipe distillation schedule.steps schedule.batch_size "
         "schedule.learning_rate augmentation.crop hardware.precision existing",
         ("student", "distillation", "data"),
     ),
@@ -121,7 +123,20 @@ PAGES = {
         listed=("network",),
     ),
     "replay": Page(("fakd replay runs/student", "fakd replay runs/student --step 120")),
-    "students": Page(("fakd students", "fakd students --sort gflops --size 360,480")),
+    "latency": Page(
+        (
+            "fakd latency runs/student smp:Unet",
+            "fakd latency 'pspnet?backbone=resnet18&channels=64' runs/student --size 360,480 "
+            "--threads 1 --out latency.json --picture latency.png",
+        ),
+    ),
+    "students": Page(
+        (
+            "fakd students",
+            "fakd students --sort gflops --size 360,480",
+            "fakd students --measure --threads 1 --sort ms",
+        )
+    ),
     "models": Page(("fakd models", "fakd models --published")),
     "convert": Page(
         (

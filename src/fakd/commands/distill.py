@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 import fakd
-from fakd.console import remark
+from fakd.budget import require_student
+from fakd.console import open_console, remark
+from fakd.errors import InputError
 from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
@@ -22,6 +24,7 @@ from fakd.settings import (
     Stopping,
     Task,
 )
+from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
     from fakd.training.teacher import Teacher
@@ -29,10 +32,11 @@ if TYPE_CHECKING:
 
 def distill(
     teacher: "fakd.Segmenter | fakd.answers.Source | str | Path | Any",
-    student: "fakd.Segmenter | str | Path | Any",
+    student: "fakd.Segmenter | str | Path | Any | None",
     data: "fakd.data.SegmentationData | str | Path",
     run: str | Path,
     distillation: "fakd.DistillationLoss | None" = None,
+    fit: str | None = None,
     schedule: Schedule = Schedule(),
     optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
@@ -59,11 +63,13 @@ def distill(
             smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION; a folder of
             stored answers, or a .yaml file of several of these.
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050,
-            or smp:Unet, or any other network.
+            or smp:Unet, or any other network; None where ``fit`` chooses.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
         distillation: the loss against the teacher, its weight beside the cross-entropy among its
             arguments; ChannelKL with strength 1 (FAKD) if not given.
+        fit: what the student may cost, as latency<15ms, parameters<2M or gflops<5, several with
+            commas: the largest of `fakd students` within it is taken if no student is given.
         schedule: how long and how fast to train.
         optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
@@ -107,10 +113,14 @@ def distill(
     from fakd.training.validation import require_same_classes
     from fakd.training.wiring import show_wiring, wiring
 
+    require_student(student, fit)
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     teacher = open_teacher(teacher, data.classes)
+    fitted = None
+    if fit is not None:
+        student, fitted = _fitted(fit, student, data, inference, hardware, run, existing, seed)
     student = fakd.models.open_network(student, data.classes, trained=True)
     distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
     require_same_classes(student, data)
@@ -139,9 +149,11 @@ def distill(
             if (result := finished_result(fabric, folder)) is not None:
                 return result
             wired = wiring(student, objective, data, settings, answers)
+            if fitted is not None:
+                wired.between.insert(0, fitted["sentence"])
             show_wiring(console, wired)
             if folder:
-                folder.note(wiring=wired._asdict())
+                folder.note(wiring=wired._asdict(), **({"fit": fitted} if fitted else {}))
             announce(console, data, inference, doubts, teacher=answers.network, student=student)
             _compare_class_names(console, answers.network, data)
             _remark(console, answers, augmentation)
@@ -149,6 +161,56 @@ def distill(
             if fabric.is_global_zero:
                 say_agreement(console, answers, data, settings)
             return training.run(folder, check_teacher and answers.scored)
+
+
+def _fitted(
+    fit: str,
+    student: Any,
+    data: "fakd.data.SegmentationData",
+    inference: Inference,
+    hardware: Hardware,
+    run: Path,
+    existing: Existing,
+    seed: int,
+) -> tuple[Any, dict[str, Any]]:
+    """Choose a student, or hold the one given to the budget; a run that continues keeps its own.
+
+    Returns:
+        The student and what is noted of the choice.
+    """
+    import torch
+
+    from fakd.fitting import Conditions, held_to, propose
+    from fakd.models.students import comes_ready, installed
+    from fakd.runs.folder import read_environment
+    from fakd.training.start import pick_device
+    from fakd.training.wiring import name_of
+
+    before = read_environment(run).get("fit") or {}
+    same = existing != "overwrite" and before.get("budget") == fit
+    if student is None and same and comes_ready(before.get("student")):
+        torch.manual_seed(seed)
+        return before["student"], before
+    if hardware.devices > 1 and student is None:
+        raise InputError(
+            "--fit chooses in one process; choose with fakd students --measure, and give --student"
+        )
+    device = pick_device(hardware.accelerator, hardware.threads)
+    _, height, width = data.val[0].image.shape
+    asked = Conditions((height, width), data.classes, inference, device)
+    console = open_console()
+    if student is None:
+        with StepProgress(console, "choosing a student", 2 * len(installed())) as display:
+            found = propose(fit, asked, display.advance)
+        student = found.student
+    else:
+        student = fakd.models.open_network(student, data.classes, trained=True)
+        found = held_to(fit, student, name_of(student), asked)
+        if not found.holds:
+            remark(console, found.sentence, "warning")
+    # The weights of the student begin as if it had been named.
+    torch.manual_seed(seed)
+    return student, {**found.as_dict(), "sentence": found.sentence}
 
 
 def _remark(console: Console, answers: "Teacher", augmentation: Augmentation) -> None:

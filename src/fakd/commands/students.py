@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fakd.budget import RUNTIMES
 from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.files import expanded, write_text
@@ -14,6 +15,10 @@ def students(
     sort: str = "parameters",
     size: tuple[int, int] = (512, 512),
     classes: int = 19,
+    measure: bool = False,
+    runtime: str = "torch",
+    threads: int | None = None,
+    accelerator: str = "auto",
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """List students that come ready, of 0.3 to 12 million parameters, and what they cost.
@@ -27,6 +32,10 @@ def students(
         sort: the column to sort by; -COLUMN begins with the largest.
         size: height and width of the image.
         classes: number of classes.
+        measure: also time them on this machine, as fakd latency does.
+        runtime: what in: torch or compile (torch.compile).
+        threads: of the processor; all that are free if not given.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
         out: a JSON file to write the table to; an existing one is replaced.
 
     Returns:
@@ -34,18 +43,30 @@ def students(
     """
     # Imported here because `fakd students --help` need not wait for it.
     from fakd.models.students import installed, list_students
+    from fakd.report.latency import latency_row
+    from fakd.report.measurements import device_name
     from fakd.report.table import Row, sorted_by, student_row, terminal
+    from fakd.timing import time_network
+    from fakd.training.start import pick_device
 
     if classes < 1 or min(size) < 1:
         raise InputError(f"expected --classes and --size of at least 1, got {classes} and {size}")
     if out is not None and out.suffix.lower() != ".json":
         raise InputError(f"--out must end in .json, got {out}; name it {out.with_suffix('.json')}")
+    if runtime not in RUNTIMES:
+        raise InputError(f"--runtime: there is no {runtime}; choose one of {', '.join(RUNTIMES)}")
     words, console = installed(), open_console()
+    device = pick_device(accelerator, threads) if measure else None
     rows: list[Row] = []
     with StepProgress(console, "students", len(words)) as display:
         for done, each in enumerate(list_students(classes, size, words), start=1):
             # A column that there is none of is refused at the first row.
-            rows = sorted_by([*rows, student_row(each)], sort)
+            row = student_row(each)
+            if device is not None:
+                word = each.row.name
+                timings = time_network(word, size, device, runtimes=[runtime], classes=classes)
+                row = {**row, **latency_row(next(timings), times_only=True)}
+            rows = sorted_by([*rows, row], sort)
             display.advance(done)
     found = [{name: each.value or each.text for name, each in row.items()} for row in rows]
     if out is not None:
@@ -54,4 +75,10 @@ def students(
     table = terminal(rows, empty="-")
     table.columns[0].no_wrap, console.width = True, max(console.width, 135)
     console.print(table)
+    if device is not None:
+        console.print(
+            f"times: one image of {size[0]} x {size[1]}, bytes to classes, in {runtime}; "
+            f"{device_name(device)}",
+            soft_wrap=True,
+        )
     return found

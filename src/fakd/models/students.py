@@ -85,6 +85,11 @@ def installed() -> list[str]:
     return [word for word in STUDENTS if not word.startswith(absent)]
 
 
+def comes_ready(word: object) -> bool:
+    """Tell whether a word names one of the students, with or without ImageNet weights."""
+    return any(word in (each, with_imagenet(each)) for each in STUDENTS)
+
+
 def list_students(
     classes: int = 19, size: tuple[int, int] = (512, 512), words: list[str] | None = None
 ) -> Iterator[Student]:

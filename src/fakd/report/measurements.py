@@ -61,16 +61,22 @@ def cost_of(network: Segmenter, size: tuple[int, int]) -> Cost:
             network(image)
         times = timed(lambda: network(image), device)
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
-    threads = torch.get_num_threads()
-    on_cpu = f"processor, {threads} thread{'s' if threads > 1 else ''}"
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         flops=counter.get_total_flops(),
         size=size,
         latency=middle,
         quartiles=(low, high),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
+        device=device_name(device),
     )
+
+
+def device_name(device: torch.device) -> str:
+    """Say what computes: the GPU, or the processor and with how many threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"processor, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def timed(call: Callable[[], object], device: torch.device) -> list[float]:

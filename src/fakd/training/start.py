@@ -134,13 +134,13 @@ def console_of(fabric: Fabric) -> Console:
     return open_console(quiet=not fabric.is_global_zero)
 
 
-def pick_device(accelerator: str) -> torch.device:
-    """Choose one device to evaluate or predict on.
+def pick_device(accelerator: str, threads: int | None = None) -> torch.device:
+    """Choose one device to evaluate or predict on, and with how many threads.
 
     Raises:
         InputError: the machine has no such accelerator.
     """
-    return start(Hardware(accelerator=accelerator), seed=0).device
+    return start(Hardware(accelerator=accelerator, threads=threads), seed=0).device
 
 
 def weigh_classes(

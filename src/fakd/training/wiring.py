@@ -134,7 +134,7 @@ def _facts(
     undone = f", before its {probe.activation}" if probe and probe.activation != "none" else ""
     return {
         "library": probe.library if probe else _library(network),
-        "network": probe.name if probe else _name(network),
+        "network": probe.name if probe else name_of(network),
         "parameters": _count(count) if count else "not seen",
         "images": images,
         "normalised": normalised,
@@ -152,7 +152,8 @@ def _library(network: Segmenter) -> str:
     return root if root == "fakd" else "own code"
 
 
-def _name(network: Segmenter) -> str:
+def name_of(network: Segmenter) -> str:
+    """Call a network by what built it, and its backbone."""
     config = network.config or {}
     built = str(config.get("class_path") or type(network).__name__).rpartition(".")[2]
     backbone = (config.get("init_args") or {}).get("backbone")

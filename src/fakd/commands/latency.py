@@ -1,0 +1,101 @@
+"""`fakd latency`: how fast networks are on this machine."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fakd
+from fakd.budget import RUNTIMES
+from fakd.console import open_console, remark
+from fakd.errors import InputError
+from fakd.files import expanded, write_text
+from fakd.settings import Inference
+from fakd.training.progress import StepProgress
+
+
+def latency(
+    networks: Sequence[Any],
+    size: tuple[int, int] | None = None,
+    data: "fakd.data.SegmentationData | str | Path | None" = None,
+    classes: int = 19,
+    runtimes: str | Sequence[str] = (),
+    threads: int | None = None,
+    inference: Inference = Inference(),
+    accelerator: str = "auto",
+    sort: str = "ms",
+    out: Path | None = None,
+    picture: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time networks from an image's bytes to its classes, side by side.
+
+    Passes are repeated up to 30 times or 4 seconds after a warm-up of 3: their median and 90th
+    percentile are given. Auxiliary heads are left out. An exported file runs in its own runtime,
+    any other network in all of --runtimes. Memory is that of the weights and of what a pass adds
+    at most; of a file, all that opening and running it adds.
+
+    Args:
+        networks: finished runs, weight files, exported files, or any networks: smp:Unet,
+            'pspnet?backbone=resnet18'.
+        size: height and width of the image; that of the first validation image of the data, else
+            512 x 512, if not given.
+        data: whose images they are to see.
+        classes: number of classes, for networks that have none yet; with data, that of these.
+        runtimes: torch, compile (torch.compile); all if not given.
+        threads: of the processor; all that are free if not given.
+        inference: how the image is resized, or cut into windows; as in each network's training if
+            not given.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
+        sort: the column to sort by; -COLUMN begins with the largest.
+        out: a JSON file to write the numbers to; an existing one is replaced.
+        picture: a PNG of mIoU (where it is known, else parameters) against latency.
+
+    Returns:
+        The timings, as the JSON file holds them.
+    """
+    # Imported here because `fakd latency --help` need not wait for it.
+    from fakd.report.latency import latency_row, save_latency
+    from fakd.report.table import Row, columns, filled, sorted_by, terminal
+    from fakd.timing import Timing, time_network
+    from fakd.training.start import pick_device
+
+    for flag, path, ending in (("--out", out, ".json"), ("--picture", picture, ".png")):
+        if path is not None and path.suffix.lower() != ending:
+            name = path.with_suffix(ending)
+            raise InputError(f"{flag} must end in {ending}, got {path}; name it {name}")
+    words = runtimes.split(",") if isinstance(runtimes, str) else runtimes
+    wanted = [each.strip() for each in words] or list(RUNTIMES)
+    if unknown := [each for each in wanted if each not in RUNTIMES]:
+        listed = ", ".join(RUNTIMES)
+        raise InputError(f"--runtimes: there is no {unknown[0]}; choose of {listed}")
+    if not networks or classes < 1 or min(size or (1,)) < 1:
+        raise InputError("expected networks, and --classes and --size of at least 1")
+    opened = None if data is None else fakd.data.open_data(data)
+    if opened is not None:
+        classes, (_, height, width) = opened.classes, opened.val[0].image.shape
+        size = size or (height, width)
+    size = size or (512, 512)
+    device = pick_device(accelerator, threads)
+    console = open_console()
+    shown = None if inference == Inference() else inference
+    rows: list[Row] = []
+    timings: list[Timing] = []
+    with StepProgress(console, "timing", len(networks)) as display:
+        for done, given in enumerate(networks, start=1):
+            for each in time_network(
+                given, size, device, runtimes=wanted, inference=shown, classes=classes
+            ):
+                timings.append(each)
+                # A column that there is none of is refused at the first row.
+                rows = sorted_by([*rows, latency_row(each)], sort)
+            display.advance(done)
+    table = terminal(rows, filled(rows, columns(rows)), empty="-")
+    table.columns[0].no_wrap, console.width = True, max(console.width, 135)
+    console.print(table)
+    console.print(f"one image of {size[0]} x {size[1]}, bytes to classes; {timings[0].device}")
+    found = [each.as_dict() for each in timings]
+    if out is not None:
+        write_text(expanded(out), json.dumps(found, indent=2) + "\n")
+    if picture is not None and not save_latency(expanded(picture), timings):
+        remark(console, "nothing to draw: no network has a time and parameters that are seen")
+    return found

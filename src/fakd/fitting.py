@@ -1,0 +1,191 @@
+"""The largest student that a budget allows, chosen before training, or a given one held to it."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from fakd.budget import read_budget
+from fakd.errors import InputError
+from fakd.models import open_network
+from fakd.models.catalogue import count
+from fakd.models.students import installed, where_imagenet, with_imagenet
+from fakd.report.measurements import device_name, input_size
+from fakd.settings import Inference
+from fakd.sources import resolve
+from fakd.timing import time_network
+from fakd.types import Segmenter
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What students are measured for.
+
+    Args:
+        size: height and width of an image of the data.
+        classes: of the data.
+        inference: how images are shown to the network.
+        device: what computes.
+    """
+
+    size: tuple[int, int]
+    classes: int
+    inference: Inference
+    device: torch.device
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"one image of {height} x {width}, {device_name(self.device)}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A student within a budget, or a given one, and what it costs."""
+
+    budget: str
+    """The limits, as the user wrote them."""
+    student: str
+    """The word that stands for it."""
+    costs: Mapping[str, float]
+    """What there is a limit of, and the parameters."""
+    limits: Mapping[str, float]
+    given: bool
+    """Whether the user chose it."""
+    looked_at: int
+    """How many were measured."""
+    measured: str
+    """For what image, with what."""
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether it is within the budget."""
+        return _within(self.costs, self.limits)
+
+    @property
+    def sentence(self) -> str:
+        """Say what was chosen and why, or how what was given stands."""
+        costs = f"{_written(self.costs)} ({self.measured})"
+        if not self.given:
+            return (
+                f"--fit {self.budget}: the largest of the students that come ready is "
+                f"{self.student}, {costs}"
+            )
+        within = "within" if self.holds else "NOT within"
+        return f"--fit {self.budget}: the student given is {within} it, {costs}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Turn it into plain JSON."""
+        return {
+            "budget": self.budget,
+            "student": self.student,
+            "given": self.given,
+            "holds": self.holds,
+            "costs": dict(self.costs),
+            "looked_at": self.looked_at,
+            "measured": self.measured,
+        }
+
+
+def propose(
+    budget: str, conditions: Conditions, done: Callable[[int], None] = lambda _: None
+) -> Fit:
+    """Choose the student with most parameters that is within a budget.
+
+    Students are tried from the largest on, and only what is limited is measured. The word has
+    ImageNet weights where these are on this machine.
+
+    Args:
+        budget: see `fakd.budget.read_budget`.
+        conditions: what they are measured for.
+        done: called with the number of students done.
+
+    Raises:
+        InputError: no student is within the budget.
+    """
+    limits = read_budget(budget)
+    sizes = {}
+    for number, word in enumerate(words := installed(), start=1):
+        network = open_network(word, conditions.classes)
+        sizes[word] = sum(each.numel() for each in network.parameters())
+        done(number)
+    costs: dict[str, float] = {}
+    problem = ""
+    ordered = sorted(words, key=lambda word: -sizes[word])
+    for number, word in enumerate(ordered, start=1):
+        opened = partial(open_network, word, conditions.classes)
+        costs, problem = _costs(opened, sizes[word], limits, conditions)
+        done(len(words) + number)
+        if _within(costs, limits):
+            here = where_imagenet(resolve(word)) == "here"
+            chosen = with_imagenet(word) if here else word
+            return Fit(budget, chosen, costs, limits, False, number, str(conditions))
+    raise InputError(
+        f"--fit {budget}: none of the {len(words)} students that come ready is within it; the "
+        f"smallest, {ordered[-1]}, has {_written(costs)} ({conditions}){problem}; allow more, give "
+        "a smaller --inference.scale, or name a --student"
+    )
+
+
+def held_to(budget: str, student: Segmenter, name: str, conditions: Conditions) -> Fit:
+    """Measure a student that the user chose against a budget."""
+    limits = read_budget(budget)
+    size = sum(each.numel() for each in student.parameters())
+    opened = partial(copy.deepcopy, student)
+    costs, problem = _costs(opened, size, limits, conditions, whole=True)
+    if problem:
+        raise InputError(f"--fit {budget}{problem}")
+    return Fit(budget, name, costs, limits, True, 1, str(conditions))
+
+
+def _costs(
+    opened: Callable[[], Segmenter],
+    parameters: int,
+    limits: Mapping[str, float],
+    conditions: Conditions,
+    whole: bool = False,
+) -> tuple[dict[str, float], str]:
+    """Measure what is limited, the cheap first; stop at what is too much unless all is wanted.
+
+    Returns:
+        The costs, infinite where the network does not run, and why it does not.
+    """
+    costs, problem = {"parameters": float(parameters)}, ""
+
+    def enough() -> bool:
+        return not whole and any(costs[name] >= limits[name] for name in costs if name in limits)
+
+    if "gflops" in limits and not enough():
+        seen = input_size(conditions.size, conditions.inference)
+        costs["gflops"] = count("", opened(), seen).flops / 1e9
+    for runtime in limits:
+        if runtime in ("parameters", "gflops") or enough():
+            continue
+        timing = next(
+            time_network(
+                opened(),
+                conditions.size,
+                conditions.device,
+                runtimes=[runtime],
+                inference=conditions.inference,
+            )
+        )
+        costs[runtime] = math.inf if timing.median is None else timing.median
+        problem = f"; it does not run in {runtime}: {timing.problem}" if timing.problem else ""
+    return costs, problem
+
+
+def _within(costs: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    return all(costs.get(name, math.inf) < limit for name, limit in limits.items())
+
+
+def _written(costs: Mapping[str, float]) -> str:
+    units = {"parameters": ("M parameters", 1e6), "gflops": ("GFLOPs", 1.0)}
+    parts = []
+    for name, value in costs.items():
+        unit, factor = units.get(name, (f"ms in {name}", 1.0))
+        parts.append(f"{value / factor:.2f} {unit}")
+    return ", ".join(parts)
