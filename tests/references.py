@@ -125,6 +125,23 @@ def loop_logit_variance(weight: Tensor, covariance: Tensor, labels: Tensor) -> T
     return variance
 
 
+def loop_relative_strength(
+    logits: Tensor, labels: Tensor, variance: Tensor, temperature: float, share: float
+) -> float:
+    """Lambda such that the mean of lambda v / (2 T^2) is a share of the median margin over T."""
+    margins, values = [], []
+    for b in range(labels.shape[0]):
+        for i in range(labels.shape[1]):
+            for j in range(labels.shape[2]):
+                if labels[b, i, j] in (IGNORED, -1):
+                    continue
+                second, first = sorted(logits[b, :, i, j].tolist())[-2:]
+                margins.append(first - second)
+                values += variance[b, :, i, j].tolist()
+    wished = share * float(np.median(margins)) / temperature
+    return wished * 2 * temperature**2 / (sum(values) / len(values))
+
+
 def loop_difference_bound(
     logits: Tensor, target: Tensor, covariance: Tensor, labels: Tensor
 ) -> Tensor:

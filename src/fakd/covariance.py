@@ -279,7 +279,7 @@ class ClassCovariance(nn.Module):
         weight: Float[Tensor, "classes channels size size"] | None,
         labels: Integer[Tensor, "batch rows cols"],
         spare_own_class: bool = False,
-        factor: float = 1.0,
+        factor: float | Tensor = 1.0,
     ) -> Float[Tensor, "batch classes rows cols"]:
         r"""Variance of each logit when every pixel's feature varies as its class does.
 
@@ -291,12 +291,10 @@ class ClassCovariance(nn.Module):
         """
         rows = class_rows(labels, self.classes, self.ignore_index)
         with torch.autocast(labels.device.type, enabled=False):
-            if self.kind == "logits":
-                taps = [self.value]
-            else:
-                taps = [self._table(tap) for tap in self._taps(weight)]
+            taps = self.tables(weight)
             # In the small table: the map would be written once more, and its gradient.
-            taps = taps if factor == 1 else [factor * tap for tap in taps]
+            if isinstance(factor, Tensor) or factor != 1:
+                taps = [factor * tap for tap in taps]
             if len(taps) == 1:
                 variance = look_up(taps[0], rows)
             else:
@@ -349,11 +347,15 @@ class ClassCovariance(nn.Module):
         precise = weight.to(torch.promote_types(weight.dtype, self.value.dtype))
         return list(precise.flatten(2).unbind(2))
 
-    def _table(self, rows: Float[Tensor, "classes channels"]) -> Float[Tensor, "labels classes"]:
-        value = self.value.to(rows)
+    def tables(self, weight: Tensor | None) -> list[Float[Tensor, "labels classes"]]:
+        """Give the variance of each logit by class, one table for each tap of the classifier."""
+        if self.kind == "logits":
+            return [self.value]
+        taps = self._taps(weight)
+        value = self.value.to(taps[0])
         if value.ndim == 3:
-            return (rows @ value * rows).sum(2)
-        return value @ rows.square().T
+            return [(tap @ value * tap).sum(2) for tap in taps]
+        return [value @ tap.square().T for tap in taps]
 
 
 @dataclass(frozen=True)
@@ -364,6 +366,8 @@ class LogitStatistics:
     weight: Tensor | None
     """The student's final classifier; None where only its logits are known."""
     labels: Tensor
+    margin: Float[Tensor, ""] | None = None
+    """Running median difference of the two likeliest logits; None if the loss asked for none."""
 
     @property
     def rows(self) -> Tensor:
@@ -371,11 +375,25 @@ class LogitStatistics:
         return class_rows(self.labels, self.covariance.classes, self.covariance.ignore_index)
 
     def variance(
-        self, spare_own_class: bool = False, factor: float = 1.0
+        self, spare_own_class: bool = False, factor: float | Tensor = 1.0
     ) -> Float[Tensor, "batch classes rows cols"]:
         """Variance of each logit at each pixel; see `ClassCovariance.logit_variance`."""
         given = self.weight, self.labels, spare_own_class, factor
         return self.covariance.logit_variance(*given)
+
+    @torch.no_grad()
+    def mean_variance(self, spare_own_class: bool = False) -> Float[Tensor, ""]:
+        """Mean of `variance` over classes and all labelled pixels seen; 0 before any.
+
+        Pixels in the window of a classifier count as those of the class in its middle.
+        """
+        known = self.covariance
+        seen = known.count if known.effective_count is None else known.effective_count
+        with torch.autocast(seen.device.type, enabled=False):
+            table = torch.stack(known.tables(self.weight)).sum(0)
+            if spare_own_class:
+                table = table - table.diagonal().diag()
+            return (seen.to(table) @ table.mean(1)) / seen.sum().clamp(min=1)
 
     def covariances(self, spare_own_class: bool = False) -> Float[Tensor, "labels classes classes"]:
         """Joint covariance of the logits by class; see `ClassCovariance.logit_covariance`."""

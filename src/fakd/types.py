@@ -166,6 +166,9 @@ class DistillationLoss(nn.Module, ABC):
     momentum: float | None = None
     """Exponential window of those statistics; None keeps everything ever seen."""
 
+    margin: bool = False
+    """Whether the running median margin of the student's logits must be tracked for this loss."""
+
     image_by_image: bool = True
     """Whether the loss of a batch is the mean over its images, so that a step may go in parts."""
 

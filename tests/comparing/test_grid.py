@@ -218,6 +218,14 @@ def test_a_method_may_differ_in_any_setting(tmp_path):
     assert "check_teacher" not in cells["alone"].recipe
 
 
+def test_a_method_may_have_a_relative_strength(tmp_path):
+    spared = {"strength": 0.1, "strength_unit": "margin", "classifier_gradient": False}
+    methods = {"share": {"distillation": {"class_path": "ChannelKL", "init_args": spared}}}
+    cells = {each.folder.parent.name: each for each in grid(tmp_path, methods).cells()}
+    given = cells["share"].recipe["distillation"]["init_args"]
+    assert {name: given[name] for name in spared} == spared
+
+
 def test_a_method_may_start_from_another_student(tmp_path):
     methods = {"big-alone": {"distillation": None, "student": "runs/big"}}
     last = grid(tmp_path, methods).cells()[-1]

@@ -3,14 +3,22 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.losses import ChannelKL, PixelKL, channel_kl, half_cosine, pixel_kl, tilted_bound
+from fakd.losses.margin import margin_counts, median_of
 from fakd.types import IGNORE, LossInputs, Prediction
-from references import IGNORED, sampled_loss, tilted_partition
+from references import (
+    IGNORED,
+    loop_logit_variance,
+    loop_relative_strength,
+    sampled_loss,
+    tilted_partition,
+)
 
 CLASSES, CHANNELS = 5, 8
 FORMS = [
@@ -231,11 +239,15 @@ def test_measures_tell_how_strong_the_augmentation_is(loss, window):
     measures = loss(temperature=2.0, strength=0.8, covariance="full").measures(
         inputs_for(*case, progress=0.5)
     )
-    assert measures.keys() == {"lambda", "augmentation"}
+    assert measures.keys() == {"lambda", "augmentation", "margin_share"}
     assert measures["lambda"].item() == pytest.approx(0.4)
     labelled = case[3].variance().movedim(1, -1)[case[3].labels != IGNORED]
     expected = 0.4 * labelled.mean().item() / 8
     assert measures["augmentation"].item() == pytest.approx(expected)
+    logits = inputs_for(*case).student.logits
+    largest = logits.movedim(1, -1)[case[3].labels != IGNORED].topk(2).values
+    margin = np.median((largest[:, 0] - largest[:, 1]).numpy()) / 2
+    assert measures["margin_share"].item() == pytest.approx(expected / margin, rel=0.02)
 
 
 @pytest.mark.parametrize(("loss", "plain"), FORMS)
@@ -257,3 +269,123 @@ def test_a_loss_with_strength_asks_for_statistics(loss, plain):
     inputs = LossInputs(student, student, torch.zeros(1, 1, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"expects inputs\.statistics, got None"):
         loss(strength=1.0)(inputs)
+
+
+def relative(case):
+    """The same, with the counts and the median margin of its own pixels as the only ones seen."""
+    features, weight, teacher, statistics = case
+    labels = statistics.labels
+    own = labels[labels != IGNORED]
+    statistics.covariance.count = own.bincount(minlength=CLASSES)
+    logits = F.conv2d(features, weight, padding="same")
+    margin = median_of(margin_counts(logits, labels != IGNORED))
+    return features, weight, teacher, replace(statistics, margin=margin)
+
+
+@pytest.mark.parametrize(("loss", "plain"), FORMS)
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_a_relative_strength_is_the_lambda_that_loops_find_and_bounds_its_mean(loss, plain, kind):
+    case = relative(scene(kind))
+    features, weight, _, statistics = case
+    value, known = statistics.covariance.value, statistics.labels
+    full = value if kind == "full" else torch.diag_embed(value)
+    variance = loop_logit_variance(weight[..., 0, 0], full, known)
+    found = loss(temperature=2.0, strength=0.3, covariance=kind, strength_unit="margin")
+    inputs = inputs_for(*case, progress=0.75)
+    ramp = half_cosine(0.75)
+    expected = loop_relative_strength(inputs.student.logits, known, variance, 2.0, 0.3 * ramp)
+    measures = found.measures(inputs)
+    assert measures["lambda"].item() == pytest.approx(expected, rel=0.02)
+    assert measures["margin_share"].item() == pytest.approx(0.3 * ramp, rel=1e-6)
+    mean, error = expectation(plain, 2.0, measures["lambda"].item(), *case)
+    without = plain(F.conv2d(features, weight), case[2], 2.0).item()
+    assert mean - 4 * error > without
+    assert mean - 3 * error < found(inputs).item() < mean + 6 * (mean - without)
+
+
+@pytest.mark.parametrize("loss", [PixelKL, ChannelKL])
+@pytest.mark.parametrize("spared", [False, True])
+@pytest.mark.parametrize(("kind", "window"), [("full", 1), ("full", 3), ("logits", 1)])
+def test_a_relative_strength_is_the_share_that_was_asked_for(loss, spared, kind, window):
+    features, weight, teacher, statistics = scene(window=window)
+    if kind == "logits":
+        covariance = ClassCovariance(CLASSES, CLASSES, kind=kind).double()
+        covariance.value = torch.rand(CLASSES, CLASSES, dtype=torch.float64)
+        statistics = replace(statistics, covariance=covariance)
+    case = relative((features, weight, teacher, statistics))
+    setting = {"covariance": kind, "spare_own_class": spared, "strength_unit": "margin"}
+    share = loss(strength=0.2, temperature=3.0, **setting).measures(inputs_for(*case))
+    # Of a window, what stands at the image's border has fewer taps.
+    assert share["margin_share"].item() == pytest.approx(0.2, rel=1e-6 if window == 1 else 0.5)
+
+
+@pytest.mark.parametrize("loss", [PixelKL, ChannelKL])
+def test_a_relative_strength_forgives_a_classifier_that_shrinks(loss):
+    """Its lambda grows as variance and margin shrink together; the paper's unit fades away."""
+    shares = {}
+    for unit in ("lambda", "margin"):
+        for scale in (0.5, 0.05):
+            augmented = loss(strength=0.2, covariance="full", strength_unit=unit)
+            measures = augmented.measures(inputs_for(*relative(scene(scale=scale))))
+            shares[unit, scale] = measures["margin_share"].item()
+    assert shares["margin", 0.05] == pytest.approx(shares["margin", 0.5], rel=1e-6)
+    assert shares["lambda", 0.05] == pytest.approx(shares["lambda", 0.5] / 10, rel=0.05)
+
+
+@pytest.mark.parametrize(("loss", "plain"), FORMS)
+def test_without_variance_or_margin_a_relative_strength_is_the_plain_loss(loss, plain):
+    features, weight, teacher, statistics = scene()
+    weight = torch.zeros_like(weight).requires_grad_()
+    case = relative((features, weight, teacher, replace(statistics, weight=weight)))
+    augmented = loss(strength=0.5, covariance="full", strength_unit="margin")
+    for margin in (0.0, 1.0):
+        given = replace(case[3], margin=torch.tensor(margin, dtype=torch.float64))
+        value = augmented(inputs_for(*case[:3], given))
+        assert value.item() == pytest.approx(plain(F.conv2d(features, weight), teacher).item())
+        gradient = torch.autograd.grad(value, weight)[0]
+        assert gradient.isfinite().all()
+        assert augmented.measures(inputs_for(*case[:3], given))["lambda"] == 0
+
+
+@pytest.mark.parametrize("loss", [form.values[0] for form in FORMS])
+def test_the_gradient_takes_a_relative_strength_as_given(loss):
+    features, weight, teacher, statistics = relative(scene())
+    weight.requires_grad_()
+    case = features, weight, teacher, replace(statistics, weight=weight)
+    augmented = loss(strength=0.3, covariance="full", strength_unit="margin")
+    current = augmented.measures(inputs_for(*case))["lambda"].item()
+    fixed = loss(strength=current, covariance="full")
+    values = [each(inputs_for(*case)) for each in (augmented, fixed)]
+    gradients = [torch.autograd.grad(value, weight)[0] for value in values]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("loss", [form.values[0] for form in FORMS])
+def test_the_variance_may_be_kept_from_changing_the_classifier(loss):
+    features, weight, teacher, statistics = scene()
+    weight.requires_grad_()
+    own = replace(statistics, weight=weight)
+    apart = replace(statistics, weight=weight.detach().clone())
+    free, kept = (
+        loss(strength=1.0, covariance="full", classifier_gradient=each) for each in (True, False)
+    )
+    values = [
+        free(inputs_for(features, weight, teacher, own)),
+        kept(inputs_for(features, weight, teacher, own)),
+        free(inputs_for(features, weight, teacher, apart)),
+    ]
+    torch.testing.assert_close(values[0], values[1])
+    both, without, expected = (torch.autograd.grad(value, weight)[0] for value in values)
+    torch.testing.assert_close(without, expected)
+    assert (both - without).abs().max() > 0.01 * both.abs().max()
+
+
+@pytest.mark.parametrize("loss", [PixelKL, ChannelKL])
+def test_settings_of_a_strength_that_would_do_nothing_are_refused(loss):
+    for setting in ({"strength_unit": "margin"}, {"classifier_gradient": False}):
+        with pytest.raises(ValueError, match=f"strength above 0 beside {next(iter(setting))}"):
+            loss(**setting)
+    with pytest.raises(ValueError, match="classifier_gradient=False changes nothing beside"):
+        loss(strength=1.0, covariance="logits", classifier_gradient=False)
+    with pytest.raises(ValueError, match="expects the running median margin"):
+        loss(strength=1.0, strength_unit="margin")(inputs_for(*scene()))

@@ -34,6 +34,7 @@ from fakd.losses import (
     WeightedSum,
     preset,
 )
+from fakd.losses.margin import margin_counts, median_of
 from fakd.runs.recipe import describe
 from fakd.specs import build
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Prediction
@@ -59,6 +60,11 @@ ON_LOGITS = [
     partial(PixelKL, class_weights="auto", strength=0.7, bound="difference"),
     partial(ChannelKL, class_weights=[0.5, 2.0, 0.0, 1.0], temperature=2.0),
     partial(ChannelKL, class_weights="auto", strength=0.7, covariance="full"),
+    partial(ChannelKL, strength=0.3, strength_unit="margin", temperature=2.0),
+    partial(ChannelKL, strength=0.3, strength_unit="margin", covariance="logits"),
+    partial(PixelKL, strength=0.3, strength_unit="margin", bound="tilted", covariance="full"),
+    partial(PixelKL, strength=0.3, strength_unit="margin", classifier_gradient=False),
+    partial(PixelKL, strength=0.7, bound="difference", classifier_gradient=False),
 ]
 OTHERS = [
     partial(Relational, temperature=2.0, intra=0.5),
@@ -130,7 +136,8 @@ def inputs_for(loss, features, weight, teacher, labels, covariance=None):
             covariance = ClassCovariance(CLASSES, fed.shape[1], loss.covariance, None, IGNORE)
             covariance.to(torch.promote_types(features.dtype, torch.float32))
             covariance.update(fed, labels)
-        statistics = LogitStatistics(covariance, weight, labels)
+        margin = median_of(margin_counts(logits, labels != IGNORE)) if loss.margin else None
+        statistics = LogitStatistics(covariance, weight, labels, margin)
     return LossInputs(student, Prediction(*teacher), labels, statistics, progress=0.8)
 
 
@@ -196,10 +203,14 @@ def test_gradients_are_right_and_reach_features_and_classifier_only(make):
     def value(features, weight):
         return drawn(loss, inputs_for(loss, features, weight, teacher, labels, covariance))
 
-    # The tilted bound takes its tilt as given, and a detached norm is one on purpose: finite
-    # differences do not; see test_augmentation and test_pairwise.
+    # The tilted bound takes its tilt as given, a relative strength its lambda, and a norm or a
+    # classifier is left out on purpose: finite differences do not; see test_augmentation and
+    # test_pairwise.
     exact = not any(
-        getattr(part, "bound", None) == "tilted" or getattr(part, "detach_norm", False)
+        getattr(part, "bound", None) == "tilted"
+        or getattr(part, "detach_norm", False)
+        or part.margin
+        or not getattr(part, "classifier_gradient", True)
         for part in parts_of(loss)
     )
     if exact:

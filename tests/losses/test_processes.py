@@ -32,6 +32,10 @@ def spec(name, **arguments):
 SAME = {
     **{name: PRESETS[name] for name in ("pd", "cwd", "pd-fa", "cwd-fa", "cwd-fa-logits")},
     "cwd-fa full": spec("ChannelKL", strength=1.0, covariance="full", momentum=0.9),
+    "cwd-fa margin": spec("ChannelKL", strength=0.3, strength_unit="margin"),
+    "pd-fa margin": spec(
+        "PixelKL", strength=0.3, strength_unit="margin", covariance="full", momentum=0.9
+    ),
     "pd weighed": spec("PixelKL", class_weights=[0.5, 2.0, 0.0, 1.0]),
     "cwd-fa weighed": spec("ChannelKL", class_weights=[0.5, 2.0, 0.0, 1.0], strength=1.0),
     "ifvd": spec("IntraClassVariation"),

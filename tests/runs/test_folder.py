@@ -39,6 +39,18 @@ def test_another_seed_is_another_recipe(tmp_path):
         RunFolder(tmp_path / "a", {**RECIPE, "seed": 1})
 
 
+def test_a_setting_that_losses_did_not_have_then_has_its_default(tmp_path):
+    def recipe(**given):
+        loss = {"class_path": "fakd.losses.ChannelKL", "init_args": {"strength": 1.0, **given}}
+        both = {"class_path": "fakd.losses.WeightedSum", "init_args": {"losses": {"a": loss}}}
+        return {**RECIPE, "distillation": both}
+
+    RunFolder(tmp_path / "a", recipe())
+    RunFolder(tmp_path / "a", recipe(strength_unit="lambda", classifier_gradient=True))
+    with pytest.raises(InputError, match="strength_unit: lambda -> margin"):
+        RunFolder(tmp_path / "a", recipe(strength_unit="margin"))
+
+
 def test_hardware_may_change_between_sittings(tmp_path):
     RunFolder(tmp_path / "a", RECIPE)
     RunFolder(tmp_path / "a", {**RECIPE, "hardware": {"workers": 4}})

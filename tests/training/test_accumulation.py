@@ -108,15 +108,19 @@ def test_parts_add_up_to_the_whole(loss, task, parts):
 
 
 def test_class_statistics_are_those_of_the_whole():
-    counts = []
+    counts, margins = [], []
     for parts in (1, 4):
         torch.manual_seed(0)
         student = Small().double()
-        objective = Distillation(student, student, ChannelKL(strength=1.0)).double()
+        loss = ChannelKL(strength=0.3, strength_unit="margin")
+        objective = Distillation(student, student, loss).double()
         for piece in batch().parts(parts):
             images = piece.images.double() / 255
             objective(student(images), piece.labels, piece.labelled, 0.5, student(images))
         counts.append(objective.covariance)
+        margins.append(objective.margin.counts)
+    assert margins[0].sum() > 0
+    assert torch.equal(*margins)
     assert torch.equal(counts[0].count, counts[1].count)
     torch.testing.assert_close(counts[0].mean, counts[1].mean, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(counts[0].value, counts[1].value, rtol=1e-6, atol=1e-9)

@@ -19,6 +19,10 @@ from forked import TINY, network, start
 from training.test_interruption import assert_same, rows
 
 EVERY = ["--intervals.log=2", "--intervals.save=3", "--intervals.evaluate=5"]
+RELATIVE = [
+    "--distillation=ChannelKL", "--distillation.strength=0.3",
+    "--distillation.strength_unit=margin",
+]  # fmt: skip
 KILLS = {"train": 22, "distill": 22, "compare": 6}
 
 
@@ -60,7 +64,7 @@ def test_a_run_survives_being_killed_at_any_moment(teacher, tmp_path, kind):
     draw = random.Random(kind)
     command = ["train", *network("network"), *TINY, *EVERY, "--schedule.steps=40"]
     if kind == "distill":
-        given = [f"--teacher={teacher}", "--check_teacher=false", "--ema=0.9"]
+        given = [f"--teacher={teacher}", "--check_teacher=false", "--ema=0.9", *RELATIVE]
         command = ["distill", *network("student"), *given, *command[4:]]
     seconds = timed([*command, f"--run={tmp_path / 'whole'}"], tmp_path / "whole")
     run, kills, sittings = tmp_path / "killed", 0, 0

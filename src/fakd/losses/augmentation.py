@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from fakd.covariance import CovarianceKind, LogitStatistics, check_momentum, look_up
 from fakd.errors import require_above_zero, require_at_least
+from fakd.losses.margin import margin_counts, median_of
 from fakd.types import ClassWeighing, ClassWeights, DistillationLoss, LossInputs, Segmenter, Weight
+
+StrengthUnit = Literal["lambda", "margin"]
+
+_LEAST = 1e-12
+"""Mean variance below which logits do not vary to speak of."""
 
 
 def half_cosine(progress: float) -> float:
@@ -45,6 +53,8 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
         covariance: CovarianceKind,
         spare_own_class: bool,
         momentum: float | None,
+        strength_unit: StrengthUnit,
+        classifier_gradient: bool,
         class_weights: ClassWeights,
         weight: Weight,
         bound: str = "marginal",
@@ -58,6 +68,8 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
             "momentum": momentum is not None,
             "spare_own_class": spare_own_class,
             "bound": bound != "marginal",
+            "strength_unit": strength_unit != "lambda",
+            "classifier_gradient": not classifier_gradient,
         }
         # Silently doing nothing, they would be taken for augmentation that does not help.
         if strength == 0 and any(chosen.values()):
@@ -66,7 +78,13 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
                 f"expected strength above 0 beside {names}, which say how features are augmented, "
                 "got 0, which augments nothing; set strength, the paper's best is 1"
             )
+        if covariance == "logits" and not classifier_gradient:
+            raise ValueError(
+                "classifier_gradient=False changes nothing beside covariance 'logits', which sends "
+                "no gradient there; leave it out, or choose 'diagonal' or 'full'"
+            )
         self.temperature, self.strength = temperature, strength
+        self.margin, self.classifier_gradient = strength_unit == "margin", classifier_gradient
         self.covariance = covariance if strength > 0 else None
         self.spare_own_class, self.momentum = spare_own_class, momentum
         self.set_class_weights("class_weights", class_weights)
@@ -81,21 +99,54 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
         total = math.fsum(weights)
         return [len(weights) * each / total for each in weights]
 
+    def augmentation(self, inputs: LossInputs) -> tuple[LogitStatistics, float | Tensor]:
+        r"""Give the statistics that features are augmented by, and :math:`\lambda` at this step.
+
+        With r the ramp, it is ``strength * r`` or, in the unit margin, what makes the mean of
+        :math:`\lambda v_{ic} / (2 T^2)` that share of the running median margin M over T:
+
+        .. math:: \lambda = strength \cdot r \cdot 2 T M / \bar v
+
+        A tensor then, without gradient, and 0 where :math:`\bar v` is.
+        """
+        statistics = statistics_of(inputs)
+        if not self.classifier_gradient and statistics.weight is not None:
+            statistics = replace(statistics, weight=statistics.weight.detach())
+        strength = self.strength * half_cosine(inputs.progress)
+        if not self.margin:
+            return statistics, strength
+        if statistics.margin is None:
+            raise ValueError(
+                "a loss with strength_unit 'margin' expects the running median margin in "
+                "inputs.statistics, got None; pass LogitStatistics(..., margin=)"
+            )
+        mean = statistics.mean_variance(self.spare_own_class)
+        # Below the limit the term fades with the variance, where the quotient would overflow.
+        share = strength * 2 * self.temperature * statistics.margin / mean.clamp(min=_LEAST)
+        return statistics, torch.where(mean > 0, share, 0.0)
+
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        r"""Say how strong the augmentation is now: :math:`\lambda` and the size of its term.
+        r"""Say how strong the augmentation is now, in both units.
 
         ``augmentation`` is the mean of :math:`\lambda v_{ic} / (2 T^2)` over classes and labelled
-        pixels, to be read beside the loss: near 0, the method does nothing. Empty without strength.
+        pixels, to be read beside the loss: near 0, the method does nothing. ``margin_share`` is
+        that as a share of the median margin over T: the running one in the unit margin, else that
+        of this batch. Empty without strength.
         """
         if self.strength == 0:
             return {}
-        statistics, current = statistics_of(inputs), self.strength * half_cosine(inputs.progress)
         with torch.no_grad():
+            statistics, current = self.augmentation(inputs)
             term = statistics.variance(self.spare_own_class).mean(1)
             term = term * (current / (2 * self.temperature**2))
             labelled = statistics.rows < statistics.covariance.classes
             mean = torch.where(labelled, term, 0.0).sum() / labelled.sum().clamp(min=1)
-            return {"lambda": torch.full_like(mean, current), "augmentation": mean}
+            margin = statistics.margin
+            if margin is None:
+                margin = median_of(margin_counts(inputs.student.logits, labelled))
+            share = torch.where(margin > 0, mean * self.temperature / margin, 0.0)
+            current = torch.zeros_like(mean) + current
+            return {"lambda": current, "augmentation": mean, "margin_share": share}
 
 
 def difference_bound(

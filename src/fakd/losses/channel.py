@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fakd.covariance import CovarianceKind
-from fakd.losses.augmentation import AugmentedKL, half_cosine, statistics_of
+from fakd.losses.augmentation import AugmentedKL, StrengthUnit
 from fakd.losses.divergence import divergence
 from fakd.losses.grid import on_grid_of
 from fakd.types import ClassWeights, LossInputs, Weight
@@ -56,13 +56,19 @@ class ChannelKL(AugmentedKL):
     Args:
         temperature: Softens teacher and student: above 1, faint places count more.
         strength: How far features are augmented at the end of training, rising from 0 on a half
-            cosine. 0 is plain distillation (CWD); the paper's best is 1.
+            cosine. 0 is plain distillation (CWD); the paper's best is 1, in its own unit.
         covariance: What is known about a class: the variance of each feature channel (diagonal),
             how all vary together (full), or the variance of the logits themselves (logits).
         spare_own_class: Leave the logit of a pixel's own class unaugmented, so that the places of
             a class are not pushed down in its own map.
         momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
             follows features that drift; by default all pixels seen count the same.
+        strength_unit: What strength counts: the variance of each class (lambda, the paper's), or
+            the share that the augmentation's term has of the median difference between the
+            student's two likeliest logits (margin), which means the same early and late in
+            training and for every network; 0.1 is a tenth of it.
+        classifier_gradient: Whether the term may also be lowered by changing the classifier, and
+            not by the features alone; covariance logits never does.
         class_weights: What each class's map counts, scaled to mean 1: one number for each, or auto
             from how rare classes are, as of the task's loss; all alike if not given.
         weight: Factor beside the task's loss.
@@ -75,16 +81,19 @@ class ChannelKL(AugmentedKL):
         covariance: CovarianceKind = "diagonal",
         spare_own_class: bool = False,
         momentum: float | None = None,
+        strength_unit: StrengthUnit = "lambda",
+        classifier_gradient: bool = True,
         class_weights: ClassWeights = None,
         weight: Weight = 5.0,
     ) -> None:
         augmented = temperature, strength, covariance, spare_own_class, momentum
-        super().__init__(*augmented, class_weights, weight)
+        relative = strength_unit, classifier_gradient
+        super().__init__(*augmented, *relative, class_weights, weight)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute CWD or, with a strength, the bound of its mean over augmentations."""
         logits, variance = (inputs.student.logits, inputs.teacher.logits), None
         if self.strength > 0:
-            strength = self.strength * half_cosine(inputs.progress)
-            variance = statistics_of(inputs).variance(self.spare_own_class, strength)
+            statistics, strength = self.augmentation(inputs)
+            variance = statistics.variance(self.spare_own_class, strength)
         return channel_kl(*logits, self.temperature, variance, self.class_weights)

@@ -11,9 +11,8 @@ from torch import Tensor
 from fakd.covariance import CovarianceKind
 from fakd.losses.augmentation import (
     AugmentedKL,
+    StrengthUnit,
     difference_bound,
-    half_cosine,
-    statistics_of,
     tilted_bound,
 )
 from fakd.losses.divergence import divergence
@@ -120,7 +119,7 @@ class PixelKL(AugmentedKL):
     Args:
         temperature: Softens teacher and student: above 1, unlikely classes count more.
         strength: How far features are augmented at the end of training, rising from 0 on a half
-            cosine. 0 is plain distillation (PD); the paper's best is 1.
+            cosine. 0 is plain distillation (PD); the paper's best is 1, in its own unit.
         covariance: What is known about a class: the variance of each feature channel (diagonal),
             how all vary together (full), or the variance of the logits themselves (logits).
         bound: How the mean over all augmentations is bounded: each logit by itself (marginal), by
@@ -130,6 +129,12 @@ class PixelKL(AugmentedKL):
         spare_own_class: Leave the logit of a pixel's own class unaugmented.
         momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
             follows features that drift; by default all pixels seen count the same.
+        strength_unit: What strength counts: the variance of each class (lambda, the paper's), or
+            the share that the augmentation's term has of the median difference between the
+            student's two likeliest logits (margin), which means the same early and late in
+            training and for every network; 0.1 is a tenth of it.
+        classifier_gradient: Whether the term may also be lowered by changing the classifier, and
+            not by the features alone; covariance logits never does.
         reduction: What the sum over images and pixels is divided by: images times pixels
             (pixel_mean), that times classes (element_mean, IFVD), pixels of one image
             (sum_over_hw, SKDS), or images (batch_mean, MMRazor). Sets what a weight means.
@@ -148,13 +153,16 @@ class PixelKL(AugmentedKL):
         bound: PixelBound = "marginal",
         spare_own_class: bool = False,
         momentum: float | None = None,
+        strength_unit: StrengthUnit = "lambda",
+        classifier_gradient: bool = True,
         reduction: PixelReduction = "pixel_mean",
         t_squared: bool = True,
         class_weights: ClassWeights = None,
         weight: Weight = 1.0,
     ) -> None:
         augmented = temperature, strength, covariance, spare_own_class, momentum
-        super().__init__(*augmented, class_weights, weight, bound)
+        relative = strength_unit, classifier_gradient
+        super().__init__(*augmented, *relative, class_weights, weight, bound)
         if covariance == "logits" and bound != "marginal":
             raise ValueError(
                 f"bound {bound!r} needs to know how logits covary, got covariance 'logits', which "
@@ -167,8 +175,7 @@ class PixelKL(AugmentedKL):
         logits, variance = (inputs.student.logits, inputs.teacher.logits), None
         scale, weights = (self.reduction, self.t_squared), self._pixel_weights(inputs)
         if self.strength > 0:
-            statistics = statistics_of(inputs)
-            strength = self.strength * half_cosine(inputs.progress)
+            statistics, strength = self.augmentation(inputs)
             if self.bound != "marginal":
                 bound = difference_bound if self.bound == "difference" else tilted_bound
                 joint = strength * statistics.covariances(self.spare_own_class), statistics.rows

@@ -63,7 +63,7 @@ POINTS = 150
 LONGEST = 30
 """Letters of a name beside a chart."""
 _LEFT_OUT = ("images/s", "val/mAcc", "val/aAcc")
-_LAST = ("learning_rate", "gradient_norm", "lambda", "augmentation")
+_LAST = ("learning_rate", "gradient_norm", "lambda", "augmentation", "margin_share")
 
 
 def colour(

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from fakd.errors import InputError, require_choice
 from fakd.files import make_folder, read_yaml, write_text, write_yaml, writing
 from fakd.runs.locks import holder, lock
+from fakd.runs.naming import completed
 from fakd.settings import Existing
 from fakd.signals import Interrupted
 
@@ -218,7 +219,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             before = read_environment(self.path).get("fingerprints") or {}
             now = self._fingerprints
             same = {key for key in now if before.get(key) == now[key]}
-            for each in differences(read_recipe(self.path), recipe):
+            for each in differences(completed(read_recipe(self.path)), completed(recipe)):
                 key = each.partition(":")[0]
                 if key.partition(".")[0] not in same or key.rpartition(".")[2] not in _PATHS:
                     writer = writer_of(self.path)
@@ -233,9 +234,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """List the settings in which two recipes compute different things, as ``key: old -> new``."""
     found = []
-    for key in {**old, **new}:
-        if not prefix and key in FREE:
-            continue
+    for key in (each for each in {**old, **new} if prefix or each not in FREE):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")

@@ -114,6 +114,23 @@ def defaults_of(path: str) -> dict[str, Any]:
     }
 
 
+def completed(recipe: Any) -> Any:
+    """Write out what a recipe's losses take by default: versions before a setting lack it.
+
+    >>> completed({"class_path": "fakd.losses.HardLabels", "init_args": {"threshold": 0.5}})
+    {'class_path': 'fakd.losses.HardLabels', 'init_args': {'threshold': 0.5, 'weight': 1.0}}
+    """
+    if isinstance(recipe, list):
+        return [completed(each) for each in recipe]
+    if not isinstance(recipe, Mapping):
+        return recipe
+    found: dict[str, Any] = {name: completed(each) for name, each in recipe.items()}
+    usual = defaults_of(found["class_path"]) if specs.is_spec(recipe) else {}
+    if usual:
+        found["init_args"] = {**usual, **specs.arguments_of(found)}
+    return found
+
+
 def _described(weight: float, path: str, settings: dict[str, Any]) -> str:
     usual = defaults_of(path)
     own = [

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
+from fakd.losses.margin import RunningMargin
 from fakd.training.task import TaskLoss
 from fakd.types import IGNORE, ClassWeighing, DistillationLoss, LossInputs, Prediction, Segmenter
 
@@ -172,6 +173,7 @@ class Distillation(Objective):
                 "number for each class"
             )
         self.covariance = _statistics_for(loss, student)
+        self.margin = RunningMargin() if loss.margin else None
         loss.prepare(student, teacher)
 
     def forward(
@@ -197,8 +199,14 @@ class Distillation(Objective):
         if self.covariance is not None:
             seen = student.logits if self.covariance.kind == "logits" else student.features
             self.covariance.update(seen, labels_here)  # type: ignore[arg-type]
-            weight = None if self._classifier[0] is None else self._classifier[0].weight
-            statistics = LogitStatistics(self.covariance, weight, labels_here)
+            weight, margin = (
+                None if self._classifier[0] is None else self._classifier[0].weight,
+                None,
+            )
+            if self.margin is not None:
+                self.margin.update(student.logits, labels_here != IGNORE, progress)
+                margin = self.margin.median()
+            statistics = LogitStatistics(self.covariance, weight, labels_here, margin)
         inputs = LossInputs(student, teacher, labels_here, statistics, progress)
         factor, parts = self.loss.weight_at(progress), self.loss.terms(inputs)
         terms |= {name: factor * value for name, value in parts.items()}

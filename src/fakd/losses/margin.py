@@ -1,0 +1,90 @@
+"""How far apart a student's two likeliest logits lie: a running median from a histogram."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fakd.losses.grid import precise
+from fakd.processes import summed
+
+LOWEST, HIGHEST, PER_OCTAVE = -12, 12, 16
+"""Margins from 2^-12 to 2^12 are told apart, in bins that are 4.4 % wide."""
+BINS = (HIGHEST - LOWEST) * PER_OCTAVE + 1
+WINDOW = 0.02
+"""Share of the training steps after which what was seen counts 1/e."""
+
+
+def margin_counts(
+    logits: Float[Tensor, "batch classes rows cols"], labelled: Bool[Tensor, "batch rows cols"]
+) -> Int[Tensor, " bins"]:
+    """Count labelled pixels by the difference of their two largest logits.
+
+    The bins grow by a constant factor. The first one holds all that is below 2^-12, 0 included, the
+    last one also all that is above 2^12.
+    """
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        largest = precise(logits).topk(min(2, logits.shape[1]), dim=1).values
+        margins = largest[:, 0] - largest[:, -1]
+        places = ((margins.log2() - LOWEST) * PER_OCTAVE).floor().clamp(-1, BINS - 2)
+        places = 1 + places.nan_to_num(nan=-1.0).long()
+        places = places.masked_fill(~labelled, BINS).flatten()
+        counts = torch.zeros(BINS + 1, dtype=torch.int64, device=logits.device)
+        return counts.scatter_add_(0, places, torch.ones_like(places))[:BINS]
+
+
+def median_of(counts: Float[Tensor, " bins"] | Int[Tensor, " bins"]) -> Float[Tensor, ""]:
+    """Read the median off `margin_counts`, evenly spread in each bin's logarithm; 0 if empty."""
+    below = precise(counts).cumsum(0)
+    half = below[-1:] / 2
+    place = torch.searchsorted(below, half).clamp(max=BINS - 1)
+    inside = counts.gather(0, place)
+    share = (half - below.gather(0, place) + inside) / inside.clamp(
+        min=torch.finfo(half.dtype).tiny
+    )
+    median = torch.exp2(LOWEST + (place - 1 + share) / PER_OCTAVE)
+    return torch.where(place > 0, median, 0.0).squeeze(0)
+
+
+class RunningMargin(nn.Module):
+    """Counts of recent margins, in buffers; with several processes, those of all of them.
+
+    What was seen fades by ``exp(-(progress - former progress) / WINDOW)``. It fades with the share
+    of the run that is done and not with the number of updates, and the counts of one step are
+    integers, so that a step in several parts leaves what the whole step leaves, to the last bit.
+    """
+
+    past: Float[Tensor, " bins"]
+    present: Int[Tensor, " bins"]
+    progress: Float[Tensor, ""]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("past", torch.zeros(BINS))
+        self.register_buffer("present", torch.zeros(BINS, dtype=torch.int64))
+        self.register_buffer("progress", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(
+        self,
+        logits: Float[Tensor, "batch classes rows cols"],
+        labelled: Bool[Tensor, "batch rows cols"],
+        progress: float,
+    ) -> None:
+        """Take in one batch, or a part of it; with several processes, every one must call this."""
+        counts = summed(margin_counts(logits, labelled))
+        now = torch.full_like(self.progress, progress)
+        # A run that is made longer has less of it done than before.
+        faded = torch.exp(-(now - self.progress).clamp(min=0) / WINDOW)
+        same = now == self.progress
+        self.past = torch.where(same, self.past, (self.past + self.present) * faded)
+        self.present = torch.where(same, self.present, 0) + counts
+        self.progress = now
+
+    @property
+    def counts(self) -> Float[Tensor, " bins"]:
+        """What counts now of the labelled pixels seen, by bin."""
+        return self.past + self.present
+
+    def median(self) -> Float[Tensor, ""]:
+        """Compute the median margin of the labelled pixels seen of late; 0 before any."""
+        return median_of(self.counts)
