@@ -38,6 +38,7 @@ LEVELS = [
     {"training"},
     {"comparing"},
     {"report", "sharing"},
+    {"exporting"},
     {"commands"},
     {"shorthand", "help_pages"},
     {"cli", "__main__", "__init__"},

@@ -39,6 +39,7 @@ COMMANDS = {
     "disagree": "fakd.commands.disagree.disagree",
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
+    "export": "fakd.commands.export.export",
     "replay": "fakd.commands.replay.replay",
     "students": "fakd.commands.students.students",
     "models": "fakd.commands.models.models",
@@ -49,6 +50,7 @@ POSITIONAL = {
     "data check": "path",
     "compare confirm": "run",
     "replay": "run",
+    "export": "network",
     "report": "runs",
     "tables": "runs",
     "classes": "teacher data",
@@ -57,7 +59,7 @@ POSITIONAL = {
 # A network that is to be trained is built last, when the data have said how many classes there are.
 TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", "network")}
 # Those whose exit code is 1 unless their result says so.
-JUDGING = {"data check": "usable", "check": "ready"}
+JUDGING = {"data check": "usable", "check": "ready", "export": "holds"}
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
@@ -91,6 +93,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd disagree runs/student --images PHOTOS --out next  what to label next, most instructive first
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
+  fakd export runs/student --to onnx                 a file for a device, guaranteed as good
   fakd replay RUN                                    the step at which a loss became NaN
   fakd students                                      small networks that come ready, and their cost
   fakd models                                        the paper's networks, published checkpoints

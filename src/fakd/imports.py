@@ -24,6 +24,10 @@ _EXTRAS = {
     "segmentation_models_pytorch": "smp",
     "onnxruntime": "onnx",
     "huggingface_hub": "hub",
+    "onnx": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
+    "av": "video",
 }
 _allowed: set[str] = set()
 

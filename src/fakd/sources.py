@@ -20,7 +20,7 @@ SCHEMES = {
     "torchvision": "torchvision",
     "timm": "timm",
 }
-EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
+EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts", ".xml")
 _LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 BUILDERS = ("deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
 """Those of this package's networks."""
