@@ -19,6 +19,7 @@ LEVELS = [
     {"errors"},
     {
         "bilinear",
+        "budget",
         "files",
         "imports",
         "console",
@@ -38,6 +39,7 @@ LEVELS = [
     {"training"},
     {"comparing"},
     {"report", "sharing"},
+    {"exporting"},
     {"timing", "fitting"},
     {"commands"},
     {"shorthand", "help_pages"},

@@ -1,6 +1,7 @@
 from . import answers, covariance, data, losses, metrics, models, specs
 from .commands.distill import distill
 from .commands.evaluate import evaluate
+from .commands.export import export
 from .commands.predict import predict
 from .commands.train import train
 from .errors import InputError
@@ -26,6 +27,7 @@ __all__ = [
     "data",
     "distill",
     "evaluate",
+    "export",
     "from_pretrained",
     "load",
     "losses",

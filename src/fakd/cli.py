@@ -41,6 +41,7 @@ COMMANDS = {
     "disagree": "fakd.commands.disagree.disagree",
     "evaluate": "fakd.commands.evaluate.evaluate",
     "predict": "fakd.commands.predict.predict",
+    "export": "fakd.commands.export.export",
     "replay": "fakd.commands.replay.replay",
     "latency": "fakd.commands.latency.latency",
     "students": "fakd.commands.students.students",
@@ -52,6 +53,7 @@ POSITIONAL = {
     "data check": "path",
     "compare confirm": "run",
     "replay": "run",
+    "export": "network",
     "report": "runs",
     "latency": "networks",
     "tables": "runs",
@@ -61,7 +63,7 @@ POSITIONAL = {
 # A network that is to be trained is built last, when the data have said how many classes there are.
 TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", "network")}
 # Those whose exit code is 1 unless their result says so.
-JUDGING = {"data check": "usable", "check": "ready"}
+JUDGING = {"data check": "usable", "check": "ready", "export": "holds"}
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
@@ -95,6 +97,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd disagree runs/student --images PHOTOS --out next  what to label next, most instructive first
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
+  fakd export runs/student --to onnx                 a file for a device, guaranteed as good
   fakd replay RUN                                    the step at which a loss became NaN
   fakd latency NETWORK...                            how fast they are here
   fakd students                                      small networks that come ready, and their cost

@@ -119,8 +119,18 @@ PAGES = {
         listed=("network", "data"),
     ),
     "predict": Page(
-        ("fakd predict --network runs/student --images PHOTOS --out predictions",),
+        (
+            "fakd predict --network runs/student --images PHOTOS --out predictions",
+            "fakd predict --network runs/student/onnx/student.onnx --images drive.mp4 --out drive",
+        ),
         listed=("network",),
+    ),
+    "export": Page(
+        (
+            "fakd export runs/student --to onnx",
+            "fakd export runs/student --to onnx --precision int8",
+            "fakd export smp:FOLDER --to openvino --data FOLDER --out shipped --size 360,480",
+        ),
     ),
     "replay": Page(("fakd replay runs/student", "fakd replay runs/student --step 120")),
     "latency": Page(

@@ -25,6 +25,10 @@ _EXTRAS = {
     "segmentation_models_pytorch": "smp",
     "onnxruntime": "onnx",
     "huggingface_hub": "hub",
+    "onnx": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
+    "av": "video",
 }
 BUILDERS = ("deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
 """Those of this package's networks, in `fakd.models`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fakd.bilinear import Span, cut, mixing, tile_size
 from fakd.metrics import confusion_matrix
+from fakd.models.foreign.deployed import Deployed
 from fakd.settings import Inference
 from fakd.types import Segmenter
 
@@ -81,7 +82,12 @@ def predict_classes(
 
     Raises:
         FloatingPointError: answers are infinite or NaN, and name no class.
+        InputError: an exported network that has no logits is asked for what needs them.
     """
+    if isinstance(network, Deployed) and network.output == "classes":
+        if inference != Inference():
+            network.refuse("--inference.* must be left out")
+        return network.name_classes(images)
     likeliest = torch.empty_like(images[:, 0], dtype=torch.long)
     for (rows, columns), logits in _tiles(network, images, inference):
         # `max` names the same classes as `argmax`, which takes two to three times as long.

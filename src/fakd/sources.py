@@ -20,7 +20,7 @@ SCHEMES = {
     "torchvision": "torchvision",
     "timm": "timm",
 }
-EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
+EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts", ".xml")
 _LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _QUERIED = re.compile(r"(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\?(?P<query>.+)")
 """A network of this package, or a class path, with its arguments."""

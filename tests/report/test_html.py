@@ -1,5 +1,6 @@
 """The report: complete, self-contained, valid, escaped and small."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -115,6 +116,23 @@ def test_a_grid_without_networks_is_reported_and_says_what_is_missing(grid, tmp_
     printed = capsys.readouterr().out
     assert "CWD+FA: promising" in printed
     assert "report.html" in printed
+
+
+def test_exported_files_are_listed_with_what_they_are_worth(made_up, tmp_path):
+    folder = made_up.run(tmp_path / "student", "cwd", 0, 0.7)
+    side = {"miou": 41.5, "megabytes": 4.2, "median_ms": 17.25, "memory_mb": None}
+    for holds, name in (
+        (True, "onnx/guarantee.json"),
+        (False, "onnx-int8/guarantee.json.rejected"),
+    ):
+        (folder / name).parent.mkdir()
+        numbers = {"student": side, "file": {**side, "miou": 41.25}, "agreement": 99.9}
+        told = {"precision": name.split("/")[0], "holds": holds, "guarantee": numbers}
+        (folder / name).write_text(json.dumps(told))
+    text = Page(write([folder], tmp_path)).text
+    assert "Exported files" in text
+    assert "41.25" in text
+    assert text.count("does not hold, rejected") == 1
 
 
 def test_verdicts_that_are_decided_come_first_and_large_gains_before_small_ones(made_up):

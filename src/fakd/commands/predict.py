@@ -23,15 +23,17 @@ def predict(
     accelerator: str = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Segment an image or a folder of images with a finished run or weight file.
+    """Segment an image, a folder of images or a video with a finished run or weight file.
 
     Every image gives ``out/masks/NAME.png``, a palette PNG whose pixel values are class ids (of 16
     bits and grey for more than 256 classes), and ``out/overlays/NAME.jpg``, the image tinted with
-    the classes' colours. Images that cannot be read are named at the end, all others done.
+    the classes' colours. Images that cannot be read are named at the end, all others done. A video
+    gives ``out/masks/NAME/000001.png`` and on, ``out/overlays/NAME.mp4``, ``out/coloured/NAME.mp4``
+    and ``out/shares/NAME.jsonl``, the classes' shares of every frame.
 
     Args:
-        network: a finished run, a weight file, or any network.
-        images: an image or a folder, searched with its subfolders.
+        network: a finished run, a weight file, an exported file, or any network.
+        images: an image, a folder, searched with its subfolders, or a video.
         out: folder to write to, outside of the images; created if missing.
         overlays: also write the tinted images.
         inference: how images are shown to the network.
@@ -40,7 +42,7 @@ def predict(
         overwrite: replace masks that are already there.
 
     Returns:
-        The number of images segmented.
+        The number of images, or frames, segmented.
 
     Raises:
         InputError: there is no image that can be read, or something is in the way.
@@ -49,11 +51,14 @@ def predict(
     # Imported here because `fakd predict --help` need not wait for it.
     from fakd.inference import predict_classes, unlike_training
     from fakd.report.figures import overlay, save_mask, save_picture
+    from fakd.report.video import ENDINGS
     from fakd.training.start import pick_device
 
     network = fakd.models.open_network(network)
     palette = network.palette or fakd.data.default_palette(network.classes)
     images, out = expanded(images), expanded(out)
+    if images.suffix.lower() in ENDINGS and images.is_file():
+        return _video(network, images, out, overlays, inference, palette, accelerator, overwrite)
     files, others = fakd.data.image_files(images), []
     root = images if images.is_dir() else images.parent
     for place in ((out / kind).resolve() for kind in ("masks", "overlays")):
@@ -102,3 +107,38 @@ def predict(
     if unread:
         raise ChildProcessError(f"{len(unread)} of {len(files)} images left out: {some(unread, 3)}")
     return len(files)
+
+
+def _video(
+    network: "fakd.Segmenter",
+    video: Path,
+    out: Path,
+    overlays: bool,
+    inference: Inference,
+    palette: Any,
+    accelerator: str,
+    overwrite: bool,
+) -> int:
+    """Segment a video frame by frame."""
+    from fakd.inference import unlike_training
+    from fakd.report.video import results, segment_video
+    from fakd.training.start import pick_device
+
+    present = [path for path in results(video, out, overlays) if path.exists()]
+    if present and not overwrite:
+        raise InputError(f"{present[0]} exists; choose another --out or give --overwrite true")
+    if any(path.resolve() == video.resolve() for path in results(video, out, overlays)):
+        raise InputError(f"--out {out} would write over {video}; choose another folder")
+    device, console = pick_device(accelerator), open_console()
+    for note in (*network.remarks, unlike_training(network, inference)):
+        if note:
+            remark(console, note)
+
+    def said(frames: int) -> None:
+        if frames % 100 == 0:
+            console.print(f"{frames} frames done")
+
+    shown = network.to(device).eval()
+    frames = segment_video(shown, video, out, inference, palette, overlays, device, said)
+    console.print(f"{frames} frames of {video} segmented into {out}", soft_wrap=True)
+    return frames

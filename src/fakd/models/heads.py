@@ -230,8 +230,9 @@ class SelfAttention(nn.Module):
         query = self.query_project(features).flatten(2)
         key = self.key_project(features).flatten(2)
         value = self.value_project(features).flatten(2)
-        attention = torch.softmax(query.mT @ key * self.width**-0.5, dim=-1)
-        gathered = value @ attention.mT
+        # Not .mT, which one of the exporters to ONNX does not know.
+        attention = torch.softmax(query.transpose(1, 2) @ key * self.width**-0.5, dim=-1)
+        gathered = value @ attention.transpose(1, 2)
         output: Tensor = self.output_project(gathered.view(features.shape))
         return output
 

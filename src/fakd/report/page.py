@@ -26,9 +26,9 @@ from fakd.report import figures
 from fakd.report.examination import Examination, Shot
 from fakd.report.methods import class_iou, method_table
 from fakd.report.table import Entry, Row, filled, number
-from fakd.runs.folder import RECIPE
+from fakd.runs.folder import RECIPE, read_json
 from fakd.runs.naming import ALONE, title_of
-from fakd.runs.reading import Failure, Methods
+from fakd.runs.reading import GUARANTEE, Failure, Methods
 
 LIMIT = 5_000_000
 """Bytes that a report stays below, so that it can be sent by mail."""
@@ -246,6 +246,31 @@ class Section:
                 "command": Entry(str(run.environment.get("command", ""))),
             }
             for run in self.runs
+        ]
+
+    @property
+    def exports(self) -> list[Row]:
+        """The files that `fakd export` made within the runs' folders, and what they are worth."""
+        found = [
+            (run, path, read_json(path))
+            for run in self.runs
+            for path in sorted(run.folder.glob(f"*/{GUARANTEE}*"))
+        ]
+        return [
+            {
+                "method": Entry(title_of(run.method)),
+                "seed": number(run.seed, "d"),
+                "folder": Entry(path.parent.name),
+                "precision": Entry(told["precision"]),
+                "guarantee": Entry("holds" if told["holds"] else "does not hold, rejected"),
+                "student's mIoU": number(told["guarantee"]["student"]["miou"]),
+                "mIoU": number(told["guarantee"]["file"]["miou"]),
+                "pixels alike (%)": number(told["guarantee"]["agreement"], ".3f"),
+                "MB": number(told["guarantee"]["file"]["megabytes"], ".1f"),
+                "ms": number(told["guarantee"]["file"]["median_ms"], ".1f"),
+                "memory (MB)": number(told["guarantee"]["file"]["memory_mb"], ".0f"),
+            }
+            for run, path, told in found
         ]
 
     @property

@@ -39,6 +39,7 @@ from fakd.training.preparation import (
     checkpoint_activations,
     freeze,
     require_enough_images,
+    require_feasible,
 )
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.rare import shown_in
@@ -71,18 +72,7 @@ class Training:
         teacher: Teacher | None = None,
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
-        parts = fabric.world_size * settings.schedule.accumulate
-        if settings.schedule.batch_size % parts:
-            raise InputError(
-                f"expected schedule.batch_size to be a multiple of {parts}, the devices times "
-                f"schedule.accumulate, got {settings.schedule.batch_size}"
-            )
-        if settings.schedule.accumulate > 1 and not objective.image_by_image:
-            raise InputError(
-                "schedule.accumulate needs a distillation that is a mean over images, and this one "
-                "compares images with each other or trains an opponent on whole batches; leave it "
-                "at 1"
-            )
+        require_feasible(fabric, objective, settings)
         self.teacher = teacher
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
@@ -102,13 +92,6 @@ class Training:
         self.extra = objective.learnt_with_student()
         self.state = State()
         self.average = average_of(self.network, settings.ema)
-        if (settings.freeze.until or 0) >= settings.schedule.steps:
-            raise InputError(
-                f"expected freeze.until before the last of {settings.schedule.steps} steps, got "
-                f"{settings.freeze.until}; leave it out to keep what is frozen"
-            )
-        if settings.freeze.until is not None and fabric.world_size > 1:
-            raise InputError("freeze.until works on one device; leave it out, or give one")
         self._select(step=0)
         self.curves: Curves | None = None
         steps, every = settings.schedule.steps, settings.intervals.evaluate

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fakd.errors import InputError
 from fakd.settings import Settings
+from fakd.training.objective import Objective
 
 
 def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
@@ -97,3 +98,30 @@ def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings
         with torch.no_grad():
             for each, before in kept:
                 each.copy_(before)
+
+
+def require_feasible(fabric: Fabric, objective: Objective, settings: Settings) -> None:
+    """Refuse settings that contradict each other, the objective or the number of devices.
+
+    Raises:
+        InputError: names the setting and what it may be.
+    """
+    parts = fabric.world_size * settings.schedule.accumulate
+    if settings.schedule.batch_size % parts:
+        raise InputError(
+            f"expected schedule.batch_size to be a multiple of {parts}, the devices times "
+            f"schedule.accumulate, got {settings.schedule.batch_size}"
+        )
+    if settings.schedule.accumulate > 1 and not objective.image_by_image:
+        raise InputError(
+            "schedule.accumulate needs a distillation that is a mean over images, and this one "
+            "compares images with each other or trains an opponent on whole batches; leave it "
+            "at 1"
+        )
+    if (settings.freeze.until or 0) >= settings.schedule.steps:
+        raise InputError(
+            f"expected freeze.until before the last of {settings.schedule.steps} steps, got "
+            f"{settings.freeze.until}; leave it out to keep what is frozen"
+        )
+    if settings.freeze.until is not None and fabric.world_size > 1:
+        raise InputError("freeze.until works on one device; leave it out, or give one")

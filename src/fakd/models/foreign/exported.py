@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fakd.errors import InputError
 from fakd.imports import require_library
+from fakd.models.foreign.deployed import KEY, Deployed
 from fakd.models.foreign.libraries import Carried, keep
 from fakd.models.foreign.sizes import Size
 
@@ -187,25 +189,32 @@ def open_exported(path: str) -> nn.Module:
     """Open an exported network, a teacher: it cannot be trained.
 
     Args:
-        path: an .onnx file, a TorchScript file, or a .pt2 file of `torch.export`.
+        path: an .onnx file, a TorchScript file, a .pt2 file of `torch.export`, or an .xml file that
+            `fakd export` wrote for OpenVINO.
 
     Raises:
-        InputError: it cannot be read, or onnxruntime is missing.
+        InputError: it cannot be read, or its runtime is missing.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"{path} does not exist; name an exported network")
     try:
         if file.suffix == ".onnx":
-            require_library("onnxruntime")
-            runtime: Any = import_module("onnxruntime")
-            options = runtime.SessionOptions()
-            options.log_severity_level = 3
-            providers = ["CPUExecutionProvider"]
-            session = runtime.InferenceSession(str(file), options, providers=providers)
-            return OnnxNetwork(session, path)
+            session = onnx_session(file)
+            told = session.get_modelmeta().custom_metadata_map.get(KEY)
+            if told is None:
+                return OnnxNetwork(session, path)
+            name = session.get_inputs()[0].name
+            return Deployed(lambda images: session.run(None, {name: images})[0], told, path)
+        if file.suffix == ".xml":
+            return Deployed(*_openvino(file), path)
         if file.suffix == ".pt2":
-            return _of_program(torch.export.load(file))
+            beside = {KEY: ""}
+            program = torch.export.load(file, extra_files=beside)
+            if not beside[KEY]:
+                return _of_program(program)
+            module = program.module()
+            return Deployed(lambda images: _numpy(module, images), beside[KEY], path)
         with warnings.catch_warnings():
             # That TorchScript is deprecated helps nobody who was given such a file.
             warnings.simplefilter("ignore", FutureWarning)
@@ -216,6 +225,38 @@ def open_exported(path: str) -> nn.Module:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be opened as an exported network: {reason}") from error
+
+
+def onnx_session(file: Path) -> Any:
+    """Open an ONNX file on the CPU, with as many threads as PyTorch has.
+
+    Raises:
+        InputError: onnxruntime is missing.
+    """
+    require_library("onnxruntime")
+    runtime: Any = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _numpy(module: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        answer: np.ndarray = module(torch.from_numpy(images)).numpy()
+    return answer
+
+
+def _openvino(file: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """Open an .xml file with its weights beside it; what it says of itself comes second."""
+    require_library("openvino")
+    openvino: Any = import_module("openvino")
+    model = openvino.Core().read_model(file)
+    if not model.has_rt_info([KEY]):
+        raise InputError(f"{file} must have been written by fakd export, and is something else")
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(model, "CPU", options)
+    return lambda images: compiled(images)[0].copy(), model.get_rt_info([KEY]).value
 
 
 def as_module(given: Any) -> nn.Module | None:

@@ -1,0 +1,223 @@
+"""From a network to a folder that holds its file, guaranteed, with run.py and card.md."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fakd.data import SegmentationData, Split
+from fakd.errors import InputError
+from fakd.exporting.guarantee import Guarantee, guarantee, memories
+from fakd.exporting.kinds import Precision, Target
+from fakd.exporting.program import Form, metadata
+from fakd.exporting.quantization import Quantizer, to_half
+from fakd.exporting.runner import card, runner
+from fakd.exporting.writing import (
+    ENDINGS,
+    add_metadata,
+    convert_to_openvino,
+    export_graph,
+    export_program,
+)
+from fakd.files import make_folder, writing
+from fakd.models.files import save
+from fakd.models.foreign.exported import open_exported
+from fakd.runs.reading import GUARANTEE, REJECTED
+from fakd.settings import Inference
+from fakd.types import Segmenter
+
+CARD, SCRIPT = "card.md", "run.py"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written.
+
+    Args:
+        target: the runtime.
+        form: what the file takes and answers.
+        precision: of its arithmetic.
+        tolerance: points of mIoU that it may lose.
+        images: how many labelled ones it is tried with; all if None.
+        fixed: the size of images to fall back to where no file can take any.
+        opset: of ONNX.
+        calibration: how many training images INT8 is calibrated with.
+    """
+
+    target: Target
+    form: Form
+    precision: Precision = "fp32"
+    tolerance: float = 0.1
+    images: int | None = None
+    fixed: tuple[int, int] | None = None
+    opset: int | None = None
+    calibration: int = 32
+
+
+def ship(
+    network: Segmenter,
+    data: SegmentationData,
+    inference: Inference,
+    wanted: Wanted,
+    out: Path,
+    name: str,
+    word: str | None,
+    facts: dict[str, Any],
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Export, run the file over labelled images, and put it in its place, or aside as rejected.
+
+    Nothing is left of an export that failed otherwise, nor of an earlier one that was rejected.
+
+    Args:
+        network: the student.
+        data: whose validation images it is tried with.
+        inference: how the student is shown them.
+        wanted: what to write.
+        out: the folder; created with its parents.
+        name: of the file, without its ending.
+        word: names the student, for a process of its own; None if nothing does.
+        facts: run, data and licence, for the metadata.
+        done: called with the number of images done.
+
+    Returns:
+        What the file's metadata and the guarantee say, ``holds``, the ``verdict`` and the ``path``.
+
+    Raises:
+        InputError: it cannot be exported, or the file's answers are infinite or NaN.
+    """
+    make_folder(out)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as place, writing(out):
+        folder = Path(place)
+        file = folder / f"{name}{ENDINGS[wanted.target]}"
+        found, told = _written(network, data, inference, wanted, file, facts, done)
+        holds = found.holds(wanted.tolerance)
+        verdict = sentence(found, wanted.tolerance, name)
+        (folder / SCRIPT).write_text(runner(wanted.target, file.name), encoding="utf-8")
+        numbers = _measured(found, network, data.val, folder, file, word)
+        told |= {"guarantee": numbers, "holds": holds, "tolerance": wanted.tolerance}
+        (folder / CARD).write_text(card(told, file.name, wanted.target, verdict), encoding="utf-8")
+        (folder / GUARANTEE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        kept = [file.name, file.with_suffix(".bin").name, CARD, GUARANTEE]
+        for each in (*kept, SCRIPT):
+            (out / f"{each}{REJECTED}").unlink(missing_ok=True)
+            if (folder / each).is_file() and (holds or each != SCRIPT):
+                os.replace(folder / each, out / (each if holds else each + REJECTED))
+    return {**told, "verdict": verdict, "path": str(out / file.name) + ("" if holds else REJECTED)}
+
+
+def _written(
+    network: Segmenter,
+    data: SegmentationData,
+    inference: Inference,
+    wanted: Wanted,
+    file: Path,
+    facts: dict[str, Any],
+    done: Callable[[int], None],
+) -> tuple[Guarantee, dict[str, Any]]:
+    """Write the file and try it; of INT8, with fewer layers until it is good enough."""
+
+    def tried() -> Guarantee:
+        opened = open_exported(str(file))
+        if not isinstance(opened, Segmenter):
+            raise TypeError(f"{file} has lost its metadata")
+        try:
+            return guarantee(network, opened, data.val, inference, wanted.images, done)
+        except FloatingPointError as error:
+            raise InputError(
+                f"answers to images of {data.name} are infinite or NaN in {wanted.precision}; give "
+                "--precision fp32, or train the network again if that does not help"
+            ) from error
+
+    said = {"target": wanted.target, "precision": wanted.precision}
+    told = metadata(network, wanted.form, exporter="torch.export", float_layers=[], **said, **facts)
+    if wanted.target == "torch":
+        form = export_program(network, wanted.form, wanted.fixed, file, told)
+        told["size"] = form.size and list(form.size)
+        return tried(), told
+    graph = file.with_suffix(".onnx")
+    form, exporter = export_graph(network, wanted.form, wanted.fixed, graph, wanted.opset)
+    told |= {"size": form.size and list(form.size), "exporter": exporter}
+
+    def finished() -> Guarantee:
+        add_metadata(graph, told)
+        if wanted.target == "openvino":
+            convert_to_openvino(graph, file, told)
+        return tried()
+
+    if wanted.precision == "fp16":
+        to_half(graph)
+    if wanted.precision != "int8":
+        return finished(), told
+    add_metadata(graph, told)
+    plain = graph.rename(file.with_name("plain.onnx"))
+    quantizer = Quantizer(plain, data.train, network.classes, wanted.calibration)
+    for layers in quantizer.fewer():
+        told["float_layers"] = layers
+        quantizer.write(graph, layers)
+        found = finished()
+        if found.holds(wanted.tolerance):
+            break
+    return found, told
+
+
+def _measured(
+    found: Guarantee,
+    network: Segmenter,
+    split: Split,
+    folder: Path,
+    file: Path,
+    word: str | None,
+) -> dict[str, Any]:
+    """Add to the guarantee how large both are, and what memory they take."""
+    numbers = found.as_dict(network.class_names or tuple(map(str, range(network.classes))))
+    picture, weights = folder / "picture.png", folder / "student.safetensors"
+    Image.fromarray(split[0].image.permute(1, 2, 0).contiguous().numpy()).save(picture)
+    save(network, weights, class_names=None, palette=None)
+    files = [each for each in (file, file.with_suffix(".bin")) if each.is_file()]
+    used = memories(word, folder / SCRIPT, file, picture, folder)
+    for side, stored, memory in zip(("student", "file"), ([weights], files), used, strict=True):
+        size = sum(each.stat().st_size for each in stored)
+        numbers[side] |= {"megabytes": round(size / 1e6, 3), "memory_mb": memory}
+    return numbers | {"machine": machine()}
+
+
+def sentence(found: Guarantee, tolerance: float, name: str) -> str:
+    """Say whether the guarantee holds."""
+    kept = "holds" if found.holds(tolerance) else "does NOT hold"
+    return (
+        f"The guarantee {kept}: {name} scores {100 * found.file.miou:.2f} mIoU as a file and "
+        f"{100 * found.student.miou:.2f} as the student ({-found.fall:+.2f}, at most {tolerance:g} "
+        f"may be lost) on {found.images} images; they agree on {found.agreement:.3%} of the pixels."
+    )
+
+
+def machine() -> str:
+    """Name the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(each.partition(":")[2].strip() for each in lines if "model name" in each)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def refuse_present(out: Path, name: str, target: Target, overwrite: bool) -> None:
+    """Refuse a folder that holds an export, unless told.
+
+    Raises:
+        InputError: something is in the way.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is no folder; choose another --out")
+    ours = (f"{name}{ENDINGS[target]}", CARD, SCRIPT, GUARANTEE)
+    present = [each for each in ours if (out / each).exists()]
+    if present and not overwrite:
+        raise InputError(
+            f"{out / present[0]} exists; choose another --out or give --overwrite true"
+        )

@@ -1,0 +1,121 @@
+"""A network that `fakd export` wrote, opened again: asked through the runtime of its file."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from fakd.errors import InputError
+from fakd.types import Classifier, Prediction, Segmenter
+
+KEY = "fakd"
+"""The entry of a file's metadata that holds what `fakd export` says of it, as JSON."""
+Call = Callable[[np.ndarray], np.ndarray]
+
+
+class Deployed(Segmenter):
+    """An exported network: classes, logits or probabilities at the image's own size, out of a file.
+
+    It is shown images as its metadata say, in batches as large as it takes; images of another size
+    than a fixed one are resized to it, and what it answers back.
+
+    Args:
+        call: runs the file on one array.
+        metadata: what `fakd export` wrote into it, JSON.
+        title: what errors call it.
+
+    Raises:
+        InputError: the metadata are damaged, or of a version this one does not know.
+    """
+
+    def __init__(self, call: Call, metadata: str, title: str) -> None:
+        super().__init__()
+        self.call, self.title = call, title
+        try:
+            told: dict[str, Any] = json.loads(metadata)
+            if told["format"] != 1:
+                raise ValueError(f"format {told['format']}")
+            self.told: Mapping[str, Any] = told
+            self.classes, self.output = int(told["classes"]), str(told["output"])
+            self.fixed = tuple(told["size"]) if told["size"] else None
+            names, palette = told["class_names"], told["palette"]
+            self.class_names = tuple(names) if names else None
+            self.palette = tuple((r, g, b) for r, g, b in palette) if palette else None
+            self.extra = {"inference": {}, "levels": told["levels"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"the metadata of {title} cannot be read ({type(error).__name__}: {error}); export "
+                "the network again"
+            ) from error
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """None: a file shows its answers only."""
+        return None
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
+        """Ask the file for logits; those of probabilities are their logarithms.
+
+        Raises:
+            InputError: it answers with classes only.
+        """
+        if self.output == "classes":
+            self.refuse("it cannot teach, nor be shown images in windows, mirrored or resized")
+        shown = images.detach().float().cpu()
+        if self.fixed and shown.shape[-2:] != self.fixed:
+            shown = F.interpolate(shown, self.fixed, mode="bilinear", antialias=True)
+        answer = torch.from_numpy(self._asked(shown.numpy())).to(images.device).float()
+        if self.output == "probabilities":
+            answer = answer.clamp(min=torch.finfo(answer.dtype).tiny).log()
+        return Prediction(answer)
+
+    def refuse(self, consequence: str) -> NoReturn:
+        """Say that there are no logits, and the way out."""
+        raise InputError(
+            f"{self.title} answers with class ids and has no logits, so {consequence}; export the "
+            "network with --output logits for that"
+        )
+
+    def name_classes(
+        self, images: UInt8[Tensor, "batch 3 height width"]
+    ) -> Int[Tensor, "batch height width"]:
+        """Ask the file for the likeliest class of every pixel, where that is what it answers."""
+        size = images.shape[-2:]
+        if self.fixed is None or size == self.fixed:
+            named = self._asked(images.cpu().numpy())
+        else:
+            height, width = self.fixed
+            shown = [
+                np.asarray(Image.fromarray(each).resize((width, height), Image.Resampling.BILINEAR))
+                for each in images.movedim(1, -1).contiguous().cpu().numpy()
+            ]
+            answers = self._asked(np.stack(shown).transpose(0, 3, 1, 2))
+            back = (size[1], size[0]), Image.Resampling.NEAREST
+            named = np.stack([np.asarray(Image.fromarray(each).resize(*back)) for each in answers])
+        return torch.from_numpy(named).to(images.device).long()
+
+    def _asked(self, images: np.ndarray) -> np.ndarray:
+        """Show the file bytes or values in [0, 1], in the form and the batches that it takes."""
+        given, told = images, self.told
+        if told["input"] == "uint8":
+            if given.dtype != np.uint8:
+                given = (given * 255).round().clip(0, 255).astype(np.uint8)
+        else:
+            given = given.astype(np.float32) / (255 if given.dtype == np.uint8 else 1)
+        if told["input"] == "normalised":
+            mean, std = (np.array(told[key], np.float32)[:, None, None] for key in ("mean", "std"))
+            given = (given - mean) / std
+        given = np.ascontiguousarray(given[:, ::-1] if told["order"] == "bgr" else given)
+        batch = cast(int, told["batch"] or len(given))
+        missing = np.repeat(given[-1:], -len(given) % batch, axis=0)
+        parts = np.concatenate([given, missing]).reshape(-1, batch, *given.shape[1:])
+        return np.concatenate([self.call(part) for part in parts])[: len(given)]
+
+    def __deepcopy__(self, memo: Any) -> "Deployed":
+        return self  # a session cannot be copied, and never changes
