@@ -1,7 +1,8 @@
 """`fakd predict`: masks and overlays for a file or a folder."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fakd
 from fakd.console import open_console, remark
@@ -11,6 +12,9 @@ from fakd.errors import InputError, some
 from fakd.files import expanded
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def predict(
@@ -85,19 +89,34 @@ def predict(
     for note in (*network.remarks, unlike_training(network, inference)):
         if note:
             remark(console, note)
-    with StepProgress(console, "predict", len(files)) as display:
+
+    def write(image: "Tensor", classes: "Tensor", file: Path, mask: Path) -> None:
+        save_mask(mask, classes, palette)
+        if overlays:
+            tinted = out / "overlays" / file.relative_to(root).with_suffix(".jpg")
+            save_picture(tinted, overlay(image, classes, palette))
+
+    reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    # One image is read and one is written while the network sees another.
+    with StepProgress(console, "predict", len(files)) as display, reader, writer:
+        coming = reader.submit(fakd.data.read_image, files[0], levels)
+        going: Future[None] | None = None
         for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
             display.advance(done)
+            read = coming
+            if done < len(files):
+                coming = reader.submit(fakd.data.read_image, files[done], levels)
             try:
-                image = fakd.data.read_image(file, levels)
+                image = read.result()
             except InputError as error:
                 unread.append(error)
                 continue
             classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
-            save_mask(mask, classes, palette)
-            if overlays:
-                tinted = out / "overlays" / file.relative_to(root).with_suffix(".jpg")
-                save_picture(tinted, overlay(image, classes, palette))
+            if going:
+                going.result()
+            going = writer.submit(write, image, classes, file, mask)
+        if going:
+            going.result()
     if len(unread) == len(files):
         raise unread[0]
     said = f"{len(files) - len(unread)} images segmented into {out}"
