@@ -115,6 +115,11 @@ def test_what_is_slow_though_small_is_passed_over(times):
     assert times[1][0][1:] == ((64, 96), ["torch"], Inference())
 
 
+def test_limits_may_be_of_any_runtime(times):
+    assert propose("latency<15ms,onnx<12ms", CONDITIONS).student == WORDS[2]
+    assert [runtimes for _, _, runtimes, _ in times[1]] == [["torch"], ["onnx"]]
+
+
 def test_nothing_that_fits_is_a_sentence(times):
     with pytest.raises(InputError) as error:
         propose("latency<1ms", CONDITIONS)
