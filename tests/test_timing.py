@@ -11,9 +11,11 @@ from PIL import Image
 import fakd
 from fakd import timing
 from fakd.cli import main
+from fakd.exporting.shipping import machine
+from fakd.inference import trained_inference
 from fakd.models import pspnet, save, students
 from fakd.settings import Inference
-from fakd.timing import Timing, spread, time_network, trained_inference
+from fakd.timing import Timing, time_network
 
 CPU = torch.device("cpu")
 SMALL = "pspnet?backbone=timm/lcnet_035&channels=8"
@@ -49,7 +51,7 @@ def test_times_and_memory_are_those_of_the_network():
     (found,) = time_network(Slow(megabytes=120), (32, 48), CPU)
     assert found.parameters == 250_000
     assert (found.runtime, found.size, found.network) == ("torch", (32, 48), "Slow")
-    assert found.device == "processor, 1 thread"
+    assert found.device == f"{machine()}, 1 thread"
     (light,) = time_network(Slow(), (32, 48), CPU)
     assert found.memory - light.memory == pytest.approx(120, abs=15)
     assert 1 <= light.memory < 20  # its weights are one MB
@@ -133,8 +135,42 @@ def test_known_scores_stand_beside_times(made_up, tmp_path):
     assert next(time_network(network, (32, 32), CPU)).miou is None
 
 
-def test_spread_is_median_and_ninetieth_percentile():
-    assert spread([float(each) for each in range(101)]) == (50.0, 90.0)
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_networks_run_as_files(runtime):
+    for library in timing.LIBRARIES[runtime]:
+        pytest.importorskip(library)
+    options = {"runtimes": [runtime], "classes": 3, "inference": Inference(scale=0.5)}
+    (found,) = time_network(SMALL, (96, 128), CPU, **options)
+    assert (found.runtime, found.problem) == (runtime, "")
+    assert 0 < found.median <= found.p90
+    assert found.memory > 1
+    windows = {**options, "inference": Inference(window=64, stride=32)}
+    (found,) = time_network(SMALL, (96, 128), CPU, **windows)
+    assert found.problem == "windows, mirrored and several sizes are no part of a file"
+
+
+def test_what_cannot_be_exported_says_why(monkeypatch):
+    for library in timing.LIBRARIES["onnx"]:
+        pytest.importorskip(library)
+
+    def refuse(*_):
+        raise fakd.InputError("the network cannot be exported")
+
+    monkeypatch.setattr(timing, "export_graph", refuse)
+    first, second = time_network(Slow(), (8, 8), CPU, runtimes=["onnx", "torch"])
+    assert first.problem == "the network cannot be exported"
+    assert second.median is not None
+
+
+def test_runtimes_are_those_installed(monkeypatch):
+    missing = "openvino"
+    monkeypatch.setattr(timing, "find_spec", lambda name: None if name == missing else "there")
+    assert timing.available() == ["torch", "compile", "onnx"]
+    missing = "onnxruntime"
+    assert timing.available() == ["torch", "compile"]
+    monkeypatch.setattr("fakd.imports.find_spec", lambda name: None)
+    with pytest.raises(fakd.InputError, match=r"pip install 'fakd\[export\]'"):
+        timing.require_runtimes(["torch", "onnx"])
 
 
 def test_networks_side_by_side(tmp_path, capsys):
@@ -142,7 +178,7 @@ def test_networks_side_by_side(tmp_path, capsys):
     given = ["latency", SMALL, OTHER, "--size", "32,48", "--runtimes=torch", "--classes=3"]
     assert main([*given, "--threads=1", f"--out={out}", f"--picture={picture}"]) == 0
     text = capsys.readouterr().out
-    assert "one image of 32 x 48, bytes to classes; processor, 1 thread" in text
+    assert f"one image of 32 x 48, bytes to classes; {machine()}, 1 thread" in text
     assert "problem" not in text
     found = json.loads(out.read_text())
     assert [each["network"] for each in found] == [SMALL, OTHER]
@@ -173,7 +209,7 @@ def test_data_and_runs_say_size_and_classes(monkeypatch):
     [
         ([], "networks"),
         (["gone.safetensors"], "where there is no gone.safetensors"),
-        ([SMALL, "--runtimes=tensorrt"], "there is no tensorrt; choose of torch"),
+        ([SMALL, "--runtimes=tensorrt"], "there is no runtime tensorrt; choose of torch"),
         ([SMALL, "--out=a.txt"], "must end in .json"),
         ([SMALL, "--picture=a.jpg"], "must end in .png"),
         ([SMALL, "--size=0,4"], "at least 1"),
@@ -197,6 +233,6 @@ def test_students_are_timed_by_the_same_code(monkeypatch, capsys, tmp_path):
     times = [row["ms"] for row in json.loads(out.read_text())]
     assert times == sorted(times)
     assert all(each > 0 for each in times)
-    assert "bytes to classes, in torch; processor, 1 thread" in capsys.readouterr().out
+    assert f"bytes to classes, in torch; {machine()}, 1 thread" in capsys.readouterr().out
     assert main(["students", "--runtime=tpu"]) == 2
-    assert "there is no tpu" in capsys.readouterr().err
+    assert "there is no runtime tpu" in capsys.readouterr().err

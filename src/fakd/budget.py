@@ -7,11 +7,11 @@ from typing import Any
 from fakd.errors import InputError
 from fakd.imports import nearest
 
-RUNTIMES = ("torch", "compile")
+RUNTIMES = ("torch", "compile", "onnx", "openvino")
 """In which networks are timed."""
 _UNITS: Mapping[str, float] = {"": 1, "ms": 1, "s": 1e3, "k": 1e3, "m": 1e6, "g": 1}
 _ALLOWED = {"parameters": ("", "k", "m"), "gflops": ("", "g")}
-_TIME = ("ms", "s")
+_TIME = ("", "ms", "s")
 _ONE = re.compile(r"\s*([a-z]+)\s*<=?\s*([\d.]+(?:e[+-]?\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _EXAMPLE = "such as latency<15ms, parameters<2M, gflops<5, or several with commas between"
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from fakd.budget import read_budget
+from fakd.budget import RUNTIMES, read_budget
 from fakd.errors import InputError
 from fakd.models import open_network
 from fakd.models.catalogue import count
 from fakd.models.students import installed, where_imagenet, with_imagenet
-from fakd.report.measurements import device_name, input_size
+from fakd.report.measurements import input_size
 from fakd.settings import Inference
 from fakd.sources import resolve
-from fakd.timing import time_network
+from fakd.timing import place_name, require_runtimes, time_network
 from fakd.types import Segmenter
 
 
@@ -39,7 +39,7 @@ class Conditions:
 
     def __str__(self) -> str:
         height, width = self.size
-        return f"one image of {height} x {width}, {device_name(self.device)}"
+        return f"one image of {height} x {width}, {place_name(self.device)}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def propose(
     Raises:
         InputError: no student is within the budget.
     """
-    limits = read_budget(budget)
+    limits = _limits(budget)
     sizes = {}
     for number, word in enumerate(words := installed(), start=1):
         network = open_network(word, conditions.classes)
@@ -132,13 +132,19 @@ def propose(
 
 def held_to(budget: str, student: Segmenter, name: str, conditions: Conditions) -> Fit:
     """Measure a student that the user chose against a budget."""
-    limits = read_budget(budget)
+    limits = _limits(budget)
     size = sum(each.numel() for each in student.parameters())
     opened = partial(copy.deepcopy, student)
     costs, problem = _costs(opened, size, limits, conditions, whole=True)
     if problem:
         raise InputError(f"--fit {budget}{problem}")
     return Fit(budget, name, costs, limits, True, 1, str(conditions))
+
+
+def _limits(budget: str) -> dict[str, float]:
+    limits = read_budget(budget)
+    require_runtimes([name for name in limits if name in RUNTIMES])
+    return limits
 
 
 def _costs(

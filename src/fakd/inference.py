@@ -41,6 +41,15 @@ def unlike_training(network: Segmenter, inference: Inference) -> str | None:
     )
 
 
+def trained_inference(network: Segmenter) -> Inference:
+    """Read how a network was shown images when it was trained; as they are if it does not say."""
+    given = network.extra.get("inference") or {}
+    known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
+    # JSON has made lists of tuples.
+    tuples = {key: tuple(each) for key, each in known.items() if isinstance(each, list)}
+    return Inference(**{**known, **tuples})
+
+
 def _as_flag(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"

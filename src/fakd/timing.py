@@ -4,20 +4,28 @@ import copy
 import ctypes
 import gc
 import re
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fakd.budget import RUNTIMES
 from fakd.errors import InputError
+from fakd.exporting import writing
+from fakd.exporting.guarantee import spread
+from fakd.exporting.program import Form, exportable_inference, metadata
+from fakd.exporting.shipping import machine
+from fakd.exporting.writing import add_metadata, convert_to_openvino, export_graph
 from fakd.files import expanded
-from fakd.inference import predict_classes
+from fakd.imports import nearest, require_library
+from fakd.inference import predict_classes, trained_inference
 from fakd.models import EncoderDecoder, open_network
 from fakd.report.measurements import device_name, timed
 from fakd.runs.folder import RESULT, read_json
@@ -26,7 +34,15 @@ from fakd.sources import EXPORTED
 from fakd.types import Segmenter
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_FILES = {".onnx": "onnx", ".xml": "openvino"}
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    name: each for name, each in writing.LIBRARIES.items() if each
+}
+"""What a runtime of files needs."""
+ENDINGS: Mapping[str, str] = {
+    "onnx": writing.ENDINGS["onnx"],
+    "openvino": writing.ENDINGS["openvino"],
+}
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -96,19 +112,74 @@ def time_network(
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
     if file and path is not None:
         call = partial(predict_classes, network, image, shown)
-        name = device_name(torch.device("cpu"))
-        runtime = _FILES.get(path.suffix, "torch")
-        yield Timing(runtime=runtime, device=name, **_timed(call, "cpu", before), **facts)
+        runtime = next((name for name, end in ENDINGS.items() if end == path.suffix), "torch")
+        found = _timed(call, "cpu", before)
+        yield Timing(runtime=runtime, device=place_name(CPU), **found, **facts)
         return
     network = copy.deepcopy(network).to(device)
     if isinstance(network, EncoderDecoder):
         network.auxiliary_head = None
-    for runtime in runtimes:
-        if runtime == "compile":
-            network.compile()
-        call = partial(predict_classes, network, image.to(device), shown)
-        found = _timed(call, device.type, None, _weight(network))
-        yield Timing(runtime=runtime, device=device_name(device), **found, **facts)
+    with tempfile.TemporaryDirectory() as place:
+        for runtime in runtimes:
+            if runtime in ENDINGS:
+                found = _as_file(network, runtime, Path(place), image, shown)
+                yield Timing(runtime=runtime, device=place_name(CPU), **found, **facts)
+                continue
+            if runtime == "compile":
+                network.compile()
+            call = partial(predict_classes, network, image.to(device), shown)
+            found = _timed(call, device.type, None, _weight(network))
+            yield Timing(runtime=runtime, device=place_name(device), **found, **facts)
+
+
+def available() -> list[str]:
+    """List the runtimes whose libraries are there."""
+    return [name for name in RUNTIMES if all(map(find_spec, LIBRARIES.get(name, ())))]
+
+
+def require_runtimes(names: Sequence[str]) -> None:
+    """Refuse runtimes that there are none of, or whose libraries are missing.
+
+    Raises:
+        InputError: names those there are, or the line that installs what is missing.
+    """
+    for name in names:
+        if name not in RUNTIMES:
+            hint = nearest(name, RUNTIMES, f"; choose of {', '.join(RUNTIMES)}")
+            raise InputError(f"there is no runtime {name}{hint}")
+        for library in LIBRARIES.get(name, ()):
+            require_library(library)
+
+
+def place_name(device: torch.device) -> str:
+    """Say what computes: the GPU, or the processor's name and the number of threads."""
+    return device_name(device).replace("processor", machine(), 1)
+
+
+def _as_file(
+    network: Segmenter, runtime: str, folder: Path, image: torch.Tensor, shown: Inference
+) -> dict[str, Any]:
+    """Export a network for images of one size, and time the file."""
+    form = Form(size=(image.shape[-2], image.shape[-1]), inference=exportable_inference(shown))
+    if form.inference != shown:
+        return {"problem": "windows, mirrored and several sizes are no part of a file"}
+    graph, file = folder / "network.onnx", folder / f"network{ENDINGS[runtime]}"
+    try:
+        if not graph.exists():
+            network = copy.deepcopy(network).cpu()
+            export_graph(network, form, None, graph, None)
+            add_metadata(graph, metadata(network, form))
+        if file != graph:
+            convert_to_openvino(graph, file, metadata(network, form))
+        before = _resident()
+        opened = open_network(file)
+    except Exception as error:
+        return {"problem": _first_line(error)}
+    return _timed(partial(predict_classes, opened, image, Inference()), "cpu", before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _timed(
@@ -122,32 +193,11 @@ def _timed(
             memory = None if memory is None else memory + weights
         else:
             memory = None if (now := _peak()) is None else max(0.0, now - before)
-    except InputError:
-        raise
     except Exception as error:
-        return {"problem": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+        return {"problem": _first_line(error)}
     median, p90 = spread(times)
     rounded = None if memory is None else round(memory, 1)
     return {"median": median, "p90": p90, "memory": rounded}
-
-
-def spread(times: Sequence[float]) -> tuple[float, float]:
-    """Compute median and 90th percentile.
-
-    >>> spread([1.0, 2.0, 3.0])
-    (2.0, 2.8)
-    """
-    p90 = statistics.quantiles(times, n=10, method="inclusive")[-1]
-    return round(statistics.median(times), 3), round(p90, 3)
-
-
-def trained_inference(network: Segmenter) -> Inference:
-    """Read how a network was shown images when it was trained; as they are if it does not say."""
-    given = network.extra.get("inference") or {}
-    known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
-    # JSON has made lists of tuples.
-    tuples = {key: tuple(each) for key, each in known.items() if isinstance(each, list)}
-    return Inference(**{**known, **tuples})
 
 
 def _known_score(network: Segmenter, path: Path | None) -> float | None:

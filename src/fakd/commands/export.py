@@ -1,6 +1,5 @@
 """`fakd export`: a file for a device, and the guarantee that it is as good as the student."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,7 @@ def export(
     from fakd.exporting.program import Form, exportable_inference
     from fakd.exporting.shipping import Wanted, refuse_present, ship
     from fakd.exporting.writing import require_target
+    from fakd.inference import trained_inference
     from fakd.inspection.readiness import require_labels
     from fakd.training.validation import require_same_classes
 
@@ -89,7 +89,7 @@ def export(
     require_labels(data, ["val"])
     network.class_names, network.palette = data.class_names, data.palette
     if inference == Inference():
-        inference = _as_trained(network)
+        inference = trained_inference(network)
     shown = exportable_inference(inference)
     console = open_console()
     if shown != inference:
@@ -135,12 +135,3 @@ def _data_of(word: str | None) -> "fakd.data.SegmentationData":
     if word is None or not Path(word).is_dir():
         raise InputError("give labelled images with --data; the file is tried on its val images")
     return open_data_of(read_run(word))
-
-
-def _as_trained(network: "fakd.Segmenter") -> Inference:
-    """Read how the network was shown images when it was trained; as they are if it does not say."""
-    given = dict(network.extra.get("inference") or {})
-    known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
-    # JSON has made lists of tuples.
-    tuples = {key: tuple(each) for key, each in known.items() if isinstance(each, list)}
-    return Inference(**{**known, **tuples})

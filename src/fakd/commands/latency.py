@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import fakd
-from fakd.budget import RUNTIMES
 from fakd.console import open_console, remark
 from fakd.errors import InputError
 from fakd.files import expanded, write_text
@@ -41,7 +40,8 @@ def latency(
             512 x 512, if not given.
         data: whose images they are to see.
         classes: number of classes, for networks that have none yet; with data, that of these.
-        runtimes: torch, compile (torch.compile); all if not given.
+        runtimes: of torch, compile (torch.compile), onnx and openvino, with commas; all that are
+            installed if not given.
         threads: of the processor; all that are free if not given.
         inference: how the image is resized, or cut into windows; as in each network's training if
             not given.
@@ -56,7 +56,7 @@ def latency(
     # Imported here because `fakd latency --help` need not wait for it.
     from fakd.report.latency import latency_row, save_latency
     from fakd.report.table import Row, columns, filled, sorted_by, terminal
-    from fakd.timing import Timing, time_network
+    from fakd.timing import Timing, available, place_name, require_runtimes, time_network
     from fakd.training.start import pick_device
 
     for flag, path, ending in (("--out", out, ".json"), ("--picture", picture, ".png")):
@@ -64,10 +64,8 @@ def latency(
             name = path.with_suffix(ending)
             raise InputError(f"{flag} must end in {ending}, got {path}; name it {name}")
     words = runtimes.split(",") if isinstance(runtimes, str) else runtimes
-    wanted = [each.strip() for each in words] or list(RUNTIMES)
-    if unknown := [each for each in wanted if each not in RUNTIMES]:
-        listed = ", ".join(RUNTIMES)
-        raise InputError(f"--runtimes: there is no {unknown[0]}; choose of {listed}")
+    wanted = [each.strip() for each in words] or available()
+    require_runtimes(wanted)
     if not networks or classes < 1 or min(size or (1,)) < 1:
         raise InputError("expected networks, and --classes and --size of at least 1")
     opened = None if data is None else fakd.data.open_data(data)
@@ -92,7 +90,7 @@ def latency(
     table = terminal(rows, filled(rows, columns(rows)), empty="-")
     table.columns[0].no_wrap, console.width = True, max(console.width, 135)
     console.print(table)
-    console.print(f"one image of {size[0]} x {size[1]}, bytes to classes; {timings[0].device}")
+    console.print(f"one image of {size[0]} x {size[1]}, bytes to classes; {place_name(device)}")
     found = [each.as_dict() for each in timings]
     if out is not None:
         write_text(expanded(out), json.dumps(found, indent=2) + "\n")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fakd.budget import RUNTIMES
 from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.files import expanded, write_text
@@ -33,7 +32,7 @@ def students(
         size: height and width of the image.
         classes: number of classes.
         measure: also time them on this machine, as fakd latency does.
-        runtime: what in: torch or compile (torch.compile).
+        runtime: what in: torch, compile (torch.compile), onnx or openvino.
         threads: of the processor; all that are free if not given.
         accelerator: cpu, cuda, mps, or auto for the best one present.
         out: a JSON file to write the table to; an existing one is replaced.
@@ -44,17 +43,15 @@ def students(
     # Imported here because `fakd students --help` need not wait for it.
     from fakd.models.students import installed, list_students
     from fakd.report.latency import latency_row
-    from fakd.report.measurements import device_name
     from fakd.report.table import Row, sorted_by, student_row, terminal
-    from fakd.timing import time_network
+    from fakd.timing import place_name, require_runtimes, time_network
     from fakd.training.start import pick_device
 
     if classes < 1 or min(size) < 1:
         raise InputError(f"expected --classes and --size of at least 1, got {classes} and {size}")
     if out is not None and out.suffix.lower() != ".json":
         raise InputError(f"--out must end in .json, got {out}; name it {out.with_suffix('.json')}")
-    if runtime not in RUNTIMES:
-        raise InputError(f"--runtime: there is no {runtime}; choose one of {', '.join(RUNTIMES)}")
+    require_runtimes([runtime])
     words, console = installed(), open_console()
     device = pick_device(accelerator, threads) if measure else None
     rows: list[Row] = []
@@ -78,7 +75,7 @@ def students(
     if device is not None:
         console.print(
             f"times: one image of {size[0]} x {size[1]}, bytes to classes, in {runtime}; "
-            f"{device_name(device)}",
+            f"{place_name(device)}",
             soft_wrap=True,
         )
     return found
