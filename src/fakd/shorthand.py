@@ -208,6 +208,8 @@ def _split(arguments: Sequence[str], switches: Collection[str]) -> Iterable[tupl
     while words:
         word = words.popleft()
         name, equals, value = word.removeprefix("--").partition("=")
+        flag, dot, inner = name.partition(".")
+        name = f"{flag.replace('-', '_')}{dot}{inner}"
         if "." in name and _NUMBERS.fullmatch(value if equals else (words or [""])[0]):
             value = f"[{value if equals else words.popleft()}]"
             equals = "="
