@@ -229,6 +229,8 @@ def _split(
     while words:
         word = words.popleft()
         name, equals, value = word.removeprefix("--").partition("=")
+        flag, dot, inner = name.partition(".")
+        name = f"{flag.replace('-', '_')}{dot}{inner}"
         several = "." in name or name in lists
         if several and _NUMBERS.fullmatch(value if equals else (words or [""])[0]):
             value = f"[{value if equals else words.popleft()}]"

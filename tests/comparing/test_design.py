@@ -10,6 +10,7 @@ import yaml
 import fakd.comparing.work as working
 from fakd.cli import main
 from fakd.comparing.design import Design, design_of
+from fakd.data import SegmentationData
 from fakd.errors import InputError
 
 
@@ -89,9 +90,17 @@ def test_what_is_decided_early_gets_no_more_seeds(comparison, capsys):
     # 2 runs of 1000 steps of 9 s for each seed.
     assert "about 10 seeds (about 50.0 h of training) show 1 mIoU" in said
     assert "looks at 3, 6, 12 seeds (about 60.0 h of training)" in said
-    # The same command again adds nothing.
-    assert comparison(0.1, "--until_decided") == 0
+    # The same command again adds nothing; a hyphen does as well.
+    assert comparison(0.1, "--until-decided") == 0
     assert set(comparison.seen) == {0, 1, 2}
+
+
+def test_the_margin_is_that_of_the_data_unless_it_is_given(comparison, monkeypatch):
+    of_data = property(lambda _: 0.25, lambda *_: None)
+    monkeypatch.setattr(SegmentationData, "worthwhile", of_data, raising=False)
+    assert comparison(0.1) == 0
+    assert yaml.safe_load((comparison.run / "grid.yaml").read_text())["worthwhile"] == 0.25
+    assert comparison(0.1, "--worthwhile", "0.5") == 2
 
 
 def test_what_is_undecided_ends_with_the_last_look(comparison, capsys):
@@ -128,6 +137,8 @@ def test_a_choice_is_confirmed_with_seeds_that_had_no_part_in_it(comparison, cap
     capsys.readouterr()
     assert main(["compare", str(file)]) == 0
     assert "3 of 3 new seeds" in capsys.readouterr().out
+    assert main(["compare", "confirm", str(comparison.run), "--methods", "pd", "--seeds", "2"]) == 2
+    assert "expected --seeds of at least 3, got 2" in capsys.readouterr().err
     assert main(["compare", "confirm", str(comparison.run), "--methods", "dist"]) == 2
     assert "has no method 'dist'; it has alone, cwd, pd" in capsys.readouterr().err
 

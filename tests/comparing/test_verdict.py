@@ -73,6 +73,13 @@ def test_what_is_not_shown_is_not_called_equal(numbers, words):
     assert judged(*numbers).startswith(words)
 
 
+def test_a_narrow_margin_has_digits_of_its_own():
+    interval = Interval(-0.03, 0.05)
+    difference = Difference(0.01, 0.02, 3, interval)
+    found = Comparison("cwd", "alone", difference, 1.0, Design(worthwhile=0.01))
+    assert "cannot tell: +0.01 mIoU (95 % -0.03 to +0.05, over seeds only)" in sentence(found)
+
+
 def test_equivalence_is_that_of_the_ninety_percent_interval():
     difference = paired_difference([0.0, 0.5, -0.5, 0.25], [0.0] * 4)
     low, high = difference.at(0.9)
@@ -187,7 +194,7 @@ def test_the_table_has_every_method_and_what_failed(made_up):
         line.rstrip()
         for line in shown(terminal_table(methods, references(methods), failures)).splitlines()
     ]
-    assert lines[0].split()[:4] == ["method", "seeds", "mIoU", "mAcc"]
+    assert lines[0].split()[:4] == ["method", "seeds", "mIoU", "against"]
     assert "against the student alone" in lines[0]
     assert "against CWD" in lines[0]
     assert [line.split("  ")[0].strip() for line in lines[1:5]] == [

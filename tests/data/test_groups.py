@@ -107,6 +107,16 @@ def test_photos_of_several_days_or_cards_are_no_frames():
     assert proposed_group([f"clip1_{frame}" for frame in range(7)]) is None
 
 
+def test_a_description_has_a_margin_of_its_own(clips):
+    described(clips)
+    assert folder(clips).worthwhile == 1
+    described(clips, worthwhile=0.5)
+    assert folder(clips).worthwhile == 0.5
+    for wrong in (0, "much", True):
+        with pytest.raises(InputError, match="worthwhile must be mIoU between 0 and 100"):
+            described(clips, worthwhile=wrong)
+
+
 def test_data_check_proposes_groups_until_they_are_declared(clips):
     described(clips)
     said = [each.text for each in inspected(clips).findings]

@@ -137,21 +137,25 @@ def test_lists_of_names_are_followed(export):
     voc(export)
     export.text("ImageSets/Segmentation/train.txt", "f0\nf1.png\nimages/f2.jpg\n")
     export.text("ImageSets/Segmentation/val.txt", "f4\nf5\n")
+    export.text("ImageSets/Segmentation/test.txt", "f3\nof no mask\n")
     splits = inspected(export.root).splits
     names = [[pair.name for pair in split.listing.pairs] for split in splits]
     assert names == [["f0", "f1", "f2"], ["f4", "f5"]]
     assert "every fifth" not in notes(export)
+    test = trains(export).open_test()
+    assert [test.name(index) for index in range(len(test))] == ["f3"]
 
 
 def test_roboflows_masks_beside_photos_are_named_by_its_csv(export):
-    for split in ("train", "valid"):
-        for number in range(3):
+    for split, first in (("train", 0), ("valid", 3), ("test", 6)):
+        for number in range(first, first + 3):
             export.photo(f"{split}/{split}{number}.jpg", number)
             export.save(f"{split}/{split}{number}_mask.png", export.classes(number))
         export.text(f"{split}/_classes.csv", "Pixel Value, Class\n0, background\n1, box\n2, ball\n")
     data = trains(export)
     assert data.class_names == ("background", "box", "ball")
-    assert (len(data.train), len(data.val)) == (3, 3)
+    assert (len(data.train), len(data.val), len(data.open_test())) == (3, 3, 3)
+    assert "no masks" not in notes(export)
 
 
 def test_masks_of_ids_are_told_from_those_of_objects_and_colours_beside_them(export):

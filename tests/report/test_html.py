@@ -13,7 +13,7 @@ from PIL import Image
 
 from fakd import models
 from fakd.commands.report import report
-from fakd.comparing.statistics import Difference
+from fakd.comparing.statistics import Difference, Interval
 from fakd.comparing.verdict import Comparison, references
 from fakd.data import scenes
 from fakd.errors import InputError
@@ -24,7 +24,17 @@ from fakd.report import figures
 from fakd.report.examination import Examination, Shot, examine
 from fakd.report.figures import panels, thinned
 from fakd.report.methods import method_table
-from fakd.report.page import LIMIT, Note, Section, add_pictures, fit, ranked, render, write_report
+from fakd.report.page import (
+    LIMIT,
+    Note,
+    Section,
+    add_pictures,
+    answers,
+    fit,
+    ranked,
+    render,
+    write_report,
+)
 from fakd.runs.naming import title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.settings import Inference
@@ -203,7 +213,7 @@ def test_only_failures_make_no_report(made_up, tmp_path):
 def test_the_verdict_comes_first(grid, tmp_path):
     text = Page(write([grid.root], tmp_path, images=0)).text
     order = [
-        "Stands out, to be confirmed",
+        "Promising, to be confirmed",
         "promising",
         "Failed runs",
         "Methods",
@@ -219,6 +229,10 @@ def test_networks_are_measured_and_pictured(trained, tmp_path):
     page = Page(write(trained, tmp_path, images=4))
     for heading in ("boundary IoU", "calibration error", "GFLOPs", "latency", "Calibration"):
         assert heading in page.text
+    table = page.text[page.text.index("Methods") :]
+    heads = ("mIoU", "parameters", "GFLOPs", "latency", "against the student alone", "mAcc")
+    places = [table.index(each) for each in heads]
+    assert places == sorted(places), "what a device bears stands beside what it gets"
     assert "Where student and teacher disagree most" in page.text
     assert page.tags.count("img") == 4 * 5, "image, truth, teacher and two students each"
     assert "4 of 6 validation images" in page.text
@@ -413,6 +427,42 @@ def test_a_chart_places_its_points():
     (x0, y0), (x1, y1) = (tuple(map(float, each.split())) for each in line.split("L"))
     assert x0 < x1
     assert y1 < y0, "large values are above"
+
+
+def test_answers_and_methods_differ_without_colours():
+    def marks(mean, interval, **more):
+        difference = Difference(mean, 0.1, 3, interval)
+        drawn = figures.differences("gain", [Comparison("cwd", "alone", difference, 1.0, **more)])
+        found = re.search(
+            r'<title>CWD</title> <path d="(.*?)"[^>]*fill: (.*?);', str(drawn.drawing)
+        )
+        # The shape about its first point, and whether it is filled with the paper's colour.
+        corners = np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+) (?=[A-Zz])", found[1]), dtype=float)
+        return tuple(map(tuple, np.round(corners - corners[0], 1))), "paper" in found[2]
+
+    helped = marks(2.0, Interval(1.5, 2.5))
+    hurt = marks(-2.0, Interval(-2.5, -1.5))
+    flat = marks(0.0, Interval(-0.1, 0.1))
+    unsure = marks(0.0, Interval(-3.0, 3.0))
+    promising = marks(2.0, Interval(1.5, 2.5), family=4, corrected=0.01)
+    assert len({helped, hurt, flat, unsure, promising}) == 5
+    assert [each[1] for each in (helped, hurt, flat, unsure)] == [False, False, False, True]
+    shown = {(place % len(figures.COLOURS), place % len(figures.DASHES)) for place in range(28)}
+    assert len(shown) == 28
+    style = (Path(figures.__file__).parent / "style.css").read_text()
+    assert all(f".bar.dashes{index} " in style for index in range(1, len(figures.DASHES)))
+    assert all(f".summary .{each} dt::before" in style for each in figures.MARKS)
+
+
+def test_what_stands_out_for_the_worse_has_a_head_of_its_own():
+    found = [
+        Comparison("cwd", "alone", Difference(gain, 0.1, 3, Interval(gain - 0.5, gain + 0.5)), 1.0,
+                   family=2, corrected=0.01)
+        for gain in (2.0, -2.0)
+    ]  # fmt: skip
+    assert [each.head for each in answers(found)] == [
+        "Promising, to be confirmed", "Seems worse, to be confirmed"
+    ]  # fmt: skip
 
 
 def test_names_of_methods_have_room_beside_their_differences():

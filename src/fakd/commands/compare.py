@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fakd.comparing.design import Against, Design, record_look
+from fakd.comparing.design import LEAST, Against, Design, record_look
 from fakd.comparing.engines import Engine, Place, open_engine
 from fakd.comparing.grid import Grid
 from fakd.comparing.work import expected_seconds, work_all
@@ -51,7 +51,7 @@ def compare(
     minutes: float | None = None,
     primary: str | None = None,
     against: Against = "alone",
-    worthwhile: float = 1.0,
+    worthwhile: float | None = None,
     until_decided: bool = False,
     most: int = 12,
     confirms: str | None = None,
@@ -95,7 +95,7 @@ def compare(
             timed first.
         primary: the method that the comparison is about; what it shows needs no confirmation.
         against: what the primary method is compared with: the student alone, or CWD.
-        worthwhile: the smallest difference in mIoU that matters.
+        worthwhile: the smallest difference in mIoU that matters; that of the data, or 1.
         until_decided: begin with 3 seeds and add some, at 6 and at most, until the primary or only
             method is decided; all looks together err in no more than 5 %.
         most: seeds after which to end undecided.
@@ -154,7 +154,8 @@ def compare(
         }
     )
     first = resolve_seeds(seeds)
-    design = Design(primary, against, worthwhile, most if until_decided else None, confirms)
+    margin = opened.worthwhile if worthwhile is None else worthwhile
+    design = Design(primary, against, margin, most if until_decided else None, confirms)
     grid = Grid(
         expanded(run),
         resolve_pairs(pairs, teacher, student),
@@ -318,6 +319,10 @@ def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = No
     if not (run / GRID).is_file():
         raise InputError(f"expected a comparison with {GRID} in {run}, found none")
     grid = read_yaml(run / GRID)
+    if seeds < LEAST:
+        raise InputError(
+            f"expected --seeds of at least {LEAST}, got {seeds}: fewer confirm nothing"
+        )
     names = [ALONE, *(name.strip().replace("+", "-") for name in methods.split(","))]
     if missing := [name for name in names if name not in grid["methods"]]:
         known = ", ".join(grid["methods"])

@@ -57,7 +57,7 @@ def report(
     # Imported here because `fakd report --help` need not wait for it.
     from fakd.models.files import own_version
     from fakd.report.page import Note, Section, add_pictures, write_report
-    from fakd.runs.folder import command_line
+    from fakd.runs.folder import OPENED, command_line
     from fakd.runs.opening import on_test
     from fakd.runs.reading import by_pair, read_folders
     from fakd.training.start import pick_device
@@ -81,7 +81,7 @@ def report(
             kept = next(iter(there.values()))[0].result["test"]
             text = (
                 f"{kept['images']} images that no training and no choice has seen, opened "
-                f"{kept['opened']} by {kept['command']}"
+                f"{kept['opened']}; the command and the scores are kept in {OPENED}"
             )
             test = Section(f"{title}, test split", there, own, None, [text])
         sections.append(Section(title, methods, own, examined, remarks, pictured, test))

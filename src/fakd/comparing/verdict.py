@@ -238,7 +238,8 @@ def sentence(comparison: Comparison) -> str:
     What it rests on follows: margin, interval, seeds that count, groups of images, time.
     """
     name, difference = title_of(comparison.method), comparison.difference
-    facts = f"{signed(difference.mean, 1)} mIoU{_range(comparison)}, {_basis(comparison)}"
+    gain = signed(difference.mean, _digits(comparison))
+    facts = f"{gain} mIoU{_range(comparison)}, {_basis(comparison)}"
     found = tone(comparison)
     if difference.interval is None:
         return f"{name}: one seed shows no more than itself: {facts}; run at least 3 seeds"
@@ -270,7 +271,12 @@ def _range(comparison: Comparison) -> str:
         source = " over images only"
     elif difference.over_images is None:
         source = ", over seeds only"
-    return f" ({percent} {ends(interval, 1)}{source})"
+    return f" ({percent} {ends(interval, _digits(comparison))}{source})"
+
+
+def _digits(comparison: Comparison) -> int:
+    """Count the digits behind the point that show a margin as one."""
+    return 1 if comparison.design.worthwhile >= 0.5 else 2
 
 
 def _basis(comparison: Comparison) -> str:

@@ -72,6 +72,7 @@ class SegmentationData:
         augmentation: Published settings of training, as `fakd.data.Augmentation` names them.
         levels: What the numbers of image files mean, if it is files.
         test: Finds the samples that all is scored on in the end, labelled; None for none.
+        worthwhile: The smallest difference in mIoU, in percent points, that matters on it.
     """
 
     # No dataclass: the command line takes those for groups of flags, not for things to build.
@@ -88,6 +89,7 @@ class SegmentationData:
         augmentation: Mapping[str, Any] | None = None,
         levels: Levels = Levels(),
         test: Callable[[], Split] | None = None,
+        worthwhile: float = 1.0,
     ) -> None:
         self.name = name
         self.class_names = class_names
@@ -99,6 +101,7 @@ class SegmentationData:
         self.protocol = protocol
         self.augmentation = augmentation
         self.levels = levels
+        self.worthwhile = worthwhile
         self._test = test
 
     @property

@@ -34,7 +34,7 @@ _SETTINGS = {
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
-    *("train", "val", "test", "unlabelled", "labelled", "group", *_SETTINGS),
+    *("train", "val", "test", "unlabelled", "labelled", "group", "worthwhile", *_SETTINGS),
 )
 
 
@@ -73,6 +73,8 @@ class Description:
     """Published settings of training, named as `fakd.data.Augmentation` names them."""
     group: Callable[[str], str] | None = None
     """Tells of an image's name which others it is not independent of, such as its clip."""
+    worthwhile: float = 1.0
+    """The smallest difference in mIoU that matters."""
 
 
 def read_description(path: Path) -> Description:
@@ -136,6 +138,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
         group=read_group(content.get("group"), path),
+        worthwhile=_worthwhile(content.get("worthwhile", 1.0), path),
     )
 
 
@@ -153,6 +156,12 @@ def _settings(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, 
             wanted = "a number" if length == 1 else "two numbers"
             raise InputError(f"{path}: {key}: {name} must be {wanted} of pixels, got {value!r}")
     return values
+
+
+def _worthwhile(value: object, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 100:
+        raise InputError(f"{path}: worthwhile must be mIoU between 0 and 100, got {value!r}")
+    return float(value)
 
 
 def _colour(value: object, key: str, path: Path) -> Colour:

@@ -127,6 +127,7 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         protocol=described.protocol,
         augmentation=described.augmentation,
         levels=described.levels,
+        worthwhile=described.worthwhile,
         test=partial(_open_test, root, described, [*train.pairs, *val.pairs])
         if described.test
         else None,

@@ -16,6 +16,7 @@ from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
 from fakd.errors import some
 from fakd.inspection.classes import Values
+from fakd.inspection.grouping import LISTS
 from fakd.inspection.opening import Opened, open_listed, open_path
 from fakd.inspection.proposal import Proposal
 from fakd.inspection.readiness import Shown, flaw, turned_either_way
@@ -167,7 +168,8 @@ def _arrangement(proposal: Proposal | None, saved: bool) -> Iterator[Finding]:
     if proposal is None:
         return
     if not saved:
-        lists = " and the lists train.txt and val.txt" if proposal.chosen else ""
+        names = some([LISTS[split] for split in proposal.chosen or ()], 3)
+        lists = f" and the lists {names}" if names else ""
         yield _stops(
             "there is no dataset.yaml, which training needs: --save NEWFOLDER writes the lines "
             f"above{lists} there"

@@ -17,7 +17,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-LISTS = {"train": "train.txt", "val": "val.txt"}
+LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 _IMAGES = {"image", "images", "img", "imgs", "photo", "photos", "jpegimages", "jpg", "jpgs", "rgb"}
 _MASKS = {
     *("mask", "masks", "label", "labels", "annotation", "annotations", "anno", "ann", "anns"),

@@ -115,19 +115,24 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
     chosen = None
     divided = False
     if train is not None and held_out is not None:
-        used = [train, held_out]
+        splits = {"train": train, "val": held_out}
+        if found["val"] and found["test"]:
+            splits["test"] = found["test"]
+        used = [*splits.values()]
         listed = any(match.alike or match.alone for match in used)
         if listed:
-            chosen = {"train": train.paired, "val": held_out.paired}
-        if listed or not (train.by_convention("train") and held_out.by_convention("val")):
-            layout = train.section("train", listed) + held_out.section("val", listed)
+            chosen = {split: match.paired for split, match in splits.items()}
+        if listed or not all(match.by_convention(split) for split, match in splits.items()):
+            layout = [
+                line for split, match in splits.items() for line in match.section(split, listed)
+            ]
     else:
         one = train or found[None] or one
         used = [one]
         chosen = _listed(root, files, one.paired)
         divided = chosen is None
         chosen = chosen or divide(one.paired)
-        layout = one.section("train", True) + one.section("val", True)
+        layout = [line for split in chosen for line in one.section(split, True)]
     left_out = [text for match in used if (text := _left_out(match))]
     rest = [
         group
@@ -203,12 +208,14 @@ def _listed(
         own = sorted({by_name[key] for key in keys if key in by_name})
         if len(own) > len(found.get(split, ())):
             found[split] = own
-    val = found.get("val") or found.get("test") or []
-    train = found.get("train") or sorted({*names} - {*val})
+    val, test = found.get("val") or [], found.get("test") or []
+    if not val or {*test} & {*val, *found.get("train", ())}:
+        val, test = val or test, []
+    train = found.get("train") or sorted({*names} - {*val, *test})
     val = val or sorted({*names} - {*train})
     if not found or not train or not val:
         return None
-    return {"train": train, "val": val}
+    return {"train": train, "val": val} | ({"test": test} if test else {})
 
 
 def divide(names: Sequence[str]) -> dict[str, list[str]]:

@@ -25,8 +25,16 @@ Palette = Sequence[Sequence[int]]
 COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
 """Those of methods, of which the first is grey; the colour-blind can tell them apart."""
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
-"""Lines beyond the colours there are have a pattern of their own."""
-INK, SOFT, EDGE = "#1c2024", "#5c6670", "#d5dae0"
+"""Patterns that change with the colours: 28 methods differ, and neighbours in both."""
+MARKS: Mapping[Tone, str] = {
+    "helped": ">",
+    "hurt": "<",
+    "standout": "D",
+    "flat": "s",
+    "unsure": "o",
+}
+"""As matplotlib names shapes; the page writes the same before each answer."""
+INK, SOFT, EDGE, PAPER = "#1c2024", "#5c6670", "#d5dae0", "#ffffff"
 TONES: Mapping[Tone, str] = {
     "helped": "#0a7a4f",
     "hurt": "#b3261e",
@@ -37,7 +45,7 @@ TONES: Mapping[Tone, str] = {
 # In a page, its own variables take the place of these colours, and so its light and dark.
 _VARIABLES = {
     **{colour: f"c{index}" for index, colour in enumerate(COLOURS)},
-    **{INK: "ink", SOFT: "soft", EDGE: "edge"},
+    **{INK: "ink", SOFT: "soft", EDGE: "edge", PAPER: "paper"},
     **{TONES["helped"]: "good", TONES["hurt"]: "bad", TONES["unsure"]: "unsure"},
     TONES["standout"]: "link",
 }
@@ -268,12 +276,12 @@ def draw_lines(axis: Any, lines: Sequence[Line]) -> None:
     """Draw values over steps, one point as a dot."""
     for line in lines:
         points = [each for each in thinned(line.points) if all(map(math.isfinite, each))]
-        turn, place = divmod(line.place, len(COLOURS))
-        style = {"color": COLOURS[place], "label": line.name, "gid": f"named {line.name}"}
+        colour = COLOURS[line.place % len(COLOURS)]
+        style = {"color": colour, "label": line.name, "gid": f"named {line.name}"}
         if len(points) == 1:
             _dot(axis, points[0], 5, **style)
         elif points:
-            pattern = DASHES[turn % len(DASHES)]
+            pattern = DASHES[line.place % len(DASHES)]
             dashes = (0, [*map(int, pattern.split())]) if pattern else "-"
             axis.plot(*zip(*points, strict=True), linewidth=1.6, linestyle=dashes, **style)
     axis.grid(axis="y")
@@ -284,6 +292,20 @@ def _dot(axis: Any, point: Sequence[float | int], size: float | int, **style: An
     """Draw a point: a line from it to itself, whose ends are round."""
     x, y = point
     axis.plot([x, x], [y, y], linewidth=size, solid_capstyle="round", **style)
+
+
+def _mark(axis: Any, mark: str, point: Sequence[float | int], **style: Any) -> None:
+    """Draw a shape at a point as a path of its own: matplotlib's markers are shared, by ids."""
+    from matplotlib.markers import MarkerStyle
+    from matplotlib.patches import PathPatch
+    from matplotlib.transforms import Affine2D, ScaledTranslation
+
+    shape = MarkerStyle(mark)
+    path = shape.get_path().transformed(shape.get_transform())
+    place = Affine2D().scale(10) + ScaledTranslation(point[0], point[1], axis.transData)
+    axis.add_patch(PathPatch(path, transform=place, linewidth=2, zorder=3, **style))
+    axis.update_datalim([point])
+    axis.autoscale_view()
 
 
 def training_curves(title: str, lines: Sequence[Line]) -> Chart:
@@ -312,7 +334,10 @@ def differences(title: str, compared: Sequence[Comparison]) -> Chart:
             colour = TONES[tone(each)]
             if interval is not None:
                 axis.plot(interval, [row, row], color=colour, linewidth=3, solid_capstyle="butt")
-            _dot(axis, (mean, row), 10, color=colour, gid=f"named {name}")
+            found = tone(each)
+            inside = PAPER if found == "unsure" else colour
+            style = {"facecolor": inside, "edgecolor": colour, "gid": f"named {name}"}
+            _mark(axis, MARKS[found], (mean, row), **style)
             spoken.append(f"{name} {signed(mean)}" + (f" ({ends(interval)})" if interval else ""))
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_yticks(range(len(names)), [_shortened(name) for name in names])
@@ -321,8 +346,10 @@ def differences(title: str, compared: Sequence[Comparison]) -> Chart:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
         axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x")
-        known = any(each.difference.any_interval for each in compared)
-        note = "Lines are 95 % intervals." if known else "One seed only."
+        known = [each for each in compared if each.difference.any_interval]
+        levels = sorted({100 * each.design.level(each.difference.seeds) for each in known})
+        named = " or ".join(f"{level:.4g}" for level in levels)
+        note = f"Lines are {named} % intervals." if known else "One seed only."
         return Chart(title, inline(drawn, f"{title}: {'; '.join(spoken)}"), note)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fakd.comparing.verdict import Compared, Comparison, ends, seconds_per_step, signed, the
 from fakd.report.examination import TEACHER, Examination
-from fakd.report.table import Entry, Row, mean_and_spread, number, terminal
+from fakd.report.table import Entry, Row, filled, mean_and_spread, number, terminal
 from fakd.runs.naming import title_of
 from fakd.runs.published import Score, published_cell, teacher_score
 from fakd.runs.reading import Failure, Methods, Run
@@ -65,19 +65,20 @@ def method_table(
         The rows, and all columns in their order with what they say.
     """
     paper = "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops, where data and networks are its"
-    gain = "difference in mIoU of the same seeds, with its 95 % interval over seeds and images"
+    cost, quality = _notes(examined) if examined else ({}, {})
     notes = {
         "method": "",
         "seeds": "finished runs",
         "mIoU": "mean and standard deviation over the seeds, last step, in percent",
+        **cost,
+        **{f"against {the(reference)}": _gain(found) for reference, found in compared.items()},
         "mAcc": "mean of the classes' accuracies, in percent",
         "paper mIoU": paper,
         "paper mAcc": paper,
-        **{f"against {the(reference)}": gain for reference in compared},
         "train s": "mean",
         "s/step": "seconds of a training step, median over the seeds",
         "peak memory": "of the training, largest of the seeds",
-        **(_notes(examined) if examined else {}),
+        **quality,
     }
     rows = _teacher(methods, examined)
     for method, runs in methods.items():
@@ -105,12 +106,13 @@ def method_table(
 def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Failure] = ()) -> Table:
     """List scores, differences and time for a terminal; failed runs below.
 
-    Differences stand with their 95 % interval: over seeds and images, over seeds only (s) or over
+    Differences stand with their interval: over seeds and images, over seeds only (s) or over
     images only (i).
     """
     rows, notes = method_table(methods, compared)
     shown = ("method", "seeds", "mIoU", "mAcc", "s/step")
     names = [name for name in notes if name in shown or name.startswith("against")]
+    names = filled(rows, names)
     # The teacher's row comes first; it has nothing to compare.
     table = terminal(rows[-len(methods) :], names)
     failed = [
@@ -154,16 +156,24 @@ def _memory(runs: Sequence[Run]) -> Entry:
     return Entry(f"{most / 2**30:.2f} GiB", float(most)) if most else Entry()
 
 
-def _notes(examined: Examination) -> dict[str, str]:
+def _gain(found: Sequence[Comparison]) -> str:
+    levels = sorted({100 * each.design.level(each.difference.seeds) for each in found})
+    level = " or ".join(f"{each:.4g}" for each in levels or [95])
+    return f"difference in mIoU of the same seeds, with its {level} % interval"
+
+
+def _notes(examined: Examination) -> tuple[dict[str, str], dict[str, str]]:
+    """Say what the columns of cost and those of quality hold."""
     part = f"{examined.images} of {examined.total} validation images, first seed"
     cost = next(iter(examined.costs.values()))
     size = "{} x {}".format(*cost.size)
     return {
-        "boundary IoU": f"within 2 % of the diagonal from an outline, mean of the classes; {part}",
-        "calibration error": f"expected calibration error in percent, 15 bins; {part}",
         "parameters": "with the auxiliary head",
         "GFLOPs": f"one forward pass at {size}, two per multiply-accumulate",
         "latency": f"median of one forward pass at {size}, {cost.device}",
+    }, {
+        "boundary IoU": f"within 2 % of the diagonal from an outline, mean of the classes; {part}",
+        "calibration error": f"expected calibration error in percent, 15 bins; {part}",
     }
 
 

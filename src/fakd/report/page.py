@@ -38,14 +38,23 @@ SIDES = (720, 560, 420, 320, 240)
 """Pixels of the longer side that are tried before pictures are left out."""
 _LEAST = 4
 """Pictures that are rather made smaller than left out."""
-_TITLES = {"val/mIoU": "validation mIoU (%)", "learning_rate": "learning rate"}
+_QUANTITIES = {
+    "task": "loss against the labels",
+    "auxiliary": "loss of the auxiliary head",
+    "learning_rate": "learning rate",
+    "gradient_norm": "gradient norm",
+    "lambda": "strength λ of the augmentation",
+    "augmentation": "size λv/2 of the augmentation",
+}
 _TONES: Mapping[Tone, str] = {
     "helped": "Helped",
     "hurt": "Hurt",
-    "standout": "Stands out, to be confirmed",
+    "standout": "Promising, to be confirmed",
     "flat": "No worthwhile difference",
     "unsure": "Cannot tell",
 }
+_WORSE = "Seems worse, to be confirmed"
+"""What stands out for the worse."""
 _PAGES = Environment(
     loader=PackageLoader("fakd.report", "."),
     autoescape=True,
@@ -77,7 +86,7 @@ class Answer(NamedTuple):
 
     tone: Tone
     head: str
-    methods: str
+    methods: list[str]
 
 
 class ClassBars(NamedTuple):
@@ -116,13 +125,13 @@ def ranked(found: Sequence[Comparison]) -> list[Sentence]:
 
 def answers(found: Sequence[Comparison]) -> list[Answer]:
     """Sum up what can be said of all methods: what is decided first, the largest gain first."""
-    by_tone: dict[Tone, list[str]] = {each: [] for each in _TONES}
+    by_tone: dict[tuple[Tone, str], list[str]] = {}
     for each in sorted(found, key=lambda each: -each.difference.mean):
-        gain = signed(each.difference.mean, 1)
-        by_tone[tone(each)].append(f"{title_of(each.method)} {gain}")
-    return [
-        Answer(each, _TONES[each], ", ".join(names)) for each, names in by_tone.items() if names
-    ]
+        gain, kind = signed(each.difference.mean, 1), tone(each)
+        head = _WORSE if kind == "standout" and each.difference.mean < 0 else _TONES[kind]
+        by_tone.setdefault((kind, head), []).append(f"{title_of(each.method)} {gain}")
+    heads = sorted(by_tone, key=lambda each: [*_TONES].index(each[0]))
+    return [Answer(*each, by_tone[each]) for each in heads]
 
 
 @dataclass
@@ -223,7 +232,7 @@ class Section:
                 for name, place, curves in logged
                 if quantity in curves
             ]
-            drawn.append(figures.training_curves(_TITLES.get(quantity, quantity), lines))
+            drawn.append(figures.training_curves(titled(quantity), lines))
         return drawn
 
     @cached_property
@@ -299,6 +308,20 @@ class Section:
         return list(described)
 
 
+def titled(quantity: str) -> str:
+    """Call a logged quantity in words.
+
+    >>> titled("val/mIoU"), titled("channel/lambda"), titled("distillation")
+    ('validation mIoU (%)', 'strength λ of the augmentation, channel loss', 'distillation loss')
+    """
+    term, _, last = quantity.rpartition("/")
+    if term == "val":
+        return f"validation {last} (%)"
+    if not term:
+        return _QUANTITIES.get(last, f"{last} loss")
+    return f"{_QUANTITIES.get(last, last)}, {term} loss"
+
+
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
@@ -369,7 +392,7 @@ def _uri(picture: Image.Image, kind: str, **options: int | bool) -> str:
 
 def render(sections: Sequence[Section], note: Note) -> str:
     """Lay the sections out as one page."""
-    style = {"title_of": title_of, "hues": len(figures.COLOURS), "dashes": figures.DASHES}
+    style = {"title_of": title_of, "colours": len(figures.COLOURS), "dashes": figures.DASHES}
     page = _PAGES.get_template("template.html.jinja").render(sections=sections, note=note, **style)
     return printable(page)
 

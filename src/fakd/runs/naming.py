@@ -22,6 +22,8 @@ _TITLES = {
     "ifvd": "IFVD",
     "cirkd": "CIRKD",
     "dist": "DIST",
+    "hard": "hard labels",
+    "features": "features",
 }
 
 
