@@ -6,6 +6,7 @@ Nothing is fetched: all that the file shows is inside.
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from fakd.comparing.verdict import Comparison, Tone, references, sentence, signed, the, tone
@@ -53,6 +55,19 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[._/])(?=\w)")
+
+
+def breakable(text: str) -> Markup:
+    """Let a browser break long names where their words meet.
+
+    >>> str(breakable("SegformerFor <me>"))
+    'Segformer<wbr>For &lt;me&gt;'
+    """
+    return Markup("<wbr>").join(_JOINTS.split(text))
+
+
+_PAGES.filters["breakable"] = breakable
 
 
 class Note(NamedTuple):

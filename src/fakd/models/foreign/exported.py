@@ -47,7 +47,7 @@ class Takes:
             return [images]
         missing = -len(images) % self.batch
         filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
-        return [*filled.split(self.batch)]
+        return [*torch.split(filled, self.batch)]
 
 
 def takes_of(shape: Sequence[int | None], dtype: torch.dtype) -> Takes | None:
