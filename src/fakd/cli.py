@@ -18,7 +18,7 @@ import fakd
 from fakd import help_pages, specs
 from fakd.budget import require_student
 from fakd.console import replace_unshowable
-from fakd.errors import InputError
+from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory
 from fakd.files import expanded
 from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
@@ -131,12 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FloatingPointError, OSError) as error:
         print(f"fakd: failed: {error}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        torch = sys.modules.get("torch")
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
-        remedy = "lower schedule.batch_size or augmentation.crop, or try bf16-mixed"
-        print(f"fakd: failed: {str(error).splitlines()[0]} ({remedy})", file=sys.stderr)
+        reason = (str(error).splitlines() or ["memory ran out"])[0]
+        print(f"fakd: failed: {reason} ({MORE_MEMORY})", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         if not error.args:  # else it has been said

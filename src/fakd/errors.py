@@ -103,3 +103,20 @@ def weighs(value: float | int) -> bool:
 def positive(value: float | int) -> bool:
     """Tell whether a number is finite and above zero."""
     return 0 < value < math.inf
+
+
+MORE_MEMORY = (
+    "lower schedule.batch_size or augmentation.crop, give schedule.accumulate, or try "
+    "hardware.precision bf16-mixed"
+)
+"""What to do where memory does not suffice."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether PyTorch found too little memory, on a GPU or, without a class of its own, else.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    """
+    words = ("can't allocate memory", "not enough memory")
+    return type(error).__name__ == "OutOfMemoryError" or any(each in str(error) for each in words)

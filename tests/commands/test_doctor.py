@@ -1,5 +1,7 @@
 """`fakd check`: what is right is ready, and what is wrong is found before a long run."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from fakd.cli import main
 from fakd.commands.doctor import doctor
 from fakd.models import adapt
 from fakd.settings import Augmentation, Hardware, Optimizer, Schedule
+from fakd.training.asking import reordered
+from fakd.training.result import free_memory
 from fakd.training.trial import is_transformer, usual_rates
 from foreign_networks import beit, segformer
 from stand_ins import message
@@ -120,10 +124,10 @@ def test_a_teacher_that_is_fed_otherwise_than_it_was_trained(data):
     wrong = teacher((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     result = checked(data, teacher=wrong)
     assert not result["ready"]
-    first, second = texts(result, "stops")
+    (first,) = texts(result, "stops")
     assert "where they are normalised to [0, 255]" in first
-    assert "--teacher.mean '[0.0, 0.0, 0.0]' --teacher.std '[0.0039, 0.0039, 0.0039]'" in first
-    assert "naming one class everywhere" in second
+    assert "--teacher.mean '[0.0, 0.0, 0.0]'" in first
+    assert "--teacher.std '[0.003922, 0.003922, 0.003922]'" in first
     assert wrong.normalize.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
 
 
@@ -137,6 +141,71 @@ def test_classes_in_another_order_or_of_other_names(data):
     result = checked(data, teacher=renamed)
     assert result["ready"]
     assert "1 of 3 class names of the teacher differ" in texts(result, "harms")[0]
+
+
+def test_red_and_blue_exchanged_and_classes_turned_are_seen_from_the_labels(data):
+    """All at once: normalised, ordered in its channels and in its classes otherwise."""
+    wrong = teacher((0.5,) * 3, (0.5,) * 3)
+    layer = wrong.network[0]
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[[2, 0, 1]].flip(1))
+        layer.bias.copy_(layer.bias[[2, 0, 1]].clone())
+    result = checked(data, teacher=wrong)
+    assert not result["ready"]
+    fed, turned = texts(result, "stops")
+    assert "normalised to [0, 255] and with red and blue exchanged; give --teacher.mean" in fed
+    assert fed.endswith("--teacher.order bgr")
+    assert "the teacher's classes are in another order" in turned
+    assert "100.0 if 3 classes are exchanged" in turned
+    assert "road is its class 2, sky is its class 1, car is its class 0" in turned
+    assert wrong.order == "rgb"
+
+
+def test_an_order_is_the_best_of_all_assignments():
+    matrix = torch.randint(0, 50, (5, 5), generator=torch.Generator().manual_seed(3))
+    matrix[3] = 0  # a class that no label shows
+    counts = matrix.double()
+    iou = counts / (counts.sum(1, keepdim=True) + counts.sum(0) - counts)
+
+    def mean(order):
+        return float(torch.stack([iou[i, order[i]] for i in (0, 1, 2, 4)]).mean())
+
+    best, order = reordered(matrix)
+    assert best == pytest.approx(max(map(mean, permutations(range(5)))))
+    assert mean(order) == pytest.approx(best)
+
+
+def test_too_little_memory_is_told_before_it_runs_out(data, monkeypatch):
+    assert free_memory(torch.device("cpu")) > 0
+    monkeypatch.setattr("fakd.training.trial.free_memory", lambda device: 1e5)
+    result = checked(data)
+    assert not result["ready"]
+    assert "terms" not in result
+    first = texts(result, "stops")[0]
+    assert "of activations for 4 images, and 0.0 GB of memory are free, enough for" in first
+    assert "lower schedule.batch_size" in first
+
+    def fail(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.undo()
+    monkeypatch.setattr("fakd.training.loop.Training.advance", fail)
+    assert "memory ran out in a step" in texts(checked(data), "stops")[0]
+
+
+def test_memory_is_what_the_machine_and_its_group_leave(tmp_path):
+    device = torch.device("cpu")
+    assert free_memory(device, tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\n")
+    assert free_memory(device, tmp_path) == 5 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("4096\n")
+    (group / "memory.current").write_text("1000\n")
+    assert free_memory(device, tmp_path) == 3096
+    (group / "memory.max").write_text("max\n")
+    assert free_memory(device, tmp_path) == 5 * 1024
 
 
 def test_a_learning_rate_that_is_far_too_large(data):

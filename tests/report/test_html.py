@@ -21,6 +21,7 @@ from fakd.inference import score
 from fakd.metrics import Scores
 from fakd.models import pspnet
 from fakd.report import figures
+from fakd.report.encoding import fit
 from fakd.report.examination import Examination, Shot, examine
 from fakd.report.figures import panels, thinned
 from fakd.report.methods import method_table
@@ -30,7 +31,6 @@ from fakd.report.page import (
     Section,
     add_pictures,
     answers,
-    fit,
     ranked,
     render,
     write_report,

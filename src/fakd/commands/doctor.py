@@ -29,8 +29,9 @@ from fakd.settings import (
 if TYPE_CHECKING:
     from fakd.data import SegmentationData
     from fakd.inspection import Finding
+    from fakd.training.asking import Asked
     from fakd.training.teacher import Teacher
-    from fakd.training.trial import Asked, Trial
+    from fakd.training.trial import Trial
 
 _DATA_SECONDS, _TEACHER_SECONDS, _FEEDING_SECONDS, _STEP_SECONDS = 5.0, 6.0, 8.0, 10.0
 
@@ -93,9 +94,11 @@ def doctor(
         existing: what to do where a finished run already is.
 
     Returns:
-        What was found, as JSON holds it; ``ready`` says whether nothing must be changed.
+        What was found, as JSON holds it; ``ready`` says whether nothing must be changed. Nothing
+        of the steps where there is too little memory for them.
     """
     # Imported here because `fakd check --help` need not wait for it.
+    from fakd.inspection import Finding, Weight
     from fakd.inspection.readiness import require_labels
     from fakd.training import trial
     from fakd.training.loop import Training
@@ -149,10 +152,12 @@ def doctor(
 
     findings = _of_data(data, doubts)
     known = _asked(answers, data, settings, findings)
-    if answers is not None:
-        findings += trial.of_names(answers.network, data)
-    tried = trial.try_steps(training, _STEP_SECONDS)
-    findings += trial.of_steps(tried, learner, schedule, optimizer)
+    try:
+        tried = trial.try_steps(training, _STEP_SECONDS)
+    except MemoryError as error:
+        tried = None
+        findings.insert(0, Finding(Weight.STOPS, str(error)))
+    findings += trial.of_steps(tried, learner, schedule, optimizer) if tried else []
     findings += [
         trial.noted(f"{role}: {each}")
         for role, one in (("teacher", answers and answers.network), ("student", learner))
@@ -166,13 +171,19 @@ def doctor(
         "ready": ready,
         "change": [{"weight": each.weight.name.lower(), "text": each.text} for each in findings],
         "teacher_miou": None if known is None else 100 * known.scores.miou,
+        **(_numbers(tried, wanted, data) if tried else {}),
+        "picture": picture,
+    }
+
+
+def _numbers(tried: "Trial", settings: Settings, data: "SegmentationData") -> dict[str, Any]:
+    return {
         "terms": dict(tried.terms),
         "gradient_ratio": tried.ratio,
         "losses": list(tried.losses),
         "step_seconds": tried.step_seconds,
-        "seconds": _seconds(tried, wanted, data),
+        "seconds": _seconds(tried, settings, data),
         "peak_memory_bytes": tried.memory,
-        "picture": picture,
     }
 
 
@@ -194,21 +205,30 @@ def _asked(
     """Ask the teacher about a few images, and judge what it says."""
     from fakd.inspection import Finding, Weight
     from fakd.training import trial
+    from fakd.training.asking import ask, asked_otherwise
     from fakd.training.validation import refuse_degenerate_teacher
 
-    if teacher is None or not teacher.scored:
-        findings += [trial.noted(each) for each in ([] if teacher is None else teacher.remarks)]
+    if teacher is None:
+        return None
+    named = trial.of_names(teacher.network, data)
+    if not teacher.scored:
+        findings += [*named, *(trial.noted(each) for each in teacher.remarks)]
         return None
     try:
-        known = trial.ask(teacher, data, settings, _TEACHER_SECONDS)
+        known = ask(teacher, data, settings, _TEACHER_SECONDS)
     except FloatingPointError as error:
         raise InputError(f"the teacher's answers are infinite or NaN: {error}") from error
-    better = trial.fed_better(teacher, data, settings, known, _FEEDING_SECONDS)
-    findings += [better] if better else []
+    if not known.samples:
+        findings += named
+        return None
+    fed, ordered = asked_otherwise(teacher, data, settings, known, _FEEDING_SECONDS)
+    # What the labels show need not be guessed from names.
+    findings += [*fed, *(ordered or named)]
     try:
         refuse_degenerate_teacher(known.scores, f"{len(known.samples)} images of {data.name}")
     except InputError as error:
-        findings.append(Finding(Weight.STOPS, str(error)))
+        # Unless there is better advice.
+        findings += [] if fed or ordered else [Finding(Weight.STOPS, str(error))]
     return known
 
 
@@ -224,7 +244,7 @@ def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> fl
 
 
 def _measured(
-    known: "Asked | None", tried: "Trial", settings: Settings, data: "SegmentationData"
+    known: "Asked | None", tried: "Trial | None", settings: Settings, data: "SegmentationData"
 ) -> Table:
     """Lay out what was measured, a line for each."""
     schedule = settings.schedule
@@ -232,20 +252,22 @@ def _measured(
     if known is not None:
         miou, images = 100 * known.scores.miou, len(known.samples)
         rows.append(("teacher", f"{miou:.2f} mIoU on {images} validation images"))
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in tried.terms.items())
-    rows.append(("loss terms", terms))
-    if (ratio := tried.ratio) is not None:
-        rows.append(("gradients", f"that of the distillation is {ratio:.3g} times the task's"))
+    if tried is not None:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in tried.terms.items())
+        rows.append(("loss terms", terms))
+        if (ratio := tried.ratio) is not None:
+            rows.append(("gradients", f"that of the distillation is {ratio:.3g} times the task's"))
     batch = f"{schedule.batch_size} images a step"
     rate = f"{schedule.learning_rate:g} at most, {settings.optimizer.kind}, {batch}"
     rows.append(("learning rate", rate))
-    first, last = tried.losses[0], tried.losses[-1]
-    repeated = f"the loss of one batch goes from {first:.4g} to {last:.4g}"
-    rows.append((f"{len(tried.losses)} steps", repeated))
-    whole = timedelta(seconds=round(_seconds(tried, settings, data)))
-    spent = f"{tried.step_seconds:.3g} s a step, about {whole} for {schedule.steps:,} steps"
-    rows.append(("time", f"{spent} with evaluations"))
-    rows.append(("memory", f"{tried.memory / 1e9:.2f} GB at most so far"))
+    if tried is not None:
+        first, last = tried.losses[0], tried.losses[-1]
+        repeated = f"the loss of one batch goes from {first:.4g} to {last:.4g}"
+        rows.append((f"{len(tried.losses)} steps", repeated))
+        whole = timedelta(seconds=round(_seconds(tried, settings, data)))
+        spent = f"{tried.step_seconds:.3g} s a step, about {whole} for {schedule.steps:,} steps"
+        rows.append(("time", f"{spent} with evaluations"))
+        rows.append(("memory", f"{tried.memory / 1e9:.2f} GB at most so far"))
     table = Table(box=None, show_header=False, width=80)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
@@ -262,7 +284,7 @@ def _draw(
         return None
     from fakd.inspection import spread
     from fakd.report.figures import overlay, save_grid
-    from fakd.training.trial import IMAGES
+    from fakd.training.asking import IMAGES
 
     if known is None:
         found = (data.val[index] for index in spread(len(data.val)))

@@ -3,19 +3,17 @@
 Nothing is fetched: all that the file shows is inside.
 """
 
-import base64
-import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from markupsafe import Markup
 
 from fakd.comparing.verdict import Comparison, Tone, references, sentence, signed, the, tone
 from fakd.data import SegmentationData
@@ -23,7 +21,8 @@ from fakd.data.names import printable
 from fakd.errors import InputError
 from fakd.files import write_text, yaml_text
 from fakd.report import figures
-from fakd.report.examination import Examination, Shot
+from fakd.report.encoding import Scene, fit
+from fakd.report.examination import Examination
 from fakd.report.methods import class_iou, method_table
 from fakd.report.table import Entry, Row, filled, number
 from fakd.runs.folder import RECIPE, read_json
@@ -34,10 +33,6 @@ LIMIT = 5_000_000
 """Bytes that a report stays below, so that it can be sent by mail."""
 _ROOM = 100_000
 """Bytes that pictures leave for the file's own frame."""
-SIDES = (720, 560, 420, 320, 240)
-"""Pixels of the longer side that are tried before pictures are left out."""
-_LEAST = 4
-"""Pictures that are rather made smaller than left out."""
 _QUANTITIES = {
     "task": "loss against the labels",
     "auxiliary": "loss of the auxiliary head",
@@ -62,6 +57,19 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[._/])(?=\w)")
+
+
+def breakable(text: str) -> Markup:
+    """Let a browser break long names where their words meet.
+
+    >>> str(breakable("SegformerFor <me>"))
+    'Segformer<wbr>For &lt;me&gt;'
+    """
+    return Markup("<wbr>").join(_JOINTS.split(text))
+
+
+_PAGES.filters["breakable"] = breakable
 
 
 class Note(NamedTuple):
@@ -98,22 +106,6 @@ class ClassBars(NamedTuple):
     name: str
     share: float
     bars: list[tuple[float | None, float | None]]
-
-
-class Scene(NamedTuple):
-    """An image and its maps by title, of equal size, each a whole file as a ``data:`` address."""
-
-    name: str
-    disagreement: float
-    width: int
-    height: int
-    photo: str
-    maps: Mapping[str, str]
-
-    @property
-    def bytes(self) -> int:
-        """What it adds to a page."""
-        return sum(map(len, (self.photo, *self.maps.values())))
 
 
 def ranked(found: Sequence[Comparison]) -> list[Sentence]:
@@ -343,51 +335,6 @@ def add_pictures(sections: Sequence[Section], note: Note) -> None:
             for number, name in enumerate(data.class_names)
             if number in present
         ]
-
-
-def fit(shots: Sequence[Shot], palette: figures.Palette, budget: int) -> list[Scene]:
-    """Encode as many pictures, as large as fit into a number of bytes.
-
-    Sizes are lowered down to 240 pixels with four pictures or more; then pictures are left out.
-    """
-    fitting: list[Scene] = []
-    for side in SIDES:
-        scenes = [_scene(shot, palette, side) for shot in shots]
-        sizes = accumulate(scene.bytes for scene in scenes)
-        fitting = [scene for scene, size in zip(scenes, sizes, strict=True) if size <= budget]
-        if len(fitting) >= min(_LEAST, len(shots)):
-            break
-    return fitting
-
-
-def _scene(shot: Shot, palette: figures.Palette, side: int) -> Scene:
-    size = figures.shrunk(shot.photo.size, side)
-    photo = shot.photo.resize(size, Image.Resampling.LANCZOS)
-    maps = {}
-    for title, classes in shot.maps.items():
-        small = Image.fromarray(classes).resize(size, Image.Resampling.NEAREST)
-        maps[title] = _uri(_painted(np.asarray(small), palette), "PNG", optimize=True)
-    uri = _uri(photo, "JPEG", quality=80, optimize=True)
-    return Scene(shot.name, shot.disagreement, *size, uri, maps)
-
-
-def _painted(classes: np.ndarray, palette: figures.Palette) -> Image.Image:
-    """Turn class ids into a palette picture, of few classes; ignored pixels are black."""
-    black = [(0, 0, 0)] * max(1, 256 - len(palette))
-    colours = np.array([*palette, *black], dtype=np.uint8)
-    if len(colours) > 256:
-        return Image.fromarray(colours[classes])
-    # IGNORE becomes 255. An "L" picture that is given a palette becomes a "P" one.
-    picture = Image.fromarray(classes.astype(np.uint8))
-    picture.putpalette(colours.flatten().tolist())
-    return picture
-
-
-def _uri(picture: Image.Image, kind: str, **options: int | bool) -> str:
-    content = io.BytesIO()
-    picture.save(content, kind, **options)
-    text = base64.b64encode(content.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{text}"
 
 
 def render(sections: Sequence[Section], note: Note) -> str:

@@ -4,6 +4,7 @@ import resource
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -111,3 +112,24 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Measure how much memory may still be taken, in bytes: the GPU's, or the machine's.
+
+    A control group's limit counts where it leaves less. None where nothing says it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    groups = {"memory.max": "memory.current"}
+    groups |= {"memory/memory.limit_in_bytes": "memory/memory.usage_in_bytes"}
+    found = []
+    with suppress(OSError, StopIteration):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        line = next(each for each in lines if each.startswith("MemAvailable:"))
+        found.append(1024 * int(line.split()[1]))
+    for limit, used in groups.items():
+        with suppress(OSError, ValueError):
+            whole, taken = ((root / "sys/fs/cgroup" / each).read_text() for each in (limit, used))
+            found.append(int(whole) - int(taken))
+    return min(found, default=None)

@@ -240,6 +240,7 @@ class MappedTeacher(Teacher):
         final = teacher.network.classifier
         channels = None if final is None else final.in_channels
         self.network = Silent(len(table), names, channels)
+        self.network.remarks = teacher.network.remarks
         self.lookup, self.maps, self.scored = teacher.lookup, teacher.maps, teacher.scored
         self.remarks = teacher.remarks
         self.members = {
@@ -281,6 +282,8 @@ class MixedTeacher(Teacher):
                 )
         self._fabric = first._fabric
         self.network = Silent(first.network.classes, first.network.class_names, None)
+        named = [(name, each) for name, one in members.items() for each in one.network.remarks]
+        self.network.remarks = tuple(f"{name}: {each}" for name, each in named)
         self.maps = sum(each.maps for each in members.values())
         self.lookup = _Lookups([each.lookup for each in members.values() if each.lookup])
         self.scored = all(each.scored for each in members.values())

@@ -1,118 +1,29 @@
-"""Before a long run: what its teacher knows of a few images, and what its first steps do."""
+"""Before a long run: what its first steps do."""
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Integer
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from fakd.data import Batch, Sample, SegmentationData
-from fakd.errors import InputError
+from fakd.data import Batch, SegmentationData
+from fakd.errors import MORE_MEMORY, is_out_of_memory
 from fakd.inference import predict_classes, to_unit
-from fakd.inspection import Finding, Weight, spread
-from fakd.metrics import Scores, confusion_matrix
-from fakd.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from fakd.inspection import Finding, Weight
 from fakd.settings import Optimizer, Schedule, Settings
 from fakd.training.loop import Training
-from fakd.training.result import peak_memory
-from fakd.training.teacher import MappedTeacher, NetworkTeacher, Teacher
-from fakd.training.validation import refuse_degenerate_teacher
+from fakd.training.result import free_memory, peak_memory
 from fakd.types import Segmenter
 
-IMAGES = 8
-"""Validation images that a teacher is asked about."""
-_FED = {
-    "ImageNet's": (IMAGENET_MEAN, IMAGENET_STD),
-    "to [-1, 1]": ((0.5,) * 3, (0.5,) * 3),
-    "to [0, 1]": ((0.0,) * 3, (1.0,) * 3),
-    "to [0, 255]": ((0.0,) * 3, (1 / 255,) * 3),
-}
-"""Ways in which published networks normalise images."""
-_BETTER = 0.02
-"""Of mIoU, that another normalisation must gain on few images to be more than chance."""
 _STEPS = 8
-_FEWEST = 3
+_FEWEST = 2
 _LOST = 2.0
 """How many times larger than at the start the loss of a batch that is repeated must not become."""
 _UNBALANCED = 100.0
 """How many times smaller one of two gradients is where it no longer matters."""
-
-
-class Asked(NamedTuple):
-    """What a teacher answered for a few validation images."""
-
-    scores: Scores
-    samples: list[Sample]
-    answers: list[Integer[Tensor, "height width"]]
-
-
-def ask(teacher: Teacher, data: SegmentationData, settings: Settings, seconds: float) -> Asked:
-    """Ask a teacher about a few validation images, evenly spread, as the time allows."""
-    classes = teacher.network.classes
-    matrix = torch.zeros(classes, classes, dtype=torch.long)
-    samples, answers, until = list[Sample](), list[Tensor](), time.monotonic() + seconds
-    for index in spread(len(data.val))[:IMAGES]:
-        sample = data.val[index]
-        if sample.labels is None:
-            continue
-        image = to_unit(sample.image[None].to(teacher.device))
-        found = teacher.predict(image, index, settings.inference).argmax(1)[0].cpu()
-        matrix += confusion_matrix(found, sample.labels, classes)
-        samples.append(sample)
-        answers.append(found)
-        if time.monotonic() > until:
-            break
-    return Asked(Scores.from_matrix(matrix), samples, answers)
-
-
-@contextmanager
-def _fed(normalize: Normalize, mean: Sequence[float], std: Sequence[float]) -> Iterator[None]:
-    """Let a network normalise otherwise for a while."""
-    before = normalize.mean, normalize.std
-    normalize.mean = torch.tensor(mean).view(-1, 1, 1).to(before[0])
-    normalize.std = torch.tensor(std).view(-1, 1, 1).to(before[1])
-    try:
-        yield
-    finally:
-        normalize.mean, normalize.std = before
-
-
-def fed_better(
-    teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
-) -> Finding | None:
-    """Find a usual way to normalise images with which a network knows more of the same images."""
-    inner = teacher.inner if isinstance(teacher, MappedTeacher) else teacher
-    normalize = getattr(inner.network, "normalize", None)
-    known = isinstance(inner, NetworkTeacher) and isinstance(normalize, Normalize)
-    if not known or not isinstance(normalize, Normalize) or normalize.mean.numel() != 3:
-        return None
-    own = torch.stack([normalize.mean.flatten(), normalize.std.flatten()]).cpu()
-    found, until = {"": 0.0}, time.monotonic() + seconds
-    for name, how in _FED.items():
-        if time.monotonic() < until and not torch.allclose(own, torch.tensor(how), atol=2e-3):
-            with _fed(normalize, *how):
-                scores = ask(teacher, data, settings, seconds / len(_FED)).scores
-            # One that names a class everywhere may come out higher by chance.
-            with suppress(InputError):
-                refuse_degenerate_teacher(scores, data.name)
-                found[name] = scores.miou
-    name = max(found, key=lambda each: found[each])
-    here = asked.scores.miou
-    if not found[name] > max(here + _BETTER, 1.1 * here):
-        return None
-    mean, std = ([round(x, 4) for x in part] for part in _FED[name])
-    return Finding(
-        Weight.STOPS if found[name] > 1.5 * here else Weight.HARMS,
-        f"the teacher scores {100 * here:.1f} mIoU on images as it is shown them, and "
-        f"{100 * found[name]:.1f} where they are normalised {name}; give --teacher.mean '{mean}' "
-        f"--teacher.std '{std}'",
-    )
 
 
 @dataclass(frozen=True)
@@ -148,7 +59,10 @@ def try_steps(training: Training, seconds: float) -> Trial:
 
     Args:
         training: one without a folder, at a constant learning rate.
-        seconds: when no further step is begun, once three are made.
+        seconds: when no further step is begun, once two are made.
+
+    Raises:
+        MemoryError: they would need, or have needed, more than there is.
     """
     network, settings = training.network, training.settings
     kept = {name: each.clone() for name, each in network.state_dict().items()}
@@ -157,6 +71,7 @@ def try_steps(training: Training, seconds: float) -> Trial:
     batch_seconds = time.monotonic() - began
     try:
         training.begin()
+        _require_memory(training, batch)
         terms, task, distillation = _gradients(training, batch)
         losses, times, until = list[float](), list[float](), time.monotonic() + seconds
         for step in range(min(_STEPS, settings.schedule.steps)):
@@ -168,6 +83,10 @@ def try_steps(training: Training, seconds: float) -> Trial:
             times.append(time.monotonic() - began)
             if not math.isfinite(losses[-1]):
                 break
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"memory ran out in a step; {MORE_MEMORY}") from error
     finally:
         network.load_state_dict(kept)
     # The first step warms up.
@@ -177,6 +96,39 @@ def try_steps(training: Training, seconds: float) -> Trial:
     return Trial(
         terms, task, distillation, losses, step_seconds, batch_seconds, image_seconds, memory
     )
+
+
+def _require_memory(training: Training, batch: Batch) -> None:
+    """Refuse steps whose activations alone, extrapolated from two images, need more than is free.
+
+    Where memory is short, processes are killed and say nothing.
+
+    Raises:
+        MemoryError: says what is needed, and how many images there is memory for.
+    """
+    device, count = training.fabric.device, len(batch.images)
+    parts = training.settings.schedule.accumulate
+    images = to_unit(batch.images[: min(2, count)].to(device))
+    kept: dict[int, int] = {}
+    own = {each.data_ptr() for each in training.network.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        prediction = training.student(images)
+    each = sum(kept.values()) / len(images)
+    del prediction
+    free, needed = free_memory(device), each * count / parts
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"a step keeps {needed / 1e9:.1f} GB of activations for {count // parts} images, and "
+            f"{free / 1e9:.1f} GB of memory are free, enough for {int(free / each)} images; "
+            f"{MORE_MEMORY}"
+        )
 
 
 def _evaluated(network: Segmenter, training: Training, settings: Settings) -> float:

@@ -49,7 +49,7 @@ class Takes:
             return [images]
         missing = -len(images) % self.batch
         filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
-        return [*filled.chunk(len(filled) // self.batch)]
+        return [*torch.split(filled, self.batch)]
 
 
 def takes_of(shape: Sequence[int | None], dtype: torch.dtype) -> Takes | None:

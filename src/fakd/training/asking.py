@@ -1,0 +1,203 @@
+"""What a teacher knows of a few images, and whether it would know more if asked otherwise."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int, Integer
+from torch import Tensor
+
+from fakd.data import Sample, SegmentationData
+from fakd.inference import to_unit
+from fakd.inspection import Finding, Weight, spread
+from fakd.metrics import Scores, confusion_matrix
+from fakd.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from fakd.settings import Settings
+from fakd.training.teacher import MappedTeacher, NetworkTeacher, Teacher
+from fakd.types import Segmenter
+
+IMAGES = 8
+"""Validation images that a teacher is asked about."""
+_FED = {
+    "ImageNet's way": (IMAGENET_MEAN, IMAGENET_STD),
+    "to [-1, 1]": ((0.5,) * 3, (0.5,) * 3),
+    "to [0, 1]": ((0.0,) * 3, (1.0,) * 3),
+    "to [0, 255]": ((0.0,) * 3, (1 / 255,) * 3),
+    "Caffe's way": (IMAGENET_MEAN, (1 / 255,) * 3),
+}
+"""Ways in which published networks normalise images."""
+_BETTER = 0.02
+"""Of mIoU, that another normalisation must gain on few images to be more than chance."""
+_MOVED = 0.05
+"""Of IoU, that another of the teacher's classes must fit better than the one of that number."""
+
+
+class Asked(NamedTuple):
+    """What a teacher answered for a few validation images."""
+
+    matrices: list[Int[Tensor, "classes classes"]]
+    """The confusion matrix of each."""
+    samples: list[Sample]
+    answers: list[Integer[Tensor, "height width"]]
+    seconds: float
+
+    @property
+    def scores(self) -> Scores:
+        """Scores of all of them."""
+        return Scores.from_matrix(self.first())
+
+    def first(self, images: int | None = None) -> Int[Tensor, "classes classes"]:
+        """Sum the confusion matrices of the first images; of all, if no number is given."""
+        return torch.stack(self.matrices[:images]).sum(0)
+
+
+def ask(
+    teacher: Teacher, data: SegmentationData, settings: Settings, seconds: float, most: int = IMAGES
+) -> Asked:
+    """Ask a teacher about a few validation images, evenly spread, as the time allows."""
+    classes, began = teacher.network.classes, time.monotonic()
+    asked = Asked([], [], [], 0.0)
+    for index in spread(len(data.val))[:IMAGES]:
+        sample = data.val[index]
+        if sample.labels is None:
+            continue
+        image = to_unit(sample.image[None].to(teacher.device))
+        found = teacher.predict(image, index, settings.inference).argmax(1)[0].cpu()
+        asked.matrices.append(confusion_matrix(found, sample.labels, classes))
+        asked.samples.append(sample)
+        asked.answers.append(found)
+        if len(asked.samples) == most or time.monotonic() - began > seconds:
+            break
+    return asked._replace(seconds=time.monotonic() - began)
+
+
+def is_blind(matrix: Int[Tensor, "classes classes"], miou: float) -> bool:
+    """Tell whether an mIoU is no better than that of naming the most frequent class everywhere."""
+    pixels = matrix.sum(1)
+    return miou <= float(pixels.max() / pixels.sum() / (pixels > 0).sum()) * (1 + 1e-9)
+
+
+def reordered(matrix: Int[Tensor, "classes classes"]) -> tuple[float, list[int]]:
+    """Find the order of the teacher's classes in which it knows most of the labels.
+
+    Classes are assigned one to one so that the sum of their IoU is largest (Kuhn, 1955).
+
+    Returns:
+        The mIoU in that order, over the classes that labels show, and the teacher's class of each.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    counts = matrix.double()
+    union = counts.sum(1, keepdim=True) + counts.sum(0, keepdim=True) - counts
+    iou = counts / union.clamp(min=1)
+    _, order = linear_sum_assignment(iou.numpy(), maximize=True)
+    shown = counts.sum(1) > 0
+    return float(iou[range(len(iou)), order][shown].mean()), [int(each) for each in order]
+
+
+def asked_otherwise(
+    teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
+) -> tuple[list[Finding], list[Finding]]:
+    """Find a usual way to feed a network, and an order of its classes, in which it knows more."""
+    found, matrix = _fed_better(teacher, data, settings, asked, seconds)
+    return found, _in_order(teacher.network, data, matrix)
+
+
+def _in_order(
+    network: Segmenter, data: SegmentationData, matrix: Int[Tensor, "classes classes"]
+) -> list[Finding]:
+    """Judge by labels whether a teacher's classes are the data's in another order."""
+    best, order = reordered(matrix)
+    here, pixels = Scores.from_matrix(matrix).miou, matrix.sum(1)
+    moved = [i for i, theirs in enumerate(order) if theirs != i and pixels[i]]
+    gained = best > max(here + _MOVED, 1.25 * here) and not is_blind(matrix, best / 1.25)
+    if not gained or len(moved) < 2:
+        return []
+    theirs = network.class_names or tuple(f"its class {number}" for number in range(len(order)))
+    largest = sorted(moved, key=lambda i: -int(pixels[i]))[:3]
+    pairs = ", ".join(f"{data.class_names[i]} is {theirs[order[i]]}" for i in largest)
+    return [
+        Finding(
+            Weight.STOPS,
+            f"the teacher's classes are in another order: it scores {100 * here:.1f} mIoU, and "
+            f"{100 * best:.1f} if {len(moved)} classes are exchanged ({pairs}); map them: fakd "
+            "classes TEACHER DATA --out map.yaml, then --classes_from map.yaml",
+        )
+    ]
+
+
+def _fed_better(
+    teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
+) -> tuple[list[Finding], Int[Tensor, "classes classes"]]:
+    """Feed a network in other usual ways; return what is found, and what it answers then.
+
+    Every way is tried with the network's order of channels, then, the best first and as the time
+    allows, with the other. All are compared on the same images, in whatever order of classes each
+    knows most.
+    """
+    inner = teacher.inner if isinstance(teacher, MappedTeacher) else teacher
+    network: Any = inner.network
+    normalize = getattr(network, "normalize", None)
+    fed = isinstance(inner, NetworkTeacher) and isinstance(normalize, Normalize)
+    if not fed or normalize.mean.numel() != 3:
+        return [], asked.first()
+    own = [part.flatten().tolist() for part in (normalize.mean, normalize.std)]
+    each, until = asked.seconds / len(asked.samples), time.monotonic() + seconds
+    images = min(len(asked.samples), max(2, int(seconds / each / (2 * len(_FED) + 1))))
+    before = getattr(network, "order", "rgb")
+    tried = {("", before): asked.first(images)}
+
+    def trial(name: str, order: str) -> None:
+        if time.monotonic() < until:
+            with _fed(network, *_FED.get(name, own), order):
+                found = ask(teacher, data, settings, seconds, images)
+            tried[name, order] = found.first()
+
+    def best() -> tuple[str, str]:
+        # One that names a class everywhere may come out higher by chance.
+        values = {way: reordered(matrix)[0] for way, matrix in tried.items()}
+        seeing = [way for way in tried if not is_blind(tried[way], values[way])]
+        return max(seeing, key=lambda way: values[way], default=("", before))
+
+    for name, how in _FED.items():
+        if not torch.allclose(torch.tensor(own), torch.tensor(how), atol=3e-3):
+            trial(name, before)
+    if hasattr(network, "order"):
+        ways = sorted(tried, key=lambda way: reordered(tried[way])[0], reverse=True)
+        for name, _ in ways:
+            trial(name, "rgb" if before == "bgr" else "bgr")
+    name, order = best()
+    here, there = (reordered(tried[way])[0] for way in (("", before), (name, order)))
+    if not there > max(here + _BETTER, 1.1 * here):
+        return [], asked.first()
+    mean, std = ([float(f"{x:.4g}") for x in part] for part in _FED.get(name, own))
+    how = [f"normalised {name}"] if name else []
+    flags = [f"--teacher.mean '{mean}' --teacher.std '{std}'"] if name else []
+    if order != before:
+        how.append("with red and blue exchanged")
+        flags.append(f"--teacher.order {order}")
+    finding = Finding(
+        Weight.STOPS if there > 1.5 * here else Weight.HARMS,
+        f"the teacher scores {100 * here:.1f} mIoU on {images} images as it is shown them, and "
+        f"{100 * there:.1f} where they are {' and '.join(how)}; give {' '.join(flags)}",
+    )
+    return [finding], tried[name, order]
+
+
+@contextmanager
+def _fed(network: Any, mean: Sequence[float], std: Sequence[float], order: str) -> Iterator[None]:
+    """Let a network normalise, and take channels, otherwise for a while."""
+    normalize = network.normalize
+    before = normalize.mean, normalize.std, getattr(network, "order", None)
+    normalize.mean = torch.tensor(mean).view(-1, 1, 1).to(before[0])
+    normalize.std = torch.tensor(std).view(-1, 1, 1).to(before[1])
+    if before[2] is not None:
+        network.order = order
+    try:
+        yield
+    finally:
+        normalize.mean, normalize.std = before[:2]
+        if before[2] is not None:
+            network.order = before[2]
