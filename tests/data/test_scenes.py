@@ -89,8 +89,24 @@ def test_batches_of_scenes_do_not_depend_on_workers():
         assert torch.equal(first.labels, second.labels)
 
 
+def test_some_scenes_keep_their_labels_and_all_their_images():
+    whole, some = scenes(6, 2, (32, 48)), scenes(6, 2, (32, 48), labelled=2)
+    assert some.train.labelled_indices() == [0, 1]
+    for index in range(6):
+        sample, expected = some.train[index], whole.train[index]
+        assert torch.equal(sample.image, expected.image)
+        assert (sample.labels is None) == (index > 1)
+        assert index > 1 or torch.equal(sample.labels, expected.labels)
+    assert some.val[1].labels is not None
+    assert [*some.train.identity()] != [*whole.train.identity()]
+    assert some.config["init_args"]["labelled"] == 2
+    assert "labelled" not in whole.config["init_args"]
+    assert not scenes(6, 2, (32, 48), labelled=0).train.labelled
+
+
 def test_impossible_scenes_are_refused():
-    for settings in ({"train": 0}, {"val": 0}, {"size": (8, 64)}, {"seed": -1}):
+    wrong = {"train": 0}, {"val": 0}, {"size": (8, 64)}, {"seed": -1}, {"train": 4, "labelled": 5}
+    for settings in wrong:
         with pytest.raises(InputError, match="got"):
             scenes(**settings)
     with pytest.raises(IndexError):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from fakd.errors import InputError
-from fakd.losses import ChannelKL, PixelKL, channel_kl
+from fakd.losses import ChannelKL, PixelKL, WeightedSum, channel_kl
 from fakd.models import adapt, pspnet
 from fakd.settings import Task
 from fakd.training.objective import Distillation, Supervised, to_student_grid
@@ -85,6 +85,33 @@ def test_strength_brings_statistics_that_are_saved(tiny_network, batch):
     assert measures["lambda"] == pytest.approx(0.5)
     assert measures["augmentation"] > 0
     assert Supervised(TaskLoss(Task(), 12)).measures(outcome) == {}
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full", "logits"])
+def test_a_relative_strength_goes_on_where_its_state_was_saved(tiny_network, batch, kind):
+    images, labels = batch
+    teacher = pspnet("mobilenetv3_small_050", 12, channels=16)
+    loss = WeightedSum(
+        {
+            "maps": ChannelKL(strength=0.2, strength_unit="margin", covariance=kind),
+            "pixels": PixelKL(strength=0.1, strength_unit="margin", covariance=kind),
+        }
+    )
+    first, second = (Distillation(teacher, tiny_network, loss) for _ in range(2))
+    student, said = tiny_network.eval()(images), answer(teacher, images)
+    for progress in (0.3, 0.31):
+        first(student, labels, ALL, progress, said)
+    second.load_state_dict(first.state_dict())
+    outcomes = [each(student, labels, ALL, 0.33, said) for each in (first, second)]
+    assert all(outcomes[0].terms[name].equal(outcomes[1].terms[name]) for name in loss.losses)
+    measures = [
+        each.measures(outcome) for each, outcome in zip((first, second), outcomes, strict=True)
+    ]
+    assert measures[0] == measures[1]
+    assert measures[0]["maps/lambda"] == 2 * measures[0]["pixels/lambda"] > 0
+    # Seen once for both losses, and once for each batch.
+    small = F.interpolate(labels[:, None].float(), (4, 6), mode="nearest").long()
+    assert first.margin.present.sum() == (small != -1).sum()
 
 
 def test_without_labels_the_teacher_names_the_classes(tiny_network, batch):

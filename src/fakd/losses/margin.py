@@ -23,9 +23,13 @@ def margin_counts(
     last one also all that is above 2^12.
     """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        largest = precise(logits).topk(min(2, logits.shape[1]), dim=1).values
-        margins = largest[:, 0] - largest[:, -1]
-        places = ((margins.log2() - LOWEST) * PER_OCTAVE).floor().clamp(-1, BINS - 2)
+        first, *others = precise(logits).contiguous().unbind(1)
+        second = torch.full_like(first, -torch.inf) if others else first
+        # Several times as fast as looking for the two largest at once.
+        for other in others:
+            second = torch.maximum(second, torch.minimum(first, other))
+            first = torch.maximum(first, other)
+        places = (((first - second).log2() - LOWEST) * PER_OCTAVE).floor().clamp(-1, BINS - 2)
         places = 1 + places.nan_to_num(nan=-1.0).long()
         places = places.masked_fill(~labelled, BINS).flatten()
         counts = torch.zeros(BINS + 1, dtype=torch.int64, device=logits.device)

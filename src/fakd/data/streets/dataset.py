@@ -18,12 +18,26 @@ from fakd.types import IGNORE
 
 
 class SceneSplit(Split):
-    """Scenes drawn when asked for, each from (seed, split, index) alone."""
+    """Scenes drawn when asked for, each from (seed, split, index) alone.
 
-    labelled = True
+    The first ``labelled`` of them have labels; all if not given.
+    """
 
-    def __init__(self, seed: int, split: int, length: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        split: int,
+        length: int,
+        size: tuple[int, int],
+        labelled: int | None = None,
+    ) -> None:
         self._seed, self._split, self._length, self._size = seed, split, length, size
+        self._labelled = length if labelled is None else labelled
+        self.labelled = self._labelled > 0
+
+    def is_labelled(self, index: int) -> bool:
+        """Tell whether a scene is one of the first, which have labels."""
+        return index < self._labelled
 
     def __len__(self) -> int:
         return self._length
@@ -38,7 +52,8 @@ class SceneSplit(Split):
         image, labels = shade(canvas)
         _open_borders(labels, dice)
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
-        return Sample(pixels, torch.from_numpy(labels), self.name(index))
+        known = torch.from_numpy(labels) if self.is_labelled(index) else None
+        return Sample(pixels, known, self.name(index))
 
     def name(self, index: int) -> str:
         """Tell a scene's name without drawing it."""
@@ -46,11 +61,16 @@ class SceneSplit(Split):
 
     def identity(self) -> Iterable[str]:
         """Yield the parameters that the scenes follow from."""
-        yield f"scenes 2 {self._seed} {self._split} {self._length} {self._size}"
+        some = "" if self._labelled == self._length else f" {self._labelled} labelled"
+        yield f"scenes 2 {self._seed} {self._split} {self._length} {self._size}{some}"
 
 
 def scenes(
-    train: int = 400, val: int = 100, size: tuple[int, int] = (96, 128), seed: int = 0
+    train: int = 400,
+    val: int = 100,
+    size: tuple[int, int] = (96, 128),
+    seed: int = 0,
+    labelled: int | None = None,
 ) -> SegmentationData:
     """Make up a data set of street scenes with twelve classes, several of them rare and thin.
 
@@ -59,6 +79,7 @@ def scenes(
         val: Number of validation scenes, none of them a training scene; so many are for tests.
         size: Height and width in pixels.
         seed: Another seed makes other scenes.
+        labelled: How many training scenes have labels; all if not given.
 
     Raises:
         InputError: there would be no scene, or one too small to hold anything.
@@ -70,16 +91,19 @@ def scenes(
         )
     if seed < 0:
         raise InputError(f"the seed of scenes must not be negative, got {seed}")
+    if labelled is not None and not 0 <= labelled <= train:
+        raise InputError(f"labelled must be from 0 to all {train} training scenes, got {labelled}")
+    some = {} if labelled is None else {"labelled": labelled}
     return SegmentationData(
         name="scenes",
         class_names=tuple(name for name, _ in CLASSES),
         palette=tuple(colour for _, colour in CLASSES),
-        train=SceneSplit(seed, 0, train, size),
+        train=SceneSplit(seed, 0, train, size, labelled),
         val=SceneSplit(seed, 1, val, size),
         test=partial(SceneSplit, seed, 2, val, size),
         config={
             "class_path": "fakd.data.scenes",
-            "init_args": {"train": train, "val": val, "size": list(size), "seed": seed},
+            "init_args": {"train": train, "val": val, "size": list(size), "seed": seed, **some},
         },
     )
 
