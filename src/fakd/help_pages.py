@@ -121,7 +121,7 @@ PAGES = {
     "predict": Page(
         (
             "fakd predict --network runs/student --images PHOTOS --out predictions",
-            "fakd predict --network runs/student/onnx/student.onnx --images drive.mp4 --out drive",
+            "fakd predict --network runs/student --images drive.mp4 --out drive",
         ),
         listed=("network",),
     ),

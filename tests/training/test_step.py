@@ -141,7 +141,8 @@ def test_a_wrong_step_is_replayed(tmp_path, capsys):
     assert "infinite" not in capsys.readouterr().out
 
 
-def test_a_step_is_replayed_as_it_was(tmp_path, capsys):
+@pytest.mark.parametrize("more", [[], ["--int8=true"]], ids=["", "int8"])
+def test_a_step_is_replayed_as_it_was(more, tmp_path, capsys):
     """The loss of a step between two checkpoints is the one that was logged."""
     from fakd.commands.replay import replay
     from fakd.runs.folder import read_curves
@@ -150,7 +151,14 @@ def test_a_step_is_replayed_as_it_was(tmp_path, capsys):
     teacher = tmp_path / "teacher"
     short = [*TINY, "--schedule.steps=7", "--intervals.log=1", "--intervals.save=4"]
     assert main(["train", *network("network"), *short, f"--run={teacher}"]) == 0
-    command = ["distill", f"--teacher={teacher}", *network("student"), *short, f"--run={run}"]
+    command = [
+        "distill",
+        f"--teacher={teacher}",
+        *network("student"),
+        *short,
+        f"--run={run}",
+        *more,
+    ]
     from fakd.training.loop import Training
 
     save = Training._save

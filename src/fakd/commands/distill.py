@@ -49,6 +49,7 @@ def distill(
     task: Task = Task(),
     check_teacher: bool = True,
     classes_from: dict | str | None = None,
+    int8: bool = False,
     broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
@@ -84,6 +85,8 @@ def distill(
         check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
         classes_from: a .yaml file that says which of the teacher's classes each of the data's is,
             where they differ.
+        int8: let the student learn with weights and activations rounded to 8 bits, for
+            `fakd export --precision int8`; it is evaluated and saved without.
         broken: what to do about a training image or mask that cannot be read: stop, or skip it,
             say so, and count it in the result.
         seed: all that is random in the run derives from it.
@@ -97,6 +100,7 @@ def distill(
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
     from fakd.training.company import sitting
+    from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
     from fakd.training.objective import Distillation
     from fakd.training.start import (
@@ -142,6 +146,8 @@ def distill(
         objective = Distillation(answers.network, student, distillation, by_labels, task.confidence)
         # Made before there is a folder, as much may be wrong with the settings.
         training = Training(fabric, student, objective, data, settings, console, run.name, answers)
+        if int8:
+            train_for_int8(student)
         taught = answers.fingerprint()
         with open_folder(
             fabric, console, run, recipe, existing, data, teacher=taught, student=student
@@ -156,7 +162,7 @@ def distill(
                 folder.note(wiring=wired._asdict(), **({"fit": fitted} if fitted else {}))
             announce(console, data, inference, doubts, teacher=answers.network, student=student)
             _compare_class_names(console, answers.network, data)
-            _remark(console, answers, augmentation)
+            _remark(console, answers, augmentation, int8)
             weigh_classes(fabric, console, objective, data, settings, folder)
             if fabric.is_global_zero:
                 say_agreement(console, answers, data, settings)
@@ -213,8 +219,11 @@ def _fitted(
     return student, {**found.as_dict(), "sentence": found.sentence}
 
 
-def _remark(console: Console, answers: "Teacher", augmentation: Augmentation) -> None:
-    """Say what stored answers do not tell."""
+def _remark(console: Console, answers: "Teacher", augmentation: Augmentation, int8: bool) -> None:
+    """Say what stored answers do not tell, and what scores are of."""
+    if int8:
+        text = "the student learns with 8 bits, and is scored and saved without; for a file in INT8"
+        remark(console, f"{text}: fakd export --precision int8")
     for text in answers.remarks:
         remark(console, text)
     if answers.maps and (augmentation.photometric or augmentation.extra):

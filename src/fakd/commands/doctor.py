@@ -56,6 +56,7 @@ def doctor(
     task: Task = Task(),
     check_teacher: bool = True,
     classes_from: dict | str | None = None,
+    int8: bool = False,
     broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
@@ -89,6 +90,7 @@ def doctor(
         task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
         check_teacher: whether the run is to evaluate the teacher first; here it always is.
         classes_from: a .yaml file that says which of the teacher's classes each of the data's is.
+        int8: whether the student is to learn with rounding to 8 bits.
         broken: what to do about a training image or mask that cannot be read.
         seed: all that is random in the run derives from it.
         existing: what to do where a finished run already is.
@@ -101,6 +103,7 @@ def doctor(
     from fakd.inspection import Finding, Weight
     from fakd.inspection.readiness import require_labels
     from fakd.training import trial
+    from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
     from fakd.training.objective import Distillation, Supervised
     from fakd.training.start import console_of, start
@@ -146,6 +149,8 @@ def doctor(
         objective = Distillation(answers.network, learner, loss, by_labels)
     quiet = Console(quiet=True)
     training = Training(fabric, learner, objective, data, settings, quiet, "check", answers)
+    if int8:
+        train_for_int8(learner)
     counts = f"{len(data.train):,} training and {len(data.val):,} validation images"
     console.print(f"{data.name}: {counts}, {data.classes} classes", style="bold")
     show_wiring(console, wiring(learner, objective, data, settings, answers))

@@ -111,6 +111,7 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     import torch
 
     from fakd import specs
+    from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
     from fakd.training.objective import Distillation, Supervised
     from fakd.training.start import start
@@ -142,6 +143,8 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     teacher = fakd.models.adapt(others["teacher"])
     objective = Distillation(teacher, network, others["distillation"], task, asked.confidence)
     answers = NetworkTeacher(teacher, fabric, settings.hardware)
+    if recipe.get("int8"):
+        train_for_int8(network)
     return Training(fabric, network, objective, data, settings, console, title, answers)
 
 
