@@ -139,11 +139,11 @@ def _fed_better(
     """
     inner = teacher.inner if isinstance(teacher, MappedTeacher) else teacher
     network: Any = inner.network
-    normalize = getattr(network, "normalize", None)
+    normalize: Any = getattr(network, "normalize", None)
     fed = isinstance(inner, NetworkTeacher) and isinstance(normalize, Normalize)
     if not fed or normalize.mean.numel() != 3:
         return [], asked.first()
-    own = [part.flatten().tolist() for part in (normalize.mean, normalize.std)]
+    own = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
     each, until = asked.seconds / len(asked.samples), time.monotonic() + seconds
     images = min(len(asked.samples), max(2, int(seconds / each / (2 * len(_FED) + 1))))
     before = getattr(network, "order", "rgb")
@@ -151,7 +151,8 @@ def _fed_better(
 
     def trial(name: str, order: str) -> None:
         if time.monotonic() < until:
-            with _fed(network, *_FED.get(name, own), order):
+            mean, std = _FED.get(name, own)
+            with _fed(network, mean, std, order):
                 found = ask(teacher, data, settings, seconds, images)
             tried[name, order] = found.first()
 
@@ -173,15 +174,15 @@ def _fed_better(
     if not there > max(here + _BETTER, 1.1 * here):
         return [], asked.first()
     mean, std = ([float(f"{x:.4g}") for x in part] for part in _FED.get(name, own))
-    how = [f"normalised {name}"] if name else []
+    shown = [f"normalised {name}"] if name else []
     flags = [f"--teacher.mean '{mean}' --teacher.std '{std}'"] if name else []
     if order != before:
-        how.append("with red and blue exchanged")
+        shown.append("with red and blue exchanged")
         flags.append(f"--teacher.order {order}")
     finding = Finding(
         Weight.STOPS if there > 1.5 * here else Weight.HARMS,
         f"the teacher scores {100 * here:.1f} mIoU on {images} images as it is shown them, and "
-        f"{100 * there:.1f} where they are {' and '.join(how)}; give {' '.join(flags)}",
+        f"{100 * there:.1f} where they are {' and '.join(shown)}; give {' '.join(flags)}",
     )
     return [finding], tried[name, order]
 
