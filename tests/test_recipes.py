@@ -1,5 +1,6 @@
 """Every recipe parses, is what the script writes, and trains one step at reduced size."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,14 @@ def test_a_grid_parses_and_its_methods_are_what_they_are_called(path: Path):
     config = cli.parse("compare", [str(path)])
     assert str(config["run"]) == f"runs/{path.relative_to(FOLDER).with_suffix('')}"
     methods = resolve_methods(yaml.safe_load(path.read_text())["methods"])
-    assert {"alone", "cwd"} <= set(methods)
-    assert any("-fa" in name for name in methods)
+    if path.parts[-3] == "camvid-clips":  # of docs/experiments.md
+        assert {"alone", "cwd"} & set(methods)
+    else:
+        assert {"alone", "cwd"} <= set(methods)
+        assert any("-fa" in name for name in methods)
     for name, given in methods.items():
         if name != "alone":
-            expected = strength_in(name.replace("-strength", ""))
+            expected = strength_in(name)
             assert strengths(build(given["distillation"])) == {expected}, name
 
 
@@ -76,8 +80,8 @@ def strengths(loss):
 
 def strength_in(name: str) -> float:
     """Read the strength off a file name, ``cwd-fa`` being 1."""
-    last = name.rpartition("fa-")[2]
-    return float(last) if last[0].isdigit() else float("-fa" in name)
+    found = re.search(r"-fa(?:-[a-z]+)*-([0-9.]+)", name)
+    return float(found[1]) if found else float("-fa" in name)
 
 
 def test_every_cell_of_the_papers_tables_has_a_recipe():

@@ -79,6 +79,23 @@ train:
     assert "names no image" in message(lambda: folder(own.root))
 
 
+def test_lists_exclude_from_all_that_match_and_may_lie_beside_the_description(own, tmp_path):
+    elsewhere = tmp_path / "described"
+    elsewhere.mkdir()
+    described = elsewhere / "dataset.yaml"
+    described.write_text(LAYOUT.replace("list: learn.txt", "except: [held-out.txt]"))
+    (elsewhere / "held-out.txt").write_text("south/2\n")
+    assert [pair.name for pair in folder(own.root, described).train.pairs] == ["north/1"]
+    # What lies among the data comes first.
+    (own.root / "held-out.txt").write_text("north/1\n")
+    assert [pair.name for pair in folder(own.root, described).train.pairs] == ["south/2"]
+    (own.root / "held-out.txt").write_text("north/1\nsouth/2\n")
+    assert "held-out.txt names no image to take" in message(lambda: folder(own.root, described))
+    (own.root / "held-out.txt").unlink()
+    (elsewhere / "held-out.txt").unlink()
+    assert "held-out.txt" in message(lambda: folder(own.root, described))
+
+
 def test_an_image_in_two_parts_is_refused(own):
     part = '{images: "photos/{name}_rgb.jpg", masks: "truth/{name}_ids.png"}'
     own.describe(f"classes: [a, b]\ntrain: [{part}, {part}]\nval: {part}")

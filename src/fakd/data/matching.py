@@ -241,15 +241,13 @@ class _Matcher:
 
     def _chosen(self, images: Mapping[str, Path]) -> list[str]:
         """Name the images of this part: those that its lists name, or all."""
-        if not self._part.lists or not images:
-            return sorted(images)
-        lists = self._lists()
-        if not lists:
+        lists, refused = self._lists(), len(self._listing.refusals)
+        if not images or (self._part.lists and not lists):
             return []
-        refused = len(self._listing.refusals)
         excluded = {name for file in self._part.excluded for name in self._names(file, images)}
-        names = dict.fromkeys(name for file in lists for name in self._names(file, images))
-        names = dict.fromkeys(name for name in names if name not in excluded)
+        listed = [name for file in lists for name in self._names(file, images)]
+        every = listed if self._part.lists else sorted(images)
+        names = dict.fromkeys(name for name in every if name not in excluded)
         if missing := [name for name in names if name not in images]:
             path = self._root / self._part.images.path(missing[0])
             more = f" (and {len(missing) - 1} more like it)" if missing[1:] else ""
@@ -259,7 +257,8 @@ class _Matcher:
                 f"{'save the list as UTF-8' if text else self._remedy()}"
             )
         elif not names and len(self._listing.refusals) == refused:
-            self._refuse(f"{self._root / lists[0]} names no image; {self._remedy()}")
+            which = (*lists, *self._part.excluded)[0]
+            self._refuse(f"{self._root / which} names no image to take; {self._remedy()}")
         return [name for name in names if name in images]
 
     def _found(
@@ -342,10 +341,10 @@ class _Matcher:
         """Choose the first group of lists that is all there; nothing where none is."""
         groups = self._part.lists
         for group in groups:
-            if all(as_stored(self._root / file).is_file() for file in group):
+            if all(self._list(file).is_file() for file in group):
                 return group
         if groups:
-            first = next(file for file in groups[0] if not as_stored(self._root / file).is_file())
+            first = next(file for file in groups[0] if not self._list(file).is_file())
             others = [" with ".join(group) for group in groups[1:]]
             instead = f" (or, instead, {' or '.join(others)})" if others else ""
             self._refuse(
@@ -354,9 +353,14 @@ class _Matcher:
             )
         return ()
 
+    def _list(self, file: str) -> Path:
+        """Find a list among the data, or beside the description of data that others own."""
+        path, beside = as_stored(self._root / file), self._description.path.parent / file
+        return beside if beside.is_file() and not path.is_file() else path
+
     def _names(self, file: str, images: Container[str]) -> list[str]:
         try:
-            return read_names(as_stored(self._root / file), images)
+            return read_names(self._list(file), images)
         except InputError as error:
             self._refuse(f"{error}; {self._remedy()}")
             return []
