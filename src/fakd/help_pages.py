@@ -82,7 +82,7 @@ PAGES = {
             "fakd report runs/comparison",
         ),
         "teacher student pairs data run recipe methods seeds minutes primary worthwhile "
-        "until_decided most schedule.steps augmentation.crop on parallel",
+        "until_decided most final schedule.steps augmentation.crop on parallel",
         ("student", "methods", "data"),
     ),
     "compare confirm": Page(("fakd compare confirm runs/comparison --methods cwd+fa",)),

@@ -130,7 +130,7 @@ def test_the_description_may_be_the_root_or_stand_elsewhere(made_up, tmp_path):
 
 def test_the_test_split_is_listed_only_when_asked_for_and_stands_apart(made_up):
     before = folder(made_up.root).fingerprint()
-    with pytest.raises(InputError, match="test/images"):
+    with pytest.raises(InputError, match=r"val/masks, test/images, test/masks$"):
         folder(made_up.root).open_test()
     made_up.describe(
         "classes: [road, car]\n"

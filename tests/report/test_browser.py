@@ -250,6 +250,22 @@ def test_light_and_dark_have_contrast(opened):
         assert ratio["soft"] > 4.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_axe_finds_nothing_that_bars_anyone(opened, scheme, width):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs pip install axe-playwright-python"
+    )
+    page, _, _ = opened
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    found = axe.Axe().run(page).response["violations"]
+    page.emulate_media(color_scheme="light")
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+
+
 CONTRAST = """() => {
   const rgb = (value) => value.match(/[0-9.]+/g).slice(0, 3).map((each) => {
     const part = each / 255;

@@ -367,7 +367,9 @@ class _Matcher:
 
     def _remedy(self) -> str:
         if self._by_convention:
-            return "lay the data out as train/images, train/masks, val/images, val/masks"
+            splits = dict.fromkeys(("train", "val", self._split))
+            places = (f"{split}/{kind}" for split in splits for kind in ("images", "masks"))
+            return f"lay the data out as {', '.join(places)}"
         if self._description.source is not None:
             return f"it comes with {self._description.source}"
         return f"add it, or change {self._split} in {self._description.path}"
