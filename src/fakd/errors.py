@@ -103,3 +103,8 @@ def weighs(value: float | int) -> bool:
 def positive(value: float | int) -> bool:
     """Tell whether a number is finite and above zero."""
     return 0 < value < math.inf
+
+
+def last_line(text: str) -> str:
+    """Read the last line that says something; nothing where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Num
 
-from fakd.errors import InputError
+from fakd.errors import InputError, last_line
 from fakd.files import expanded
 from fakd.losses import PRESETS
 from fakd.runs.folder import (
@@ -21,7 +21,6 @@ from fakd.runs.folder import (
     IMAGES,
     RECIPE,
     RESULT,
-    last_line,
     place_in_grid,
     read_curves,
     read_environment,
