@@ -53,7 +53,9 @@ class Schedule:
     unlabelled_share: float | None = None
 
     def __post_init__(self) -> None:
-        require_each(self, "schedule", counts, "of at least 1", "steps", "batch_size", "accumulate")
+        numbers = ("steps", "batch_size", "accumulate")
+        require_each(self, "schedule", counts, "of at least 1", *numbers)
+        require_each(self, "schedule", lambda n: n <= 10**9, "of at most a billion", *numbers)
         names = ("epochs", "learning_rate", "power", "clip", "clip_value")
         require_each(self, "schedule", positive, "above 0", *names)
         if self.epochs is not None and self.steps != Schedule.steps:
