@@ -26,6 +26,7 @@ LEVELS = [
         "processes",
         "settings",
         "signals",
+        "sizes",
         "sources",
         "specs",
         "threads",

@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fakd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (FloatingPointError, OSError) as error:
-        print(f"fakd: failed: {error}", file=sys.stderr)
+        print(f"fakd: failed: {_unprinted() or error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
@@ -142,6 +142,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             line = "fakd: stopped; the same command continues at the last checkpoint"
             print(line, file=sys.stderr)
         return 130
+
+
+def _unprinted() -> str | None:
+    """Say why nothing can be printed, if so, and give up what is still to be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return f"cannot write to standard output: {error.strerror}"
+    return None
 
 
 def _run(given: list[str]) -> int:

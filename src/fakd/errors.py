@@ -120,3 +120,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """
     words = ("can't allocate memory", "not enough memory")
     return type(error).__name__ == "OutOfMemoryError" or any(each in str(error) for each in words)
+
+
+def last_line(text: str) -> str:
+    """Read the last line that says something; nothing where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -45,6 +45,18 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def paths_in(content: object) -> Iterator[Path]:
+    """Yield the files and folders that there are, absolute, of those that plain values name."""
+    if isinstance(content, Mapping | list):
+        for each in content.values() if isinstance(content, Mapping) else content:
+            yield from paths_in(each)
+    elif isinstance(content, str):
+        # What is too long for a path, or holds what none may, names no file.
+        with suppress(OSError, ValueError):
+            if (path := expanded(content)).exists():
+                yield path.resolve()
+
+
 def make_folder(path: Path) -> None:
     """Create a folder and its parents, unless it is there.
 

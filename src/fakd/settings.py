@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from fakd.errors import InputError, counts, positive, require_class_weights, require_each, weighs
+from fakd.sizes import fitted_size
 from fakd.specs import is_spec
 
 IGNORE = -1
@@ -57,7 +58,9 @@ class Schedule:
     rare: float | None = None
 
     def __post_init__(self) -> None:
-        require_each(self, "schedule", counts, "of at least 1", "steps", "batch_size", "accumulate")
+        numbers = ("steps", "batch_size", "accumulate")
+        require_each(self, "schedule", counts, "of at least 1", *numbers)
+        require_each(self, "schedule", lambda n: n <= 10**9, "of at most a billion", *numbers)
         names = ("epochs", "learning_rate", "power", "clip", "clip_value", "rare")
         require_each(self, "schedule", positive, "above 0", *names)
         if self.epochs is not None and self.steps != Schedule.steps:
@@ -389,11 +392,3 @@ class Settings:
     def of(cls, given: Mapping[str, Any]) -> "Settings":
         """Collect the settings among a command's arguments."""
         return cls(**{each.name: given[each.name] for each in fields(cls)})
-
-
-def fitted_size(size: tuple[int, int], base: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Fit height and width into the scaled long and short side of ``base``, proportions kept."""
-    long, short = int(max(base) * factor), int(min(base) * factor)
-    fitted = min(long / max(size), short / min(size))
-    height, width = (max(int(side * fitted + 0.5), 1) for side in size)
-    return height, width

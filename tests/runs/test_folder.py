@@ -4,12 +4,22 @@ import json
 import os
 import resource
 
+import numpy as np
 import pytest
 
 from fakd.errors import InputError
 from fakd.models.files import FINISHED
 from fakd.runs.curves import Curves
-from fakd.runs.folder import BEST, FORMAT, RESULT, RunFolder, differences, write_json
+from fakd.runs.folder import (
+    BEST,
+    FORMAT,
+    LAST,
+    RESULT,
+    RunFolder,
+    differences,
+    readable,
+    write_json,
+)
 from fakd.runs.locks import lock
 
 RECIPE = {"schedule": {"steps": 10}, "seed": 0, "run": "a", "hardware": {"workers": 0}}
@@ -244,3 +254,34 @@ def test_an_unknown_word_for_a_finished_run_overwrites_nothing(tmp_path):
     with pytest.raises(Exception, match=r"existing to be one of|violates|Type-check"):
         RunFolder(run, RECIPE, existing="Reuse")
     assert (run / "result.json").is_file()
+
+
+def test_what_a_run_reads_is_not_overwritten_by_it(tmp_path):
+    folder = tmp_path / "a"
+    RunFolder(folder, RECIPE).__exit__(None)
+    (folder / BEST).write_text("mine")
+    write_json(folder / RESULT, {"miou": 1})
+    for content in ({"teacher": {"path": str(folder)}}, {"data": [str(folder / BEST)]}):
+        with pytest.raises(InputError, match=r"is to be overwritten, but .* is what the run reads"):
+            RunFolder(folder, RECIPE | content | {"run": str(folder)}, "overwrite")
+        assert (folder / BEST).read_text() == "mine"
+        assert (folder / RESULT).is_file()
+    RunFolder(folder, RECIPE | {"run": str(folder), "data": str(tmp_path)}, "overwrite")
+    assert not (folder / BEST).exists()
+
+
+def test_a_damaged_result_is_mended_by_going_on_where_that_can_be(tmp_path):
+    folder = tmp_path / "a"
+    RunFolder(folder, RECIPE).__exit__(None)
+    (folder / RESULT).write_text('{"miou":')
+    with pytest.raises(InputError, match=r"cannot be read .*--existing overwrite"):
+        RunFolder(folder, RECIPE, "reuse")
+    (folder / LAST).write_bytes(b"")
+    with pytest.raises(InputError, match=r"remove result\.json there and give its command again"):
+        RunFolder(folder, RECIPE, "reuse")
+
+
+def test_an_empty_file_of_a_run_is_named_in_one_line(tmp_path):
+    (tmp_path / "images.npz").touch()
+    with pytest.raises(InputError, match="EOFError"), readable(tmp_path):
+        np.load(tmp_path / "images.npz")

@@ -57,7 +57,8 @@ def report(
     # Imported here because `fakd report --help` need not wait for it.
     from fakd.models.files import own_version
     from fakd.report.page import Note, Section, add_pictures, write_report
-    from fakd.runs.folder import OPENED, command_line
+    from fakd.runs.environment import command_line
+    from fakd.runs.folder import OPENED
     from fakd.runs.opening import on_test
     from fakd.runs.reading import by_pair, read_folders
     from fakd.training.start import pick_device

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fakd import signals
+from fakd.errors import last_line
 from fakd.files import write_text, write_yaml
 from fakd.imports import allowed
 from fakd.runs.folder import (
@@ -25,7 +26,6 @@ from fakd.runs.folder import (
     LOCK,
     LOG,
     RESULT,
-    last_line,
     read_curves,
     read_json,
     write_json,

@@ -15,7 +15,8 @@ from fakd import signals
 from fakd.comparing.cell import Cell, attempt, measure, seconds_per_step, trial_of, within
 from fakd.comparing.engines import Engine, Task, Work
 from fakd.console import remark
-from fakd.runs.folder import LOG, RESULT, last_line, read_json
+from fakd.errors import last_line
+from fakd.runs.folder import LOG, RESULT, read_json
 
 _SHOWN = 12
 

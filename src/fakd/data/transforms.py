@@ -15,8 +15,9 @@ from torchvision.transforms.v2.functional import rotate  # type: ignore[attr-def
 
 from fakd.data.samples import Sample
 from fakd.errors import InputError
-from fakd.settings import IGNORE, fitted_size
+from fakd.settings import IGNORE
 from fakd.settings import Augmentation as Augmentation
+from fakd.sizes import fitted_size
 from fakd.specs import build, checked
 
 Extra = Callable[[UInt8[Tensor, "3 height width"]], UInt8[Tensor, "3 height width"]]

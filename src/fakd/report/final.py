@@ -12,7 +12,8 @@ from fakd.data import SegmentationData
 from fakd.data.dataset import hashed
 from fakd.errors import InputError
 from fakd.report.examination import inference_of
-from fakd.runs.folder import GRID_LOCK, OPENED, TEST_IMAGES, command_line, write_json
+from fakd.runs.environment import command_line
+from fakd.runs.folder import GRID_LOCK, OPENED, TEST_IMAGES, write_json
 from fakd.runs.images import write_images
 from fakd.runs.locks import lock
 from fakd.runs.opening import on_test, opening_of, place_of

@@ -2,15 +2,10 @@
 
 import csv
 import json
-import os
-import platform
 import re
-import shlex
 import shutil
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +14,15 @@ from zipfile import BadZipFile
 from safetensors import SafetensorError, safe_open
 
 from fakd.errors import InputError, require_choice
-from fakd.files import make_folder, read_yaml, write_text, write_yaml, writing
+from fakd.files import (
+    make_folder,
+    paths_in,
+    read_yaml,
+    write_text,
+    write_yaml,
+    writing,
+)
+from fakd.runs.environment import environment
 from fakd.runs.locks import holder, lock
 from fakd.runs.naming import completed
 from fakd.settings import Existing
@@ -146,6 +149,12 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     def _open(self, existing: Existing) -> None:
         path = self.path
         if not (path / RECIPE).is_file() or existing == "overwrite":
+            for each in paths_in({**self._recipe, "run": None}):
+                if each.is_relative_to(path.resolve()):
+                    raise InputError(
+                        f"{path} is to be overwritten, but {each} in it is what the run reads; "
+                        "choose another --run"
+                    )
             self._clear()
         elif existing == "extend":
             self.extended_from = self._fewer_steps()
@@ -159,7 +168,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 if _UNFINISHED.fullmatch(rubbish.name):
                     rubbish.unlink()
         write_yaml(path / RECIPE, self._recipe)
-        write_json(path / ENVIRONMENT, environment() | {"fingerprints": self._fingerprints})
+        made = {"format": FORMAT, **environment(), "fingerprints": self._fingerprints}
+        write_json(path / ENVIRONMENT, made)
         with writing(path):
             (path / RESULT).unlink(missing_ok=True)
 
@@ -264,11 +274,6 @@ def read_curves(file: Path) -> list[dict[str, float]]:
     return [row for row in rows if "step" in row]
 
 
-def last_line(text: str) -> str:
-    """Read the last line that says something; nothing where none does."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """Read one JSON file of a run."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -321,11 +326,13 @@ def readable(folder: Path) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{folder}, written by {writer}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        remedy = "train it again with --existing overwrite"
+        if (folder / LAST).is_file() and (folder / RESULT).is_file():
+            remedy = f"remove {RESULT} there and give its command again, which writes what is lost"
         raise InputError(
-            f"{folder} holds a run that cannot be read ({reason}), written by {writer}; train it "
-            "again with --existing overwrite"
+            f"{folder} holds a run that cannot be read ({reason}), written by {writer}; {remedy}"
         ) from error
 
 
@@ -356,29 +363,3 @@ def read_checkpoint_state(path: Path, known: Collection[str] | None = None) -> d
     if type(state.get("step")) is not int:
         raise InputError(f"{path} is no readable checkpoint (of no step); {remedy}")
     return state
-
-
-def environment() -> dict[str, Any]:
-    """Describe where and how this process runs, for whoever reads its results later."""
-    import torch
-
-    packages = ("fakd", "torch", "torchvision", "timm", "lightning-fabric")
-    return {
-        "format": FORMAT,
-        "command": command_line(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-def command_line() -> str:
-    """Write this process's command as it would be typed, ``fakd`` without where it is installed."""
-    program = Path(sys.argv[0])
-    module = program.parts[-2:] == ("fakd", "__main__.py")
-    installed = module or program.name in ("fakd", "fakd.exe")
-    return shlex.join(["fakd" if installed else sys.argv[0], *sys.argv[1:]])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fakd.errors import InputError
+from fakd.errors import InputError, last_line
 from fakd.files import expanded
 from fakd.losses import PRESETS
 from fakd.runs.folder import (
@@ -20,7 +20,6 @@ from fakd.runs.folder import (
     IMAGES,
     RECIPE,
     RESULT,
-    last_line,
     place_in_grid,
     read_curves,
     read_environment,

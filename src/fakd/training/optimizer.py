@@ -83,7 +83,29 @@ def _class(settings: Optimizer) -> type[torch.optim.Optimizer]:
             nearest = difflib.get_close_matches(name, takes, 1, 0.5)
             hint = f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(takes)}"
             raise InputError(f"optimizer.arguments: {settings.kind} has no {name}; {hint}")
+        _require_like(takes[name], settings.arguments[name])
     return kind
+
+
+def _require_like(parameter: inspect.Parameter, value: object) -> None:
+    """Refuse a value that is nothing like the parameter's default: PyTorch looks at few of them.
+
+    Raises:
+        InputError: it is no truth value, no number or not as many numbers.
+    """
+    usual = parameter.default
+    several = isinstance(usual, tuple)
+    if isinstance(usual, bool) or "bool" in str(parameter.annotation):
+        wanted, fits = "true or false", isinstance(value, bool) or (value is None and usual is None)
+    elif several or isinstance(usual, int | float):
+        values = value if several and isinstance(value, list | tuple) else [value]
+        fits = all(isinstance(n, int | float) and not isinstance(n, bool) for n in values)
+        wanted = f"{len(usual)} numbers" if several else "a number"
+        fits = fits and (not several or len(values) == len(usual))
+    else:
+        return
+    if not fits:
+        raise InputError(f"optimizer.arguments: {parameter.name} must be {wanted}, got {value!r}")
 
 
 def _groups(

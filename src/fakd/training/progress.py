@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from types import MappingProxyType, TracebackType
 
 from rich.console import Console
@@ -113,7 +114,7 @@ class StepProgress(AbstractContextManager["StepProgress"]):
             return
         self._last_line = now
         pace = (now - self._started) / max(1, step - self._first)
-        left = time.strftime("%H:%M:%S", time.gmtime(pace * (self._total - step)))
+        left = timedelta(seconds=round(pace * (self._total - step)))
         self.say(f"{self._title}: step {step}/{self._total}  {text}  left {left}")
 
     def say(self, line: str) -> None:
