@@ -38,6 +38,8 @@ _KEYS = (
 )
 
 
+SHARDS, TABLE = ".tar", "hf:"
+"""How unlabelled images end that are tar shards, and begin that are a table of datasets."""
 Labelled = int | float | str
 """How many training images keep their labels, which share of them, or a list of their names."""
 
@@ -268,4 +270,6 @@ def check_labelled(given: object) -> Labelled | None:
 def _unlabelled_pattern(entry: object, path: Path) -> Pattern:
     if not isinstance(entry, str) or not entry:
         raise InputError(f"{path}: unlabelled must name folders, got {entry!r}")
+    if entry.endswith(SHARDS) or entry.startswith(TABLE):
+        return Pattern(entry)
     return Pattern(entry if "{name}" in entry else f"{entry.rstrip('/')}/{{name}}.*")
