@@ -135,3 +135,40 @@ def test_rows_of_a_table_are_training_images(root):
         folder(root, unlabelled="hf:nowhere")
     with pytest.raises(InputError, match="cannot be read by datasets"):
         folder(root, unlabelled=f"hf:{root / 'train'}")
+
+
+def video(path, frames):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", format="mp4") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 4
+        for number in range(frames):
+            shade = np.full((48, 64, 3), 12 * number, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
+        file.mux(stream.encode(None))
+
+
+def test_one_in_three_frames_of_a_video_is_a_training_image(root):
+    video(root / "clip.mp4", 20)
+    train = folder(root, unlabelled=f"{root / 'clip.mp4'}?every=3").train
+    names = [train.name(index) for index in range(4, len(train))]
+    assert names == [f"clip/{1 + 3 * n:06d}" for n in range(7)]
+    # In any order, and from any worker.
+    for place in (5, 0, 6, 3):
+        image = train[4 + place].image
+        assert image.shape == (3, 48, 64)
+        assert float(image.float().mean()) == pytest.approx(12 * 3 * place, abs=4)
+    (batch,) = training_batches(train, CROP, 4, 0, 0, 1, workers=1, unlabelled_share=1.0)
+    assert len({train.stamp(int(index)) for index in batch.indices}) == 4
+
+
+def test_what_is_no_video_is_refused(root):
+    pytest.importorskip("av")
+    (root / "x.mp4").write_bytes(b"no video")
+    for text, reason in (
+        ("x.mp4?every=2", "cannot be decoded as a video"),
+        ("y.mp4?every=2", "there is none"),
+        ("x.mp4", r"as .*x.mp4\?every=10"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            folder(root, unlabelled=str(root / text))

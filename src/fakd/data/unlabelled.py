@@ -11,7 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
-from fakd.data.description import SHARDS, TABLE, Labelled
+from fakd.data.description import FRAMES, SHARDS, TABLE, Labelled
 from fakd.data.layout import IMAGE_SUFFIXES, Levels, Pattern
 from fakd.data.masks import Pair
 from fakd.data.names import as_stored, composed, read_names
@@ -242,9 +242,9 @@ def unlabelled_images(
 
 
 def _packed(text: str, root: Path) -> Block | None:
-    """Open what is no folder of files: shards, or a table."""
+    """Open what is no folder of files: shards, a table, or a video."""
     if text.endswith(SHARDS):
-        # Imported here because a folder of files needs neither.
+        # Imported here because a folder of files needs none of them.
         from fakd.data.shards import Shards
 
         return Shards(root, text)
@@ -252,6 +252,10 @@ def _packed(text: str, root: Path) -> Block | None:
         from fakd.data.tables import Table
 
         return Table(root / text.removeprefix(TABLE))
+    if (frames := FRAMES.fullmatch(text)) is not None:
+        from fakd.data.video import Frames
+
+        return Frames(root / frames["file"], int(frames["every"]))
     return None
 
 
