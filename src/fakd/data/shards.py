@@ -47,7 +47,7 @@ class Shards(Block):
 
     Of a member the key ends at the first dot of its file name, as in WebDataset, and images are
     those members that have a suffix of images after it and nothing else. Other members are left
-    out. Reading headers takes about a minute for a million images; that is remembered beside
+    out. Reading headers takes some twenty seconds for a million images; that is remembered beside
     listings, as long as a shard keeps its time of change.
 
     Args:
