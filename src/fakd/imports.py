@@ -29,6 +29,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "openvino": "openvino",
     "av": "video",
+    "datasets": "datasets",
 }
 BUILDERS = ("deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
 """Those of this package's networks, in `fakd.models`."""

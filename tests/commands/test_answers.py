@@ -1,7 +1,11 @@
 """Asking once, continuing, sharing, and learning from what was stored, by the command line."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -98,6 +102,42 @@ def test_processes_share_the_work(folder):
     assert answer("--out=alone") == 0
     assert answer("--out=shared", "--parallel=2") == 0
     for one, other in zip(shards(folder / "alone"), shards(folder / "shared"), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+DYING = """
+import os, signal, sys
+from fakd.cli import main
+from fakd.training import answering
+
+answered, records = 0, answering.records
+
+def dying(*arguments, **options):
+    global answered
+    for record in records(*arguments, **options):
+        answered += 1
+        # Four are answered to tell the time, three make the first shard.
+        if answered == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield record
+
+answering.records = dying
+main(sys.argv[1:])
+"""
+
+
+def test_a_worker_that_dies_loses_the_shard_it_was_at_and_no_other(folder):
+    assert answer("--out=alone") == 0
+    arguments = ["answer", "--teacher=t.safetensors", *DATA, "--shard=3", "--out=a"]
+    environment = {key: value for key, value in os.environ.items() if "JAXTYPING" not in key}
+    died = subprocess.run([sys.executable, "-c", DYING, *arguments], env=environment)
+    assert died.returncode == -signal.SIGKILL
+    (whole,) = shards(folder / "a")
+    before = whole.stat().st_mtime_ns
+    assert answer("--out=a") == 0
+    assert whole.stat().st_mtime_ns == before
+    assert not (folder / "a" / "locks").exists()
+    for one, other in zip(shards(folder / "alone"), shards(folder / "a"), strict=True):
         assert one.read_bytes() == other.read_bytes()
 
 

@@ -1,5 +1,6 @@
 """Images with and without labels in one training split."""
 
+import os
 from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from fakd.data import Augmentation, folder, training_batches
-from fakd.data.rare import Shown, class_probabilities
+from fakd.data.rare import RareDraw, Shown, class_probabilities
 from fakd.errors import InputError
 from fakd.settings import IGNORE
 
@@ -191,29 +192,24 @@ def shown(split):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-@pytest.mark.parametrize("share", [None, 0.25, 0.0])
-def test_rare_classes_come_as_often_as_their_formula_says(root, share, temperature):
-    split = described(root, "unlabelled: more").train
-    given = shown(split)
-    indices = drawn(split, share, steps=range(1000), rare=(given, temperature))
-    kinds = {"all": (range(16), [0, 1])}
-    if share is not None:
-        kinds = {"labelled": (range(10), [1]), "unlabelled": (range(10, 16), [0])}
-    for among, rows in kinds.values():
-        counts = Counter(each for each in indices if each in among)
-        if not (total := sum(counts.values())):
-            assert share == 0.0
-            continue
-        pixels = given.pixels[rows].sum(0)
-        weights = np.exp((1 - pixels / pixels.sum()) / temperature)
-        weights /= weights.sum()
-        expected = np.zeros(16)
-        for chance, column in zip(weights, given.shows.T, strict=True):
-            members = [each for each in among if column[each]]
-            expected[members] += chance / len(members)
-        for index in among:
-            error = 4 * np.sqrt(expected[index] * (1 - expected[index]) / total) + 1e-9
-            assert counts[index] / total == pytest.approx(expected[index], abs=error)
+@pytest.mark.parametrize(
+    ("among", "rows"), [(range(16), [0, 1]), (range(10), [1]), (range(10, 16), [0])]
+)
+def test_rare_classes_come_as_often_as_their_formula_says(among, rows, temperature):
+    given, total = shown(range(16)), 4000
+    draw = RareDraw(given, temperature, 0, {1: (np.array(among), rows)})
+    drawn = (draw.order(1, number) for number in range(total))
+    counts = Counter(images[place] for images, place in drawn)
+    pixels = given.pixels[rows].sum(0)
+    weights = np.exp((1 - pixels / pixels.sum()) / temperature)
+    expected = np.zeros(16)
+    for chance, column in zip(weights / weights.sum(), given.shows.T, strict=True):
+        members = [each for each in among if column[each]]
+        expected[members] += chance / len(members)
+    assert counts.keys() <= set(among)
+    for index in among:
+        error = 4 * np.sqrt(expected[index] * (1 - expected[index]) / total) + 1e-9
+        assert counts[index] / total == pytest.approx(expected[index], abs=error)
 
 
 def test_the_smaller_the_temperature_the_more_of_the_rarest():
@@ -232,3 +228,38 @@ def test_ranks_workers_and_resumption_change_no_rare_draw(root):
     ranks = [drawn(split, 0.25, steps=range(12), rank=r, world=2, rare=rare) for r in (0, 1)]
     joined = [ranks[r][2 * step + i] for step in range(12) for r in (0, 1) for i in (0, 1)]
     assert joined == whole
+
+
+def test_a_link_to_a_validation_image_is_refused_and_files_are_looked_at_once(root, monkeypatch):
+    (root / "more" / "link.png").symlink_to(root / "val" / "images" / "0.png")
+    with pytest.raises(InputError, match=r"link.png stands in both val and unlabelled"):
+        described(root, "unlabelled: more")
+    (root / "more" / "link.png").unlink()
+    counted, stat = Counter(), os.stat
+
+    def counting(path, **options):
+        counted[str(path)] += 1
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", counting)
+    data = described(root, "unlabelled: more")
+    data.fingerprint()
+    data.train.stamp(12)
+    assert {counted[str(root / "more" / "a" / f"{each + 6}.png")] for each in range(6)} == {1}
+
+
+def test_what_is_kept_of_many_files_is_what_pairs_say(root):
+    (root / "more" / "b").mkdir()
+    draw(root / "more" / "b" / "\u00e9.png", 1)
+    draw(root / "other" / "0.png", 2)
+    train = described(root, "unlabelled: [more, other]").train
+    names = [train.name(index) for index in range(len(train))]
+    expected = ["a/10", "a/11", "a/6", "a/7", "a/8", "a/9", "b/\u00e9", "other/0"]
+    assert names[10:] == expected
+    assert [pair.image for pair in train.pairs[16:]] == [
+        root / "more" / "b" / "\u00e9.png",
+        root / "other" / "0.png",
+    ]
+    lines = list(train.identity())
+    assert lines[-1] == f"other/0.png {(root / 'other' / '0.png').stat().st_size}"
+    assert lines[-8].startswith("more/a/10.png ")

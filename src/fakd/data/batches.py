@@ -1,6 +1,7 @@
 """Batches that are a function of seed and step alone, whoever loads them and from where."""
 
 import math
+from array import array
 from collections.abc import Callable, Generator, Iterable, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -187,25 +188,27 @@ class _Draw:
     ) -> None:
         self._seed = seed
         self._share = None if share is None else Fraction(str(share))
-        self._kinds: dict[int, Sequence[int]] = {_ORDER: range(len(split))}
+        self._kinds = {_ORDER: torch.arange(len(split))}
         if self._share is not None:
-            labelled = split.labelled_indices()
-            others = sorted(set(range(len(split))) - set(labelled))
-            self._kinds = {_ORDER: labelled, _UNLABELLED: others}
+            labelled = torch.zeros(len(split), dtype=torch.bool)
+            labelled[split.labelled_indices()] = True
+            both = ((_ORDER, labelled), (_UNLABELLED, ~labelled))
+            self._kinds = {kind: each.argwhere()[:, 0] for kind, each in both}
             for kind, name, used in (
                 (_ORDER, "labelled", self._share < 1),
                 (_UNLABELLED, "unlabelled", self._share > 0),
             ):
-                if used and not self._kinds[kind]:
+                if used and not len(self._kinds[kind]):
                     raise InputError(
                         f"schedule.unlabelled_share {share} needs {name} training images, and "
                         "there are none; leave it out"
                     )
-        self._orders: dict[tuple[int, int], list[int]] = {}
+        # Compact, as every process that loads samples has its own.
+        self._orders: dict[tuple[int, int], array[int]] = {}
         self._rare = None
         if rare is not None:
             rows = {_ORDER: [0, 1] if self._share is None else [1], _UNLABELLED: [0]}
-            kinds = {kind: (each, rows[kind]) for kind, each in self._kinds.items()}
+            kinds = {kind: (each.numpy(), rows[kind]) for kind, each in self._kinds.items()}
             self._rare = RareDraw(*rare, seed, kinds)
 
     def order(self, number: int) -> tuple[Sequence[int], int]:
@@ -219,14 +222,14 @@ class _Draw:
         epoch, place = divmod(count, len(self._kinds[kind]))
         if (kind, epoch) not in self._orders:
             generator = torch.Generator().manual_seed(mixed(self._seed, kind, epoch))
-            chosen = torch.randperm(len(self._kinds[kind]), generator=generator).tolist()
+            chosen = torch.randperm(len(self._kinds[kind]), generator=generator)
             # Steps only move on; a batch of a small split spans several epochs.
             self._orders = {
                 key: kept
                 for key, kept in self._orders.items()
                 if key[0] != kind or key[1] >= epoch - 1
             }
-            self._orders[kind, epoch] = [self._kinds[kind][each] for each in chosen]
+            self._orders[kind, epoch] = array("q", self._kinds[kind][chosen].numpy().tobytes())
         return self._orders[kind, epoch], place
 
 

@@ -6,15 +6,19 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from io import BytesIO
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from fakd.data.layout import Levels
+from fakd.data.packed import Place
 from fakd.errors import InputError
+
+if TYPE_CHECKING:
+    from fakd.data.masks import Pair
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of what is read; its other readers interpret ids, or run programs."""
@@ -55,7 +59,7 @@ class Stored(NamedTuple):
         return (height, width) if self.orientation in SIDEWAYS else (width, height)
 
 
-def decoded(path: Path, levels: Levels = Levels()) -> UInt8[np.ndarray, "height width 3"]:
+def decoded(path: Place, levels: Levels = Levels()) -> UInt8[np.ndarray, "height width 3"]:
     """Decode an image of any kind to RGB, upright as its EXIF orientation says.
 
     Raises:
@@ -64,7 +68,7 @@ def decoded(path: Path, levels: Levels = Levels()) -> UInt8[np.ndarray, "height 
     return as_rgb(stored(path, upright=True), levels, path)
 
 
-def stored(path: Path, upright: bool = False) -> Stored:
+def stored(path: Place, upright: bool = False) -> Stored:
     """Decode a file to what is stored in it.
 
     Args:
@@ -78,7 +82,7 @@ def stored(path: Path, upright: bool = False) -> Stored:
     if path.suffix.lower() == ".mat":
         return Stored(_label_map(path), white=None)
     most = most_pixels()
-    with _explained(path), open(path, "rb") as file:
+    with _explained(path), path.open("rb") as file:
         beginning = file.read(16)
         file.seek(0)
         if beginning[:4] in _TIFF:
@@ -107,7 +111,7 @@ def most_pixels() -> int:
     return int(given)
 
 
-def as_rgb(file: Stored, levels: Levels, path: Path) -> UInt8[np.ndarray, "height width 3"]:
+def as_rgb(file: Stored, levels: Levels, path: Place) -> UInt8[np.ndarray, "height width 3"]:
     """Show what is stored as 8-bit RGB, by type and range of its numbers.
 
     The range of ``levels``, else the whole range of an unsigned type of up to 16 bits, else, for
@@ -143,7 +147,7 @@ def as_rgb(file: Stored, levels: Levels, path: Path) -> UInt8[np.ndarray, "heigh
 
 
 def _range(
-    pixels: np.ndarray, white: int | None, levels: Levels, path: Path
+    pixels: np.ndarray, white: int | None, levels: Levels, path: Place
 ) -> tuple[float, float]:
     floating = pixels.dtype.kind == "f"
     if floating and not np.isfinite(pixels).all():
@@ -170,14 +174,14 @@ def _range(
     )
 
 
-def unused_range(images: Sequence[Path], levels: Levels) -> str | None:
+def unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
     """Say so if images use little of their range, and so are nearly black, or go beyond it.
 
     A few of them are decoded, spread evenly; 8-bit images are not where no range is given.
     """
     peak, white, beyond = 0.0, 1.0, 0
     low, high = levels.range or (0.0, math.inf)
-    chosen = images[:: max(1, len(images) // _LOOKED_AT)]
+    chosen = [pair.image for pair in pairs[:: max(1, len(pairs) // _LOOKED_AT)]]
     for path in chosen:
         # What is wrong with a file is said when it is needed.
         with suppress(InputError, OSError):
@@ -207,7 +211,7 @@ def unused_range(images: Sequence[Path], levels: Levels) -> str | None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Place) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # Pillow warns about metadata it cannot parse, which no pixel depends on.
@@ -228,14 +232,14 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _too_large(path: Path) -> str:
+def _too_large(path: Place) -> str:
     return (
         f"{path} has too many pixels to decode, more than {most_pixels()}; cut it into tiles, or "
         "set FAKD_MAX_PIXELS to a larger number"
     )
 
 
-def _picture(image: Image.Image, path: Path, upright: bool) -> Stored:
+def _picture(image: Image.Image, path: Place, upright: bool) -> Stored:
     """Take what Pillow decodes as it is stored."""
     if image.width * image.height > most_pixels():
         raise InputError(_too_large(path))
@@ -272,13 +276,13 @@ def _unpacked(image: Image.Image, packing: str) -> Stored:
     return Stored(pixels, transparent=image.mode in ("LA", "RGBA"))
 
 
-def _label_map(path: Path) -> np.ndarray:
+def _label_map(path: Place) -> np.ndarray:
     """Read a MATLAB file: ``LabelMap`` of PASCAL Context, or ``GTcls.Segmentation`` of SBD."""
     # Imported here because nothing but these files needs it, and it takes a while.
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, variable_names=["LabelMap", "GTcls"])
+        content = loadmat(path.open("rb"), variable_names=["LabelMap", "GTcls"])
     except FileNotFoundError as error:
         raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
     # SciPy raises whatever its parser stumbles over in a damaged file.
@@ -303,7 +307,7 @@ def _label_map(path: Path) -> np.ndarray:
     return labels
 
 
-def _deep(path: Path) -> np.ndarray:
+def _deep(path: Place) -> np.ndarray:
     """Decode a PNG of 16 bits and several bands."""
     # Imported here because masks and most images need no tensor.
     import torch
@@ -314,7 +318,7 @@ def _deep(path: Path) -> np.ndarray:
     return pixels.transpose(1, 2, 0)
 
 
-def _tiff(file: IO[bytes], path: Path, most: int) -> Stored:
+def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
     import tifffile
 
     # It would write what is wrong with a file beside the error that names it.
@@ -357,7 +361,7 @@ def _tiff(file: IO[bytes], path: Path, most: int) -> Stored:
     return Stored(_turned(pixels, code), white, None, transparent, lossy, code)
 
 
-def _samples(page: Any, path: Path) -> np.ndarray:
+def _samples(page: Any, path: Place) -> np.ndarray:
     """Decode the numbers of a TIFF page, ``height width`` or ``height width bands``."""
     if sum(page.databytecounts) > 2 * page.nbytes + 2**16:
         raise InputError(f"{path} holds more than the pixels it promises; save it again")

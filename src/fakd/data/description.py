@@ -1,5 +1,6 @@
 """The dataset.yaml of a folder: its classes, how masks encode them and where files lie."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ _KEYS = (
 )
 
 
+SHARDS, TABLE = ".tar", "hf:"
+"""How unlabelled images end that are tar shards, and begin that are a table of datasets."""
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
+FRAMES = re.compile(r"(?P<file>.+)\?every=(?P<every>[1-9]\d*)")
+"""A video, and how many frames one is taken of."""
 Labelled = int | float | str
 """How many training images keep their labels, which share of them, or a list of their names."""
 
@@ -268,4 +274,8 @@ def check_labelled(given: object) -> Labelled | None:
 def _unlabelled_pattern(entry: object, path: Path) -> Pattern:
     if not isinstance(entry, str) or not entry:
         raise InputError(f"{path}: unlabelled must name folders, got {entry!r}")
+    if entry.lower().endswith(VIDEOS):
+        raise InputError(f"{path}: say how many frames one is taken of, as {entry}?every=10")
+    if entry.endswith(SHARDS) or entry.startswith(TABLE) or FRAMES.fullmatch(entry):
+        return Pattern(entry)
     return Pattern(entry if "{name}" in entry else f"{entry.rstrip('/')}/{{name}}.*")

@@ -9,6 +9,7 @@ from typing import Any
 from fakd.data.dataset import SegmentationData, Split
 from fakd.data.decoding import unused_range
 from fakd.data.description import (
+    TABLE,
     Description,
     check_labelled,
     read_description,
@@ -18,7 +19,7 @@ from fakd.data.layout import IMAGE_SUFFIXES, Pattern
 from fakd.data.masks import Pair
 from fakd.data.matching import listed
 from fakd.data.scan import files_below
-from fakd.data.unlabelled import copies, unlabelled_pairs, without_labels
+from fakd.data.unlabelled import Images, copies, unlabelled_images, without_labels
 from fakd.errors import InputError, some
 from fakd.files import expanded
 
@@ -58,7 +59,7 @@ def folder(
     if unlabelled is not None:
         # Unlike those of the description, they are named from where the command runs.
         entries = [unlabelled] if isinstance(unlabelled, str) else unlabelled
-        absolute = [str(expanded(entry).absolute()) for entry in entries]
+        absolute = [_absolute(entry) for entry in entries]
         more = read_unlabelled({"unlabelled": absolute}, described.path)
         described = replace(described, unlabelled=(*described.unlabelled, *more))
         arguments["unlabelled"] = unlabelled
@@ -105,14 +106,13 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         if not train.labelled:
             raise InputError(f"labelled: train of {root} has no masks at all; leave it out")
         train.pairs = without_labels(train.pairs, described.labelled, root)
-    more, doubts = unlabelled_pairs(described.unlabelled, root, train.pairs, val.pairs)
+    images, doubts = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
     if both := sorted({pair.image for pair in train.pairs} & {pair.image for pair in val.pairs}):
         train.doubts.append(
             f"{len(both)} images are in both train and val ({some(both, 2)}): scores say too much"
         )
-    train.pairs += more
     train.doubts += doubts
-    faint = unused_range([pair.image for pair in train.pairs], described.levels)
+    faint = unused_range(images, described.levels)
     # What is wrong with the files is said before PyTorch is imported.
     from fakd.data.samples import PairedSplit
 
@@ -120,7 +120,7 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         name=described.name or root.resolve().name,
         class_names=described.class_names,
         palette=described.palette,
-        train=PairedSplit(root, train.pairs),
+        train=PairedSplit(root, images),
         val=PairedSplit(root, val.pairs, described.group),
         config=config,
         remarks=(*train.doubts, *train.remarks, *val.doubts, *val.remarks, *filter(None, [faint])),
@@ -128,17 +128,16 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         augmentation=described.augmentation,
         levels=described.levels,
         worthwhile=described.worthwhile,
-        test=partial(_open_test, root, described, [*train.pairs, *val.pairs])
-        if described.test
-        else None,
+        test=partial(_open_test, root, described, images, val.pairs) if described.test else None,
     )
 
 
-def _open_test(root: Path, described: Description, known: Sequence[Pair]) -> Split:
+def _open_test(root: Path, described: Description, train: Images, val: Sequence[Pair]) -> Split:
     from fakd.data.samples import PairedSplit
 
     (test,) = listed(root, described, splits=["test"])
-    if again := copies(test.pairs, known):
+    sizes = {pair.image.stat().st_size for pair in test.pairs}
+    if again := copies(test.pairs, [*train.pairs, *train.of_sizes(sizes), *val]):
         raise InputError(
             f"{len(again)} test images are in train or val too ({some(again, 2)}), as the same "
             "file or byte for byte; take them out of one"
@@ -156,6 +155,11 @@ def image_files(path: Path) -> list[Path]:
         return [path]
     _check_folder(path)
     return _files(path, IMAGE_SUFFIXES)
+
+
+def _absolute(entry: str) -> str:
+    scheme = TABLE if entry.startswith(TABLE) else ""
+    return scheme + str(expanded(entry.removeprefix(scheme)).absolute())
 
 
 def _check_folder(path: Path, remedy: str = "check the path") -> None:

@@ -55,12 +55,12 @@ class RareDraw:
         shown: Shown,
         temperature: float,
         seed: int,
-        kinds: Mapping[int, tuple[Sequence[int], list[int]]],
+        kinds: Mapping[int, tuple[np.ndarray, list[int]]],
     ) -> None:
         self._seed = seed
         self._of: dict[int, tuple[Tensor, list[array]]] = {}
         for kind, (indices, rows) in kinds.items():
-            among = np.asarray(indices, np.intc)
+            among = indices.astype(np.intc)
             members = [array("i", among[each].tobytes()) for each in shown.shows[among].T]
             classes = [number for number, each in enumerate(members) if len(each)]
             if not classes:

@@ -14,6 +14,8 @@ from fakd.data.decoding import SIDEWAYS, decoded, stored
 from fakd.data.layout import Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, Pair
 from fakd.data.names import composed
+from fakd.data.packed import Place
+from fakd.data.unlabelled import Images
 from fakd.errors import InputError
 from fakd.settings import IGNORE, Hardware
 
@@ -27,7 +29,7 @@ class Sample(NamedTuple):
     name: str
 
 
-def read_image(path: Path, levels: Levels = Levels()) -> UInt8[Tensor, "3 height width"]:
+def read_image(path: Place, levels: Levels = Levels()) -> UInt8[Tensor, "3 height width"]:
     """Decode an image of any kind to RGB, upright as its EXIF orientation says.
 
     Args:
@@ -54,8 +56,8 @@ class PairedSplit(Split):
         self, root: Path, pairs: Sequence[Pair], group: Callable[[str], str] | None = None
     ) -> None:
         self.root, self._group = root, group
-        self.pairs = list(pairs)
-        self.labelled = any(pair.mask is not None for pair in self.pairs)
+        self.pairs = pairs if isinstance(pairs, Images) else Images(pairs)
+        self.labelled = any(pair.mask is not None for pair in self.pairs.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -80,34 +82,40 @@ class PairedSplit(Split):
         """Tell whether a pair has a mask."""
         return self.pairs[index].mask is not None
 
+    def labelled_indices(self) -> list[int]:
+        """List the pairs that have a mask; all of them come before images from further folders."""
+        return [i for i, pair in enumerate(self.pairs.pairs) if pair.mask is not None]
+
     def name(self, index: int) -> str:
         """Tell the name of a pair without decoding it."""
-        return self.pairs[index].name
+        pair: Pair = self.pairs[index]
+        return pair.name
 
     def group(self, index: int) -> str | None:
         """Tell the group that the description gives a pair."""
         return self._group(self.pairs[index].name) if self._group else None
 
     def stamp(self, index: int) -> str:
-        """Tell the size of an image's file, which is the same for every copy."""
-        return str(self.pairs[index].image.stat().st_size)
+        """Tell the size of an image's file, or what else is the same for every copy."""
+        return self.pairs.stamp(index)
 
     def identity(self) -> Iterable[str]:
         """Yield each file's name and size, each mask's checksum, and how mask ids map to classes.
 
         The same on every copy of the data: no path above its root and no time counts.
         """
-        for reader in dict.fromkeys(pair.reader for pair in self.pairs):
+        for reader in dict.fromkeys(pair.reader for pair in self.pairs.pairs):
             if reader is not None:
                 yield _identity(reader)
-        for levels in dict.fromkeys(pair.levels for pair in self.pairs):
+        for levels in dict.fromkeys(pair.levels for pair in self.pairs.pairs or self.pairs[:1]):
             if levels != Levels():
                 yield str(levels)
-        for pair in self.pairs:
+        for pair in self.pairs.pairs:
             yield f"{self._relative(pair.image, pair.name)} {pair.image.stat().st_size}"
             if pair.mask is not None:
                 # A label corrected in place seldom changes the size; masks are small to read.
                 yield f"{self._relative(pair.mask)} {zlib.crc32(pair.mask.read_bytes()):08x}"
+        yield from self.pairs.lines(self.root)
 
     def _relative(self, path: Path, otherwise: str | None = None) -> str:
         """Name a file from the root; one that lies elsewhere otherwise, if there is such a name."""

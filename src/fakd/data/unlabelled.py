@@ -1,15 +1,21 @@
 """Training images without labels: those of further folders, and those whose masks are set aside."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from math import ceil
 from pathlib import Path
+from typing import Any, cast
 
-from fakd.data.description import Labelled
+from fakd.data.description import FRAMES, SHARDS, TABLE, Labelled
 from fakd.data.layout import IMAGE_SUFFIXES, Levels, Pattern
 from fakd.data.masks import Pair
 from fakd.data.names import as_stored, composed, read_names
+from fakd.data.packed import Place
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
 
@@ -42,10 +48,152 @@ def without_labels(pairs: Sequence[Pair], labelled: Labelled, root: Path) -> lis
     return [pair if pair.name in kept else pair._replace(mask=None, reader=None) for pair in pairs]
 
 
-def unlabelled_pairs(
+class Block(ABC):
+    """Many images without masks of one origin, packed; can be sent to other processes."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Count them."""
+
+    @abstractmethod
+    def name(self, place: int) -> str:
+        """Tell an image's name, which no other of its block has."""
+
+    @abstractmethod
+    def image(self, place: int) -> Place:
+        """Tell where an image lies, or give what is opened and read as a path is."""
+
+    @abstractmethod
+    def stamp(self, place: int) -> str:
+        """Tell one state of an image from another: its bytes, if known, and the same for copies."""
+
+    def lines(self, root: Path) -> Iterator[str]:
+        """Tell each image from others by what is the same for every copy of the data."""
+        for place in range(len(self)):
+            yield f"{composed(self.name(place))} {self.stamp(place)}"
+
+
+class Images(Sequence[Pair]):
+    """Pairs, and after them images without masks, of which no more than their names is kept.
+
+    A million files take some 50 MB, and no process that loads samples has a copy of its own.
+
+    Args:
+        pairs: those that are kept as they are.
+        levels: what the numbers of the other images mean.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], levels: Levels = Levels()) -> None:
+        self.pairs, self._levels = list(pairs), levels
+        self._blocks: list[Block] = []
+        self._starts = [len(self.pairs)]
+
+    def add(self, block: Block) -> None:
+        """Add images of one origin."""
+        self._blocks.append(block)
+        self._starts.append(self._starts[-1] + len(block))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        if index < len(self.pairs):
+            return self.pairs[index]
+        return self._pair(*self._place(index))
+
+    def _place(self, index: int) -> tuple[Block, int]:
+        number = bisect_right(self._starts, index) - 1
+        return self._blocks[number], index - self._starts[number]
+
+    def _pair(self, block: Block, place: int) -> Pair:
+        # What is packed is read as a path is, and nothing else is done with unlabelled images.
+        return Pair(block.name(place), cast(Path, block.image(place)), levels=self._levels)
+
+    def stamp(self, index: int) -> str:
+        """Tell the bytes of an image's file; without mask, those that it had when it was listed."""
+        if index < len(self.pairs):
+            return str(self.pairs[index].image.stat().st_size)
+        block, place = self._place(index)
+        return block.stamp(place)
+
+    def of_sizes(self, sizes: Iterable[int]) -> list[Pair]:
+        """List those images without masks that have one of these numbers of bytes."""
+        stamps = {str(size) for size in sizes}
+        return [
+            self._pair(block, place)
+            for block in self._blocks
+            for place in range(len(block))
+            if block.stamp(place) in stamps
+        ]
+
+    def lines(self, root: Path) -> Iterator[str]:
+        """Yield a line for each image without mask, as data tell their identity."""
+        for block in self._blocks:
+            yield from block.lines(root)
+
+
+class _Folder(Block):
+    """The files of a folder that match a pattern; each is looked at once."""
+
+    def __init__(self, path: Path, pattern: Pattern, files: Iterable[str]) -> None:
+        self.path, self._pattern = path, pattern
+        self._text, self._ends = bytearray(), array("q", [0])
+        self._sizes, self.identities = array("q"), array("q")
+        self.taken: frozenset[int] = frozenset()
+        """Those whose names another training image has; then the folder is part of the name."""
+        above = os.fspath(path)
+        for file in files:
+            self._text += file.encode(errors="surrogateescape")
+            self._ends.append(len(self._text))
+            state = os.stat(f"{above}/{file}")
+            self._sizes.append(state.st_size)
+            self.identities.append(_identity(state))
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def _file(self, place: int) -> str:
+        text = self._text[self._ends[place] : self._ends[place + 1]]
+        return text.decode(errors="surrogateescape")
+
+    def name(self, place: int) -> str:
+        """Tell what the pattern calls a file, after its folder where that name is taken."""
+        name = next(iter(self._pattern.names([self._file(place)], IMAGE_SUFFIXES)))
+        return f"{Path(self._pattern.folder).as_posix()}/{name}" if place in self.taken else name
+
+    def image(self, place: int) -> Path:
+        """Tell a file's path."""
+        return self.path / self._file(place)
+
+    def stamp(self, place: int) -> str:
+        """Tell the bytes of a file."""
+        return str(self._sizes[place])
+
+    def lines(self, root: Path) -> Iterator[str]:
+        """Tell paths below the root, if the folder is there, or else names."""
+        folder, root = self.path.absolute(), root.absolute()
+        if not folder.is_relative_to(root):
+            yield from super().lines(root)
+            return
+        below = folder.relative_to(root).as_posix()
+        for place, size in enumerate(self._sizes):
+            yield f"{composed(f'{below}/{self._file(place)}'.removeprefix('./'))} {size}"
+
+
+def _identity(state: os.stat_result) -> int:
+    """Tell a file from others, whatever links lead to it."""
+    return hash((state.st_dev, state.st_ino))
+
+
+def unlabelled_images(
     patterns: Iterable[Pattern], root: Path, train: Sequence[Pair], val: Sequence[Pair]
-) -> tuple[list[Pair], list[str]]:
-    """List the images of further folders, and what is doubtful about them.
+) -> tuple[Images, list[str]]:
+    """List the images of further folders after those of training, and what is doubtful about them.
 
     An image keeps its name, unless another of training has it; then its folder is part of it.
 
@@ -53,47 +201,75 @@ def unlabelled_pairs(
         InputError: a folder is missing or holds no image, or an image stands in training or
             validation too.
     """
-    known = {pair.image.resolve(): "train" for pair in train}
-    known |= {pair.image.resolve(): "val" for pair in val}
-    levels = train[0].levels if train else Levels()
-    taken, found = {pair.name for pair in train}, []
+    images = Images(train, train[0].levels if train else Levels())
+    patterns = list(patterns)
+    if not patterns:
+        return images, []
+    parts = {"train": train, "val": val}
+    known = {_identity(pair.image.stat()): part for part, pairs in parts.items() for pair in pairs}
+    taken = {pair.name for pair in train}
     below = cache(files_below)
     for pattern in patterns:
-        folder = as_stored(root / pattern.folder)
-        if not folder.is_dir():
-            raise InputError(f"expected a folder of unlabelled images {folder}; there is none")
-        files = pattern.names(below(folder), IMAGE_SUFFIXES)
+        if (block := _packed(pattern.text, root)) is not None:
+            images.add(block)
+            continue
+        path = as_stored(root / pattern.folder)
+        if not path.is_dir():
+            raise InputError(f"expected a folder of unlabelled images {path}; there is none")
+        files = pattern.names(below(path), IMAGE_SUFFIXES)
         if not files:
-            raise InputError(f"{folder} holds no file like {pattern.text}; add unlabelled images")
-        for name, file in sorted(files.items()):
-            image = folder / file
-            if (split := known.get(image.resolve())) is not None:
+            raise InputError(f"{path} holds no file like {pattern.text}; add unlabelled images")
+        names = sorted(files)
+        folder = _Folder(path, pattern, (files[name] for name in names))
+        for place, identity in enumerate(folder.identities):
+            if (part := known.get(identity)) is not None:
                 raise InputError(
-                    f"{image} stands in both {split} and unlabelled; take it out of one of them"
+                    f"{folder.image(place)} stands in both {part} and unlabelled; take it "
+                    "out of one of them"
                 )
-            name = name if name not in taken else f"{Path(pattern.folder).as_posix()}/{name}"
-            known[image.resolve()] = "unlabelled"
-            taken.add(name)
-            found.append(Pair(name, image, levels=levels))
-    again = copies(found, val)
+        folder.taken = frozenset(place for place, name in enumerate(names) if name in taken)
+        if pattern is not patterns[-1]:
+            taken.update(names)
+            known |= dict.fromkeys(folder.identities, "unlabelled")
+        folder.identities = array("q")
+        images.add(folder)
+    again = copies(images.of_sizes({pair.image.stat().st_size for pair in val}), val)
     doubts = [
         f"{len(again)} unlabelled images are copies of validation images ({some(again, 2)}); "
         "scores on images that a teacher explained say too much; take them out"
     ]
-    return found, doubts if again else []
+    return images, doubts if again else []
+
+
+def _packed(text: str, root: Path) -> Block | None:
+    """Open what is no folder of files: shards, a table, or a video."""
+    if text.endswith(SHARDS):
+        # Imported here because a folder of files needs none of them.
+        from fakd.data.shards import Shards
+
+        return Shards(root, text)
+    if text.startswith(TABLE):
+        from fakd.data.tables import Table
+
+        return Table(root / text.removeprefix(TABLE))
+    if (frames := FRAMES.fullmatch(text)) is not None:
+        from fakd.data.video import Frames
+
+        return Frames(root / frames["file"], int(frames["every"]))
+    return None
 
 
 def _drawn(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
-def copies(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Path]:
+def copies(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Place]:
     """Find images that are among the others byte for byte; of those of one size only, each once."""
     sizes = {each.image: each.image.stat().st_size for each in (*pairs, *others)}
     shared = {sizes[each.image] for each in pairs} & {sizes[each.image] for each in others}
 
     @cache
-    def content(image: Path) -> bytes:
+    def content(image: Place) -> bytes:
         return hashlib.sha256(image.read_bytes()).digest()
 
     known = {content(each.image) for each in others if sizes[each.image] in shared}

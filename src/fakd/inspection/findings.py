@@ -305,9 +305,7 @@ def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
 def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
     """Yield what the headers of a split say about its formats."""
     pairs = split.listing.pairs
-    if faint := unused_range(
-        [pair.image for pair in pairs], pairs[0].levels if pairs else Levels()
-    ):
+    if faint := unused_range(pairs, pairs[0].levels if pairs else Levels()):
         yield _harms(f"{split.listing.split}: {faint}")
     wide = any(raw > 255 for raw, target in encoding.ids.items() if target != IGNORE)
     headers = {"mask": split.mask_headers, "image": split.image_headers}

@@ -11,7 +11,7 @@ from fakd.data.folders import described_folder
 from fakd.data.matching import Listing, listed
 from fakd.data.published import read_published, recognised
 from fakd.data.scan import files_below
-from fakd.data.unlabelled import unlabelled_pairs
+from fakd.data.unlabelled import unlabelled_images
 from fakd.errors import InputError, some
 from fakd.inspection.annotations import AFTER_MASKS, BEFORE_MASKS, annotations_in, draw_masks
 from fakd.inspection.annotations.regions import Annotations
@@ -91,7 +91,7 @@ def open_listed(data: SegmentationData) -> Opened:
             f"{data.name} does not consist of files, so there is nothing to check; give a folder "
             "or a .yaml file"
         )
-    listings = [Listing(name, split.pairs) for name, split in splits.items()]
+    listings = [Listing(name, [*split.pairs]) for name, split in splits.items()]
     readers = [pair.reader for listing in listings for pair in listing.pairs if pair.reader]
     if not readers:
         raise InputError(f"{data.name} has no masks to check; give labelled data")
@@ -105,14 +105,14 @@ def _described(root: Path, described: Description, origin: str) -> Opened:
     splits = listed(root, described, lenient=True)
     train, val = splits
     try:
-        more, doubts = unlabelled_pairs(described.unlabelled, root, train.pairs, val.pairs)
+        images, doubts = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
     except InputError as error:
         train.refusals.append(str(error))
     else:
         train.doubts += doubts
-        if more:
+        if more := len(images) - len(train.pairs):
             said = "further training images have no labels: fakd distill lets the teacher speak"
-            train.remarks.append(f"{len(more)} {said}")
+            train.remarks.append(f"{more} {said}")
     return Opened(title, origin, root, described, splits)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fakd.data.description import VIDEOS
 from fakd.errors import InputError
 from fakd.files import make_folder, writing
 from fakd.imports import require_library
@@ -19,7 +20,7 @@ from fakd.report.figures import Palette, colour, overlay, save_mask
 from fakd.settings import Inference
 from fakd.types import Segmenter
 
-ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
+ENDINGS = VIDEOS
 KINDS = ("masks", "overlays", "coloured", "shares")
 _CODEC = "mpeg4"
 """Every build of FFmpeg has it."""

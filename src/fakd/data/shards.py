@@ -1,0 +1,168 @@
+"""Images in tar shards as WebDataset keeps them, found by an index of where each one begins."""
+
+import hashlib
+import os
+import tarfile
+from array import array
+from bisect import bisect_right
+from contextlib import suppress
+from glob import glob
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from fakd.data.layout import IMAGE_SUFFIXES
+from fakd.data.names import composed
+from fakd.data.packed import Packed, Place
+from fakd.data.scan import cache_folder
+from fakd.data.unlabelled import Block
+from fakd.errors import InputError
+from fakd.files import write_atomically
+
+_FORMAT = 1
+_WORTH_KEEPING = 1000
+"""Images of a shard below which reading its headers is quick."""
+
+
+class Member(Packed):
+    """A member of a shard."""
+
+    def __init__(self, shard: Path, file: str, start: int, length: int) -> None:
+        self.suffix = PurePosixPath(file).suffix
+        self._shard, self._file, self._start, self._length = shard, file, start, length
+
+    def __str__(self) -> str:
+        return f"{self._shard}/{self._file}"
+
+    def read_bytes(self) -> bytes:
+        """Read all of it."""
+        with self._shard.open("rb") as opened:
+            opened.seek(self._start)
+            return opened.read(self._length)
+
+
+class Shards(Block):
+    """The images of tar files; a name is that of the shard, then the key.
+
+    Of a member the key ends at the first dot of its file name, as in WebDataset, and images are
+    those members that have a suffix of images after it and nothing else. Other members are left
+    out. Reading headers takes some twenty seconds for a million images; that is remembered beside
+    listings, as long as a shard keeps its time of change.
+
+    Args:
+        root: the folder that the pattern starts from.
+        pattern: of their paths, with * for anything.
+
+    Raises:
+        InputError: there is no such file, or one that is no tar file, compressed, or has no image.
+    """
+
+    def __init__(self, root: Path, pattern: str) -> None:
+        found = sorted(glob(str(root / pattern)))
+        if not found:
+            raise InputError(f"expected tar shards {root / pattern}; there are none")
+        self._paths = [Path(each) for each in found]
+        place = Path(os.path.commonpath([path.parent for path in self._paths]))
+        self._stems = [path.relative_to(place).with_suffix("").as_posix() for path in self._paths]
+        self._indices = [_index(path) for path in self._paths]
+        self._starts = array("q", [0])
+        for index in self._indices:
+            self._starts.append(self._starts[-1] + len(index.starts))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _place(self, place: int) -> tuple[int, int]:
+        number = bisect_right(self._starts, place) - 1
+        return number, place - self._starts[number]
+
+    def name(self, place: int) -> str:
+        """Tell shard and key."""
+        number, row = self._place(place)
+        return f"{self._stems[number]}/{_split(self._indices[number].file(row))[0]}"
+
+    def image(self, place: int) -> Place:
+        """Give what reads a member."""
+        number, row = self._place(place)
+        index = self._indices[number]
+        start, length = int(index.starts[row]), int(index.lengths[row])
+        return Member(self._paths[number], index.file(row), start, length)
+
+    def stamp(self, place: int) -> str:
+        """Tell the bytes of a member."""
+        number, row = self._place(place)
+        return str(self._indices[number].lengths[row])
+
+
+class _Index(NamedTuple):
+    """Where the images of a shard begin."""
+
+    text: np.ndarray
+    """Their names, one after the other."""
+    ends: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def file(self, row: int) -> str:
+        """Tell the name of a member."""
+        begin = self.ends[row - 1] if row else 0
+        return self.text[begin : self.ends[row]].tobytes().decode(errors="surrogateescape")
+
+
+def _split(file: str) -> tuple[str, str]:
+    """Split a member's name into key and suffix.
+
+    >>> _split("a/0001.seg.png")
+    ('a/0001', '.seg.png')
+    """
+    folder, slash, name = file.rpartition("/")
+    key, dot, rest = name.partition(".")
+    return composed(folder + slash + key), dot + rest
+
+
+def _index(path: Path) -> _Index:
+    """Read the headers of a shard, or what is remembered of them."""
+    state, cache = path.stat(), cache_folder()
+    memory = None
+    if cache is not None:
+        told = f"{_FORMAT} {path.absolute()} {state.st_size} {state.st_mtime_ns}"
+        key = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()[:32]
+        memory = cache / "shards" / f"{key}.npz"
+        with suppress(OSError, ValueError, LookupError), np.load(memory) as content:
+            return _Index(*(content[name] for name in _Index._fields))
+    text, ends, starts, lengths = bytearray(), array("q"), array("q"), array("q")
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (entry := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]
+                if entry.isreg() and _split(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                    text += entry.name.encode(errors="surrogateescape")
+                    ends.append(len(text))
+                    starts.append(entry.offset_data)
+                    lengths.append(entry.size)
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(
+            f"{path} is no whole tar file ({error}); one that is compressed cannot be read from "
+            "within, so unpack it to .tar"
+        ) from error
+    if not ends:
+        raise InputError(f"{path} holds no image named KEY{', KEY'.join(IMAGE_SUFFIXES)}")
+    found = _Index(
+        np.frombuffer(bytes(text), np.uint8), *(np.array(each) for each in (ends, starts, lengths))
+    )
+    if memory is not None and len(ends) >= _WORTH_KEEPING:
+        _remember(memory, found)
+    return found
+
+
+def _remember(memory: Path, index: _Index) -> None:
+    def write(file: Path) -> None:
+        # Through a file object, as NumPy would add its suffix to a name.
+        with file.open("wb") as opened:
+            np.savez(opened, **index._asdict())
+
+    # Without a place to write, the next run reads the headers again.
+    with suppress(OSError, InputError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(memory, write)

@@ -1,0 +1,83 @@
+"""Frames of a video, one in so many, found by their times and decoded when asked for."""
+
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fakd.data.packed import Packed, Place
+from fakd.data.unlabelled import Block
+from fakd.errors import InputError
+from fakd.imports import require_library
+
+
+class Frame(Packed):
+    """The frame of a video that is shown at a time."""
+
+    def __init__(self, video: Path, time: int) -> None:
+        self._video, self._time = video, time
+
+    def __str__(self) -> str:
+        return f"{self._video} at {self._time}"
+
+    def read_bytes(self) -> bytes:
+        """Decode it, from the last frame before that needs no other."""
+        with _opened(self._video) as (source, stream):
+            source.seek(self._time, stream=stream, backward=True)
+            found = next(each for each in source.decode(stream) if each.pts >= self._time)
+            written = BytesIO()
+            Image.fromarray(found.to_ndarray(format="rgb24")).save(written, "BMP")
+        return written.getvalue()
+
+
+class Frames(Block):
+    """One in so many frames of a video; a name is that of the file, then the frame's number from 1.
+
+    Args:
+        video: any file that FFmpeg decodes.
+        every: how many frames one is taken of.
+
+    Raises:
+        InputError: PyAV is missing, or the file is no video with frames.
+    """
+
+    def __init__(self, video: Path, every: int) -> None:
+        if not video.is_file():
+            raise InputError(f"expected a video {video}; there is none")
+        with _opened(video) as (source, stream):
+            times = sorted(each.pts for each in source.demux(stream) if each.pts is not None)
+        if not times:
+            raise InputError(f"{video} has no frames with times")
+        self._video, self._every, self._times = video, every, array("q", times[::every])
+        self._size = video.stat().st_size
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def name(self, place: int) -> str:
+        """Tell file and number."""
+        return f"{self._video.stem}/{1 + place * self._every:06d}"
+
+    def image(self, place: int) -> Place:
+        """Give what decodes a frame."""
+        return Frame(self._video, self._times[place])
+
+    def stamp(self, place: int) -> str:
+        """Tell the bytes of the file, and the time."""
+        return f"{self._size}.{self._times[place]}"
+
+
+@contextmanager
+def _opened(video: Path) -> Iterator[tuple[Any, Any]]:
+    require_library("av")
+    av: Any = import_module("av")
+    try:
+        with av.open(str(video)) as source:
+            yield source, source.streams.video[0]
+    except (av.FFmpegError, IndexError, StopIteration) as error:
+        raise InputError(f"{video} cannot be decoded as a video: {error}") from error

@@ -1,0 +1,174 @@
+"""Images without labels in tar shards and in tables, read as files are."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fakd.data import Augmentation, folder, training_batches
+from fakd.errors import InputError
+
+CROP = Augmentation(crop=(16, 16), scale=(1.0, 1.0), photometric=False)
+
+
+def pixels_of(seed):
+    return np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+
+
+def png(seed):
+    file = io.BytesIO()
+    Image.fromarray(pixels_of(seed)).save(file, "PNG")
+    return file.getvalue()
+
+
+def pack(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as shard:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            shard.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Four labelled images, and what is packed beside them."""
+    monkeypatch.setenv("FAKD_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        for name in ("images", "masks"):
+            (root / split / name).mkdir(parents=True)
+        for each in range(4):
+            seed = each + (100 if split == "val" else 0)
+            (root / split / "images" / f"{each}.png").write_bytes(png(seed))
+            mask = Image.fromarray(np.full((20, 24), each % 2, np.uint8))
+            mask.save(root / split / "masks" / f"{each}.png")
+    (root / "dataset.yaml").write_text("classes: [a, b]\n")
+    return root
+
+
+def shards(root):
+    first = {f"d/{n:03d}.png": png(200 + n) for n in range(3)}
+    pack(root / "more" / "00.tar", {**first, "d/000.seg.png": b"a mask", "d/000.json": b"{}"})
+    pack(root / "more" / "01.tar", {f"{n:03d}.png": png(300 + n) for n in range(2)})
+
+
+def test_members_of_shards_are_training_images(root):
+    shards(root)
+    train = folder(root, unlabelled=str(root / "more" / "*.tar")).train
+    names = [train.name(index) for index in range(4, len(train))]
+    assert names == ["00/d/000", "00/d/001", "00/d/002", "01/000", "01/001"]
+    assert train.labelled_indices() == [0, 1, 2, 3]
+    for index, seed in zip(range(4, 9), (200, 201, 202, 300, 301), strict=True):
+        sample = train[index]
+        assert sample.labels is None
+        assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), pixels_of(seed))
+        assert train.stamp(index) == str(len(png(seed)))
+    assert len(set(train.identity())) == len(list(train.identity()))
+
+
+def test_shards_are_read_alike_by_workers_and_after_a_resumption(root):
+    shards(root)
+    train = folder(root, unlabelled=str(root / "more" / "*.tar")).train
+
+    def images(first, **more):
+        options = {"unlabelled_share": 0.5, **more}
+        return [each.images for each in training_batches(train, CROP, 4, 0, first, 6, **options)]
+
+    whole = images(0)
+    for one, other in zip(whole[3:], images(3, workers=1), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_index_is_remembered_while_its_shard_is_the_same(root, monkeypatch):
+    monkeypatch.setattr("fakd.data.shards._WORTH_KEEPING", 1)
+    shards(root)
+    given = str(root / "more" / "*.tar")
+    fingerprint = folder(root, unlabelled=given).fingerprint()
+    opened, read = tarfile.open, []
+    monkeypatch.setattr(tarfile, "open", lambda *a, **k: read.append(a) or opened(*a, **k))
+    assert folder(root, unlabelled=given).fingerprint() == fingerprint
+    assert read == []
+    pack(root / "more" / "01.tar", {f"{n:03d}.png": png(400 + n) for n in range(3)})
+    read.clear()
+    assert folder(root, unlabelled=given).fingerprint() != fingerprint
+    assert len(read) == 1
+
+
+def test_a_copy_of_a_validation_image_in_a_shard_is_warned_of(root):
+    pack(root / "more.tar", {"x.png": png(101)})
+    data = folder(root, unlabelled=str(root / "more.tar"))
+    assert any("1 unlabelled images are copies" in each for each in data.remarks)
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path: None, "expected tar shards"),
+        (lambda path: path.write_bytes(b"no tar" * 200), "is no whole tar file"),
+        (lambda path: pack(path, {"a.txt": b"words"}), "holds no image"),
+    ],
+)
+def test_what_is_no_shard_is_refused(root, write, reason):
+    write(root / "x.tar")
+    with pytest.raises(InputError, match=reason):
+        folder(root, unlabelled=str(root / "x.tar"))
+
+
+def test_rows_of_a_table_are_training_images(root):
+    datasets = pytest.importorskip("datasets")
+    content = {"photo": [{"bytes": png(500 + n), "path": None} for n in range(3)], "n": [1, 2, 3]}
+    features = datasets.Features({"photo": datasets.Image(), "n": datasets.Value("int64")})
+    datasets.Dataset.from_dict(content, features=features).save_to_disk(str(root / "table"))
+    data = folder(root, unlabelled=f"hf:{root / 'table'}")
+    train = data.train
+    assert [train.name(index) for index in range(4, 7)] == [f"table/{n:08d}" for n in range(3)]
+    for index in range(3):
+        found = train[4 + index].image.permute(1, 2, 0).numpy()
+        assert np.array_equal(found, pixels_of(500 + index))
+    (batch,) = training_batches(train, CROP, 4, 0, 0, 1, workers=1, unlabelled_share=1.0)
+    assert not batch.labelled.any()
+    with pytest.raises(InputError, match="nowhere is none"):
+        folder(root, unlabelled="hf:nowhere")
+    with pytest.raises(InputError, match="cannot be read by datasets"):
+        folder(root, unlabelled=f"hf:{root / 'train'}")
+
+
+def video(path, frames):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", format="mp4") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 4
+        for number in range(frames):
+            shade = np.full((48, 64, 3), 12 * number, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
+        file.mux(stream.encode(None))
+
+
+def test_one_in_three_frames_of_a_video_is_a_training_image(root):
+    video(root / "clip.mp4", 20)
+    train = folder(root, unlabelled=f"{root / 'clip.mp4'}?every=3").train
+    names = [train.name(index) for index in range(4, len(train))]
+    assert names == [f"clip/{1 + 3 * n:06d}" for n in range(7)]
+    # In any order, and from any worker.
+    for place in (5, 0, 6, 3):
+        image = train[4 + place].image
+        assert image.shape == (3, 48, 64)
+        assert float(image.float().mean()) == pytest.approx(12 * 3 * place, abs=4)
+    (batch,) = training_batches(train, CROP, 4, 0, 0, 1, workers=1, unlabelled_share=1.0)
+    assert len({train.stamp(int(index)) for index in batch.indices}) == 4
+
+
+def test_what_is_no_video_is_refused(root):
+    pytest.importorskip("av")
+    (root / "x.mp4").write_bytes(b"no video")
+    for text, reason in (
+        ("x.mp4?every=2", "cannot be decoded as a video"),
+        ("y.mp4?every=2", "there is none"),
+        ("x.mp4", r"as .*x.mp4\?every=10"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            folder(root, unlabelled=str(root / text))
