@@ -219,7 +219,10 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
         config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise InputError(one_line(str(error))) from error
-    specs.allow(*([config["code"]] if isinstance(config["code"], str) else config["code"] or ()))
+    code = [config["code"]] if isinstance(config["code"], str) else config["code"] or []
+    if gone := [each for each in code if each.endswith(".py") and not expanded(each).is_file()]:
+        raise InputError(f"--code: {gone[0]} does not exist; name the .py file that is to be run")
+    specs.allow(*code)
     return {key: _value(key, each, config[key]) for key, each in parameters.items()}
 
 

@@ -111,6 +111,8 @@ def require_leave(path: str, given: Mapping[str, Any] = MappingProxyType({})) ->
             raise InputError(_unnamed(name))
     if is_allowed(path) or path in OPENERS or path.startswith(_OF_RECIPES) or is_network(path):
         return
+    if not _is_own(path):
+        find(path)  # rather says that there is no such thing
     raise InputError(_unnamed(path))
 
 
@@ -151,8 +153,9 @@ def nearest(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float
     >>> nearest("psnet", ["pspnet", "isanet"])
     '; did you mean pspnet?'
     """
-    found = difflib.get_close_matches(wrong, list(known), 1, cutoff)
-    return f"; did you mean {found[0]}?" if found else otherwise
+    names = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(wrong.lower(), names, 1, cutoff)
+    return f"; did you mean {names[found[0]]}?" if found else otherwise
 
 
 def require_library(name: str) -> None:

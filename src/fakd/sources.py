@@ -99,9 +99,15 @@ _EXAMPLES = {
 }
 
 
+_HEADS = ("pspnet", "deeplabv3plus", "isanet")
+
+
 def _of_library(scheme: str, name: str, given: Mapping[str, Any]) -> Spec:
     if scheme == "timm":
         head = given.get("head", "pspnet")
+        if head not in _HEADS:
+            hint = nearest(str(head), _HEADS, f"; choose one of {', '.join(_HEADS)}")
+            raise InputError(f"{scheme}:{name}: there is no head {head}{hint}")
         others = {key: value for key, value in given.items() if key != "head"}
         return written(f"fakd.models.{head}", backbone=f"timm/{name}", **others)
     if scheme == "torchvision":
@@ -121,7 +127,7 @@ def _in_module(word: str) -> Spec:
     if inside is not None:
         root = inside["module"].partition(".")[0]
         if root not in LIBRARIES:
-            _look_in(".")
+            _look_in(str(Path.cwd()))
         if find_spec(root) is not None:
             return written(f"{inside['module']}.{inside['name']}")
     known = ", ".join(f"{each}:" for each in SCHEMES)
@@ -134,6 +140,8 @@ def _in_module(word: str) -> Spec:
 
 def _at_path(word: str) -> Spec:
     path = Path(word).expanduser()
+    if path.suffix == ".py":
+        raise InputError(f"{word} may hold several networks; name the function: {word}:FUNCTION")
     if path.is_dir() and (kind := _saved_by(path)) is not None:
         require_library(SCHEMES[kind])
         return _of_library(kind, word, {})

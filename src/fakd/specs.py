@@ -9,11 +9,12 @@ or if the user has allowed it (`fakd.imports`).
 import inspect
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
 from fakd.errors import InputError
@@ -236,8 +237,19 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
             return parser.parse_object({"value": each})["value"]
         except ArgumentError:
             continue
-    name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    raise InputError(f"{where}: expected {name.replace('typing.', '')}, got {value!r}")
+    raise InputError(f"{where}: expected {_wording(hint)}, got {value!r}")
+
+
+def _wording(hint: Any) -> str:
+    """Say what may stand where a signature has a type, as plainly as that goes."""
+    parts = [each for each in get_args(hint) if each is not type(None)]
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_wording, parts))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, parts))
+    if get_origin(hint) in (Sequence, list, tuple) and parts[0] in (int, float):
+        return "numbers such as [1, 2]" if parts[0] is int else "numbers such as [0.5, 0.5]"
+    return hint.__name__ if isinstance(hint, type) and not parts else str(hint)
 
 
 def _with_tuple(value: Any, hint: Any) -> Any:

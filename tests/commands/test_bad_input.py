@@ -189,7 +189,9 @@ def test_a_function_of_the_users_that_fails_is_named(capsys, tmp_path, monkeypat
     (tmp_path / "failing_nets.py").write_text("def boom(classes):\n    raise KeyError('ouch')\n")
     monkeypatch.syspath_prepend(tmp_path)
     flags = ["train", "--network=failing_nets.boom", *DATA, f"--run={tmp_path / 'x'}"]
-    assert "failing_nets.boom cannot be built: KeyError: 'ouch'" in refused(capsys, flags)
+    assert "failing_nets.boom cannot be built with classes=12: KeyError: 'ouch'" in refused(
+        capsys, flags
+    )
     assert not (tmp_path / "x").exists()
 
 

@@ -219,11 +219,18 @@ def test_another_teacher_is_another_run(mine, tmp_path):
         ("hf:./gone", "./gone does not exist"),
         ("hf:nobody/nothing", "hub that may have it cannot be reached"),
         ("smp:Unett", "did you mean Unet?"),
+        ("smp:fpn", "did you mean FPN?"),
         ("smp:Unet?encoder_name=resnet1000", "Wrong encoder name"),
         ("smp:Unet?encoder_nam=resnet18", "encoder_nam"),
         ("torchvision:deeplab", "there is no torchvision.models.segmentation.deeplab"),
         ("torchvision:fcn_resnet50?aux=true", "there is no teacher.aux"),
         ("timm:resnet5000", "resnet5000"),
+        ("timm:resnet18?head=deeplab", "no head deeplab; did you mean deeplabv3plus?"),
+        ("small.py", "name the function: small.py:FUNCTION"),
+        ("small.py:net --teacher.mean=0.5", "teacher.mean: expected numbers such as [0.5, 0.5]"),
+        ("small.py:net --teacher.order=brg", "teacher.order: expected rgb or bgr or gray, got"),
+        ("small.py:net --code=gone.py", "--code: gone.py does not exist"),
+        ("small.py:wide --teacher.width=six", "cannot be built with classes=12, width='six'"),
         ("gone.onnx", "gone.onnx does not exist"),
         ("gone.py:net", "gone.py does not exist"),
         ("broken.py:net", "broken.py cannot be imported: ZeroDivisionError"),
@@ -233,7 +240,7 @@ def test_another_teacher_is_another_run(mine, tmp_path):
         ("small.py:net --teacher.classifier=0", "'0' does not make the answer"),
         ("small.py:net --teacher.output=aux", "must answer at 'aux'"),
         ("small.py:four", "images of 4 channels"),
-        ("plain.pth", "plain.pth"),
+        ("plain.pth", "--teacher.network net.py:FUNCTION"),
         ("text.onnx", "cannot be opened"),
         ("detr", "type detr, which segments no images into classes"),
         ("empty", "empty cannot be opened with transformers"),
@@ -254,6 +261,7 @@ def test_every_mistake_with_a_source_gets_one_line(
         "        return images[:, 0].long()\n\n"
         "def net(classes):\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, classes, 1))\n\n"
+        "def wide(classes, width=4):\n    return nn.Conv2d(3, classes, width)\n\n"
         "def nothing(classes):\n    return None\n\n"
         "def four(classes):\n    return nn.Conv2d(4, classes, 1)\n\n"
         "def ids():\n    return Ids()\n"
@@ -278,6 +286,14 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(monkeypatch, 
     monkeypatch.setattr("fakd.imports.find_spec", lambda name: None)
     assert main(["evaluate", "--network=smp:Unet", *DATA]) == 2
     assert "pip install 'fakd[smp]'" in capsys.readouterr().err
+
+
+def test_a_single_layer_of_other_classes_is_no_student(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("from torch import nn\n\ndef net():\n    return nn.Conv2d(3, 7, 1)\n")
+    assert main(["train", "--network=net.py:net", *DATA, *SHORT, "--run=run"]) == 2
+    assert "a single layer of 7 classes; build it with 12" in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(

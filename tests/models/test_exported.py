@@ -34,6 +34,8 @@ def original():
 
 def test_an_onnx_file_with_channels_last_and_one_size(original, tmp_path):
     file = onnx_file(tmp_path / "net.onnx", original)
+    wrong = message(lambda: adapt(fakd.models.open_exported(file), side=64))
+    assert "takes 33x33 pixels, got side [64, 64]" in wrong
     half = (0.5, 0.5, 0.5)
     teacher = adapt(fakd.models.open_exported(file), mean=half, std=half).eval()
     images = torch.rand(2, 3, 53, 75)

@@ -232,7 +232,7 @@ def _info(information: Mapping[str, Any]) -> NetworkInfo:
         None if information[key] is None else tuple(float(each) for each in information[key])
         for key in ("mean", "std")
     )
-    if any(given is not None and len(given) not in (1, 3) for given in (mean, std)):
+    if {len(given or ()) for given in (mean, std)} not in ({0}, {1}, {3}):
         raise ValueError(f"mean and std {mean} and {std}")
     if names is not None and not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names {names}")

@@ -1,7 +1,7 @@
 """What a teacher knows of a few images, and whether it would know more if asked otherwise."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from fakd.types import Segmenter
 
 IMAGES = 8
 """Validation images that a teacher is asked about."""
-_FED = {
+_Way = tuple[tuple[float, ...], tuple[float, ...]]
+_FED: Mapping[str, _Way] = {
     "ImageNet's way": (IMAGENET_MEAN, IMAGENET_STD),
     "to [-1, 1]": ((0.5,) * 3, (0.5,) * 3),
     "to [0, 1]": ((0.0,) * 3, (1.0,) * 3),
@@ -139,11 +140,12 @@ def _fed_better(
     """
     inner = teacher.inner if isinstance(teacher, MappedTeacher) else teacher
     network: Any = inner.network
-    normalize: Any = getattr(network, "normalize", None)
-    fed = isinstance(inner, NetworkTeacher) and isinstance(normalize, Normalize)
-    if not fed or normalize.mean.numel() != 3:
+    normalize = getattr(network, "normalize", None)
+    if not isinstance(inner, NetworkTeacher) or not isinstance(normalize, Normalize):
         return [], asked.first()
-    own = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
+    own: _Way = (tuple(normalize.mean.flatten().tolist()), tuple(normalize.std.flatten().tolist()))
+    if len(own[0]) != 3:
+        return [], asked.first()
     each, until = asked.seconds / len(asked.samples), time.monotonic() + seconds
     images = min(len(asked.samples), max(2, int(seconds / each / (2 * len(_FED) + 1))))
     before = getattr(network, "order", "rgb")
@@ -151,8 +153,7 @@ def _fed_better(
 
     def trial(name: str, order: str) -> None:
         if time.monotonic() < until:
-            mean, std = _FED.get(name, own)
-            with _fed(network, mean, std, order):
+            with _fed(network, _FED.get(name, own), order):
                 found = ask(teacher, data, settings, seconds, images)
             tried[name, order] = found.first()
 
@@ -174,26 +175,26 @@ def _fed_better(
     if not there > max(here + _BETTER, 1.1 * here):
         return [], asked.first()
     mean, std = ([float(f"{x:.4g}") for x in part] for part in _FED.get(name, own))
-    shown = [f"normalised {name}"] if name else []
+    done = [f"normalised {name}"] if name else []
     flags = [f"--teacher.mean '{mean}' --teacher.std '{std}'"] if name else []
     if order != before:
-        shown.append("with red and blue exchanged")
+        done.append("with red and blue exchanged")
         flags.append(f"--teacher.order {order}")
     finding = Finding(
         Weight.STOPS if there > 1.5 * here else Weight.HARMS,
         f"the teacher scores {100 * here:.1f} mIoU on {images} images as it is shown them, and "
-        f"{100 * there:.1f} where they are {' and '.join(shown)}; give {' '.join(flags)}",
+        f"{100 * there:.1f} where they are {' and '.join(done)}; give {' '.join(flags)}",
     )
     return [finding], tried[name, order]
 
 
 @contextmanager
-def _fed(network: Any, mean: Sequence[float], std: Sequence[float], order: str) -> Iterator[None]:
+def _fed(network: Any, way: _Way, order: str) -> Iterator[None]:
     """Let a network normalise, and take channels, otherwise for a while."""
     normalize = network.normalize
     before = normalize.mean, normalize.std, getattr(network, "order", None)
-    normalize.mean = torch.tensor(mean).view(-1, 1, 1).to(before[0])
-    normalize.std = torch.tensor(std).view(-1, 1, 1).to(before[1])
+    mean, std = (torch.tensor(each).view(-1, 1, 1).to(before[0]) for each in way)
+    normalize.mean, normalize.std = mean, std
     if before[2] is not None:
         network.order = order
     try:

@@ -78,7 +78,10 @@ def adapt(
     claims: dict[str, Any] = {"classifier": classifier, "place": output}
     takes = _takes(module)
     fixed = takes.side if takes else None
-    claims["side"] = (side, side) if isinstance(side, int) else side or fixed
+    side = (side, side) if isinstance(side, int) else side
+    if side is not None and fixed is not None and tuple(side) != fixed:
+        raise InputError(f"the network takes {fixed[0]}x{fixed[1]} pixels, got side {list(side)}")
+    claims["side"] = side or fixed
     given = inputs if inputs is not None else carried.inputs
     extra = {name: torch.tensor(value) for name, value in given.items()}
 
@@ -174,6 +177,10 @@ def _replace_head(module: nn.Module, answer: Answer, classes: int) -> None:
             f"the network has {answer.channels} classes, the data {classes}, and no single layer "
             "is seen to make its logits, which could be replaced; build it with "
             f"{classes} classes"
+        )
+    if not answer.head.name:
+        raise InputError(
+            f"the network is a single layer of {answer.channels} classes; build it with {classes}"
         )
     parts = () if answer.extra else answer.auxiliary
     for name, layer in list(module.named_modules()):

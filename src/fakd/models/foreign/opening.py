@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fakd import specs
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 from fakd.models.foreign.adaption import adapt
 from fakd.sources import resolve
 from fakd.types import Segmenter
@@ -77,4 +77,8 @@ def _built(spec: specs.Spec, classes: int | None, trained: bool) -> Any:
         if spec["class_path"].startswith("fakd."):
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{spec['class_path']} cannot be built: {reason}") from error
+        given = {**({} if classes is None else {"classes": classes}), **spec["init_args"]}
+        told = some([f"{name}={value!r}" for name, value in given.items()], 6)
+        raise InputError(
+            f"{spec['class_path']} cannot be built with {told or 'no arguments'}: {reason}"
+        ) from error

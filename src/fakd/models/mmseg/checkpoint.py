@@ -123,7 +123,8 @@ def build(state: Mapping[str, Tensor], align_corners: bool, source: str) -> Enco
     known = "PSPNet, DeepLabV3+, ISANet or FCN-HRNet on one of " + ", ".join(BACKBONES)
     raise InputError(
         f"{source} must hold {known}, with decode_head.conv_seg.weight, and holds {len(state)} "
-        f"entries such as {', '.join(list(state)[:2])}; choose a checkpoint of such a network"
+        f"entries such as {', '.join(list(state)[:2])}; choose a checkpoint of such a network, "
+        "or name beside it the network it is of: --teacher.network net.py:FUNCTION"
     )
 
 
