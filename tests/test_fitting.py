@@ -230,3 +230,12 @@ def test_a_student_or_a_budget_is_needed(distilled, capsys):
 def test_several_devices_choose_nothing(distilled, capsys):
     assert distilled("--fit=parameters<1M", "--hardware.devices=2")[0] == 2
     assert "chooses in one process" in capsys.readouterr().err
+
+
+def test_a_check_chooses_too(tmp_path, capsys):
+    given = ["check", "--teacher=pspnet", "--teacher.backbone=timm/lcnet_050", "--data=scenes"]
+    given += ["--data.train=4", "--data.val=2", "--data.size=32,48", "--augmentation.crop=32,48"]
+    given += ["--schedule.batch_size=2", "--schedule.steps=2", "--fit=parameters<0.5M"]
+    assert main(given) in (0, 1)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--fit parameters<0.5M: the largest of the students that come ready is" in text

@@ -325,7 +325,7 @@ def command_parser(name: str) -> ArgumentParser:
 
 def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build what the flags name; the network to be trained last, for the classes of the data."""
-    if "fit" in arguments:
+    if name == "distill" or arguments.get("fit") is not None:
         require_student(arguments["student"], arguments["fit"])
     apart = PASSED_ON.get(name, ())
     for key in apart:

@@ -10,14 +10,19 @@ from typing import Any
 import torch
 
 from fakd.budget import RUNTIMES, read_budget
+from fakd.console import open_console, remark
+from fakd.data import SegmentationData
 from fakd.errors import InputError
 from fakd.models import open_network
 from fakd.models.catalogue import count
-from fakd.models.students import installed, where_imagenet, with_imagenet
+from fakd.models.students import comes_ready, installed, where_imagenet, with_imagenet
 from fakd.report.measurements import input_size
-from fakd.settings import Inference
+from fakd.settings import Hardware, Inference
 from fakd.sources import resolve
 from fakd.timing import place_name, require_runtimes, time_network
+from fakd.training.progress import StepProgress
+from fakd.training.start import pick_device
+from fakd.training.wiring import name_of
 from fakd.types import Segmenter
 
 
@@ -139,6 +144,58 @@ def held_to(budget: str, student: Segmenter, name: str, conditions: Conditions) 
     if problem:
         raise InputError(f"--fit {budget}{problem}")
     return Fit(budget, name, costs, limits, True, 1, str(conditions))
+
+
+def settle(
+    budget: str,
+    student: Any,
+    data: SegmentationData,
+    inference: Inference,
+    hardware: Hardware,
+    seed: int,
+    before: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Choose a student for a run, or hold the one given to the budget.
+
+    Args:
+        budget: see `fakd.budget.read_budget`.
+        student: whatever `open_network` takes; None to have one chosen.
+        data: what it is to learn.
+        inference: how images are shown to it.
+        hardware: what computes.
+        seed: of its weights.
+        before: what a run that goes on has noted: it keeps its student.
+
+    Returns:
+        The student, or the word for it, and what is to be noted.
+
+    Raises:
+        InputError: nothing is within the budget, or several processes would have to agree.
+    """
+    same = student is None and before is not None and before.get("budget") == budget
+    if before is not None and same and comes_ready(before.get("student")):
+        torch.manual_seed(seed)
+        return before["student"], dict(before)
+    if hardware.devices > 1 and student is None:
+        raise InputError(
+            "--fit chooses in one process; choose with fakd students --measure, and give --student"
+        )
+    device = pick_device(hardware.accelerator, hardware.threads)
+    _, height, width = data.val[0].image.shape
+    conditions = Conditions((height, width), data.classes, inference, device)
+    console = open_console()
+    if student is None:
+        with StepProgress(console, "choosing a student", 2 * len(installed())) as display:
+            found = propose(budget, conditions, display.advance)
+        student = found.student
+    else:
+        student = open_network(student, data.classes, trained=True)
+        found = held_to(budget, student, name_of(student), conditions)
+        if not found.holds:
+            remark(console, found.sentence, "warning")
+    # The weights of the student begin as if it had been named.
+    torch.manual_seed(seed)
+    return student, {**found.as_dict(), "sentence": found.sentence}
 
 
 def _limits(budget: str) -> dict[str, float]:

@@ -7,8 +7,7 @@ from rich.console import Console
 
 import fakd
 from fakd.budget import require_student
-from fakd.console import open_console, remark
-from fakd.errors import InputError
+from fakd.console import remark
 from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
@@ -24,7 +23,6 @@ from fakd.settings import (
     Stopping,
     Task,
 )
-from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
     from fakd.training.teacher import Teacher
@@ -97,7 +95,9 @@ def distill(
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
     """
     # Imported here because `fakd distill --help` need not wait for it.
+    from fakd.fitting import settle
     from fakd.inspection.readiness import require_labels
+    from fakd.runs.folder import read_environment
     from fakd.runs.recipe import recipe_of
     from fakd.training.company import sitting
     from fakd.training.int8 import train_for_int8
@@ -124,7 +124,8 @@ def distill(
     teacher = open_teacher(teacher, data.classes)
     fitted = None
     if fit is not None:
-        student, fitted = _fitted(fit, student, data, inference, hardware, run, existing, seed)
+        before = {} if existing == "overwrite" else read_environment(run).get("fit")
+        student, fitted = settle(fit, student, data, inference, hardware, seed, before)
     student = fakd.models.open_network(student, data.classes, trained=True)
     distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
     require_same_classes(student, data)
@@ -167,56 +168,6 @@ def distill(
             if fabric.is_global_zero:
                 say_agreement(console, answers, data, settings)
             return training.run(folder, check_teacher and answers.scored)
-
-
-def _fitted(
-    fit: str,
-    student: Any,
-    data: "fakd.data.SegmentationData",
-    inference: Inference,
-    hardware: Hardware,
-    run: Path,
-    existing: Existing,
-    seed: int,
-) -> tuple[Any, dict[str, Any]]:
-    """Choose a student, or hold the one given to the budget; a run that continues keeps its own.
-
-    Returns:
-        The student and what is noted of the choice.
-    """
-    import torch
-
-    from fakd.fitting import Conditions, held_to, propose
-    from fakd.models.students import comes_ready, installed
-    from fakd.runs.folder import read_environment
-    from fakd.training.start import pick_device
-    from fakd.training.wiring import name_of
-
-    before = read_environment(run).get("fit") or {}
-    same = existing != "overwrite" and before.get("budget") == fit
-    if student is None and same and comes_ready(before.get("student")):
-        torch.manual_seed(seed)
-        return before["student"], before
-    if hardware.devices > 1 and student is None:
-        raise InputError(
-            "--fit chooses in one process; choose with fakd students --measure, and give --student"
-        )
-    device = pick_device(hardware.accelerator, hardware.threads)
-    _, height, width = data.val[0].image.shape
-    asked = Conditions((height, width), data.classes, inference, device)
-    console = open_console()
-    if student is None:
-        with StepProgress(console, "choosing a student", 2 * len(installed())) as display:
-            found = propose(fit, asked, display.advance)
-        student = found.student
-    else:
-        student = fakd.models.open_network(student, data.classes, trained=True)
-        found = held_to(fit, student, name_of(student), asked)
-        if not found.holds:
-            remark(console, found.sentence, "warning")
-    # The weights of the student begin as if it had been named.
-    torch.manual_seed(seed)
-    return student, {**found.as_dict(), "sentence": found.sentence}
 
 
 def _remark(console: Console, answers: "Teacher", augmentation: Augmentation, int8: bool) -> None:

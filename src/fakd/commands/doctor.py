@@ -44,6 +44,7 @@ def doctor(
     out: Path | None = None,
     run: str | Path | None = None,
     distillation: "fakd.DistillationLoss | None" = None,
+    fit: str | None = None,
     schedule: Schedule = Schedule(),
     optimizer: Optimizer = Optimizer(),
     augmentation: Augmentation = Augmentation(),
@@ -78,6 +79,7 @@ def doctor(
             one is replaced. None writes nothing.
         run: where the run would go; a folder that is taken is refused.
         distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
+        fit: what the student may cost, where none is given; see `fakd distill`.
         schedule: how long and how fast to train.
         optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
         augmentation: how training images are varied.
@@ -100,6 +102,7 @@ def doctor(
         of the steps where there is too little memory for them.
     """
     # Imported here because `fakd check --help` need not wait for it.
+    from fakd.fitting import settle
     from fakd.inspection import Finding, Weight
     from fakd.inspection.readiness import require_labels
     from fakd.training import trial
@@ -112,11 +115,12 @@ def doctor(
     from fakd.training.validation import require_same_classes
     from fakd.training.wiring import show_wiring, wiring
 
-    if (student is None) == (network is None) or (teacher is not None and student is None):
+    wanted_student = student is not None or fit is not None
+    if wanted_student == (network is not None) or (teacher is not None and not wanted_student):
         raise InputError(
             "expected --student and --teacher, for fakd distill, or --network, for fakd train"
         )
-    if student is not None and teacher is None:
+    if wanted_student and teacher is None:
         raise InputError("expected a --teacher beside --student; give --network to train alone")
     if out is not None and out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
@@ -124,6 +128,9 @@ def doctor(
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     hardware, devices = replace(hardware, devices=1), hardware.devices
     asked = None if teacher is None else open_teacher(teacher, data.classes)
+    fitted = None
+    if fit is not None:
+        student, fitted = settle(fit, student, data, inference, hardware, seed)
     learner = network if student is None else student
     learner = fakd.models.open_network(learner, data.classes, trained=True)
     require_same_classes(learner, data)
@@ -153,7 +160,10 @@ def doctor(
         train_for_int8(learner)
     counts = f"{len(data.train):,} training and {len(data.val):,} validation images"
     console.print(f"{data.name}: {counts}, {data.classes} classes", style="bold")
-    show_wiring(console, wiring(learner, objective, data, settings, answers))
+    wired = wiring(learner, objective, data, settings, answers)
+    if fitted is not None:
+        wired.between.insert(0, fitted["sentence"])
+    show_wiring(console, wired)
 
     findings = _of_data(data, doubts)
     known = _asked(answers, data, settings, findings)
