@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 import fakd
+from fakd import imports
 from fakd.cli import main
 from fakd.exporting import shipping, writing
 from fakd.exporting.guarantee import Guarantee
@@ -271,6 +272,19 @@ def test_what_a_file_of_classes_cannot_do_is_said(student, data, tmp_path):
 def test_impossible_exports_are_refused(given, expected, student, data, tmp_path):
     arguments = {"to": "onnx", "data": data, "out": tmp_path / "x", **given}
     assert expected in message(lambda: fakd.export(student, **arguments))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("to", "missing", "extra"), [("onnx", "onnxscript", "export"), ("openvino",) * 3]
+)
+def test_a_missing_library_is_named_with_the_line_that_installs_it(
+    to, missing, extra, student, data, tmp_path, monkeypatch
+):
+    there = imports.find_spec
+    monkeypatch.setattr(imports, "find_spec", lambda name: None if name == missing else there(name))
+    said = message(lambda: fakd.export(student, to, data, out=tmp_path / "x"))
+    assert f"pip install 'fakd[{extra}]'" in said
     assert not any(tmp_path.iterdir())
 
 
