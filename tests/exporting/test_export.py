@@ -11,11 +11,14 @@ from PIL import Image
 from torch import nn
 
 import fakd
+from fakd import imports
 from fakd.cli import main
 from fakd.exporting import shipping, writing
 from fakd.exporting.guarantee import Guarantee
+from fakd.exporting.program import exportable_inference
 from fakd.exporting.quantization import covering
 from fakd.inference import predict_classes
+from fakd.settings import Augmentation, Hardware
 from foreign_networks import CLASSES, transformers_folder
 from stand_ins import message
 
@@ -197,7 +200,7 @@ def test_the_older_exporter_follows_where_the_newer_is_wrong(student, data, tmp_
     monkeypatch.setattr(writing, "_wrong", lambda *_: "it is wrong")
     said = message(lambda: fakd.export(student, "onnx", data, out=tmp_path / "z"))
     assert "dynamo at any size: it cannot; TorchScript at any size: it is wrong" in said
-    assert list((tmp_path / "z").iterdir()) == []
+    assert not (tmp_path / "z").exists()
 
 
 @pytest.mark.parametrize(
@@ -272,6 +275,19 @@ def test_impossible_exports_are_refused(given, expected, student, data, tmp_path
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("to", "missing", "extra"), [("onnx", "onnxscript", "export"), ("openvino",) * 3]
+)
+def test_a_missing_library_is_named_with_the_line_that_installs_it(
+    to, missing, extra, student, data, tmp_path, monkeypatch
+):
+    there = imports.find_spec
+    monkeypatch.setattr(imports, "find_spec", lambda name: None if name == missing else there(name))
+    said = message(lambda: fakd.export(student, to, data, out=tmp_path / "x"))
+    assert f"pip install 'fakd[{extra}]'" in said
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_export_is_replaced_only_when_told(student, data, tmp_path):
     fakd.export(student, "torch", data, out=tmp_path, images=1, size=(64, 96))
     before = (tmp_path / "adapted.pt2").read_bytes()
@@ -312,6 +328,12 @@ def test_layers_go_back_to_float_until_the_guarantee_holds(student, data, tmp_pa
     weights = {each.name for each in model.graph.initializer if each.data_type == 1}
     assert layer.input[1] in weights
     assert made["float_layers"][0] in (tmp_path / "card.md").read_text()
+
+
+def test_what_a_file_does_to_an_image_before_the_network():
+    given = fakd.Inference(scale=0.5, scales=(0.5,), window=32, flip=True)
+    assert exportable_inference(given) == fakd.Inference(scale=0.25)
+    assert exportable_inference(fakd.Inference(scales=(0.5, 1.0))) == fakd.Inference()
 
 
 def test_calibration_images_cover_the_classes(data):
@@ -403,3 +425,20 @@ def test_students_of_transformers_are_exported(name, data, tmp_path):
     made = fakd.export(network, "onnx", data, out=tmp_path / "x")
     assert made["holds"]
     assert made["guarantee"]["agreement"] > 99.9
+
+
+@pytest.mark.slow
+def test_a_student_that_learnt_with_rounding_is_exported_in_int8(data, tmp_path):
+    torch.manual_seed(0)
+    teacher, student = (
+        confident(fakd.models.pspnet("mobilenetv3_small_050", data.classes, channels=16), data, 4)
+        for _ in range(2)
+    )
+    fakd.distill(
+        teacher, student, data, tmp_path / "run", int8=True, check_teacher=False,
+        schedule=fakd.Schedule(steps=10, batch_size=2), hardware=Hardware(accelerator="cpu"),
+        augmentation=Augmentation(crop=(64, 64)), intervals=fakd.Intervals(evaluate=10),
+    )  # fmt: skip
+    made = fakd.export(tmp_path / "run", "onnx", data, precision="int8", size=(64, 96))
+    assert made["holds"]
+    assert made["path"] == str(tmp_path / "run/onnx-int8/run.onnx")

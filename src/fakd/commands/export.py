@@ -92,7 +92,7 @@ def export(
         inference = trained_inference(network)
     shown = exportable_inference(inference)
     console = open_console()
-    if shown != inference:
+    if inference.window or inference.averages:
         remark(console, "windows, mirrored and several sizes are no part of a file: left out")
     out = None if out is None else expanded(out)
     run = Path(word).absolute().name if word else type(network).__name__.lower()
@@ -112,6 +112,8 @@ def export(
     total = min(images or len(data.val), len(data.val))
     with StepProgress(console, "checking", total) as display:
         made = ship(network, data, shown, wanted, out, name, word, facts, display.advance)
+    if made["size"] and form.size is None:
+        remark(console, f"no exporter can do any size: the file takes {height} x {width} only")
     console.print(made["verdict"], soft_wrap=True)
     if made["float_layers"]:
         console.print(f"left in float: {', '.join(made['float_layers'])}", soft_wrap=True)

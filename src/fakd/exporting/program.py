@@ -62,7 +62,9 @@ class Form:
 
 def exportable_inference(inference: Inference) -> Inference:
     """Keep the resizing of how images are shown; windows and averages are no part of a file."""
-    return replace(inference, window=None, stride=None, flip=False, scales=(1.0,))
+    single = inference.scales[0] if len(inference.scales) == 1 else 1.0
+    scale = inference.scale * single
+    return replace(inference, scale=scale, window=None, stride=None, flip=False, scales=(1.0,))
 
 
 class Program(nn.Module):

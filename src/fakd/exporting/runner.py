@@ -98,6 +98,7 @@ def card(told: dict[str, Any], name: str, target: Target, verdict: str) -> str:
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
+    threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
     size = " x ".join(map(str, told["size"])) if told["size"] else "any"
     facts = {
         "runtime": target,
@@ -140,7 +141,7 @@ def card(told: dict[str, Any], name: str, target: Target, verdict: str) -> str:
         "",
         f"On {found['images']} labelled images of {told['data']}; the two name the same class for "
         f"{found['agreement']:.3f} % of the pixels. Times are of one image, bytes to class ids, on "
-        f"{found['machine']}, {found['threads']} threads; memory is the most a whole process held.",
+        f"{found['machine']}, {threads}; memory is the most a whole process held.",
         "",
         f"    python run.py photo.jpg mask.png   # beside {name}",
     ]

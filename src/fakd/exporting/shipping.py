@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,13 @@ def ship(
     Raises:
         InputError: it cannot be exported, or the file's answers are infinite or NaN.
     """
+    before = out.exists()
     make_folder(out)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as place, writing(out):
+    with (
+        _kept_if(out, before),
+        tempfile.TemporaryDirectory(dir=out, prefix=".export-") as place,
+        writing(out),
+    ):
         folder = Path(place)
         file = folder / f"{name}{ENDINGS[wanted.target]}"
         found, told = _written(network, data, inference, wanted, file, facts, done)
@@ -110,6 +116,17 @@ def ship(
             if (folder / each).is_file() and (holds or each != SCRIPT):
                 os.replace(folder / each, out / (each if holds else each + REJECTED))
     return {**told, "verdict": verdict, "path": str(out / file.name) + ("" if holds else REJECTED)}
+
+
+@contextmanager
+def _kept_if(folder: Path, wanted: bool) -> Iterator[None]:
+    """Remove a folder afterwards that holds nothing, unless it was there before."""
+    try:
+        yield
+    finally:
+        if not wanted:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _written(
