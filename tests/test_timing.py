@@ -14,6 +14,7 @@ from fakd.cli import main
 from fakd.exporting.shipping import machine
 from fakd.inference import trained_inference
 from fakd.models import pspnet, save, students
+from fakd.report.latency import save_latency
 from fakd.settings import Inference
 from fakd.timing import Timing, time_network
 
@@ -133,6 +134,25 @@ def test_known_scores_stand_beside_times(made_up, tmp_path):
         save(network, path, class_names=None, palette=None, extra=extra)
     assert [next(time_network(each, (32, 32), CPU)).miou for each in (run, file)] == [1.0, 42.5]
     assert next(time_network(network, (32, 32), CPU)).miou is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "label"), [((40.0, 50.0), "mIoU (%)"), ((40.0, None), "million parameters")]
+)
+def test_the_picture_has_scores_where_all_are_known(scores, label, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fakd.report.latency.save", lambda figure, _: drawn.append(figure))
+    names = ("a", "b")
+    timings = [
+        Timing(name, "torch", (8, 8), "here", 10**6, 5.0, 6.0, miou=score)
+        for name, score in zip(names, scores, strict=True)
+    ]
+    failed = Timing("c", "onnx", (8, 8), "here", problem="does not run")
+    assert save_latency(tmp_path / "l.png", [*timings, failed])
+    (axis,) = drawn[0].axes
+    assert axis.get_ylabel() == label
+    assert [each.get_text() for each in axis.texts] == ["a", "b"]
+    assert not save_latency(tmp_path / "l.png", [failed])
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])

@@ -48,7 +48,7 @@ def latency(
         accelerator: cpu, cuda, mps, or auto for the best one present.
         sort: the column to sort by; -COLUMN begins with the largest.
         out: a JSON file to write the numbers to; an existing one is replaced.
-        picture: a PNG of mIoU (where it is known, else parameters) against latency.
+        picture: a PNG of mIoU (where all are known, else parameters) against latency.
 
     Returns:
         The timings, as the JSON file holds them.

@@ -32,12 +32,12 @@ def latency_row(timing: Any, times_only: bool = False) -> Row:
 
 
 def save_latency(path: Path, timings: Sequence[Any]) -> bool:
-    """Draw mIoU, or parameters where no mIoU is known, against latency; a mark for each runtime.
+    """Draw mIoU, or parameters unless all scores are known, against latency; runtimes by marks.
 
     Returns:
         Whether there was anything to draw; else no file is written.
     """
-    scored = any(each.miou is not None for each in timings)
+    scored = all(each.miou is not None for each in timings if each.median is not None)
     points = [
         (each, each.miou if scored else each.parameters / 1e6)
         for each in timings
