@@ -76,7 +76,8 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
     if value.lstrip().startswith("{") or (CLASS_PATH.match(value) and not is_path):
         return value
     hint = nearest(value, package.__all__, cutoff=0.7)
-    if hint and not is_path and "/" not in value:
+    # In capitals it stands for a path, as in examples.
+    if hint and not is_path and "/" not in value and not value.isupper():
         raise InputError(f"--{flag}: there is no {value}{hint}")
     if flag == "data":
         return written("fakd.data.folder", root=value)
