@@ -7,6 +7,7 @@ from rich.console import Console
 
 import fakd
 from fakd.console import remark
+from fakd.errors import require_kinds
 from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
@@ -87,6 +88,7 @@ def distill(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
     """
+    require_kinds(distill, locals())
     # Imported here because `fakd distill --help` need not wait for it.
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
