@@ -1,9 +1,12 @@
 """The one exception that means: you asked for something impossible; checks of settings."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
@@ -12,6 +15,48 @@ class InputError(ValueError):
     The message is one line in the user's words: what was expected, what came, what to do. The
     command line prints it without a traceback and exits with code 2.
     """
+
+
+def require_kinds(
+    described: Callable[..., Any], values: Mapping[str, Any], group: str = ""
+) -> None:
+    """Refuse values that are of none of the types by which a function or class describes them.
+
+    Raises:
+        InputError: names the first, and what it should be.
+    """
+    for name, hint in get_type_hints(described).items():
+        if name in values and not _fits(hint, values[name]):
+            several = get_origin(hint) in (Literal, Union, UnionType)
+            kinds = [*(get_args(hint) if several else [hint])]
+            names = [
+                str(each) if get_origin(each) else getattr(each, "__name__", str(each))
+                for each in kinds
+            ]
+            wanted = " or ".join(names).replace("NoneType", "None")
+            made = next((each for each in names if each[0].isupper() and each != "NoneType"), "")
+            remedy = f"; make one, such as {made}(...)" if made and str not in kinds else ""
+            raise InputError(f"expected {group}{name} to be {wanted}, got {values[name]!r}{remedy}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Tell whether a value is of a type; of what is in containers, only how much there is."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(each, value) for each in members)
+    if origin is Literal:
+        return value in members
+    if origin is tuple:
+        sized = isinstance(value, list | tuple)
+        return sized and (Ellipsis in members or len(value) == len(members))
+    if hint in (int, float):
+        kind = Integral if hint is int else Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    if hint is Any:
+        return True
+    if hint is Path:
+        return isinstance(value, str | Path)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def require_choice(name: str, value: Any, choices: Any) -> None:
@@ -84,6 +129,7 @@ def require_each(
         if isinstance(value, str) and choices and value not in choices:
             listed = ", ".join(choices)
             raise InputError(f"expected {group}.{name} to be one of {listed}, got {value!r}")
+    require_kinds(type(settings), vars(settings), f"{group}.")
     for name in names:
         value = getattr(settings, name)
         if value is not None and not holds(value):

@@ -8,6 +8,7 @@ from rich.console import Console
 import fakd
 from fakd.budget import require_student
 from fakd.console import remark
+from fakd.errors import require_kinds
 from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
@@ -94,6 +95,7 @@ def distill(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
     """
+    require_kinds(distill, locals())
     # Imported here because `fakd distill --help` need not wait for it.
     from fakd.fitting import settle
     from fakd.inspection.readiness import require_labels

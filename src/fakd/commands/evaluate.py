@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import fakd
 from fakd.console import open_console, remark
-from fakd.errors import InputError
+from fakd.errors import InputError, require_kinds
 from fakd.files import write_text
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
@@ -38,6 +38,7 @@ def evaluate(
     Returns:
         The scores in percent, as the JSON file holds them.
     """
+    require_kinds(evaluate, locals())
     # Imported here because `fakd evaluate --help` need not wait for it.
     from fakd.inference import score, unlike_training
     from fakd.inspection.readiness import require_labels

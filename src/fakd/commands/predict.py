@@ -8,7 +8,7 @@ import fakd
 from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.scan import files_below
-from fakd.errors import InputError, some
+from fakd.errors import InputError, require_kinds, some
 from fakd.files import expanded
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
@@ -52,6 +52,7 @@ def predict(
         InputError: there is no image that can be read, or something is in the way.
         ChildProcessError: some images cannot be read; the others are segmented.
     """
+    require_kinds(predict, locals())
     # Imported here because `fakd predict --help` need not wait for it.
     from fakd.inference import predict_classes, unlike_training
     from fakd.report.figures import overlay, save_mask, save_picture

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import fakd
+from fakd.errors import require_kinds
 from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
@@ -67,6 +68,7 @@ def train(
     Returns:
         What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
     """
+    require_kinds(train, locals())
     # Imported here because `fakd train --help` need not wait for it.
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
