@@ -153,9 +153,8 @@ def nearest(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float
     >>> nearest("psnet", ["pspnet", "isanet"])
     '; did you mean pspnet?'
     """
-    names = {each.lower(): each for each in known}
-    found = difflib.get_close_matches(wrong.lower(), names, 1, cutoff)
-    return f"; did you mean {names[found[0]]}?" if found else otherwise
+    found = difflib.get_close_matches(wrong, list(known), 1, cutoff)
+    return f"; did you mean {found[0]}?" if found else otherwise
 
 
 def require_library(name: str) -> None:
@@ -193,7 +192,8 @@ def find(path: str) -> Any:
         found = getattr(owner, name)
     except AttributeError as error:
         known = getattr(owner, "__all__", None) or vars(owner)
-        raise InputError(f"there is no {path}{nearest(name, known)}") from error
+        same = (f"; did you mean {each}?" for each in known if each.lower() == name.lower())
+        raise InputError(f"there is no {path}{next(same, nearest(name, known))}") from error
     if _is_pythons_own(found):
         raise InputError(
             f"{path} comes with Python itself, where there are no networks, losses, data or "

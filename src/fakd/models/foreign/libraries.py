@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,12 +132,17 @@ def _quiet() -> Iterator[None]:
         yield
         return
     logging = sys.modules["transformers"].utils.logging
+    # What torchao, which it may import, makes PyTorch say of its types helps nobody here.
+    tree = getLogger("torch.utils._pytree")
+    before = tree.level
+    tree.setLevel("ERROR")
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        tree.setLevel(before)
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
