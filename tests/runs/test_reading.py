@@ -7,7 +7,8 @@ import yaml
 from fakd.errors import InputError
 from fakd.losses import PRESETS, ChannelKL, PairwiseSimilarity, PixelKL, WeightedSum, preset
 from fakd.report.paper import last_augmentation
-from fakd.runs.folder import FORMAT, command_line
+from fakd.runs.environment import command_line
+from fakd.runs.folder import FORMAT
 from fakd.runs.naming import method_of, refuse_former_weights, student_of, title_of
 from fakd.runs.reading import by_pair, read_grid, read_run
 from fakd.runs.recipe import describe
