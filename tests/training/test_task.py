@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import fakd.training.task as module
+from fakd.commands.train import train
 from fakd.errors import InputError
-from fakd.settings import Task
+from fakd.models import pspnet
+from fakd.settings import Augmentation, Schedule, Task
 from fakd.training.task import (
     TaskLoss,
     automatic_weights,
@@ -175,3 +177,38 @@ def test_impossible_settings_are_refused(wrong):
 def test_as_many_weights_as_classes():
     with pytest.raises(InputError, match="each of 3 classes, got 2"):
         TaskLoss(Task(class_weights=(1.0, 2.0)), 3)
+
+
+@pytest.mark.parametrize("settings", [Task(), Task(hardest=0.7), Task(dice=1.0, lovasz=1.0)])
+@pytest.mark.parametrize("size", [(5, 6), (10, 12), (3, 4)])
+def test_logits_are_enlarged_as_the_network_means_them_to_be(maps, settings, size):
+    logits, _ = maps
+    labels = torch.randint(0, CLASSES, (2, *size), generator=torch.Generator().manual_seed(1))
+    options = {"mode": "bilinear", "align_corners": True}
+    whole = torch.nn.functional.interpolate(logits, size, **options)
+    found = TaskLoss(settings, CLASSES, align_corners=True)(Prediction(logits), labels)
+    expected = TaskLoss(settings, CLASSES)(Prediction(whole), labels)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    if size != (5, 6):
+        other = TaskLoss(settings, CLASSES)(Prediction(logits), labels)
+        assert (other["task"] - found["task"]).abs() > 1e-3
+
+
+def test_training_takes_the_networks_way_of_enlarging(tiny_data, tmp_path, monkeypatch):
+    asked = []
+
+    class Watched(TaskLoss):
+        def __init__(self, settings, classes, align_corners=False):
+            super().__init__(settings, classes, align_corners)
+            asked.append(align_corners)
+
+    monkeypatch.setattr(module, "TaskLoss", Watched)
+    for aligned in (False, True):
+        network = pspnet("mobilenetv3_small_050", 12, channels=8, align_corners=aligned)
+        settings = {
+            "schedule": Schedule(steps=1, batch_size=2),
+            "augmentation": Augmentation(crop=(32, 32)),
+        }
+        train(network, tiny_data, tmp_path / str(aligned), **settings)
+    assert asked == [False, True]

@@ -139,7 +139,7 @@ def distill(
     fabric = start(hardware, seed, unused_parameters=not labelled)
     console = console_of(fabric)
     with sitting(fabric, run):
-        by_labels = TaskLoss(task, data.classes) if labelled else None
+        by_labels = TaskLoss(task, data.classes, student.align_corners) if labelled else None
         asked = teacher
         if classes_from is not None:
             asked = fakd.answers.Mapped(teacher, classes_from)

@@ -147,10 +147,10 @@ def doctor(
     if classes_from is not None and asked is not None:
         asked = fakd.answers.Mapped(asked, classes_from)
     answers = None if asked is None else teacher_of(asked, data, fabric, hardware)
-    by_labels = TaskLoss(task, data.classes) if data.train.labelled else None
+    by_labels = TaskLoss(task, data.classes, learner.align_corners) if data.train.labelled else None
     objective: Distillation | Supervised
     if answers is None:
-        objective = Supervised(TaskLoss(task, data.classes))
+        objective = Supervised(TaskLoss(task, data.classes, learner.align_corners))
     else:
         loss = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
         objective = Distillation(answers.network, learner, loss, by_labels)

@@ -135,7 +135,7 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     fabric = start(settings.hardware, settings.seed)
     labelled = data.train.labelled
     asked = _filled(Task(), recipe["task"])
-    task = TaskLoss(asked, data.classes) if labelled else None
+    task = TaskLoss(asked, data.classes, network.align_corners) if labelled else None
     console = open_console(quiet=True)
     if trained == "network":
         objective: Any = Supervised(task)  # type: ignore[arg-type]

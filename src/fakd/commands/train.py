@@ -101,7 +101,7 @@ def train(
     fabric = start(hardware, seed)
     console = console_of(fabric)
     with sitting(fabric, run):
-        objective = Supervised(TaskLoss(task, data.classes))
+        objective = Supervised(TaskLoss(task, data.classes, network.align_corners))
         # Made before there is a folder, as much may be wrong with the settings.
         training = Training(fabric, network, objective, data, settings, console, run.name)
         with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:

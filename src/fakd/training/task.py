@@ -24,6 +24,7 @@ def cross_entropy(
     class_weights: Float[Tensor, " classes"] | None = None,
     label_smoothing: float = 0.0,
     hardest: float | None = None,
+    align_corners: bool = False,
 ) -> Float[Tensor, ""]:
     r"""Pixel cross-entropy of logits brought to the labels' size, bilinearly.
 
@@ -42,15 +43,18 @@ def cross_entropy(
         hardest: Only pixels whose own class is less likely than this count, but at least the
             hardest sixteenth of the labelled ones (OHEM, Shrivastava et al., 2016, with the
             threshold of mmsegmentation's sampler).
+        align_corners: How the network's logits are meant to be enlarged.
     """
     labels, weights = labels.long(), class_weights
     counted = labels != IGNORE
     tiled = labels.shape[-2:].numel() > logits.shape[-2:].numel()
-    logits = logits if tiled else _enlarged(logits, labels)
+    logits = logits if tiled else _enlarged(logits, labels, align_corners)
     if hardest is not None:
-        counted = counted & _hard(logits.detach(), labels, hardest, tiled)
+        counted = counted & _hard(logits.detach(), labels, hardest, tiled, align_corners)
     if tiled:
-        total = summed_cross_entropy(logits, labels, weights, label_smoothing, counted)
+        total = summed_cross_entropy(
+            logits, labels, weights, label_smoothing, counted, align_corners
+        )
     else:
         seen = labels.masked_fill(~counted, IGNORE)
         options = {"ignore_index": IGNORE, "label_smoothing": label_smoothing}
@@ -63,17 +67,17 @@ def cross_entropy(
     return total / shares.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
+def _enlarged(logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
     size = labels.shape[-2:]
     if logits.shape[-2:] == size:
         return precise(logits)
-    return F.interpolate(precise(logits), size, mode="bilinear", align_corners=False)
+    return F.interpolate(precise(logits), size, mode="bilinear", align_corners=align_corners)
 
 
-def _hard(logits: Tensor, labels: Tensor, limit: float, tiled: bool) -> Tensor:
+def _hard(logits: Tensor, labels: Tensor, limit: float, tiled: bool, align_corners: bool) -> Tensor:
     """Find the pixels whose own class is unlikely, or among the least likely sixteenth."""
     if tiled:
-        losses = label_losses(logits, labels)
+        losses = label_losses(logits, labels, align_corners)
     else:
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     # Ignored pixels come last: nothing is as likely as 2.
@@ -161,14 +165,15 @@ class TaskLoss(ClassWeighing):
     Args:
         settings: Which terms, and their weights.
         classes: How many classes the labels have.
+        align_corners: How the network's logits are enlarged, in training as when it is evaluated.
 
     Raises:
         InputError: there are not as many class weights as classes.
     """
 
-    def __init__(self, settings: Task, classes: int) -> None:
+    def __init__(self, settings: Task, classes: int, align_corners: bool = False) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.align_corners = settings, align_corners
         self.set_class_weights("task.class_weights", settings.class_weights, classes)
         self._counted: tuple[Tensor, int, Tensor] | None = None
 
@@ -206,7 +211,7 @@ class TaskLoss(ClassWeighing):
         logits = prediction.logits
         if settings.dice or settings.lovasz:
             # They look at all pixels of a class at once, and share the map.
-            logits = _enlarged(logits, labels)
+            logits = _enlarged(logits, labels, self.align_corners)
         terms = {"task": self._entropy(logits, labels)}
         if settings.dice:
             terms["dice"] = settings.dice * dice_loss(logits, labels)
@@ -228,4 +233,5 @@ class TaskLoss(ClassWeighing):
             self.class_weights,
             settings.label_smoothing,
             settings.hardest,
+            self.align_corners,
         )
