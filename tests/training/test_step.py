@@ -141,8 +141,9 @@ def test_a_wrong_step_is_replayed(tmp_path, capsys):
     assert "infinite" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("more", [[], ["--int8=true"]], ids=["", "int8"])
-def test_a_step_is_replayed_as_it_was(more, tmp_path, capsys):
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("more", ["", "--int8=true", "--task.class_weights=auto"])
+def test_a_step_is_replayed_as_it_was(stored, more, tmp_path, capsys):
     """The loss of a step between two checkpoints is the one that was logged."""
     from fakd.commands.replay import replay
     from fakd.runs.folder import read_curves
@@ -151,14 +152,12 @@ def test_a_step_is_replayed_as_it_was(more, tmp_path, capsys):
     teacher = tmp_path / "teacher"
     short = [*TINY, "--schedule.steps=7", "--intervals.log=1", "--intervals.save=4"]
     assert main(["train", *network("network"), *short, f"--run={teacher}"]) == 0
-    command = [
-        "distill",
-        f"--teacher={teacher}",
-        *network("student"),
-        *short,
-        f"--run={run}",
-        *more,
-    ]
+    if stored:
+        seen = [flag for flag in TINY if flag.startswith("--data")]
+        assert main(["answer", f"--teacher={teacher}", *seen, f"--out={tmp_path / 'answers'}"]) == 0
+        teacher = tmp_path / "answers"
+    command = ["distill", f"--teacher={teacher}", *network("student"), *short, f"--run={run}"]
+    command += [more] if more else []
     from fakd.training.loop import Training
 
     save = Training._save
@@ -175,6 +174,11 @@ def test_a_step_is_replayed_as_it_was(more, tmp_path, capsys):
     assert (run / "last.safetensors").read_bytes() == left
     assert main([*command, "--check_teacher=false"]) == 0
     logged = next(row for row in read_curves(run / "metrics.csv") if row["step"] == 6)
+    for name, value in found["terms"].items():
+        assert logged[name] == pytest.approx(value, rel=1e-5), name
+    (run / "last.safetensors").unlink()
+    found = replay(run, 3, accelerator="cpu")
+    logged = next(row for row in read_curves(run / "metrics.csv") if row["step"] == 3)
     for name, value in found["terms"].items():
         assert logged[name] == pytest.approx(value, rel=1e-5), name
     assert main(["replay", str(run), "--step=8"]) == 2

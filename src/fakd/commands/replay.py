@@ -41,6 +41,7 @@ def replay(
     from fakd.runs.folder import LAST, RECIPE, SHOWN, WRONG, read_json, readable
     from fakd.training.rare import read_shown
     from fakd.training.replay import replay
+    from fakd.training.start import weigh_classes
 
     run = Path(run)
     if not (run / RECIPE).is_file():
@@ -58,6 +59,15 @@ def replay(
     if settings.schedule.rare is not None:
         training.shown = read_shown(run / SHOWN)
     last = run / LAST
+    if not last.is_file():
+        weigh_classes(
+            training.fabric,
+            open_console(quiet=True),
+            training.objective,
+            training.data,
+            settings,
+            None,
+        )
     found = replay(training, step, last if last.is_file() else None)
     batch, data = found.batch, training.data
     names = [data.train.name(int(index)) for index in batch.indices]
@@ -116,7 +126,7 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     from fakd.training.objective import Distillation, Supervised
     from fakd.training.start import start
     from fakd.training.task import TaskLoss
-    from fakd.training.teacher import NetworkTeacher
+    from fakd.training.teacher import open_teacher, teacher_of
 
     def built(key: str, classes: int | None = None) -> Any:
         if not specs.is_spec(recipe[key]):
@@ -140,9 +150,12 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     if trained == "network":
         objective: Any = Supervised(task)  # type: ignore[arg-type]
         return Training(fabric, network, objective, data, settings, console, title)
-    teacher = fakd.models.adapt(others["teacher"])
-    objective = Distillation(teacher, network, others["distillation"], task, asked.confidence)
-    answers = NetworkTeacher(teacher, fabric, settings.hardware)
+    teacher = others["teacher"]
+    if recipe.get("classes_from") is not None:
+        teacher = fakd.answers.Mapped(teacher, recipe["classes_from"])
+    answers = teacher_of(open_teacher(teacher, data.classes), data, fabric, settings.hardware)
+    distillation = others["distillation"]
+    objective = Distillation(answers.network, network, distillation, task, asked.confidence)
     if recipe.get("int8"):
         train_for_int8(network)
     return Training(fabric, network, objective, data, settings, console, title, answers)
