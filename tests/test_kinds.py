@@ -17,7 +17,7 @@ from fakd.errors import InputError
 from fakd.settings import Augmentation, Inference, Schedule
 settings = dict(teacher="t", student="pspnet", data="scenes", run="r")
 for call in (
-    lambda: fakd.evaluate(network="t", data="scenes", split="test"),
+    lambda: fakd.evaluate(network="t", data="scenes", split="tset"),
     lambda: fakd.evaluate(network="t", data="scenes", inference="whole"),
     lambda: fakd.train(network="pspnet", data=None, run="r"),
     lambda: fakd.predict(network="t", images=5, out="o"),
@@ -40,7 +40,7 @@ for call in (
         print(error)
 """
 EXPECTED = """
-split to be train or val, got 'test'
+split to be train or val or test, got 'tset'
 inference to be Inference, got 'whole'; make one, such as Inference(...)
 data to be SegmentationData or str or Path, got None
 images to be Path, got 5

@@ -77,39 +77,6 @@ MOVED = {
     "schedule.head_multiplier": "optimizer.head_multiplier",
 }
 
-OVERVIEW = """\
-Distil any semantic-segmentation model into a small, fast one, and know whether it helped.
-
-  fakd demo                                          see it work in minutes, nothing needed
-  fakd train   --network pspnet --network.backbone resnet50 --data FOLDER --run runs/teacher
-  fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
-               --data FOLDER --run runs/student      FAKD by default
-               or any network: hf:FOLDER, smp:Unet, torchvision:NAME, net.py:FUNCTION, FILE.onnx
-  fakd check   ARGUMENTS OF distill OR train         is all right? one page, before a long run
-  fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
-               --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
-  fakd compare confirm runs/comparison --methods cwd+fa    new seeds for what stood out
-  fakd report runs/comparison                        one HTML file that answers whether it helped
-  fakd tables runs/comparison                        the paper's tables and figures from runs
-  fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it
-  fakd answer --teacher runs/teacher --data FOLDER --out answers     ask a teacher once, for all
-  fakd classes runs/teacher FOLDER                   which of its classes each of yours is
-  fakd disagree runs/student --images PHOTOS --out next  what to label next, most instructive first
-  fakd evaluate --network runs/student --data FOLDER
-  fakd predict --network runs/student --images PHOTOS --out predictions
-  fakd export runs/student --to onnx                 a file for a device, guaranteed as good
-  fakd replay RUN                                    the step at which a loss became NaN
-  fakd latency NETWORK...                            how fast they are here
-  fakd students                                      small networks that come ready, and their cost
-  fakd models                                        the paper's networks, published checkpoints
-  fakd convert --source mmseg.pth --target teacher.safetensors
-
-Every command explains itself with --help; every value is a flag; --print_config prints the whole
-recipe, and --recipe FILE reads one. Every run folder holds the recipe that repeats it.
-Exit codes: 0 done, 1 failed while running, 2 asked for something impossible, 128 + n stopped by
-signal n, with all that was learnt saved.
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 asked for the impossible."""
@@ -156,7 +123,7 @@ def _unprinted() -> str | None:
 
 def _run(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
-        print(OVERVIEW)
+        print(help_pages.OVERVIEW)
         return 0
     if given[0] == "--version":
         print(f"fakd {fakd.__version__}")

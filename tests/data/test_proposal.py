@@ -268,4 +268,4 @@ def test_camvid_as_kaggle_has_it(export):
     ]
     assert found["train"] == {"images": "train/{name}.png", "masks": "train_labels/{name}_L.png"}
     assert found["val"] == {"images": "val/{name}.png", "masks": "val_labels/{name}_L.png"}
-    assert "2 images of test are in neither train nor val" in notes(export)
+    assert found["test"] == {"images": "test/{name}.png", "masks": "test_labels/{name}_L.png"}

@@ -346,6 +346,9 @@ def test_calibration_images_cover_the_classes(data):
         def __len__(self):
             return 11
 
+        def is_labelled(self, index):
+            return True
+
         def __getitem__(self, index):
             labels = torch.full((8, 8), 1 if index == 7 else 0, dtype=torch.int16)
             return replace_labels(data.train[0], labels)

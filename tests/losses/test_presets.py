@@ -39,7 +39,8 @@ def test_parts_share_the_statistics_of_feature_augmentation():
     both = WeightedSum({"pixels": PixelKL(strength=1.0), "maps": ChannelKL(), "more": ChannelKL()})
     assert (both.covariance, both.momentum) == ("diagonal", None)
     seen = inputs("diagonal")
-    assert set(both.measures(seen)) == {"pixels/lambda", "pixels/augmentation"}
+    measured = {"lambda", "augmentation", "margin_share"}
+    assert set(both.measures(seen)) == {f"pixels/{name}" for name in measured}
     assert both.terms(seen)["pixels"] > PixelKL()(seen)
 
 

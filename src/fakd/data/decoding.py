@@ -282,7 +282,8 @@ def _label_map(path: Place) -> np.ndarray:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path.open("rb"), variable_names=["LabelMap", "GTcls"])
+        with path.open("rb") as file:
+            content = loadmat(file, variable_names=["LabelMap", "GTcls"])
     except FileNotFoundError as error:
         raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
     # SciPy raises whatever its parser stumbles over in a damaged file.
