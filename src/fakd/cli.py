@@ -64,6 +64,8 @@ POSITIONAL = {
 TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", "network")}
 # Those whose exit code is 1 unless their result says so.
 JUDGING = {"data check": "usable", "check": "ready", "export": "holds"}
+# Those that keep what is done when they are stopped.
+_CONTINUING = ("train", "distill", "compare", "answer")
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
@@ -106,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         if not error.args:  # else it has been said
-            line = "fakd: stopped; the same command continues at the last checkpoint"
+            line = "fakd: stopped"
+            if given[0] in _CONTINUING:
+                line += "; the same command continues at the last checkpoint"
             print(line, file=sys.stderr)
         return 130
 

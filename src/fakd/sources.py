@@ -99,14 +99,11 @@ _EXAMPLES = {
 }
 
 
-_HEADS = ("pspnet", "deeplabv3plus", "isanet")
-
-
 def _of_library(scheme: str, name: str, given: Mapping[str, Any]) -> Spec:
     if scheme == "timm":
         head = given.get("head", "pspnet")
-        if head not in _HEADS:
-            hint = nearest(str(head), _HEADS, f"; choose one of {', '.join(_HEADS)}")
+        if head not in BUILDERS:
+            hint = nearest(str(head), BUILDERS, f"; choose one of {', '.join(BUILDERS)}")
             raise InputError(f"{scheme}:{name}: there is no head {head}{hint}")
         others = {key: value for key, value in given.items() if key != "head"}
         return written(f"fakd.models.{head}", backbone=f"timm/{name}", **others)

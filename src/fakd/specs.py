@@ -308,7 +308,10 @@ def build(
     arguments = {name: inner(value) for name, value in spec["init_args"].items()}
     try:
         made = find(path)(**arguments)
-    except (TypeError, OSError) as error:
+    except InputError:
+        raise
+    # A file may hold any value, which a network's layers refuse in ways of their own.
+    except (TypeError, ValueError, OSError, ArithmeticError, LookupError, RuntimeError) as error:
         if asked_by is None:
             raise
         raise InputError(f"{path} does not take {spec['init_args']} ({error})") from error

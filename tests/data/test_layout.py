@@ -91,6 +91,9 @@ def test_lists_exclude_from_all_that_match_and_may_lie_beside_the_description(ow
     assert [pair.name for pair in folder(own.root, described).train.pairs] == ["south/2"]
     (own.root / "held-out.txt").write_text("north/1\nsouth/2\n")
     assert "held-out.txt names no image to take" in message(lambda: folder(own.root, described))
+    (own.root / "held-out.txt").write_text("north/1\nnorth/l\n")
+    said = message(lambda: folder(own.root, described))
+    assert "held-out.txt excepts north/l, which no image is called" in said
     (own.root / "held-out.txt").unlink()
     (elsewhere / "held-out.txt").unlink()
     assert "held-out.txt" in message(lambda: folder(own.root, described))

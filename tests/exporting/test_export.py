@@ -228,6 +228,14 @@ def test_the_runner_needs_no_torch_and_is_equal_to_the_pixel(form, size, student
     assert ended.returncode == 0, ended.stderr
     assert "%" in ended.stdout
     assert len(script.read_text().splitlines()) <= 60
+    for wrong in ([], [tmp_path / "none.png", "m.png"], [script, "m.png"]):
+        ended = subprocess.run([*command[:4], *wrong], capture_output=True, text=True)
+        assert ended.returncode != 0
+        assert "Traceback" not in ended.stderr
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    words = [*command[:4], tmp_path / "deep.png", tmp_path / "deep-mask.png"]
+    assert "more than 8 bits" in subprocess.run(words, capture_output=True, text=True).stderr
+    assert not (tmp_path / "deep-mask.png").exists()
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
     network = fakd.load(made["path"])
     expected = predict_classes(network, pixels, fakd.Inference())[0]

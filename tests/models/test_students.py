@@ -31,6 +31,11 @@ def empty_cache(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("word", students.STUDENTS)
+def test_every_word_is_one_for_a_network(word):
+    specs.checked(resolve(word), word, counted=True)
+
+
 @pytest.mark.parametrize("word", SOME)
 def test_numbers_are_those_of_the_network_run_for_real(word):
     size, classes = (64, 96), 7

@@ -239,7 +239,7 @@ def _ranked(
     replace_folder(out, write)
     mean, differing = float(np.nanmean(found["score"])), int(pairs.sum()) / pixels
     console.print(
-        f"{len(order)} images, mean score {mean:.4f}, {differing:.1%} of the pixels differ; the "
+        f"{len(order)} images, mean score {mean:.3g}, {differing:.1%} of the pixels differ; the "
         f"first {len(chosen)} are in {out}",
         soft_wrap=True,
     )
@@ -249,7 +249,7 @@ def _ranked(
         said = f"most often {names[teacher]} to the teacher is {names[student]} to the student"
         console.print(f"{said}: {share:.1%} of those pixels", soft_wrap=True)
     for index in chosen[:5]:
-        console.print(f"  {found[index]['score']:.4f}  {files[index]}", soft_wrap=True)
+        console.print(f"  {found[index]['score']:<9.3g}  {files[index]}", soft_wrap=True)
     if unread:
         raise ChildProcessError(f"{len(unread)} of {len(split)} images left out: {some(unread, 3)}")
     return {"images": len(order), "score": mean, "differing": differing}

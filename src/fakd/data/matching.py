@@ -227,10 +227,8 @@ class _Matcher:
         title = self._description.name or "the described"
         where = (self._lists() or (self._part.images.text,))[0]
         if len(names) > wanted:
-            return (
-                f"{self._split} has {len(names)} images ({where}), more than {title}'s {wanted}; "
-                "see whether others were added"
-            )
+            more = f"more than {title}'s {wanted}; see whether others were added"
+            return f"{self._split} has {len(names)} images ({where}), {more}"
         if self._part.lists:
             hint = f"the others are missing in {self._root / where}"
         elif (gap := _gap(names, wanted)) is not None:
@@ -245,6 +243,9 @@ class _Matcher:
         if not images or (self._part.lists and not lists):
             return []
         excluded = {name for file in self._part.excluded for name in self._names(file, images)}
+        if not lists and (unknown := sorted(excluded - {*images})):
+            why = f"excepts {some(unknown, 2)}, which no image is called; {self._remedy()}"
+            self._refuse(f"{self._root / self._part.excluded[0]} {why}")
         listed = [name for file in lists for name in self._names(file, images)]
         every = listed if self._part.lists else sorted(images)
         names = dict.fromkeys(name for name in every if name not in excluded)
@@ -257,8 +258,8 @@ class _Matcher:
                 f"{'save the list as UTF-8' if text else self._remedy()}"
             )
         elif not names and len(self._listing.refusals) == refused:
-            which = (*lists, *self._part.excluded)[0]
-            self._refuse(f"{self._root / which} names no image to take; {self._remedy()}")
+            which = self._root / (*lists, *self._part.excluded)[0]
+            self._refuse(f"{which} names no image to take; {self._remedy()}")
         return [name for name in names if name in images]
 
     def _found(

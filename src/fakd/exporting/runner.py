@@ -60,15 +60,15 @@ def segment(image, told, answer):
     images = images[:, ::-1] if told["order"] == "bgr" else images
     answers = answer(np.repeat(np.ascontiguousarray(images), told["batch"] or 1, axis=0))
     ids = answers[0] if told["output"] == "classes" else answers[0].argmax(0).astype(np.int32)
-    if (ids.shape[1], ids.shape[0]) != size:
-        ids = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
-    return ids
+    return np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
 
 
 def main(source, target, path=Path(__file__).with_name("{name}")):
     """Write the mask: class ids, shown in the classes' colours."""
     told, answer = open_network(str(path))
-    ids = segment(ImageOps.exif_transpose(Image.open(source)).convert("RGB"), told, answer)
+    if (image := Image.open(source)).mode[0] in "IF":
+        raise ValueError(f"{{source}} has more than 8 bits, which this script cannot bring to 8")
+    ids = segment(ImageOps.exif_transpose(image).convert("RGB"), told, answer)
     mask = Image.fromarray(ids.astype(np.uint16 if told["classes"] > 256 else np.uint8))
     if told["palette"] and told["classes"] <= 256:
         mask.putpalette([part for colour in told["palette"] for part in colour])
@@ -79,7 +79,10 @@ def main(source, target, path=Path(__file__).with_name("{name}")):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:] or sys.exit(__doc__))
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f"run.py: {{error}}")
 '''
 
 

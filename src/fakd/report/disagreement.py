@@ -127,7 +127,7 @@ def write_ranking(
     writer.writerow([*columns, "left", "top", "width", "height", "region_score"])
     for rank, index in enumerate(order, start=1):
         row = found[index]
-        shares = (f"{row[name]:.6f}" for name in ("score", "differing", "region_score"))
+        shares = (f"{row[name]:.6g}" for name in ("score", "differing", "region_score"))
         score, differing, region = shares
         pair = [names[row[who]] if row[who] >= 0 else "" for who in ("teacher", "student")]
         place = [int(row[name]) for name in ("left", "top", "width", "height")]
