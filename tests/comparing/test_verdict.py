@@ -359,3 +359,25 @@ def test_a_class_that_some_seeds_lose_is_named(made_up):
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
     (text,) = verdicts(references(methods))
     assert "too narrow as some seeds lost building" in text
+
+
+def test_networks_that_learnt_nothing_are_not_called_equal(made_up):
+    """Half of the pixels are road: naming it everywhere is 50 IoU for one class of five."""
+    for seed in range(3):
+        made_up.in_grid("alone", seed, np.array([0.05, 0.0, 0.0, 0.0, 0.0]))
+        made_up.in_grid("cwd", seed, np.array([0.06, 0.0, 0.0, 0.0, 0.0]) + 0.001 * seed)
+    runs, _ = read_grid(made_up.root)
+    (found,) = references(next(iter(by_pair(runs).values())))["alone"]
+    assert found.blind
+    assert tone(found) == "unsure"
+    assert "neither is better than naming the most frequent class everywhere" in sentence(found)
+
+
+def test_one_that_learnt_something_is_compared(made_up):
+    for seed in range(3):
+        made_up.in_grid("alone", seed, np.array([0.05, 0.0, 0.0, 0.0, 0.0]))
+        made_up.in_grid("cwd", seed, np.full(5, 0.8) + 0.001 * seed)
+    runs, _ = read_grid(made_up.root)
+    (found,) = references(next(iter(by_pair(runs).values())))["alone"]
+    assert not found.blind
+    assert tone(found) == "helped"

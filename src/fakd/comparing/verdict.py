@@ -53,6 +53,8 @@ class Comparison:
     """p value corrected for its family."""
     collapsed: tuple[str, ...] = ()
     """Classes that some of the seeds find and others do not."""
+    blind: bool = False
+    """Whether neither is better, on average, than naming the most frequent class everywhere."""
     like_frames: bool = False
     """Whether images that count as independent have names as frames of clips have."""
 
@@ -99,7 +101,8 @@ def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison |
     found = Comparison(*methods, difference, ratio, design, asked)
     if difference.over_images is not None and difference.groups is None:
         found = replace(found, like_frames=proposed_group(counted[0][0].names) is not None)
-    return replace(found, collapsed=tuple(sorted(collapsed)))
+    blind = all(_is_blind(side) for side in zip(*pairs, strict=True))
+    return replace(found, collapsed=tuple(sorted(collapsed)), blind=blind)
 
 
 def _over_images(
@@ -114,6 +117,12 @@ def _over_images(
     if count is not None:
         interval = widened_for_few(difference.mean, interval, count)
     return replace(difference, over_images=interval, groups=count)
+
+
+def _is_blind(runs: Sequence[Run]) -> bool:
+    pixels = runs[0].class_pixels
+    everywhere = 100 * pixels.max() / max(pixels.sum(), 1) / max((pixels > 0).sum(), 1)
+    return bool(np.mean([run.miou for run in runs]) <= everywhere * (1 + 1e-9))
 
 
 def _collapsed(runs: Sequence[Run]) -> list[str]:
@@ -212,8 +221,10 @@ def tone(comparison: Comparison) -> Tone:
     or hurt, if the whole interval lies on one side of 0 and the comparison was primary, the only
     one, or made to confirm. Of several, the corrected p value must be below .05 too, and those that
     nothing has planned stand out. Fewer than three seeds never give a verdict, and seeds that were
-    added after a look not planned give none but that.
+    added after a look not planned give none but that, nor do networks that have learnt nothing.
     """
+    if comparison.blind:
+        return "unsure"
     difference, margin = comparison.difference, comparison.design.worthwhile
     interval = comparison.interval
     level = comparison.design.level(difference.seeds)
@@ -332,6 +343,8 @@ def _what_would_do(comparison: Comparison) -> str:
     difference, margin = comparison.difference, f"{comparison.design.worthwhile:g} mIoU"
     if difference.seeds < LEAST:
         return f"a verdict takes at least {LEAST} seeds"
+    if comparison.blind:
+        return "neither is better than naming the most frequent class everywhere: train longer"
     if comparison.design.peeked is not None:
         return "confirm with new seeds"
     interval = comparison.interval
