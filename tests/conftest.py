@@ -1,7 +1,11 @@
 """What every test shares: one thread, a tiny data set, tiny networks."""
 
+import os
 import signal
 from pathlib import Path
+
+# Before torch is loaded, and for every process begun here: bits depend on the number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -12,7 +16,6 @@ from fakd.models import pspnet
 from fakd.types import Segmenter
 from made_up_runs import MadeUpRuns
 
-torch.set_num_threads(1)
 # Who starts the tests in the background has Ctrl-C ignored, here and in every process begun here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"

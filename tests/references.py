@@ -204,7 +204,6 @@ def update_in_process(
     rank: int, folder: Path, kinds: list[str], features: Tensor, labels: Tensor
 ) -> None:
     """Feed one of two processes its half of every batch, and save what it then knows."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     half = features.shape[1] // 2
     own = slice(0, half) if rank == 0 else slice(half, None)

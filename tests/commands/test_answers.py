@@ -130,7 +130,6 @@ def test_a_worker_that_dies_loses_the_shard_it_was_at_and_no_other(folder):
     assert answer("--out=alone") == 0
     arguments = ["answer", "--teacher=t.safetensors", *DATA, "--shard=3", "--out=a"]
     environment = {key: value for key, value in os.environ.items() if "JAXTYPING" not in key}
-    environment["OMP_NUM_THREADS"] = "1"  # as the tests have it, since bits depend on it
     died = subprocess.run([sys.executable, "-c", DYING, *arguments], env=environment)
     assert died.returncode == -signal.SIGKILL
     (whole,) = shards(folder / "a")

@@ -179,7 +179,6 @@ def test_the_layout_of_the_features_and_autocast_do_not_matter():
 
 def enqueue_in_process(rank, folder):
     """Feed one of two processes its half of every batch, and save what it then remembers."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     remembered, sampled = memory(), None
     for step in range(3):

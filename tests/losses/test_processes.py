@@ -102,7 +102,6 @@ def trained(loss, share=slice(None), parts=1):
 
 
 def trained_in_process(rank, folder):
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     share = slice(2 * rank, 2 * rank + 2)
     everything = {**SAME, **OF_A_PROCESS, **SHARED}

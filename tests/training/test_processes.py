@@ -138,7 +138,6 @@ def share(rank, port, path):
         "GROUP_RANK": "0",
         "LOCAL_WORLD_SIZE": "2",
     }
-    torch.set_num_threads(1)
     fabric = start(Hardware(accelerator="cpu", devices=2), seed=0)
     data = scenes(train=2, val=5, size=(32, 48))
     settings = Settings(inference=Inference())
