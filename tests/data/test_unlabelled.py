@@ -92,6 +92,36 @@ def test_fewer_labels_are_among_more(root):
     assert all(fewer < more for fewer, more in pairwise(kept))
 
 
+def test_so_many_images_of_each_class_keep_their_masks(root):
+    masks = [np.full((50, 60), each % 3, np.uint8) for each in range(10)]
+    masks[4][:25] = 2  # shows two classes
+    masks[7][0, :2] = 0  # of 3000 pixels, too few to show one
+    for each, mask in enumerate(masks):
+        draw(root / f"train/images/{each}.png", each, (60, 50))
+        Image.fromarray(mask).save(root / f"train/masks/{each}.png")
+    numbers = (1, 2, 3, 10)
+    kept = [
+        set(folder(root, labelled=f"{number} per class").train.labelled_indices())
+        for number in numbers
+    ]
+    assert kept[0] < kept[1] <= kept[2] <= kept[3] == set(range(10))
+    assert len(kept[0]) <= 3
+    for label in range(3):
+        shows = {each for each, mask in enumerate(masks) if (mask == label).mean() >= 1e-3}
+        assert all(
+            len(shows & chosen) >= min(number, len(shows))
+            for number, chosen in zip(numbers, kept, strict=True)
+        )
+    again = described(root, "labelled: 1 per class").train
+    assert set(again.labelled_indices()) == kept[0]
+
+
+@pytest.mark.parametrize("labelled", [0, 1.5, -1])
+def test_what_is_no_number_of_labels_is_refused(root, labelled):
+    with pytest.raises(InputError, match="such as '10 per class'"):
+        folder(root, labelled=labelled)
+
+
 def test_a_list_names_the_labelled(root, tmp_path):
     (root / "few.txt").write_text("3\n7\n")
     assert described(root, "labelled: few.txt").train.labelled_indices() == [3, 7]

@@ -94,7 +94,7 @@ def test_unreadable_files_are_refused(tmp_path):
     ("name", "message"),
     [
         ("resnet18", r"deep stem.*resnet18_v1c-b5776b93.pth.*resnet18b"),
-        ("resnet18b", "cannot be reached; give a file"),
+        ("resnet18b", r"cannot be reached; give a file, or .*choose timm/tf_efficientnet_lite0"),
         ("tf_efficientnet_lite3", "cannot be reached"),
     ],
 )

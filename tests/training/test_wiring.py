@@ -14,12 +14,13 @@ from fakd.answers.maps import Answers, Maps
 from fakd.commands.report import report
 from fakd.losses import ChannelKL
 from fakd.models import adapt, pspnet
+from fakd.report.measurements import cost_of
 from fakd.settings import Augmentation, Hardware, Schedule, Settings, Task
 from fakd.training.objective import Distillation, Supervised
 from fakd.training.start import start
 from fakd.training.task import TaskLoss
 from fakd.training.teacher import MappedTeacher, MixedTeacher, NetworkTeacher, StoredTeacher
-from fakd.training.wiring import Wiring, rows_of, show_wiring, wiring
+from fakd.training.wiring import Wiring, opening, rows_of, show_wiring, wiring
 
 SETTINGS = Settings(
     Schedule(steps=2, batch_size=2, learning_rate=0.01),
@@ -95,10 +96,20 @@ def test_a_foreign_teacher_and_a_student_of_ours(fabric, tiny_data, tiny_network
 
 def test_a_network_alone(tiny_data, tiny_network):
     objective = Supervised(TaskLoss(Task(auxiliary_weight=0.0), 12))
-    parts, between = wiring(tiny_network, objective, tiny_data, SETTINGS)
+    parts, between = wiring(tiny_network.eval(), objective, tiny_data, SETTINGS)
     assert [each["role"] for each in parts] == ["network"]
     assert parts[0]["auxiliary"] == "1: ignored"
     assert between == []
+    assert parts[0]["GFLOPs"] == f"{cost_of(tiny_network, (32, 48)).flops / 1e9:.2f} for 32 x 48"
+
+
+def test_a_run_opens_with_what_it_learns_from(tiny_data):
+    cpu = torch.device("cpu")
+    assert opening(tiny_data, SETTINGS, cpu) == (
+        "scenes: 8 training images, 4 for validation, 12 classes; 2 steps of 2 on cpu"
+    )
+    few = fakd.data.scenes(train=8, val=4, size=(32, 48), labelled=3)
+    assert "8 training images (3 with labels), 4" in opening(few, SETTINGS, cpu)
 
 
 def test_several_teachers_with_stored_answers_and_other_classes(fabric, tiny_data, tiny_network):

@@ -117,7 +117,7 @@ def distill(
     from fakd.training.task import TaskLoss
     from fakd.training.teacher import open_teacher, require_apart, teacher_of
     from fakd.training.validation import require_same_classes
-    from fakd.training.wiring import show_wiring, wiring
+    from fakd.training.wiring import opening, show_wiring, wiring
 
     require_student(student, fit)
     run = expanded(run)
@@ -160,6 +160,7 @@ def distill(
             wired = wiring(student, objective, data, settings, answers)
             if fitted is not None:
                 wired.between.insert(0, fitted["sentence"])
+            console.print(opening(data, settings, fabric.device), soft_wrap=True)
             show_wiring(console, wired)
             if folder:
                 folder.note(wiring=wired._asdict(), **({"fit": fitted} if fitted else {}))

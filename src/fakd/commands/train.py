@@ -85,7 +85,7 @@ def train(
     )
     from fakd.training.task import TaskLoss
     from fakd.training.validation import require_same_classes
-    from fakd.training.wiring import show_wiring, wiring
+    from fakd.training.wiring import opening, show_wiring, wiring
 
     run = expanded(run)
     data = fakd.data.open_data(data)
@@ -108,6 +108,7 @@ def train(
             if (result := finished_result(fabric, folder)) is not None:
                 return result
             wired = wiring(network, objective, data, settings)
+            console.print(opening(data, settings, fabric.device), soft_wrap=True)
             show_wiring(console, wired)
             if folder:
                 folder.note(wiring=wired._asdict())

@@ -45,7 +45,9 @@ VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 FRAMES = re.compile(r"(?P<file>.+)\?every=(?P<every>[1-9]\d*)")
 """A video, and how many frames one is taken of."""
 Labelled = int | float | str
-"""How many training images keep their labels, which share of them, or a list of their names."""
+"""How many training images keep their labels, which share of them, how many of each class (as
+`PER_CLASS` reads it), or a list of their names."""
+PER_CLASS = re.compile(r"\s*([1-9]\d*) per class\s*")
 
 
 @dataclass(frozen=True)
@@ -266,8 +268,8 @@ def check_labelled(given: object) -> Labelled | None:
     if type(given) is float and 0 < given < 1:
         return given
     raise InputError(
-        f"labelled must be a number of images, a share of them between 0 and 1, or a list of "
-        f"names in a file, got {given!r}"
+        f"labelled must be a number of images, a share of them between 0 and 1, a number of each "
+        f"class such as '10 per class', or a list of names in a file, got {given!r}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fakd.data.dataset import SegmentationData, Split
 from fakd.data.decoding import unused_range
 from fakd.data.description import (
+    PER_CLASS,
     TABLE,
     Description,
     check_labelled,
@@ -41,8 +42,9 @@ def folder(
             files lie there instead.
         description: The YAML file; ``dataset.yaml`` in the folder by default.
         unlabelled: Folders of further training images, without labels: a teacher explains them.
-        labelled: How many training images keep their labels, which share of them, or a file that
-            names them; the others count as unlabelled. Fewer are always among more.
+        labelled: How many training images keep their labels, which share of them, how many of
+            each class ("10 per class"), or a file that names them; the others count as unlabelled.
+            Fewer are always among more.
 
     Raises:
         InputError: a file or folder is missing, or the description is wrong.
@@ -64,8 +66,9 @@ def folder(
         described = replace(described, unlabelled=(*described.unlabelled, *more))
         arguments["unlabelled"] = unlabelled
     if check_labelled(labelled) is not None:
-        names = str(expanded(labelled).absolute()) if isinstance(labelled, str) else labelled
-        described = replace(described, labelled=names)
+        names = isinstance(labelled, str) and not PER_CLASS.fullmatch(labelled)
+        kept = str(expanded(str(labelled)).absolute()) if names else labelled
+        described = replace(described, labelled=kept)
         arguments["labelled"] = labelled
     return described_data(
         place, described, {"class_path": "fakd.data.folder", "init_args": arguments}
@@ -105,7 +108,9 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
     if described.labelled is not None:
         if not train.labelled:
             raise InputError(f"labelled: train of {root} has no masks at all; leave it out")
-        train.pairs = without_labels(train.pairs, described.labelled, root)
+        train.pairs = without_labels(
+            train.pairs, described.labelled, root, len(described.class_names)
+        )
     images, doubts = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
     if both := sorted({pair.image for pair in train.pairs} & {pair.image for pair in val.pairs}):
         train.doubts.append(

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from fakd.data.seeds import mixed
 
-SHARE = 1e-3
-"""Share of an image's pixels from which on it shows a class; what is less may be noise."""
 _DRAW = 5
 """Sets these draws apart from others of the same seed."""
 

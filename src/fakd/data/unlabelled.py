@@ -11,27 +11,37 @@ from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
-from fakd.data.description import FRAMES, SHARDS, TABLE, Labelled
+import numpy as np
+
+from fakd.data.description import FRAMES, PER_CLASS, SHARDS, TABLE, Labelled
 from fakd.data.layout import IMAGE_SUFFIXES, Levels, Pattern
 from fakd.data.masks import Pair
 from fakd.data.names import as_stored, composed, read_names
 from fakd.data.packed import Place
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
+from fakd.settings import IGNORE
+
+SHARE = 1e-3
+"""Share of an image's pixels from which on it shows a class; what is less may be noise."""
 
 
-def without_labels(pairs: Sequence[Pair], labelled: Labelled, root: Path) -> list[Pair]:
-    """Set the masks of all pairs aside but for so many, a share of them, or those in a list.
+def without_labels(
+    pairs: Sequence[Pair], labelled: Labelled, root: Path, classes: int
+) -> list[Pair]:
+    """Set the masks of all pairs aside but for so many, a share, so many of each class, or a list.
 
     Which ones keep them follows from the hashes of their names: it is the same on every machine,
     looks like chance, and fewer are always among more.
 
     Raises:
-        InputError: the list cannot be read or names an image that is not there, or too many are
-            asked for.
+        InputError: the list cannot be read or names an image that is not there, too many are
+            asked for, or a mask that has to be looked at cannot be read.
     """
     names = {pair.name for pair in pairs}
-    if isinstance(labelled, str):
+    if isinstance(labelled, str) and (found := PER_CLASS.fullmatch(labelled)):
+        kept = _of_each_class(pairs, int(found[1]), classes)
+    elif isinstance(labelled, str):
         kept = {composed(name) for name in read_names(as_stored(root / labelled), names)}
         if missing := sorted(kept - names):
             raise InputError(
@@ -46,6 +56,23 @@ def without_labels(pairs: Sequence[Pair], labelled: Labelled, root: Path) -> lis
             raise InputError(f"labelled asks for {number} images, and train has {len(pairs)}")
         kept = set(sorted(names, key=_drawn)[:number])
     return [pair if pair.name in kept else pair._replace(mask=None, reader=None) for pair in pairs]
+
+
+def _of_each_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]:
+    """Name the first images that show a class, so many of each; one image may serve several."""
+    wanted, kept = np.full(classes, number), set()
+    for pair in sorted(pairs, key=lambda pair: _drawn(pair.name)):
+        if not wanted.any():
+            break
+        if pair.mask is None or pair.reader is None:
+            continue
+        labels = pair.reader(pair.mask)
+        pixels = np.bincount(labels[labels != IGNORE], minlength=classes)
+        serves = (pixels >= max(1.0, SHARE * labels.size)) & (wanted > 0)
+        wanted -= serves
+        if serves.any():
+            kept.add(pair.name)
+    return kept
 
 
 class Block(ABC):

