@@ -41,7 +41,7 @@ LEVELS = [
     {"comparing"},
     {"report", "sharing"},
     {"exporting"},
-    {"timing", "fitting"},
+    {"timing", "fitting", "serving"},
     {"commands"},
     {"shorthand", "help_pages"},
     {"cli", "__main__", "__init__"},

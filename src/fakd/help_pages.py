@@ -45,6 +45,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
   fakd export runs/student --to onnx                 a file for a device, guaranteed as good
+  fakd serve RUN...                                  networks side by side on your images
   fakd replay RUN                                    the step at which a loss became NaN
   fakd latency NETWORK...                            how fast they are here
   fakd students                                      small networks that come ready, and their cost
@@ -162,6 +163,12 @@ PAGES = {
             "fakd export runs/student --to onnx",
             "fakd export runs/student --to onnx --precision int8",
             "fakd export smp:FOLDER --to openvino --data FOLDER --out shipped --size 360,480",
+        ),
+    ),
+    "serve": Page(
+        (
+            "fakd serve runs/student",
+            "fakd serve runs/teacher runs/student/onnx/student.onnx --port 0 --open",
         ),
     ),
     "replay": Page(("fakd replay runs/student", "fakd replay runs/student --step 120")),

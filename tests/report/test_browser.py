@@ -1,91 +1,14 @@
-"""The report in a real browser; skipped where there is none.
-
-Chromium is found, in this order, at the debugging address in FAKD_BROWSER, as Playwright installs
-it, as the system's own, or as part of Qt (pip install PyQt6 PyQt6-WebEngine).
-"""
-
-import importlib.util
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
+"""The report in a real browser; skipped where there is none (see `browsers`)."""
 
 import numpy as np
 import pytest
 import torch
 
+from browsers import chromium, playwright, violations
 from fakd import models
 from fakd.commands.report import report
 from fakd.data import scenes
 from fakd.models import pspnet
-
-playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
-
-QT = """
-import os, sys
-os.environ["QT_QPA_PLATFORM"] = "offscreen"
-os.environ["QTWEBENGINE_REMOTE_DEBUGGING"] = sys.argv[1]
-os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = "--no-sandbox --disable-gpu --remote-allow-origins=*"
-from PyQt6.QtWebEngineWidgets import QWebEngineView
-from PyQt6.QtWidgets import QApplication
-application = QApplication(sys.argv[:1])
-view = QWebEngineView()
-view.resize(1280, 900)
-view.setHtml("<p>ready</p>")
-view.show()
-application.exec()
-"""
-SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@contextmanager
-def chromium(driver):
-    """Open a page of whatever Chromium there is."""
-    if address := os.environ.get("FAKD_BROWSER"):
-        yield attached(driver, address)
-        return
-    options = [{}, *({"executable_path": path} for path in map(shutil.which, SYSTEM) if path)]
-    for option in options:
-        try:
-            browser = driver.chromium.launch(args=["--no-sandbox"], **option)
-        except playwright.Error:
-            continue
-        yield browser.new_page()
-        browser.close()
-        return
-    if importlib.util.find_spec("PyQt6") and importlib.util.find_spec("PyQt6.QtWebEngineWidgets"):
-        with qt() as address:
-            yield attached(driver, address)
-        return
-    pytest.skip("needs Chromium: playwright install chromium, or pip install PyQt6-WebEngine")
-
-
-@contextmanager
-def qt():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-c", QT, address]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield f"http://{address}"
-        finally:
-            process.terminate()
-
-
-def attached(driver, address):
-    for attempt in range(40):
-        try:
-            browser = driver.chromium.connect_over_cdp(address, no_defaults=True)
-            return browser.contexts[0].pages[0]
-        except (playwright.Error, IndexError):
-            if attempt == 39:
-                raise
-            time.sleep(0.5)
-    return None
 
 
 @pytest.fixture(scope="module")
@@ -254,16 +177,13 @@ def test_light_and_dark_have_contrast(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_axe_finds_nothing_that_bars_anyone(opened, scheme, width):
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="needs pip install axe-playwright-python"
-    )
     page, _, _ = opened
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    found = axe.Axe().run(page).response["violations"]
+    found = violations(page)
     page.emulate_media(color_scheme="light")
-    assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+    assert found == []
 
 
 CONTRAST = """() => {

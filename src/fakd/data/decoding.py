@@ -328,7 +328,9 @@ def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
         # Smaller copies and masks of transparency come with the picture.
         every: Iterable[tuple[int, Any]] = enumerate(tiff.pages)
         pages = [(index, page) for index, page in every if not page.subfiletype & 5]
-        if len(pages) != 1:
+        if not pages:
+            raise ValueError("no page")
+        if len(pages) > 1:
             raise InputError(f"{path} has {len(pages)} pages; save each as a file of its own")
         index, page = pages[0]
         if page.imagewidth * page.imagelength * page.imagedepth > most:

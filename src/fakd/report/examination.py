@@ -93,7 +93,7 @@ def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Seg
     taught = next((runs[0] for runs in methods.values() if runs[0].recipe.get("teacher")), None)
     if taught is not None:
         try:
-            networks[TEACHER] = _open_teacher(taught)
+            networks[TEACHER] = open_teacher_of(taught)
         except InputError as error:
             problems.append(f"The teacher is not shown: {error}.")
     for method, runs in methods.items():
@@ -104,7 +104,12 @@ def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Seg
     return {title: each.to(device).eval() for title, each in networks.items()}, problems
 
 
-def _open_teacher(run: Run) -> Segmenter:
+def open_teacher_of(run: Run) -> Segmenter:
+    """Open the network that a run was taught by.
+
+    Raises:
+        InputError: it was no network, or cannot be opened.
+    """
     spec, classes = run.recipe["teacher"], len(run.class_names)
     if _path(spec).startswith("fakd.answers."):
         raise InputError(

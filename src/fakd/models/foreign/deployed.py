@@ -41,6 +41,7 @@ class Deployed(Segmenter):
             told: dict[str, Any] = json.loads(metadata)
             if told["format"] != 1:
                 raise ValueError(f"format {told['format']}")
+            self._taken = told["input"], told["order"], told["batch"]
             self.told: Mapping[str, Any] = told
             self.classes, self.output = int(told["classes"]), str(told["output"])
             self.fixed = tuple(told["size"]) if told["size"] else None
@@ -102,17 +103,19 @@ class Deployed(Segmenter):
 
     def _asked(self, images: np.ndarray) -> np.ndarray:
         """Show the file bytes or values in [0, 1], in the form and the batches that it takes."""
-        given, told = images, self.told
-        if told["input"] == "uint8":
+        given, (kind, order, most) = images, self._taken
+        if kind == "uint8":
             if given.dtype != np.uint8:
                 given = (given * 255).round().clip(0, 255).astype(np.uint8)
         else:
             given = given.astype(np.float32) / (255 if given.dtype == np.uint8 else 1)
-        if told["input"] == "normalised":
-            mean, std = (np.array(told[key], np.float32)[:, None, None] for key in ("mean", "std"))
+        if kind == "normalised":
+            mean, std = (
+                np.array(self.told[key], np.float32)[:, None, None] for key in ("mean", "std")
+            )
             given = (given - mean) / std
-        given = np.ascontiguousarray(given[:, ::-1] if told["order"] == "bgr" else given)
-        batch = cast(int, told["batch"] or len(given))
+        given = np.ascontiguousarray(given[:, ::-1] if order == "bgr" else given)
+        batch = cast(int, most or len(given))
         missing = np.repeat(given[-1:], -len(given) % batch, axis=0)
         parts = np.concatenate([given, missing]).reshape(-1, batch, *given.shape[1:])
         return np.concatenate([self.call(part) for part in parts])[: len(given)]

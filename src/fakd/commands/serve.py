@@ -1,0 +1,108 @@
+"""`fakd serve`: networks beside each other on your images, in a browser on this machine."""
+
+import os
+import webbrowser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fakd
+from fakd.console import open_console, remark
+from fakd.errors import InputError
+from fakd.files import expanded
+from fakd.serving.server import PageServer
+from fakd.settings import Inference
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIXELS = 50_000_000
+"""That are decoded at most, unless FAKD_MAX_PIXELS says otherwise."""
+
+
+def serve(
+    networks: Sequence[Any],
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    open: bool = False,
+    megabytes: float = 25.0,
+    teachers: bool = True,
+    inference: Inference = Inference(),
+    threads: int | None = None,
+    accelerator: str = "auto",
+) -> None:
+    """Show what networks see in images that are dropped onto a page, beside each other.
+
+    The page is on this machine alone and needs no internet: classes over the image behind a
+    slider, times, the share of every class. One network runs at a time. Images are not kept.
+    Ctrl-C ends it.
+
+    Args:
+        networks: finished runs, weight files, exported files, or any networks.
+        port: of the page; 0 takes a free one.
+        host: a loopback address; no other is taken.
+        open: open the page in a browser.
+        megabytes: the largest file that is taken.
+        teachers: also show the teachers of the runs, where they are networks.
+        inference: how images are shown to the networks; as in each one's training if not given.
+        threads: of the processor; all that are free if not given.
+        accelerator: cpu, cuda, mps, or auto for the best one present.
+
+    Raises:
+        InputError: a network cannot be opened, the port is taken, or others could reach the host.
+    """
+    if not networks or not megabytes > 0:
+        raise InputError("expected networks, and --megabytes above 0")
+    with PageServer(host, port, int(1e6 * megabytes)) as server:
+        # Imported here because a port that is taken need not wait for it.
+        from functools import partial
+
+        from fakd.serving.networks import Common, photo, segmented, shown
+        from fakd.serving.page import page
+        from fakd.training.start import pick_device
+
+        console = open_console()
+        opened = [*_teachers(networks, console)] if teachers else []
+        for each in networks:
+            title = str(each) if isinstance(each, str | Path) else type(each).__name__
+            opened.append((title, fakd.models.open_network(each)))
+        device = pick_device(accelerator, threads)
+        os.environ.setdefault("FAKD_MAX_PIXELS", str(_PIXELS))
+        all_shown = [shown(title, each, inference, device) for title, each in opened]
+        for one in all_shown:
+            for note in one.network.remarks:
+                remark(console, f"{one.title}: {note}")
+        common = Common(all_shown)
+        posts = {"/photo": partial(photo, all_shown[0])}
+        for number, (one, places) in enumerate(zip(all_shown, common.places, strict=True)):
+            posts[f"/segment/{number}"] = partial(segmented, one, places)
+        said = ", ".join(each.title for each in all_shown)
+        console.print(f"{said} at {server.url} (Ctrl-C ends it)", soft_wrap=True)
+        if open and not webbrowser.open(server.url):
+            remark(console, "no browser was found; open the address yourself")
+        server.serve(page(all_shown, common, server.limit), posts)
+
+
+def _teachers(
+    networks: Sequence[Any], console: "Console"
+) -> Iterator[tuple[str, "fakd.Segmenter"]]:
+    """Open the teachers that runs name, each once, unless they are among the networks."""
+    from fakd.report.examination import open_teacher_of
+    from fakd.runs.folder import RECIPE
+    from fakd.runs.reading import read_run
+
+    paths = [expanded(each) for each in networks if isinstance(each, str | Path)]
+    known, seen = {each.resolve() for each in paths}, list[Any]()
+    for folder in paths:
+        run = read_run(folder) if (folder / RECIPE).is_file() else None
+        teacher = run.recipe.get("teacher") if run else None
+        if run is None or teacher is None or teacher in seen:
+            continue
+        seen.append(teacher)
+        path = teacher.get("init_args", {}).get("path") if isinstance(teacher, dict) else None
+        if path is not None and expanded(path).resolve() in known:
+            continue
+        try:
+            yield path or f"teacher of {folder.name}", open_teacher_of(run)
+        except InputError as error:
+            remark(console, f"the teacher of {folder.name} is not shown: {error}")

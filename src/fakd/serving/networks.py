@@ -1,0 +1,145 @@
+"""Networks beside each other: what each says of an image, in classes common to all."""
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+from PIL import Image
+
+from fakd.data import default_palette, read_image
+from fakd.data.layout import Levels, read_levels
+from fakd.data.names import printable
+from fakd.data.packed import Packed
+from fakd.inference import predict_classes, trained_inference
+from fakd.report.figures import shrunk
+from fakd.serving.server import Content
+from fakd.settings import Inference
+from fakd.types import Segmenter
+
+LONGEST = 1600
+"""Pixels of the longer side of what a browser is given to show."""
+
+
+class Shown(NamedTuple):
+    """A network, on its device, and how it is shown images."""
+
+    title: str
+    network: Segmenter
+    inference: Inference
+    levels: Levels
+    device: torch.device
+
+
+def shown(title: str, network: Segmenter, inference: Inference, device: torch.device) -> Shown:
+    """Take a network as it was trained, unless told how images are shown to it."""
+    if inference == Inference():
+        inference = trained_inference(network)
+    levels = read_levels(network.extra.get("levels", {}), Path(title))
+    return Shown(printable(title), network.to(device).eval(), inference, levels, device)
+
+
+class Upload(Packed):
+    """An image that was sent, and lies nowhere."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __str__(self) -> str:
+        return "the file"
+
+    def read_bytes(self) -> bytes:
+        """Give its bytes."""
+        return self._content
+
+
+class Common:
+    """The classes of several networks; those of one name are one, in the first network's colour.
+
+    Args:
+        networks: what is shown; classes without a name have their number.
+    """
+
+    def __init__(self, networks: Sequence[Shown]) -> None:
+        colours: dict[str, tuple[int, int, int]] = {}
+        named = []
+        for each in networks:
+            count = each.network.classes
+            names = each.network.class_names or tuple(map(str, range(count)))
+            palette = each.network.palette or default_palette(count)
+            named.append([printable(name) for name in names])
+            for name, colour in zip(named[-1], palette, strict=False):
+                colours.setdefault(name, colour)
+        places = {name: place for place, name in enumerate(colours)}
+        self.classes = [{"name": name, "colour": list(colour)} for name, colour in colours.items()]
+        self.places = [np.array([places[name] for name in names]) for names in named]
+        """Of each network's classes, their place among all."""
+
+
+def photo(first: Shown, sent: bytes) -> Content:
+    """Encode an image as networks see it, upright, small enough for a browser.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    picture = Image.fromarray(_read(first, sent).permute(1, 2, 0).contiguous().numpy())
+    content = io.BytesIO()
+    size = shrunk(picture.size, LONGEST)
+    picture.resize(size, Image.Resampling.LANCZOS).save(content, "JPEG", quality=90)
+    return Content("image/jpeg", content.getvalue())
+
+
+def segmented(given: Shown, places: Integer[np.ndarray, " classes"], sent: bytes) -> Content:
+    """Segment an image that was sent.
+
+    Args:
+        given: the network.
+        places: of its classes among all that are shown.
+        sent: the file.
+
+    Returns:
+        JSON: ``width`` and ``height`` of the map that is shown, ``milliseconds`` from bytes to
+        class ids, ``shares`` of the image's own pixels by place, and ``runs``, the map row by row
+        as places and how many pixels each lasts.
+
+    Raises:
+        InputError: it cannot be decoded, or not be shown so.
+    """
+    image = _read(given, sent)[None].to(given.device)
+    began = time.perf_counter()
+    named = predict_classes(given.network, image, given.inference)[0].cpu().numpy()
+    taken = time.perf_counter() - began
+    found = places[named]
+    counts = np.bincount(found.ravel())
+    height, width = found.shape
+    wide, high = shrunk((width, height), LONGEST)
+    small = found[np.arange(high) * height // high][:, np.arange(wide) * width // wide]
+    told = {
+        "width": wide,
+        "height": high,
+        "milliseconds": round(1000 * taken, 1),
+        "shares": {int(place): counts[place] / found.size for place in np.flatnonzero(counts)},
+        "runs": runs(small.ravel()),
+    }
+    return Content("application/json", json.dumps(told).encode())
+
+
+def runs(values: Integer[np.ndarray, " pixels"]) -> list[int]:
+    """Write values as each one and how often it follows on itself.
+
+    >>> runs(np.array([7, 7, 7, 2]))
+    [7, 3, 2, 1]
+    """
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    lengths = np.diff(starts, append=len(values))
+    found: list[Any] = np.stack([values[starts], lengths], axis=1).ravel().tolist()
+    return found
+
+
+def _read(given: Shown, sent: bytes) -> torch.Tensor:
+    return read_image(Upload(sent), given.levels)

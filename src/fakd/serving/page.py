@@ -1,0 +1,44 @@
+"""The page: its text, its looks and what it does, each at an address of its own."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fakd.report.page import breakable
+from fakd.serving.networks import Common, Shown
+from fakd.serving.server import Content
+
+_PAGES = Environment(
+    loader=PackageLoader("fakd.serving", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_PAGES.filters["breakable"] = breakable
+
+
+def page(networks: Sequence[Shown], common: Common, limit: int) -> dict[str, Content]:
+    """Lay out the page of some networks: what is at which address.
+
+    Args:
+        networks: in the order in which they are shown.
+        common: their classes.
+        limit: of bytes that may be sent.
+    """
+    facts = {"classes": common.classes, "networks": len(networks), "limit": limit}
+    text = _PAGES.get_template("page.html.jinja").render(
+        titles=[each.title for each in networks], facts=facts
+    )
+    style = _file("fakd.report", "style.css") + _file("fakd.serving", "page.css")
+    script = _file("fakd.serving", "page.js")
+    return {
+        "/": Content("text/html; charset=utf-8", text.encode()),
+        "/style.css": Content("text/css; charset=utf-8", style),
+        "/script.js": Content("text/javascript; charset=utf-8", script),
+    }
+
+
+def _file(package: str, name: str) -> bytes:
+    return (files(package) / name).read_bytes()
