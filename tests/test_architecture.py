@@ -21,6 +21,7 @@ LEVELS = [
         "bilinear",
         "budget",
         "files",
+        "hardware",
         "imports",
         "console",
         "processes",

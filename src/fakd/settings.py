@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from fakd.errors import InputError, counts, positive, require_class_weights, require_each, weighs
+from fakd.hardware import Hardware as Hardware
 from fakd.sizes import fitted_size
 from fakd.specs import is_spec
 
@@ -246,39 +247,6 @@ class Inference:
             return fitted_size(image, self.base, self.scale * factor)
         height, width = (max(int(side * self.scale * factor + 0.5), 1) for side in image)
         return height, width
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where and how to compute.
-
-    Args:
-        accelerator: cpu, cuda, mps, or auto for the best one present.
-        devices: how many; each takes its share of the batch.
-        precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
-            networks in 16 bits (losses stay in float32).
-        channels_last: memory layout that most convolutions prefer.
-        checkpoint_activations: compute activations twice instead of keeping them, in networks that
-            offer it; batch norms then count each batch twice.
-        workers: processes that decode and augment; 0 does it in the training process.
-        threads: CPU threads per process; if not given, as many as PyTorch chooses, but no more
-            than the cores that affinity and quotas leave to the process.
-        cache: GiB of memory in which decoded samples are kept, shared out among all worker
-            processes of the run; 0 keeps none.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    channels_last: bool = True
-    checkpoint_activations: bool = False
-    workers: int = 0
-    threads: int | None = None
-    cache: float = 2.0
-
-    def __post_init__(self) -> None:
-        require_each(self, "hardware", weighs, "of at least 0", "cache", "workers")
-        require_each(self, "hardware", counts, "of at least 1", "devices", "threads")
 
 
 @dataclass(frozen=True)

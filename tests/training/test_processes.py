@@ -22,7 +22,7 @@ from fakd.training.objective import Distillation
 from fakd.training.start import start
 from fakd.training.task import TaskLoss
 from fakd.training.teacher import NetworkTeacher
-from fakd.training.validation import validate
+from fakd.training.validation import validate_images
 from fakd.types import Prediction, Segmenter
 
 WEIGHTS = tuple(0.5 + 0.25 * k for k in range(12))
@@ -141,7 +141,7 @@ def share(rank, port, path):
     fabric = start(Hardware(accelerator="cpu", devices=2), seed=0)
     data = scenes(train=2, val=5, size=(32, 48))
     settings = Settings(inference=Inference())
-    scores = validate(fabric, network(), data.val, settings)
+    scores, _ = validate_images(fabric, network(), data.val, settings)
     found = {name: trained(fabric, name) for name in RUNS}
     if fabric.is_global_zero:
         torch.save({"pixels": scores.pixels, "iou": scores.iou, **found}, path)
@@ -160,7 +160,7 @@ def two(tmp_path_factory):
 
 def test_validation_over_two_processes_equals_one(two):
     data = scenes(train=2, val=5, size=(32, 48))
-    one = validate(start(Hardware(accelerator="cpu"), 0), network(), data.val, Settings())
+    one, _ = validate_images(start(Hardware(accelerator="cpu"), 0), network(), data.val, Settings())
     assert torch.equal(two["pixels"], one.pixels)
     torch.testing.assert_close(two["iou"], one.iou, equal_nan=True)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 import fakd
 from fakd.budget import require_student
 from fakd.console import remark
-from fakd.errors import require_kinds
+from fakd.errors import InputError, require_kinds
 from fakd.files import expanded
 from fakd.settings import (
     Augmentation,
@@ -120,6 +120,8 @@ def distill(
     from fakd.training.wiring import opening, show_wiring, wiring
 
     require_student(student, fit)
+    if int8 and hardware.compile:
+        raise InputError("hardware.compile does not compile the rounding of int8; leave out one")
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()

@@ -106,6 +106,7 @@ def doctor(
     from fakd.inspection import Finding, Weight
     from fakd.inspection.readiness import require_labels
     from fakd.training import trial
+    from fakd.training.compiling import require_compiler
     from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
     from fakd.training.objective import Distillation, Supervised
@@ -141,8 +142,12 @@ def doctor(
     # Every step at the highest learning rate, on the share of one device.
     batch_size = max(1, schedule.batch_size // devices)
     steps = replace(schedule, shape="constant", warmup=0, batch_size=batch_size)
-    settings = replace(wanted, schedule=steps)
     fabric = start(hardware, seed)
+    if hardware.compile:
+        require_compiler(fabric.device)
+        # What is tried here is of many sizes, each of which would be compiled anew.
+        hardware = replace(hardware, compile=False)
+    settings = replace(wanted, schedule=steps, hardware=hardware)
     console = console_of(fabric)
     if classes_from is not None and asked is not None:
         asked = fakd.answers.Mapped(asked, classes_from)

@@ -3,8 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +30,7 @@ from fakd.runs.images import write_images
 from fakd.settings import Settings
 from fakd.signals import Interrupted
 from fakd.training.checkpoint import State, load_checkpoint, save_checkpoint
+from fakd.training.compiling import compiled, compiling, require_compiler
 from fakd.training.interruption import agreed
 from fakd.training.objective import Objective
 from fakd.training.optimizer import build_optimizer
@@ -43,7 +43,14 @@ from fakd.training.preparation import (
 )
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.rare import shown_in
-from fakd.training.result import SkippedSamples, conclusion, extension, peak_memory, result_of
+from fakd.training.result import (
+    SkippedSamples,
+    conclusion,
+    extension,
+    peak_memory,
+    result_of,
+    save_network,
+)
 from fakd.training.step import Step
 from fakd.training.teacher import Teacher, scores_of
 from fakd.training.validation import refuse_degenerate_teacher, validate_images
@@ -72,7 +79,10 @@ class Training:
         teacher: Teacher | None = None,
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
-        require_feasible(fabric, objective, settings)
+        require_feasible(fabric, objective, settings, teacher)
+        self._uncompiled = settings.hardware.compile
+        if self._uncompiled:
+            require_compiler(fabric.device)
         self.teacher = teacher
         # Small sets are decoded hundreds of times otherwise.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
@@ -192,7 +202,8 @@ class Training:
 
     def begin(self) -> None:
         """Set up what makes steps, once all is as the first step wants it."""
-        self.student, self.wrapped = self.fabric.setup(self.network, self.optimizer)
+        learns = compiled(self.network) if self.settings.hardware.compile else self.network
+        self.student, self.wrapped = self.fabric.setup(learns, self.optimizer)
         self._training_mode()
 
     def advance(self, step: int, batch: Batch, measured: bool) -> Mapping[str, Tensor]:
@@ -200,7 +211,10 @@ class Training:
         if step == self.settings.freeze.until and step > self.state.step:
             self.wrapped = self._thaw(step)
         self.skipped.note(batch.skipped, self.display)
-        return self.step(step, batch, self.student, self.wrapped, measured)
+        told = compiling(self.display.say) if self._uncompiled else nullcontext()
+        self._uncompiled = False
+        with told:
+            return self.step(step, batch, self.student, self.wrapped, measured)
 
     def _leave(self, number: int, step: int) -> NoReturn:
         """Save what is learnt, and end as a signal asks."""
@@ -336,19 +350,8 @@ class Training:
 
     def _save_network(self, name: str, done: int, scores: Scores) -> None:
         if self.folder:
-            models.save(
-                self.evaluated,
-                self.folder.path / f"{name}.safetensors",
-                class_names=self.data.class_names,
-                palette=self.data.palette,
-                extra={
-                    "step": done,
-                    "miou": round(100 * scores.miou, 4),
-                    "inference": asdict(self.settings.inference),
-                    "levels": asdict(self.data.levels),
-                },
-                own_format=name == "best",
-            )
+            path = self.folder.path / f"{name}.safetensors"
+            save_network(self.evaluated, path, self.data, self.settings.inference, done, scores)
 
     def resume(self, path: Path | None) -> None:
         """Continue at a checkpoint, if there is one."""

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fakd.errors import InputError
 from fakd.settings import Settings
 from fakd.training.objective import Objective
+from fakd.training.teacher import Teacher
 
 
 def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
@@ -100,8 +101,10 @@ def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings
                 each.copy_(before)
 
 
-def require_feasible(fabric: Fabric, objective: Objective, settings: Settings) -> None:
-    """Refuse settings that contradict each other, the objective or the number of devices.
+def require_feasible(
+    fabric: Fabric, objective: Objective, settings: Settings, teacher: Teacher | None
+) -> None:
+    """Refuse settings that contradict each other, the networks or the number of devices.
 
     Raises:
         InputError: names the setting and what it may be.
@@ -122,6 +125,12 @@ def require_feasible(fabric: Fabric, objective: Objective, settings: Settings) -
         raise InputError(
             f"expected freeze.until before the last of {settings.schedule.steps} steps, got "
             f"{settings.freeze.until}; leave it out to keep what is frozen"
+        )
+    if settings.hardware.teacher_precision and (
+        teacher is None or (teacher.maps and not teacher.members)
+    ):
+        raise InputError(
+            "hardware.teacher_precision needs a teacher that is asked in each step; leave it out"
         )
     if settings.freeze.until is not None and fabric.world_size > 1:
         raise InputError("freeze.until works on one device; leave it out, or give one")

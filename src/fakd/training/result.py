@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from fakd import models
 from fakd.data import SegmentationData
 from fakd.metrics import Scores
-from fakd.runs.folder import place_in_grid
-from fakd.settings import Schedule
+from fakd.runs.folder import BEST, place_in_grid
+from fakd.settings import Inference, Schedule
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
+from fakd.types import Segmenter
 
 
 class SkippedSamples:
@@ -133,3 +135,27 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
             whole, taken = ((root / "sys/fs/cgroup" / each).read_text() for each in (limit, used))
             found.append(int(whole) - int(taken))
     return min(found, default=None)
+
+
+def save_network(
+    network: Segmenter,
+    path: Path,
+    data: SegmentationData,
+    inference: Inference,
+    step: int,
+    scores: Scores,
+) -> None:
+    """Write a run's network, with what its file says of how it was trained and evaluated."""
+    models.save(
+        network,
+        path,
+        class_names=data.class_names,
+        palette=data.palette,
+        extra={
+            "step": step,
+            "miou": round(100 * scores.miou, 4),
+            "inference": asdict(inference),
+            "levels": asdict(data.levels),
+        },
+        own_format=path.name == BEST,
+    )

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,8 +28,10 @@ from fakd.metrics import Scores, confusion_matrix
 from fakd.processes import summed
 from fakd.settings import Hardware, Inference, Settings
 from fakd.sources import resolve
+from fakd.training.compiling import compiled
+from fakd.training.folding import folded
 from fakd.training.start import fingerprint
-from fakd.training.validation import validate
+from fakd.training.validation import validate_images
 from fakd.types import Prediction, Segmenter
 
 Image = Float[Tensor, "1 3 height width"]
@@ -142,26 +145,38 @@ class NetworkTeacher(Teacher):
         self.network = network.eval().requires_grad_(False).to(fabric.device)
         if hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._fabric = fabric
+        self._fabric, self._precision = fabric, hardware.teacher_precision
+        self._compile, self._asked = hardware.compile, self.network
 
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
         """Run the network."""
-        with torch.no_grad(), self._fabric.autocast():
-            prediction: Prediction = self.network(images)
+        with torch.no_grad(), self._computing():
+            if self._compile:
+                self._asked = compiled(folded(self.network, images[:1]))
+                self._compile = False
+            prediction: Prediction = self._asked(images)
         return prediction
 
     def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
         """Show it the image."""
-        with self._fabric.autocast():
+        with self._computing():
             return predict_logits(self.network, image, inference)
+
+    def _computing(self) -> AbstractContextManager:
+        """Compute as precisely as is asked of teachers, or else of all networks."""
+        if self._precision is None:
+            return self._fabric.autocast()
+        kind = torch.float16 if self._precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, kind, enabled=self._precision != "fp32")
 
     def fingerprint(self) -> str:
         """Hash the network's weights."""
         return self._fingerprint
 
     def validate(self, split: Split, settings: Settings) -> Scores:
-        """Score the network as any other."""
-        return validate(self._fabric, self.network, split, settings)
+        """Score the network as any other, as precisely as it answers."""
+        found = validate_images(self._fabric, self.network, split, settings, self._computing())
+        return found[0]
 
 
 class Silent(Segmenter):

@@ -1,6 +1,6 @@
 """Scoring a network on the validation samples, each process taking its share."""
 
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from itertools import takewhile
 
 import torch
@@ -33,17 +33,17 @@ def require_same_classes(network: Segmenter, data: SegmentationData) -> None:
         )
 
 
-def validate(fabric: Fabric, network: Segmenter, split: Split, settings: Settings) -> Scores:
-    """Score a network on a labelled split; every process gets the scores of the whole."""
-    return validate_images(fabric, network, split, settings)[0]
-
-
 def validate_images(
-    fabric: Fabric, network: Segmenter, split: Split, settings: Settings
+    fabric: Fabric,
+    network: Segmenter,
+    split: Split,
+    settings: Settings,
+    computing: AbstractContextManager | None = None,
 ) -> tuple[Scores, Int[Tensor, "3 images classes"]]:
     """Score a network, and count each image's pixels by class: right, labelled, predicted.
 
-    Sums over images give the scores; resampled images give their uncertainty.
+    Every process gets the scores of the whole labelled split. Sums over images give the scores;
+    resampled images give their uncertainty. ``computing`` says how precisely, if not as a run does.
 
     Raises:
         FloatingPointError: answers are infinite or NaN, to whichever process.
@@ -61,7 +61,7 @@ def validate_images(
         counts[:, next(places)] = torch.stack(found)
 
     matrix = None
-    with fabric.autocast(), closing(samples), suppress(FloatingPointError):
+    with computing or fabric.autocast(), closing(samples), suppress(FloatingPointError):
         matrix = score(network, pairs, settings.inference, fabric.device, count)
     if number := agreed():
         raise Interrupted(number)
