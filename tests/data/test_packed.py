@@ -1,4 +1,4 @@
-"""Images without labels in tar shards and in tables, read as files are."""
+"""Pictures in tar shards and in tables, read as files are."""
 
 import io
 import tarfile
@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fakd.cli import main
 from fakd.data import Augmentation, folder, training_batches
 from fakd.errors import InputError
 
@@ -102,6 +103,115 @@ def test_a_copy_of_a_validation_image_in_a_shard_is_warned_of(root):
     pack(root / "more.tar", {"x.png": png(101)})
     data = folder(root, unlabelled=str(root / "more.tar"))
     assert any("1 unlabelled images are copies" in each for each in data.remarks)
+
+
+def mask_png(number):
+    file = io.BytesIO()
+    Image.fromarray(np.full((20, 24), number % 2, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def labelled_shards(root):
+    """The pairs of the folder in shards: the key, then what it is."""
+    for split, seeds in (("train", range(4)), ("val", range(100, 104))):
+        for shard, places in enumerate(((0, 1), (2, 3))):
+            members = {}
+            for place in places:
+                members[f"./d/{place}.png"] = png(seeds[place])
+                members[f"./d/{place}.seg.png"] = mask_png(place)
+                members[f"./d/{place}.json"] = b"{}"
+            pack(root / split / f"{shard:02d}.tar", members)
+    description = root / "shards.yaml"
+    description.write_text(
+        "classes: [a, b]\n"
+        "train: {images: 'train/*.tar/{name}.png', masks: 'train/*.tar/{name}.seg.png'}\n"
+        "val: {images: 'val/*.tar/{name}.png', masks: 'val/*.tar/{name}.seg.png'}\n"
+    )
+    return description
+
+
+def table(root):
+    """The same pairs in tables."""
+    datasets = pytest.importorskip("datasets")
+    features = {"photo": datasets.Image(), "classes": datasets.Image()}
+    for split, seeds in (("train", range(4)), ("val", range(100, 104))):
+        content = {
+            "photo": [{"bytes": png(seed), "path": None} for seed in seeds],
+            "classes": [{"bytes": mask_png(place), "path": None} for place in range(4)],
+        }
+        made = datasets.Dataset.from_dict(content, features=datasets.Features(features))
+        made.save_to_disk(str(root / "tables" / split))
+    description = root / "tables.yaml"
+    description.write_text(
+        "classes: [a, b]\n"
+        "train: {images: 'hf:tables/train/{name}.photo', masks: 'hf:tables/train/{name}.classes'}\n"
+        "val: {images: 'hf:tables/val/{name}.photo', masks: 'hf:tables/val/{name}.classes'}\n"
+    )
+    return description
+
+
+@pytest.mark.parametrize("described", [labelled_shards, table])
+def test_images_and_masks_within_other_files_are_those_of_a_folder(root, described):
+    plain, data = folder(root), folder(described(root))
+    for split in ("train", "val"):
+        packed, files = getattr(data, split), getattr(plain, split)
+        assert packed.labelled_indices() == files.labelled_indices() == [0, 1, 2, 3]
+        for one, other in zip(packed, files, strict=True):
+            assert torch.equal(one.image, other.image)
+            assert torch.equal(one.labels, other.labels)
+    batches = [
+        [*training_batches(each.train, CROP, 4, 0, 0, 2, workers=workers)]
+        for each, workers in ((plain, 0), (data, 0), (data, 1))
+    ]
+    for one, other, third in zip(*batches, strict=True):
+        for packed in (other, third):
+            assert torch.equal(one.images, packed.images)
+            assert torch.equal(one.labels, packed.labels)
+
+
+def test_names_of_members_and_a_copy_of_the_shards(root, tmp_path):
+    data = folder(labelled_shards(root))
+    assert [data.train.name(index) for index in range(4)] == [
+        "00/d/0",
+        "00/d/1",
+        "01/d/2",
+        "01/d/3",
+    ]
+    fingerprint = data.fingerprint()
+    (root / "take.txt").write_text("00/d/0\n01/d/2\n")
+    description = root / "shards.yaml"
+    text = description.read_text()
+    description.write_text(text.replace("seg.png'}", "seg.png', list: take.txt}", 1))
+    assert len(folder(description).train) == 2
+    description.write_text(text)
+    root.rename(tmp_path / "copy")
+    assert folder(tmp_path / "copy" / "shards.yaml").fingerprint() == fingerprint
+    # A mask changed in place is another state of the data.
+    pack(
+        tmp_path / "copy/train/00.tar",
+        {f"d/{n}.png": png(n) for n in (0, 1)} | {f"d/{n}.seg.png": mask_png(1) for n in (0, 1)},
+    )
+    assert folder(tmp_path / "copy" / "shards.yaml").fingerprint() != fingerprint
+
+
+@pytest.mark.parametrize("described", [labelled_shards, table])
+def test_pictures_within_other_files_are_inspected(root, described, capsys):
+    described = described(root)
+    assert main(["data", "check", str(described)]) == 0
+    assert "4 images" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_member_without_its_mask_is_refused_by_name(root):
+    description = labelled_shards(root)
+    pack(root / "train" / "02.tar", {"d/9.png": png(9)})
+    with pytest.raises(
+        InputError, match=r"no mask .*\*\.tar/02/d/9\.seg\.png for image .*02\.tar/d/9"
+    ):
+        folder(description)
+    (root / "train" / "02.tar").unlink()
+    description.write_text(description.read_text().replace("val/*.tar", "none/*.tar"))
+    with pytest.raises(InputError, match=r"expected tar shards .*none/\*\.tar"):
+        folder(description)
 
 
 @pytest.mark.parametrize(

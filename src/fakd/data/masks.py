@@ -1,7 +1,6 @@
 """What a mask says in class ids, whatever type of file it is."""
 
 from collections.abc import Sequence, Sized
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from fakd.data.dataset import Colour
 from fakd.data.decoding import Stored, stored
 from fakd.data.description import Description
 from fakd.data.layout import NEAREST, Encoding, Levels
+from fakd.data.packed import Place
 from fakd.errors import InputError, some
 from fakd.settings import IGNORE
 
@@ -58,10 +58,10 @@ class MaskReader:
         order = np.argsort(codes)
         self._colours = codes[order]
         self._colour_targets = np.array([*self._meanings.values()], dtype=np.int16)[order]
-        self.first_shown: dict[int, tuple[Colour, Path]] = {}
+        self.first_shown: dict[int, tuple[Colour, Place]] = {}
         """Colours that palettes showed for ids so far, and the file that did so first."""
 
-    def __call__(self, path: Path) -> Int16[np.ndarray, "height width"]:
+    def __call__(self, path: Place) -> Int16[np.ndarray, "height width"]:
         """Decode a mask and look up the class of each pixel, `IGNORE` where it has none.
 
         Raises:
@@ -84,7 +84,7 @@ class MaskReader:
             "add palette: [[r, g, b], ...], one per class"
         )
 
-    def stored(self, path: Path) -> Pixels:
+    def stored(self, path: Place) -> Pixels:
         """Decode a mask to ids or colours, whichever its pixels mean here.
 
         Raises:
@@ -92,7 +92,7 @@ class MaskReader:
         """
         return self._read(path)[0]
 
-    def _read(self, path: Path) -> tuple[Pixels, bool]:
+    def _read(self, path: Place) -> tuple[Pixels, bool]:
         """Decode a mask, and tell whether compression may have changed it."""
         file = stored(path)
         pixels = _one_or_three(file, path)
@@ -105,7 +105,7 @@ class MaskReader:
             pixels = self._meant(file._replace(pixels=_whole(pixels, path)), path)
         return pixels, file.lossy
 
-    def _meant(self, file: Stored, path: Path) -> Pixels:
+    def _meant(self, file: Stored, path: Place) -> Pixels:
         """Tell whether the numbers of a file mean ids, or the colours that they show."""
         ids = self._unpacked(file.pixels, file.white)
         if self.description.masks == "ids" or not (self.reads_colours or file.palette is not None):
@@ -153,7 +153,7 @@ class MaskReader:
         return pixels * np.uint8(factor) if stretched else pixels
 
     def _refuse_greys(
-        self, used: Sequence[int], shown: Sequence[Colour | None], path: Path
+        self, used: Sequence[int], shown: Sequence[Colour | None], path: Place
     ) -> None:
         """Refuse a palette whose greys are ids themselves, as programs that shrink PNGs make it.
 
@@ -174,7 +174,7 @@ class MaskReader:
                     f"in {self.description.path} if the index counts"
                 )
 
-    def _compare(self, used: Sequence[int], shown: Sequence[Colour | None], path: Path) -> None:
+    def _compare(self, used: Sequence[int], shown: Sequence[Colour | None], path: Place) -> None:
         """Refuse a palette that shows another colour for an id than that of another mask.
 
         Raises:
@@ -191,7 +191,7 @@ class MaskReader:
                     "or write masks: ids there"
                 )
 
-    def counted(self, path: Path) -> dict[MaskValue, int]:
+    def counted(self, path: Place) -> dict[MaskValue, int]:
         """Count the pixels of each id or colour in a mask.
 
         Raises:
@@ -217,7 +217,7 @@ class MaskReader:
         return value in (self.encoding.ids if isinstance(value, int) else self._meanings)
 
     def _from_ids(
-        self, ids: Integer[np.ndarray, "height width"], lossy: bool, path: Path
+        self, ids: Integer[np.ndarray, "height width"], lossy: bool, path: Place
     ) -> Int16[np.ndarray, "height width"]:
         if lossy and not self._nearest:
             raise InputError(
@@ -237,7 +237,7 @@ class MaskReader:
         return f"{len(self.description.class_names)} classes, from id {min(ids, default=0)}"
 
     def _from_colours(
-        self, pixels: UInt8[np.ndarray, "height width 3"], lossy: bool, path: Path
+        self, pixels: UInt8[np.ndarray, "height width 3"], lossy: bool, path: Place
     ) -> Int16[np.ndarray, "height width"]:
         if self._nearest:
             return self._targets(pixels)
@@ -273,8 +273,8 @@ class Pair(NamedTuple):
     """An image and its mask."""
 
     name: str
-    image: Path
-    mask: Path | None = None
+    image: Place
+    mask: Place | None = None
     """None for an unlabelled image."""
     reader: MaskReader | None = None
     """What reads the mask; its ``encoding`` says what ids mean, its ``description`` the rest."""
@@ -282,7 +282,7 @@ class Pair(NamedTuple):
     """What the numbers of the image mean."""
 
 
-def read_mask(path: Path) -> Pixels:
+def read_mask(path: Place) -> Pixels:
     """Decode a mask that nothing describes: palette indices and grey levels as ids, or RGB colours.
 
     Raises:
@@ -312,7 +312,7 @@ def remedy_for_ids(unknown: Sized) -> str:
     return "map with ids: or leave out with ignore: there"
 
 
-def _one_or_three(file: Stored, path: Path) -> np.ndarray:
+def _one_or_three(file: Stored, path: Place) -> np.ndarray:
     """Take the bands of ids or colours; transparency says nothing about the class."""
     pixels = file.pixels
     if pixels.ndim == 2:
@@ -325,7 +325,7 @@ def _one_or_three(file: Stored, path: Path) -> np.ndarray:
     return pixels[:, :, 0] if bands == 1 else pixels[:, :, :3]
 
 
-def _whole(pixels: np.ndarray, path: Path) -> Integer[np.ndarray, "height width"]:
+def _whole(pixels: np.ndarray, path: Place) -> Integer[np.ndarray, "height width"]:
     """Take numbers of any type for ids.
 
     Raises:
@@ -344,7 +344,7 @@ def _whole(pixels: np.ndarray, path: Path) -> Integer[np.ndarray, "height width"
     return pixels.astype(np.uint16)
 
 
-def _coloured(file: Stored, path: Path) -> UInt8[np.ndarray, "height width 3"]:
+def _coloured(file: Stored, path: Place) -> UInt8[np.ndarray, "height width 3"]:
     """Take what is stored for colours of 8 bits."""
     pixels = _one_or_three(file, path)
     if file.palette is not None:

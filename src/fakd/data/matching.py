@@ -3,15 +3,16 @@
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from fakd.data.description import Description
+from fakd.data.description import SHARDS, TABLE, Description
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
 from fakd.data.masks import MaskReader, Pair
-from fakd.data.names import as_stored, composed, read_names
+from fakd.data.names import as_stored, composed, gap, read_names, what_is_there
+from fakd.data.packed import Folder, PackedFolder, Place
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
 
@@ -26,9 +27,9 @@ class Listing:
     split: str
     pairs: list[Pair] = field(default_factory=list)
     """With a mask, or all without one if the split is unlabelled."""
-    images_alone: list[Path] = field(default_factory=list)
-    masks_alone: list[Path] = field(default_factory=list)
-    left_out: list[tuple[Pattern, Path]] = field(default_factory=list)
+    images_alone: list[Place] = field(default_factory=list)
+    masks_alone: list[Place] = field(default_factory=list)
+    left_out: list[tuple[Pattern, Place]] = field(default_factory=list)
     """Pictures that match the pattern of images but for their suffix."""
     refusals: list[str] = field(default_factory=list)
     """Why the split cannot be opened as it is, besides images that stand alone."""
@@ -65,14 +66,14 @@ def listed(
         InputError: a folder, a list, a listed image or a mask is missing, and not ``lenient``.
     """
     # One listing of a folder serves every part and split.
-    files = files or cache(files_below)
+    files, folder = files or cache(files_below), cache(partial(_folder, root))
     found = []
     for split in splits:
         parts: Sequence[Part] = getattr(description, split)
         listing = Listing(split)
         names = None if chosen is None else chosen[split]
         for part in parts:
-            _Matcher(root, description, part, listing, lenient, files).match(names)
+            _Matcher(root, description, part, listing, lenient, files, folder).match(names)
         _check(listing, description.path, lenient)
         found.append(listing)
     used = {pair.mask for listing in found for pair in listing.pairs}
@@ -102,9 +103,9 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
             break
 
 
-def _left_out(listing: Listing, used: Container[Path | None]) -> Iterator[str]:
+def _left_out(listing: Listing, used: Container[Place | None]) -> Iterator[str]:
     """Say which pictures nothing uses, and why."""
-    by_pattern: dict[Pattern, list[Path]] = {}
+    by_pattern: dict[Pattern, list[Place]] = {}
     for pattern, path in listing.left_out:
         if path not in used and path not in listing.masks_alone:
             by_pattern.setdefault(pattern, []).append(path)
@@ -136,10 +137,11 @@ class _Matcher:
         listing: Listing,
         lenient: bool,
         files: Lister,
+        folder: Callable[[str], Folder],
     ) -> None:
         self._root, self._description, self._part = root, description, part
         self._listing, self._split = listing, listing.split
-        self._lenient, self._files_below = lenient, files
+        self._lenient, self._files_below, self._folder = lenient, files, folder
         self._by_convention = (part,) == default_layout(self._split)
 
     def match(self, chosen: Sequence[str] | None) -> None:
@@ -173,9 +175,9 @@ class _Matcher:
         if sound and (remark := self._remark(paired)):
             listing.remarks.append(remark)
 
-    def _without_masks(self, images: Mapping[str, Path]) -> dict[str, Path]:
+    def _without_masks(self, images: Mapping[str, Place]) -> dict[str, Place]:
         """Leave out files that are masks of others, where one pattern matches both."""
-        masks: dict[Path, str] = {}
+        masks: dict[Place, str] = {}
         for place in self._part.masks:
             if place.pattern.meets(self._part.images) and self._place(place.pattern).is_dir():
                 found = self._found(place.pattern, MASK_SUFFIXES)
@@ -187,16 +189,16 @@ class _Matcher:
                 f"of {self._split} apart from images:"
             )
 
-        def is_mask(name: str, path: Path) -> bool:
+        def is_mask(name: str, path: Place) -> bool:
             # The pattern that leaves less to the name is the one that means the file.
             of = masks.get(path, name)
             return len(of) < len(name) and (of in images or name not in masked)
 
         return {name: path for name, path in images.items() if not is_mask(name, path)}
 
-    def _left_out(self, images: Mapping[str, Path]) -> dict[str, Path]:
+    def _left_out(self, images: Mapping[str, Place]) -> dict[str, Place]:
         folder = self._place(self._part.images)
-        files = self._files_below(folder) if images else []
+        files = self._files(folder) if images else []
         if len(files) == len(images):
             return {}
         found = self._part.images.left_out(files, images)
@@ -207,14 +209,17 @@ class _Matcher:
         said, end = self._listing.remarks, "without them only fakd distill can train on it"
         text = f"{self._description.path} names none"
         if self._part.masks:
-            folder = self._place(self._part.masks[0].pattern)
-            text = f"there is no {folder}, and {_what_is_there(folder)}"
+            folder = self._root / self._part.masks[0].pattern.folder
+            text = f"there is no {folder}, and {what_is_there(folder)}"
             if any(entry.is_dir() for entry in folder.parent.iterdir() if entry.name != "images"):
                 said, end = self._listing.doubts, f"name the folder {folder.name} if it is there"
         said.append(f"{self._split} has no masks, as {text}; {end}")
 
-    def _place(self, pattern: Pattern) -> Path:
-        return as_stored(self._root / pattern.folder)
+    def _place(self, pattern: Pattern) -> Folder:
+        return self._folder(pattern.folder)
+
+    def _files(self, folder: Folder) -> Sequence[str]:
+        return folder.files() if isinstance(folder, PackedFolder) else self._files_below(folder)
 
     def _refuse(self, text: str) -> None:
         _refuse(text, self._listing, self._lenient)
@@ -231,13 +236,13 @@ class _Matcher:
             return f"{self._split} has {len(names)} images ({where}), {more}"
         if self._part.lists:
             hint = f"the others are missing in {self._root / where}"
-        elif (gap := _gap(names, wanted)) is not None:
-            hint = f"missing, for example, {Path(self._part.images.path(gap)).name}"
+        elif (lacking := gap(names, wanted)) is not None:
+            hint = f"missing, for example, {Path(self._part.images.path(lacking)).name}"
         else:
             hint = f"the others should lie under {self._root / self._part.images.folder}"
         return f"{self._split} has {len(names)} of {title}'s {wanted} images ({where}); {hint}"
 
-    def _chosen(self, images: Mapping[str, Path]) -> list[str]:
+    def _chosen(self, images: Mapping[str, Place]) -> list[str]:
         """Name the images of this part: those that its lists name, or all."""
         lists, refused = self._lists(), len(self._listing.refusals)
         if not images or (self._part.lists and not lists):
@@ -264,14 +269,14 @@ class _Matcher:
 
     def _found(
         self, pattern: Pattern, suffixes: tuple[str, ...], needed: bool = False
-    ) -> dict[str, Path]:
+    ) -> dict[str, Place]:
         """Map the names that match a pattern to their files."""
         folder = self._place(pattern)
         if not folder.is_dir():
-            self._refuse_folder(folder)
+            self._refuse_folder(self._root / pattern.folder)
             return {}
         try:
-            found = pattern.names(self._files_below(folder), suffixes)
+            found = pattern.names(self._files(folder), suffixes)
         except InputError as error:
             self._refuse(str(error))
             return {}
@@ -285,17 +290,17 @@ class _Matcher:
         return {name: folder / file for name, file in found.items()}
 
     def _refuse_folder(self, folder: Path) -> None:
-        self._refuse(f"expected a folder {folder}, but {_what_is_there(folder)}; {self._remedy()}")
+        self._refuse(f"expected a folder {folder}, but {what_is_there(folder)}; {self._remedy()}")
 
     def _masks(
-        self, names: Sequence[str], images: Mapping[str, Path]
-    ) -> tuple[Masks | None, dict[str, Path]]:
+        self, names: Sequence[str], images: Mapping[str, Place]
+    ) -> tuple[Masks | None, dict[str, Place]]:
         """Find the place with the most masks for the images; None where there is none."""
         places = self._part.masks
         there = [place for place in places if self._place(place.pattern).is_dir()]
         if places and not there and not self._part.may_lack_masks:
             self._refuse_folder(self._root / places[0].pattern.folder)
-        best: tuple[Masks | None, dict[str, Path]] = (None, {})
+        best: tuple[Masks | None, dict[str, Place]] = (None, {})
         most = -1
         for place in there:
             found = self._found(place.pattern, MASK_SUFFIXES)
@@ -310,7 +315,7 @@ class _Matcher:
         return best
 
     def _lacking(
-        self, missing: Sequence[str], images: Mapping[str, Path], place: Masks, some: bool
+        self, missing: Sequence[str], images: Mapping[str, Place], place: Masks, some: bool
     ) -> str:
         first, pattern = missing[0], place.pattern
         path = self._root / pattern.path(first).replace(".*", ".png")
@@ -323,15 +328,17 @@ class _Matcher:
             else self._remedy()
         )
         return (
-            f"no mask {path}{nor} for image {images[first]}{more}{self._beside(pattern, first)}; "
-            f"{remedy}"
+            f"no mask {path}{nor} for image {images[first]}{more}"
+            f"{self._beside(pattern, first, images[first])}; {remedy}"
         )
 
-    def _beside(self, pattern: Pattern, name: str) -> str:
+    def _beside(self, pattern: Pattern, name: str, image: Place) -> str:
         """Mention a file that was perhaps taken for the mask that lacks."""
-        for file in self._files_below(self._place(pattern)):
+        folder = self._place(pattern)
+        for file in self._files(folder):
             # What follows the name must not be more of a name: 10 is not beside 1.
-            if re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", composed(file)):
+            alike = re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", composed(file))
+            if alike and folder / file != image:
                 reason = (
                     "holds colours, not ids" if "color" in file.lower() else "is named otherwise"
                 )
@@ -350,7 +357,7 @@ class _Matcher:
             instead = f" (or, instead, {' or '.join(others)})" if others else ""
             self._refuse(
                 f"expected a list of images {self._root / first}{instead}, but "
-                f"{_what_is_there(self._root / first)}; {self._remedy()}"
+                f"{what_is_there(self._root / first)}; {self._remedy()}"
             )
         return ()
 
@@ -376,25 +383,15 @@ class _Matcher:
         return f"add it, or change {self._split} in {self._description.path}"
 
 
-def _what_is_there(path: Path, most: int = 6) -> str:
-    """Describe the nearest folder that does exist."""
-    folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        entries = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
-    except OSError:
-        return f"{folder} may not be read"
-    return f"{folder} holds {some(entries, most) or 'nothing'}"
+def _folder(root: Path, text: str) -> Folder:
+    """Find a folder, or open shards or a table as one."""
+    # Imported here because a folder of files needs neither of them.
+    if text.startswith(TABLE):
+        from fakd.data.tables import TableFolder
 
+        return TableFolder(root / text.removeprefix(TABLE))
+    if text.endswith(SHARDS) and not (root / text).is_dir():
+        from fakd.data.shards import ShardFolder
 
-def _gap(names: Sequence[str], wanted: int) -> str | None:
-    """Find the first number that lacks, where names are numbered from 1."""
-    parts = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
-    numbers = {int(part[2]) for part in parts if part}
-    forms = {(part[1], len(part[2])) if part else None for part in parts}
-    if len(forms) != 1 or (form := forms.pop()) is None or max(numbers) > wanted:
-        return None
-    prefix, digits = form
-    number = next(number for number in range(1, wanted + 1) if number not in numbers)
-    return f"{prefix}{number:0{digits}d}"
+        return ShardFolder(root, text)
+    return as_stored(root / text)

@@ -4,10 +4,10 @@ import codecs
 import posixpath
 import re
 import unicodedata
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
-from fakd.errors import InputError
+from fakd.errors import InputError, some
 
 
 def composed(text: str) -> str:
@@ -54,3 +54,27 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     # Another spelling of one path, such as ./a or b//a, names the same file.
     names = [name if name in known else posixpath.normpath(name) for name in names if name]
     return [*dict.fromkeys(names)]
+
+
+def gap(names: Sequence[str], wanted: int) -> str | None:
+    """Find the first number that lacks, where names are numbered from 1."""
+    parts = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
+    numbers = {int(part[2]) for part in parts if part}
+    forms = {(part[1], len(part[2])) if part else None for part in parts}
+    if len(forms) != 1 or (form := forms.pop()) is None or max(numbers) > wanted:
+        return None
+    prefix, digits = form
+    number = next(number for number in range(1, wanted + 1) if number not in numbers)
+    return f"{prefix}{number:0{digits}d}"
+
+
+def what_is_there(path: Path, most: int = 6) -> str:
+    """Describe the nearest folder that does exist."""
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        entries = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
+    except OSError:
+        return f"{folder} may not be read"
+    return f"{folder} holds {some(entries, most) or 'nothing'}"

@@ -1,6 +1,7 @@
 """Where a picture lies: in a file of its own, or within another one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,14 +9,35 @@ from typing import Any
 
 
 class Packed(ABC):
-    """A file within another one, opened and read as a path is."""
+    """A file within another one, opened and read as a path is; its text tells it from others."""
 
     suffix: str = ""
     """What its name ends in, if it has one."""
 
     @abstractmethod
+    def __str__(self) -> str:
+        """Name it for messages: what it is in, then its own name."""
+
+    @abstractmethod
     def read_bytes(self) -> bytes:
         """Read all of it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Packed) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __lt__(self, other: object) -> bool:
+        return str(self) < str(other)
+
+    def __gt__(self, other: object) -> bool:
+        return str(self) > str(other)
+
+    @property
+    def name(self) -> str:
+        """The last part of its name."""
+        return str(self).rpartition("/")[2]
 
     def open(self, mode: str = "rb") -> BytesIO:
         """Open it for reading."""
@@ -26,5 +48,27 @@ class Packed(ABC):
         return SimpleNamespace(st_size=len(self.read_bytes()))
 
 
+class PackedFolder(ABC):
+    """Files within other ones, found as those below a folder are."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Name it for messages."""
+
+    @abstractmethod
+    def files(self) -> Sequence[str]:
+        """List its files by relative path with slashes."""
+
+    @abstractmethod
+    def __truediv__(self, file: str) -> Packed:
+        """Give what reads one of them."""
+
+    def is_dir(self) -> bool:
+        """Tell that it is there: it could not be made otherwise."""
+        return True
+
+
 Place = Path | Packed
 """Where a picture lies."""
+Folder = Path | PackedFolder
+"""Where pictures lie."""

@@ -117,9 +117,9 @@ class PairedSplit(Split):
                 yield f"{self._relative(pair.mask)} {zlib.crc32(pair.mask.read_bytes()):08x}"
         yield from self.pairs.lines(self.root)
 
-    def _relative(self, path: Path, otherwise: str | None = None) -> str:
+    def _relative(self, place: Place, otherwise: str | None = None) -> str:
         """Name a file from the root; one that lies elsewhere otherwise, if there is such a name."""
-        path, root = path.absolute(), self.root.absolute()
+        path, root = Path(str(place)).absolute(), self.root.absolute()
         if not path.is_relative_to(root):
             return composed(otherwise or path.as_posix())
         return composed(path.relative_to(root).as_posix())

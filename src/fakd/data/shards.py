@@ -1,26 +1,28 @@
-"""Images in tar shards as WebDataset keeps them, found by an index of where each one begins."""
+"""Pictures in tar shards as WebDataset keeps them, found by an index of where each one begins."""
 
 import hashlib
 import os
 import tarfile
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from glob import glob
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fakd.data.layout import IMAGE_SUFFIXES
 from fakd.data.names import composed
-from fakd.data.packed import Packed, Place
+from fakd.data.packed import Packed, PackedFolder, Place
 from fakd.data.scan import cache_folder
 from fakd.data.unlabelled import Block
 from fakd.errors import InputError
 from fakd.files import write_atomically
 
-_FORMAT = 1
+_FORMAT = 2
 _WORTH_KEEPING = 1000
 """Images of a shard below which reading its headers is quick."""
 
@@ -41,6 +43,10 @@ class Member(Packed):
             opened.seek(self._start)
             return opened.read(self._length)
 
+    def stat(self) -> Any:
+        """Tell its size, as the shard's header does."""
+        return SimpleNamespace(st_size=self._length)
+
 
 class Shards(Block):
     """The images of tar files; a name is that of the shard, then the key.
@@ -59,23 +65,21 @@ class Shards(Block):
     """
 
     def __init__(self, root: Path, pattern: str) -> None:
-        found = sorted(glob(str(root / pattern)))
-        if not found:
-            raise InputError(f"expected tar shards {root / pattern}; there are none")
-        self._paths = [Path(each) for each in found]
-        place = Path(os.path.commonpath([path.parent for path in self._paths]))
-        self._stems = [path.relative_to(place).with_suffix("").as_posix() for path in self._paths]
+        self._paths, self._stems = _found(root, pattern)
         self._indices = [_index(path) for path in self._paths]
+        self._rows = [np.flatnonzero(index.images) for index in self._indices]
         self._starts = array("q", [0])
-        for index in self._indices:
-            self._starts.append(self._starts[-1] + len(index.starts))
+        for path, rows in zip(self._paths, self._rows, strict=True):
+            if not len(rows):
+                raise InputError(f"{path} holds no image named KEY{', KEY'.join(IMAGE_SUFFIXES)}")
+            self._starts.append(self._starts[-1] + len(rows))
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def _place(self, place: int) -> tuple[int, int]:
         number = bisect_right(self._starts, place) - 1
-        return number, place - self._starts[number]
+        return number, int(self._rows[number][place - self._starts[number]])
 
     def name(self, place: int) -> str:
         """Tell shard and key."""
@@ -85,9 +89,7 @@ class Shards(Block):
     def image(self, place: int) -> Place:
         """Give what reads a member."""
         number, row = self._place(place)
-        index = self._indices[number]
-        start, length = int(index.starts[row]), int(index.lengths[row])
-        return Member(self._paths[number], index.file(row), start, length)
+        return self._indices[number].member(self._paths[number], row)
 
     def stamp(self, place: int) -> str:
         """Tell the bytes of a member."""
@@ -95,19 +97,67 @@ class Shards(Block):
         return str(self._indices[number].lengths[row])
 
 
+class ShardFolder(PackedFolder):
+    """The pictures of tar files as files below a folder: the shard's name, then the member's.
+
+    Args:
+        root: the folder that the pattern starts from.
+        pattern: of their paths, with * for anything.
+
+    Raises:
+        InputError: there is no such file, or one that is no tar file, compressed, or has no image.
+    """
+
+    def __init__(self, root: Path, pattern: str) -> None:
+        self._text = str(root / pattern)
+        self._members = {
+            f"{stem}/{index.file(row).removeprefix('./')}": (path, index, row)
+            for path, stem in zip(*_found(root, pattern), strict=True)
+            for index in [_index(path)]
+            for row in range(len(index.starts))
+        }
+
+    def __str__(self) -> str:
+        return self._text
+
+    def files(self) -> Sequence[str]:
+        """List the members of all shards."""
+        return [*self._members]
+
+    def __truediv__(self, file: str) -> Packed:
+        """Give what reads a member."""
+        path, index, row = self._members[file]
+        return index.member(path, row)
+
+
+def _found(root: Path, pattern: str) -> tuple[list[Path], list[str]]:
+    """Find tar files, and what tells each from the others."""
+    paths = [Path(each) for each in sorted(glob(str(root / pattern)))]
+    if not paths:
+        raise InputError(f"expected tar shards {root / pattern}; there are none")
+    place = Path(os.path.commonpath([path.parent for path in paths]))
+    return paths, [path.relative_to(place).with_suffix("").as_posix() for path in paths]
+
+
 class _Index(NamedTuple):
-    """Where the images of a shard begin."""
+    """Where the pictures of a shard begin."""
 
     text: np.ndarray
     """Their names, one after the other."""
     ends: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
+    images: np.ndarray
+    """Whether nothing but a suffix of images follows the key."""
 
     def file(self, row: int) -> str:
         """Tell the name of a member."""
         begin = self.ends[row - 1] if row else 0
         return self.text[begin : self.ends[row]].tobytes().decode(errors="surrogateescape")
+
+    def member(self, shard: Path, row: int) -> Member:
+        """Give what reads a member."""
+        return Member(shard, self.file(row), int(self.starts[row]), int(self.lengths[row]))
 
 
 def _split(file: str) -> tuple[str, str]:
@@ -132,15 +182,18 @@ def _index(path: Path) -> _Index:
         with suppress(OSError, ValueError, LookupError), np.load(memory) as content:
             return _Index(*(content[name] for name in _Index._fields))
     text, ends, starts, lengths = bytearray(), array("q"), array("q"), array("q")
+    images = array("b")
     try:
         with tarfile.open(path, "r:") as tar:
             while (entry := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]
-                if entry.isreg() and _split(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                suffix = _split(entry.name)[1].lower()
+                if entry.isreg() and suffix.endswith(IMAGE_SUFFIXES):
                     text += entry.name.encode(errors="surrogateescape")
                     ends.append(len(text))
                     starts.append(entry.offset_data)
                     lengths.append(entry.size)
+                    images.append(suffix in IMAGE_SUFFIXES)
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"{path} is no whole tar file ({error}); one that is compressed cannot be read from "
@@ -149,7 +202,8 @@ def _index(path: Path) -> _Index:
     if not ends:
         raise InputError(f"{path} holds no image named KEY{', KEY'.join(IMAGE_SUFFIXES)}")
     found = _Index(
-        np.frombuffer(bytes(text), np.uint8), *(np.array(each) for each in (ends, starts, lengths))
+        np.frombuffer(bytes(text), np.uint8),
+        *(np.array(each) for each in (ends, starts, lengths, images)),
     )
     if memory is not None and len(ends) >= _WORTH_KEEPING:
         _remember(memory, found)

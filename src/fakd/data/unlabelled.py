@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from fakd.data.description import FRAMES, PER_CLASS, SHARDS, TABLE, Labelled
 from fakd.data.layout import IMAGE_SUFFIXES, Levels, Pattern
 from fakd.data.masks import Pair
 from fakd.data.names import as_stored, composed, read_names
-from fakd.data.packed import Place
+from fakd.data.packed import Packed, Place
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
 from fakd.settings import IGNORE
@@ -138,8 +138,7 @@ class Images(Sequence[Pair]):
         return self._blocks[number], index - self._starts[number]
 
     def _pair(self, block: Block, place: int) -> Pair:
-        # What is packed is read as a path is, and nothing else is done with unlabelled images.
-        return Pair(block.name(place), cast(Path, block.image(place)), levels=self._levels)
+        return Pair(block.name(place), block.image(place), levels=self._levels)
 
     def stamp(self, index: int) -> str:
         """Tell the bytes of an image's file; without mask, those that it had when it was listed."""
@@ -233,7 +232,11 @@ def unlabelled_images(
     if not patterns:
         return images, []
     parts = {"train": train, "val": val}
-    known = {_identity(pair.image.stat()): part for part, pairs in parts.items() for pair in pairs}
+    known = {
+        hash(image) if isinstance(image, Packed) else _identity(image.stat()): part
+        for part, pairs in parts.items()
+        for image in (pair.image for pair in pairs)
+    }
     taken = {pair.name for pair in train}
     below = cache(files_below)
     for pattern in patterns:

@@ -14,6 +14,7 @@ from fakd.data.decoding import unused_range
 from fakd.data.groups import proposed_group
 from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
+from fakd.data.packed import Place
 from fakd.errors import some
 from fakd.inspection.classes import Values
 from fakd.inspection.grouping import LISTS
@@ -136,7 +137,7 @@ def _tell_classes(opened: Opened, proposal: Proposal, splits: Sequence[SplitFact
 def _findings(
     opened: Opened,
     splits: Sequence[SplitFacts],
-    twins: Sequence[tuple[Path, Path]],
+    twins: Sequence[tuple[Place, Place]],
     saved: bool,
 ) -> list[Finding]:
     """Judge what was seen, the most important first."""
@@ -347,7 +348,9 @@ def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
             yield Finding(weight, f"{split.listing.split}: {what}")
 
 
-def _overlap(splits: Sequence[SplitFacts], twins: Sequence[tuple[Path, Path]]) -> Iterator[Finding]:
+def _overlap(
+    splits: Sequence[SplitFacts], twins: Sequence[tuple[Place, Place]]
+) -> Iterator[Finding]:
     first, second = (split.listing.pairs for split in splits)
     if shared := sorted({pair.image for pair in first} & {pair.image for pair in second}):
         yield _harms(

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fakd.data.dataset import SegmentationData, Split
 from fakd.data.masks import MaskReader, Pair
+from fakd.data.packed import Place
 from fakd.errors import InputError, some
 from fakd.inspection.survey import Header, read_header, spread
 from fakd.settings import IGNORE
@@ -27,7 +27,7 @@ class Shown(NamedTuple):
     """Without `IGNORE`."""
     assumed: Collection[int] = ()
     """Mask ids that mean no class only because nothing says otherwise."""
-    masks: Sequence[Path] = ()
+    masks: Sequence[Place] = ()
     reader: MaskReader | None = None
 
 
@@ -52,7 +52,7 @@ def flaw(shown: Shown, names: Sequence[str]) -> str | None:
     )
 
 
-def turned_either_way(photos: Sequence[tuple[Path, Header]]) -> str | None:
+def turned_either_way(photos: Sequence[tuple[Place, Header]]) -> str | None:
     """Say which labelled photos EXIF turns although masks fit them as stored as well."""
     turned = [path for path, header in photos if header.turned and header.size == header.stored]
     if not turned:
@@ -147,7 +147,7 @@ def _meanings(pair: Pair) -> tuple[set[int], list[int]]:
     return known, [raw for raw in pair.reader.encoding.assumed if raw in values]
 
 
-def _photos(split: Split) -> list[tuple[Path, Header]]:
+def _photos(split: Split) -> list[tuple[Place, Header]]:
     """Read the headers of some photos of a split."""
     pairs: Sequence[Pair] = getattr(split, "pairs", ())
     found = []

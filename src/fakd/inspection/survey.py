@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
@@ -19,6 +17,7 @@ from fakd.data.decoding import SIDEWAYS, decoded, stored
 from fakd.data.layout import NEAREST
 from fakd.data.masks import MaskReader, MaskValue, Pair
 from fakd.data.matching import Listing
+from fakd.data.packed import Place
 from fakd.errors import InputError
 from fakd.settings import IGNORE
 
@@ -64,10 +63,10 @@ class SplitFacts:
     """One split, as far as it was looked at."""
 
     listing: Listing
-    headers: dict[Path, Header] = field(default_factory=dict)
+    headers: dict[Place, Header] = field(default_factory=dict)
     looked_at: int = 0
     """Pairs whose headers were read."""
-    unreadable: dict[Path, str] = field(default_factory=dict)
+    unreadable: dict[Place, str] = field(default_factory=dict)
     sample: list[Pair] = field(default_factory=list)
     """Pairs that were decoded."""
     counts: list[dict[MaskValue, int]] = field(default_factory=list)
@@ -79,7 +78,7 @@ class SplitFacts:
     class_images: Counter[int] = field(default_factory=Counter)
     near: int = 0
     """Pixels whose value means the class of the nearest one that is described."""
-    unknown: dict[MaskValue, list[Path]] = field(default_factory=dict)
+    unknown: dict[MaskValue, list[Place]] = field(default_factory=dict)
     """Values that the description does not know, and masks that hold them."""
 
     @property
@@ -94,16 +93,16 @@ class SplitFacts:
         return found
 
     @property
-    def image_headers(self) -> dict[Path, Header]:
+    def image_headers(self) -> dict[Place, Header]:
         """Headers of the images that could be read."""
         return self._read(pair.image for pair in self.listing.pairs)
 
     @property
-    def mask_headers(self) -> dict[Path, Header]:
+    def mask_headers(self) -> dict[Place, Header]:
         """Headers of the masks that could be read."""
         return self._read(pair.mask for pair in self.listing.pairs)
 
-    def _read(self, paths: Iterable[Path | None]) -> dict[Path, Header]:
+    def _read(self, paths: Iterable[Place | None]) -> dict[Place, Header]:
         return {path: self.headers[path] for path in paths if path in self.headers}
 
     @property
@@ -225,10 +224,10 @@ def _in_turn(
     ]
 
 
-def _headers(pair: Pair) -> tuple[dict[Path, Header], dict[Path, str]]:
+def _headers(pair: Pair) -> tuple[dict[Place, Header], dict[Place, str]]:
     """Read a pair's headers, and name files whose header cannot be read."""
-    headers: dict[Path, Header] = {}
-    failed: dict[Path, str] = {}
+    headers: dict[Place, Header] = {}
+    failed: dict[Place, str] = {}
     for path in (pair.image, pair.mask):
         if path is None or path.suffix.lower() == ".mat":
             continue
@@ -239,10 +238,10 @@ def _headers(pair: Pair) -> tuple[dict[Path, Header], dict[Path, str]]:
     return headers, failed
 
 
-def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Path, str]]:
+def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Place, str]]:
     """Decode a pair: pixels of each value of its mask, and files that could not be decoded."""
     values: dict[MaskValue, int] = {}
-    failed: dict[Path, str] = {}
+    failed: dict[Place, str] = {}
     try:
         decoded(pair.image, pair.levels)
     except InputError as error:
@@ -276,7 +275,7 @@ def tell_meanings(split: SplitFacts) -> None:
         split.class_images.update(seen)
 
 
-def read_header(path: Path, upright: bool) -> Header:
+def read_header(path: Place, upright: bool) -> Header:
     """Read the header of an image or, where ``upright`` is false, of a mask, whose EXIF is moot.
 
     A file that lacks the mark of its end is decoded to see whether pixels are missing.
@@ -285,20 +284,19 @@ def read_header(path: Path, upright: bool) -> Header:
         InputError: the file is damaged, incomplete, no image or not there.
     """
     try:
-        with open(path, "rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            with Image.open(file) as image:
-                size, kind, mode = image.size, str(image.format), image.mode
-                transparent = mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-                # Asked for EXIF that is not at its beginning, a PNG would be decoded.
-                # TIFF is turned as it says, masks too, and its size is told turned by some Pillow.
-                has_exif = upright and (kind != "PNG" or "exif" in image.info)
-                if kind == "TIFF":
-                    tags: Any = image
-                    size = tags.tag_v2[_WIDTH], tags.tag_v2[_HEIGHT]
-                code = image.getexif().get(_ORIENTATION, 1) if has_exif or kind == "TIFF" else 1
-                file.seek(max(0, length - _TAIL))
-                tail = file.read()
+        length = path.stat().st_size
+        with path.open("rb") as file, Image.open(file) as image:
+            size, kind, mode = image.size, str(image.format), image.mode
+            transparent = mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+            # Asked for EXIF that is not at its beginning, a PNG would be decoded.
+            # TIFF is turned as it says, masks too, and its size is told turned by some Pillow.
+            has_exif = upright and (kind != "PNG" or "exif" in image.info)
+            if kind == "TIFF":
+                tags: Any = image
+                size = tags.tag_v2[_WIDTH], tags.tag_v2[_HEIGHT]
+            code = image.getexif().get(_ORIENTATION, 1) if has_exif or kind == "TIFF" else 1
+            file.seek(max(0, length - _TAIL))
+            tail = file.read()
     # Pillow raises whatever its parsers stumble over in a damaged file.
     except Exception:
         # The reader's own words, or its success where Pillow knows no such kind.
@@ -315,7 +313,7 @@ def read_header(path: Path, upright: bool) -> Header:
     return Header(shown, kind, mode, code not in (0, 1), size, transparent, length)
 
 
-def identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Path, Path]]:
+def identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Place, Place]]:
     """Find images of one split that are byte for byte those of the next.
 
     Only files of equal length are read.
@@ -333,13 +331,13 @@ def identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Path, 
     return found
 
 
-def _by_length(split: SplitFacts) -> dict[int, list[Path]]:
-    grouped: defaultdict[int, list[Path]] = defaultdict(list)
+def _by_length(split: SplitFacts) -> dict[int, list[Place]]:
+    grouped: defaultdict[int, list[Place]] = defaultdict(list)
     for path, header in split.image_headers.items():
         grouped[header.length].append(path)
     return grouped
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Place) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()

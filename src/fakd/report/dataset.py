@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fakd.data.masks import Pair
 from fakd.data.names import printable
+from fakd.data.packed import Place
 from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.inspection import Header, Inspection, SplitFacts
@@ -74,7 +75,7 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
     return f"{low} to {high}, median {middle}, {different:,} different"
 
 
-def _formats(headers: Mapping[Path, Header]) -> str:
+def _formats(headers: Mapping[Place, Header]) -> str:
     counts = Counter(header.kind for header in headers.values())
     return ", ".join(f"{kind} {number:,}" for kind, number in counts.most_common()) or "-"
 
