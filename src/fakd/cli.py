@@ -172,6 +172,16 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(_function(name)).parameters
 
 
+def gathered(name: str, given: Sequence[str]) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """Bring a command's flags into the form of its parser, as `gather` does.
+
+    Raises:
+        InputError: a flag lacks its value, or a recipe cannot be read.
+    """
+    parameters = _parameters(name)
+    return gather(given, parameters, _switches(parameters), _lists(parameters))
+
+
 def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     """Read a command's flags and recipes: settings, plain values, and specs of what is to be built.
 
@@ -180,7 +190,7 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     """
     parameters = _parameters(name)
     parser = command_parser(name)
-    arguments, recipes = gather(given, parameters, _switches(parameters), _lists(parameters))
+    arguments, recipes = gathered(name, given)
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
