@@ -30,7 +30,7 @@ def test_examples_name_flags_that_there_are(example):
     if "--recipe" in rest:
         where = rest.index("--recipe")
         del rest[where : where + 2]
-    arguments, _ = gather(rest, flags, ["published", "measure"], ["size"])
+    arguments, _ = gather(rest, flags, ["published", "measure", "open"], ["size"])
     assert first_unknown(arguments, [], flags) is None
 
 
