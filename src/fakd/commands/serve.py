@@ -25,7 +25,7 @@ def serve(
     port: int = 8000,
     host: str = "127.0.0.1",
     open: bool = False,
-    megabytes: float = 25.0,
+    megabytes: float | int = 25,
     teachers: bool = True,
     inference: Inference = Inference(),
     threads: int | None = None,
