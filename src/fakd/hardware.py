@@ -23,14 +23,17 @@ class Hardware:
         compile: compile student and teacher for the training step (torch.compile), and fold the
             teacher's batch norms into its convolutions; takes minutes once, the numbers are the
             same but for rounding.
-        channels_last: memory layout that most convolutions prefer.
+        channels_last: memory layout that most convolutions prefer; auto times both for some
+            seconds before a run's first step, and the run keeps what was faster.
         checkpoint_activations: compute activations twice instead of keeping them, in networks that
             offer it; batch norms then count each batch twice.
         workers: processes that decode and augment; 0 does it in the training process.
+        prefetch: batches that each worker has ready, and so how much memory workers take.
         threads: CPU threads per process; if not given, as many as PyTorch chooses, but no more
             than the cores that affinity and quotas leave to the process.
         cache: GiB of memory in which decoded samples are kept, shared out among all worker
-            processes of the run; 0 keeps none.
+            processes of the run; 0 keeps none. With a cache_folder, of disk instead.
+        cache_folder: folder in which decoded samples are kept for all runs of the same data.
     """
 
     accelerator: str = "auto"
@@ -38,11 +41,13 @@ class Hardware:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     teacher_precision: TeacherPrecision | None = None
     compile: bool = False
-    channels_last: bool = True
+    channels_last: Literal["auto"] | bool = True
     checkpoint_activations: bool = False
     workers: int = 0
+    prefetch: int = 2
     threads: int | None = None
     cache: float = 2.0
+    cache_folder: str | None = None
 
     def __post_init__(self) -> None:
         require_each(self, "hardware", weighs, "of at least 0", "cache", "workers")

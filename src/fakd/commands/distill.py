@@ -52,6 +52,7 @@ def distill(
     broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
+    profile: int | None = None,
 ) -> dict[str, Any]:
     """Train a student with the help of a teacher.
 
@@ -91,6 +92,8 @@ def distill(
         seed: all that is random in the run derives from it.
         existing: what to do where a finished run already is: refuse, reuse its result if the recipe
             is the same, overwrite it, or extend it to a larger schedule.steps.
+        profile: watch so many steps, say where their time goes, and write a trace of them
+            (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:
         What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
@@ -104,7 +107,9 @@ def distill(
     from fakd.training.company import sitting
     from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
+    from fakd.training.memory_format import choose
     from fakd.training.objective import Distillation
+    from fakd.training.profiling import require_steps
     from fakd.training.start import (
         announce,
         console_of,
@@ -125,6 +130,7 @@ def distill(
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
+    require_steps(profile, schedule.steps)
     teacher = open_teacher(teacher, data.classes)
     fitted = None
     if fit is not None:
@@ -146,7 +152,8 @@ def distill(
         if classes_from is not None:
             asked = fakd.answers.Mapped(teacher, classes_from)
             classes_from = asked.classes.content
-        answers = teacher_of(asked, data, fabric, hardware)
+        settings, layout = choose(fabric, settings, run, existing, student, teacher)
+        answers = teacher_of(asked, data, fabric, settings.hardware)
         recipe = recipe_of(distill, locals())
         objective = Distillation(answers.network, student, distillation, by_labels, task.confidence)
         # Made before there is a folder, as much may be wrong with the settings.
@@ -165,14 +172,15 @@ def distill(
             console.print(opening(data, settings, fabric.device), soft_wrap=True)
             show_wiring(console, wired)
             if folder:
-                folder.note(wiring=wired._asdict(), **({"fit": fitted} if fitted else {}))
+                note = layout | ({"fit": fitted} if fitted else {})
+                folder.note(wiring=wired._asdict(), **note)
             announce(console, data, inference, doubts, teacher=answers.network, student=student)
             _compare_class_names(console, answers.network, data)
             _remark(console, answers, augmentation, int8)
             weigh_classes(fabric, console, objective, data, settings, folder)
             if fabric.is_global_zero:
                 say_agreement(console, answers, data, settings)
-            return training.run(folder, check_teacher and answers.scored)
+            return training.run(folder, check_teacher and answers.scored, profile or 0)
 
 
 def _remark(console: Console, answers: "Teacher", augmentation: Augmentation, int8: bool) -> None:

@@ -39,6 +39,7 @@ def replay(
     from fakd.files import read_yaml
     from fakd.report.figures import colour, save_grid
     from fakd.runs.folder import LAST, RECIPE, SHOWN, WRONG, read_json, readable
+    from fakd.training.memory_format import settled
     from fakd.training.rare import read_shown
     from fakd.training.replay import replay
     from fakd.training.start import weigh_classes
@@ -48,7 +49,7 @@ def replay(
         raise InputError(f"expected the folder of a run, got {run}, where there is no {RECIPE}")
     with readable(run):
         recipe = read_yaml(run / RECIPE)
-        settings = _settings(recipe, accelerator)
+        settings = settled(_settings(recipe, accelerator), run)
         if step is None and (run / WRONG).is_file():
             step = read_json(run / WRONG)["step"]
     if step is None or not 1 <= step <= settings.schedule.steps:

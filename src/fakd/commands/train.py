@@ -39,6 +39,7 @@ def train(
     broken: Broken = "stop",
     seed: int = 0,
     existing: Existing = "refuse",
+    profile: int | None = None,
 ) -> dict[str, Any]:
     """Train a network on labelled images: a teacher, or a student alone.
 
@@ -64,6 +65,8 @@ def train(
         seed: all that is random in the run derives from it.
         existing: what to do where a finished run already is: refuse, reuse its result if the recipe
             is the same, overwrite it, or extend it to a larger schedule.steps.
+        profile: watch so many steps, say where their time goes, and write a trace of them
+            (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:
         What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
@@ -74,7 +77,9 @@ def train(
     from fakd.runs.recipe import recipe_of
     from fakd.training.company import sitting
     from fakd.training.loop import Training
+    from fakd.training.memory_format import choose
     from fakd.training.objective import Supervised
+    from fakd.training.profiling import require_steps
     from fakd.training.start import (
         announce,
         console_of,
@@ -93,6 +98,7 @@ def train(
         schedule.settled(len(data.train.labelled_indices()), optimizer),
         optimizer.settled(),
     )
+    require_steps(profile, schedule.steps)
     network = fakd.models.open_network(network, data.classes, trained=True)
     recipe = recipe_of(train, locals())
     require_same_classes(network, data)
@@ -103,6 +109,7 @@ def train(
     with sitting(fabric, run):
         objective = Supervised(TaskLoss(task, data.classes, network.align_corners))
         # Made before there is a folder, as much may be wrong with the settings.
+        settings, layout = choose(fabric, settings, run, existing, network)
         training = Training(fabric, network, objective, data, settings, console, run.name)
         with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:
             if (result := finished_result(fabric, folder)) is not None:
@@ -111,7 +118,7 @@ def train(
             console.print(opening(data, settings, fabric.device), soft_wrap=True)
             show_wiring(console, wired)
             if folder:
-                folder.note(wiring=wired._asdict())
+                folder.note(wiring=wired._asdict(), **layout)
             announce(console, data, inference, doubts, network=network)
             weigh_classes(fabric, console, objective, data, settings, folder)
-            return training.run(folder)
+            return training.run(folder, profile=profile or 0)

@@ -75,6 +75,7 @@ def training_batches(
     lookup: Lookup | None = None,
     unlabelled_share: float | None = None,
     rare: tuple[Shown, float] | None = None,
+    prefetch: int = 2,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
 
@@ -104,6 +105,7 @@ def training_batches(
             default all samples are alike. 0 leaves those without labels out.
         rare: Which classes show where, and the temperature with which rare ones are favoured: each
             sample is then drawn anew, and not in turn.
+        prefetch: Batches that each worker has ready.
 
     Raises:
         InputError: the batch cannot be shared out or mixed, there is no such extra transform, there
@@ -121,7 +123,7 @@ def training_batches(
     slots = range(rank * share, (rank + 1) * share)
     draw = _Draw(split, seed, unlabelled_share, rare)
     steps = _Steps(split, augmentation, batch_size, seed, slots, broken, lookup, draw)
-    return _loaded(steps, range(first_step, last_step), workers, pin_memory)
+    return _loaded(steps, range(first_step, last_step), workers, pin_memory, prefetch)
 
 
 def mix(base: View, partner: View, augmentation: Augmentation, generator: torch.Generator) -> View:
@@ -332,12 +334,15 @@ def _read(split: Split, index: int) -> Sample:
     return sample
 
 
-def _loaded(items: Dataset, order: Iterable[int], workers: int, pin_memory: bool) -> Generator:
+def _loaded(
+    items: Dataset, order: Iterable[int], workers: int, pin_memory: bool, prefetch: int = 2
+) -> Generator:
     loader = DataLoader(
         items,
         batch_size=None,
         sampler=order,
         num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=ignore,

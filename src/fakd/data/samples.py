@@ -181,11 +181,13 @@ class CachedSplit(Split):
         return self._split.identity()
 
 
-def cached(splits: Sequence[Split], hardware: Hardware) -> list[CachedSplit]:
+def cached(splits: Sequence[Split], hardware: Hardware) -> list[Split]:
     """Cache splits in the memory a run may take, each by its share of the samples.
 
-    What one process may keep is what the run may, divided among all of its processes that decode.
+    What one process may keep is what the run may, divided among all of its processes that decode;
+    nothing where samples are kept on disk.
     """
     processes = hardware.devices * max(1, hardware.workers)
-    total = hardware.cache * 2**30 / processes / sum(len(split) for split in splits)
+    memory = hardware.cache if hardware.cache_folder is None else 0
+    total = memory * 2**30 / processes / sum(len(split) for split in splits)
     return [CachedSplit(split, int(total * len(split))) for split in splits]

@@ -36,6 +36,8 @@ LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
 ENVIRONMENT, IMAGES, SHOWN = "environment.json", "images.npz", "shown.npz"
 WRONG = "wrong.json"
 """The step at which a loss or gradient was not finite; gone when the run goes on."""
+TRACE = "trace.json"
+"""What PyTorch recorded of some steps, where it was asked to."""
 GRID, GRID_LOCK, CALIBRATION = "grid.yaml", "grid.lock", "calibration.json"
 OPENED = "test.json"
 """Beside a grid: when and by which command its test split was opened, and the scores there."""
@@ -174,7 +176,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             (path / RESULT).unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES, WRONG, SHOWN)
+        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES, WRONG, SHOWN, TRACE)
         with writing(self.path):
             for file in self.path.iterdir():
                 if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):

@@ -14,10 +14,11 @@ from fakd.types import DistillationLoss, Segmenter
 def recipe_of(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Describe what a command was called with: those of the values that are its parameters.
 
-    What to do with a finished run is left out: whoever repeats a recipe elsewhere has not asked for
-    that run to be overwritten.
+    What to do with a finished run, and what to watch, are left out: whoever repeats a recipe
+    elsewhere has not asked for that run to be overwritten.
     """
-    names = [name for name in inspect.signature(command).parameters if name != "existing"]
+    left_out = ("existing", "profile")
+    names = [name for name in inspect.signature(command).parameters if name not in left_out]
     return {name: describe(values[name]) for name in names}
 
 

@@ -25,6 +25,8 @@ class State:
     step: int = 0
     seconds: float = 0.0
     """Spent on training, loading included, evaluation and saving left out."""
+    waited: float = 0.0
+    """Of these, spent on waiting for batches."""
     best_miou: float = -math.inf
     best_step: int = 0
     teacher_miou: float | None = None

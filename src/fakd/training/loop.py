@@ -21,6 +21,7 @@ from fakd.runs.curves import Curves
 from fakd.runs.folder import (
     IMAGES,
     RESULT,
+    TRACE,
     WRONG,
     RunFolder,
     read_checkpoint_state,
@@ -31,6 +32,7 @@ from fakd.settings import Settings
 from fakd.signals import Interrupted
 from fakd.training.checkpoint import State, load_checkpoint, save_checkpoint
 from fakd.training.compiling import compiled, compiling, require_compiler
+from fakd.training.decoded import decoded
 from fakd.training.interruption import agreed
 from fakd.training.objective import Objective
 from fakd.training.optimizer import build_optimizer
@@ -80,8 +82,7 @@ class Training:
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
         require_feasible(fabric, objective, settings, teacher)
-        self._uncompiled = settings.hardware.compile
-        if self._uncompiled:
+        if settings.hardware.compile:
             require_compiler(fabric.device)
         self.teacher = teacher
         # Small sets are decoded hundreds of times otherwise.
@@ -99,8 +100,8 @@ class Training:
         if settings.hardware.checkpoint_activations:
             checkpoint_activations(self.network)
         self.objective = objective.to(fabric.device)
-        self.extra = objective.learnt_with_student()
-        self.state = State()
+        self.extra, self.state = objective.learnt_with_student(), State()
+        self._uncompiled = settings.hardware.compile
         self.average = average_of(self.network, settings.ema)
         self._select(step=0)
         self.curves: Curves | None = None
@@ -144,12 +145,15 @@ class Training:
         network: Segmenter = self.average.module  # type: ignore[assignment]
         return network
 
-    def run(self, folder: RunFolder | None = None, check_teacher: bool = False) -> dict[str, Any]:
+    def run(
+        self, folder: RunFolder | None = None, check_teacher: bool = False, profile: int = 0
+    ) -> dict[str, Any]:
         """Train to the last step and return the result that ``result.json`` holds.
 
         Args:
             folder: where all of it goes; None keeps nothing, as on all processes but the first.
             check_teacher: evaluate the teacher first.
+            profile: steps that are watched, to say where their time goes.
 
         Raises:
             InputError: the teacher is no better than naming one class everywhere.
@@ -159,16 +163,18 @@ class Training:
         """
         schedule, intervals = self.settings.schedule, self.settings.intervals
         self.folder = folder
-        self.resume(
-            self.fabric.broadcast(folder.last if folder and folder.last.is_file() else None)
-        )
-        if check_teacher and self.teacher is not None and self.state.teacher_miou is None:
+        if self.settings.hardware.cache_folder is not None:
+            self.train, self.val = decoded(self.data, self.settings.hardware, self.console)
+        saved = folder.last if folder and folder.last.is_file() else None
+        self.resume(self.fabric.broadcast(saved))
+        if check_teacher and self.teacher and self.state.teacher_miou is None:
             self._check(self.teacher)
         if schedule.rare is not None:
             self.shown = shown_in(self, folder.path if folder else None)
         first = self.lapped = self.state.step
         self.begin()
         if self.folder:
+            self.step.profile.watch(profile, self.folder.path / TRACE)
             (self.folder.path / WRONG).unlink(missing_ok=True)
             self.curves = Curves(self.folder.path, first)
         found = None
@@ -181,7 +187,8 @@ class Training:
                     found = self._evaluate(first)
                 self._ends(first, patience=True)
                 self._save(first)
-            for step, batch in enumerate(() if self.state.ended else batches, start=first):
+            ready = self.step.profile.waiting(() if self.state.ended else batches)
+            for step, batch in enumerate(ready, start=first):
                 if number := agreed():
                     self._leave(number, step)
                 done, last = step + 1, step + 1 == schedule.steps
@@ -214,7 +221,9 @@ class Training:
         told = compiling(self.display.say) if self._uncompiled else nullcontext()
         self._uncompiled = False
         with told:
-            return self.step(step, batch, self.student, self.wrapped, measured)
+            terms = self.step(step, batch, self.student, self.wrapped, measured)
+        self.step.profile.after_step(self.console)
+        return terms
 
     def _leave(self, number: int, step: int) -> NoReturn:
         """Save what is learnt, and end as a signal asks."""
@@ -248,6 +257,7 @@ class Training:
             first,
             schedule.steps,
             workers=self.settings.hardware.workers,
+            prefetch=self.settings.hardware.prefetch,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
             pin_memory=self.fabric.device.type == "cuda",
@@ -277,9 +287,10 @@ class Training:
 
     def _lap(self, done: int) -> float:
         """Add the time since the last lap to the run's and return its images per second."""
-        seconds = self.watch.lap()
+        seconds, waited = self.watch.lap(), self.step.profile.waited()
         images = (done - self.lapped) * self.settings.schedule.batch_size
         self.state.seconds += seconds
+        self.state.waited += waited
         self.lapped = done
         return images / max(seconds, 1e-9)
 
@@ -370,7 +381,7 @@ class Training:
         """Go on beyond the last step of a finished run."""
         self.state.ended = None
         told = extension(self.settings.schedule, self.objective, before, self.state.step)
-        self.console.print(f"{self.title}: {told}", soft_wrap=True)
+        self.display.say(f"{self.title}: {told}")
 
     def _parts(self) -> dict[str, nn.Module]:
         """Name all modules whose tensors a checkpoint holds."""
@@ -378,9 +389,7 @@ class Training:
         return parts if self.average is None else {**parts, "average": self.average}
 
     def _finish(self, scores: Scores, counts: Tensor) -> dict[str, Any]:
-        state = vars(self.state)
-        result = result_of(self.evaluated, self.data, scores, state, self.fabric.device)
-        result["ended"] = self.state.ended
+        result = result_of(self.evaluated, self.data, scores, vars(self.state), self.fabric.device)
         self._save_network("final", self.state.step, scores)
         if self.folder:
             names = [self.val.name(index) for index in range(len(self.val))]

@@ -74,7 +74,7 @@ def result_of(
         network: What was trained.
         data: What it was trained on.
         scores: Of the last step.
-        state: The run's plain values: steps, seconds, best scores, samples left out.
+        state: The run's plain values: steps, seconds, best scores, and so on.
         device: What it was trained on.
     """
     teacher, members = state["teacher_miou"], state["teacher_mious"]
@@ -82,6 +82,7 @@ def result_of(
     return {
         "steps": state["step"],
         "train_seconds": round(state["seconds"], 3),
+        "waited_seconds": round(state["waited"], 3),
         "peak_memory_bytes": peak_memory(device),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "best": {"miou": 100 * state["best_miou"], "step": state["best_step"]},
@@ -90,14 +91,17 @@ def result_of(
         **(several if members else {}),
         "skipped_samples": state["skipped"],
         "data": {"name": data.name, "fingerprint": data.fingerprint()},
+        "ended": state["ended"],
     }
 
 
 def conclusion(result: Mapping[str, Any], folder: Path) -> str:
     """Say in a line how a run ended, where it is, and what to do with it."""
     best = result["best"]
+    took = timedelta(seconds=round(result["train_seconds"]))
+    waited = result["waited_seconds"] / max(result["train_seconds"], 1e-9)
     text = (
-        f"{result['ended']} in {timedelta(seconds=round(result['train_seconds']))}; final mIoU "
+        f"{result['ended']} in {took}, {waited:.0%} of it waiting for images; final mIoU "
         f"{result['final']['miou']:.2f}, best {best['miou']:.2f} at step {best['step']}; "
         f"saved in {folder}"
     )

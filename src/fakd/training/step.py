@@ -18,6 +18,7 @@ from fakd.processes import average_gradients
 from fakd.settings import Settings
 from fakd.training.objective import Objective, Outcome, Terms, scaled
 from fakd.training.optimizer import set_learning_rate
+from fakd.training.profiling import Profile
 from fakd.training.teacher import Teacher
 from fakd.types import Segmenter
 
@@ -55,6 +56,7 @@ class Step:
         self.fabric, self.settings, self.network = fabric, settings, network
         self.objective, self.teacher, self.average = objective, teacher, average
         self.extra = objective.learnt_with_student()
+        self.profile = Profile(fabric.device)
         self._wrong = torch.zeros((), dtype=torch.long, device=fabric.device)
         self._names: tuple[str, ...] = ()
         self._values = torch.zeros(0, device=fabric.device)
@@ -63,9 +65,16 @@ class Step:
         self, step: int, batch: Batch, student: Any, optimizer: Any, measured: bool
     ) -> Terms:
         """Make one step; return its loss terms and, if asked for, what else is worth a curve."""
-        schedule, scaler = self.settings.schedule, self.scaler()
-        set_learning_rate(optimizer, schedule.learning_rate_at(step))
+        set_learning_rate(optimizer, self.settings.schedule.learning_rate_at(step))
         sums, outcome = self.gradients(step, batch, student, optimizer)
+        with self.profile.part("optimiser"):
+            return self._update(step, sums, outcome, student, optimizer, measured)
+
+    def _update(
+        self, step: int, sums: Terms, outcome: Outcome, student: Any, optimizer: Any, measured: bool
+    ) -> Terms:
+        """Change the weights by their gradients, and train what opposes the student."""
+        schedule, scaler = self.settings.schedule, self.scaler()
         norm: Tensor | None
         if schedule.clip is not None or schedule.clip_value is not None or measured:
             # Without a limit it only measures, after undoing the scale that 16 bits may need.
@@ -110,15 +119,18 @@ class Step:
                 images = images.contiguous(memory_format=torch.channels_last)
             labels = part.labels.to(device, non_blocking=True)
             # Asked first, so that its activations are gone before the student's are kept.
-            answer = None if teacher is None else teacher.answer(images, part)
+            with self.profile.part("teacher"):
+                answer = None if teacher is None else teacher.answer(images, part)
             with self.fabric.no_backward_sync(student, enabled=number < len(parts)):
-                prediction = student(images)
-                with self.fabric.autocast():
+                with self.profile.part("student"):
+                    prediction = student(images)
+                with self.profile.part("loss"), self.fabric.autocast():
                     outcome = self.objective(
                         prediction, labels, part.labelled, progress, answer, share
                     )
                 terms = scaled(outcome.terms, 1 / len(parts))
-                self.fabric.backward(torch.stack(list(terms.values())).sum())
+                with self.profile.part("backward"):
+                    self.fabric.backward(torch.stack(list(terms.values())).sum())
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         average_gradients(self.extra)
