@@ -43,7 +43,7 @@ LEVELS = [
     {"exporting"},
     {"timing", "fitting"},
     {"commands"},
-    {"shorthand", "help_pages"},
+    {"completion", "shorthand", "help_pages"},
     {"cli", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
