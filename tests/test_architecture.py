@@ -44,7 +44,7 @@ LEVELS = [
     {"exporting"},
     {"timing", "fitting", "serving"},
     {"commands"},
-    {"shorthand", "help_pages"},
+    {"completion", "shorthand", "help_pages"},
     {"cli", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

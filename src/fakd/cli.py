@@ -15,7 +15,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
 import fakd
-from fakd import help_pages, specs
+from fakd import completion, help_pages, specs
 from fakd.budget import require_student
 from fakd.console import replace_unshowable
 from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory
@@ -135,10 +135,17 @@ def _run(given: list[str]) -> int:
         print(f"fakd {fakd.__version__}")
         return 0
     name, rest = command_of(given)
+    if name == "completion":
+        asked = rest[0] if rest else "--help"
+        helped = asked in ("-h", "--help")
+        parsers = {} if helped else {each: command_parser(each) for each in COMMANDS}
+        print(completion.HELP if helped else completion.script(asked, parsers), end="")
+        return 0
     if name not in COMMANDS:
-        choices = f"; choose one of {', '.join(COMMANDS)}"
-        hint = specs.nearest(name, COMMANDS, choices, 0.6)
-        hint = specs.nearest(" ".join(given[:2]), COMMANDS, hint, 0.6)
+        known = (*COMMANDS, "completion")
+        choices = f"; choose one of {', '.join(known)}"
+        hint = specs.nearest(name, known, choices, 0.6)
+        hint = specs.nearest(" ".join(given[:2]), known, hint, 0.6)
         raise InputError(f"there is no command {name!r}{hint}")
     if (explained := _explained(name, rest)) is not None:
         print(explained)

@@ -51,6 +51,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd students                                      small networks that come ready, and their cost
   fakd models                                        the paper's networks, published checkpoints
   fakd convert --source mmseg.pth --target teacher.safetensors
+  fakd completion bash                               lets the shell complete all of this
 
 Every command explains itself with --help; every value is a flag; --print_config prints the whole
 recipe, and --recipe FILE reads one. Every run folder holds the recipe that repeats it.

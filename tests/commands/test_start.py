@@ -33,6 +33,8 @@ def run(arguments, folder):
     [
         "--help",
         "--version",
+        "completion --help",
+        "completion bash",
         *(f"{name} --help" for name in COMMANDS),
     ],
 )
@@ -46,6 +48,8 @@ def test_help_imports_nothing_heavy(arguments, tmp_path):
     ("arguments", "expected"),
     [
         ("trian", "did you mean train"),
+        ("complete bash", "did you mean completion"),
+        ("completion fsh", "did you mean fish"),
         ("train --network psnet --data scenes --run r", "did you mean pspnet"),
         ("train --network pspnet --data scenes --run r --schedule.stps 3", "schedule.steps"),
         ("train --network pspnet --data scenes --run r --schedule.steps many", "schedule.steps"),

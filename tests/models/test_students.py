@@ -5,6 +5,7 @@ import json
 import huggingface_hub
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fakd
@@ -12,6 +13,7 @@ from fakd import specs
 from fakd.cli import main
 from fakd.errors import InputError
 from fakd.models import students, weights
+from fakd.models.catalogue import activation_bytes
 from fakd.sources import resolve
 
 SOME = [
@@ -48,6 +50,24 @@ def test_numbers_are_those_of_the_network_run_for_real(word):
     assert found.flops == counter.get_total_flops() > 0
     assert found.channels == seen.features.shape[1]
     assert found.stride == size[0] // seen.logits.shape[2]
+
+
+def test_what_a_step_keeps_is_counted_once():
+    images = torch.rand(2, 3, 8, 12)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1))
+    # The ReLU keeps its output, which the second convolution keeps too.
+    expected = 4 * 2 * 8 * 12 * (3 + 4)
+    assert activation_bytes(network, images) == expected
+    assert activation_bytes(network.to("meta"), images.to("meta")) == expected
+
+
+@pytest.mark.parametrize("word", SOME)
+def test_what_a_step_keeps_is_told_without_computing(word):
+    found = next(iter(students.list_students(7, (64, 96), [word])))
+    network = fakd.models.open_network(word, 7).train()
+    # Drop-out may keep its mask in another type where it computes.
+    real = activation_bytes(network, torch.rand(2, 3, 64, 96)) / 2
+    assert found.activations == pytest.approx(real, rel=0.01)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def students(
         write_text(expanded(out), json.dumps(found, indent=2) + "\n")
     # Words must stay whole to be copied, whatever the terminal's width.
     table = terminal(rows, empty="-")
-    table.columns[0].no_wrap, console.width = True, max(console.width, 135)
+    table.columns[0].no_wrap, console.width = True, max(console.width, 145)
     console.print(table)
     if device is not None:
         console.print(

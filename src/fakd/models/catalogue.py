@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -78,6 +78,31 @@ def count(name: str, network: Segmenter, size: tuple[int, int]) -> Row:
         channels=None if seen.features is None else seen.features.shape[1],
         stride=max(1, round(size[0] / seen.logits.shape[-2])),
     )
+
+
+def activation_bytes(network: nn.Module, images: Tensor) -> int:
+    """Count the bytes that a forward pass keeps for the gradient: activations, no weights.
+
+    What two layers keep of the same memory counts once. Works on the meta device too.
+
+    Args:
+        network: in the mode in which it is trained, on the device of the images.
+        images: ``[batch, 3, height, width]``.
+    """
+    entries = (*network.parameters(), *network.buffers())
+    own = {each.untyped_storage()._cdata for each in entries}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        prediction = network(images)
+    del prediction  # Until now nothing that was kept could be freed, and its place be taken.
+    return sum(kept.values())
 
 
 def drop_pointwise(network: nn.Module) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
+import torch
+
 from fakd.imports import find
 from fakd.models.backbones import find_architecture
-from fakd.models.catalogue import Row, count
+from fakd.models.catalogue import Row, activation_bytes, count
 from fakd.models.foreign.opening import open_network
 from fakd.models.weights import cached, find_package, repository_of
 from fakd.sources import Spec, resolve
@@ -72,6 +74,8 @@ class Student(NamedTuple):
     """Its name is the word that stands for it."""
     imagenet: Literal["here", "hub", ""]
     """Where ImageNet weights of its backbone are: on this machine, at a hub, or nowhere."""
+    activations: int
+    """Bytes that a training step keeps of each image in float32, auxiliary head included."""
 
     @property
     def word(self) -> str:
@@ -101,8 +105,12 @@ def list_students(
         words: those to describe; all whose libraries are there if None.
     """
     for word in installed() if words is None else words:
-        row = count(word, open_network(word, classes), size)
-        yield Student(row, where_imagenet(resolve(word)))
+        network = open_network(word, classes).train().to("meta")
+        # Two, as batch norm over a pooled map of one value needs.
+        pair = torch.empty(2, 3, *size, device="meta")
+        kept = activation_bytes(network, pair) // 2
+        row = count(word, network, size)
+        yield Student(row, where_imagenet(resolve(word)), kept)
 
 
 def where_imagenet(spec: Spec) -> Literal["here", "hub", ""]:

@@ -189,6 +189,7 @@ def student_row(student: Any) -> Row:
         "GFLOPs": number(row.flops / 1e9),
         "width": number(row.channels, "d"),
         "stride": number(row.stride, "d"),
+        "kept MB": number(student.activations / 1e6, ".0f"),
         "ImageNet": Entry(student.imagenet),
     }
 

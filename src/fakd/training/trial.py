@@ -13,6 +13,7 @@ from fakd.data import Batch, SegmentationData
 from fakd.errors import MORE_MEMORY, is_out_of_memory
 from fakd.inference import predict_classes, to_unit
 from fakd.inspection import Finding, Weight
+from fakd.models.catalogue import activation_bytes
 from fakd.settings import Optimizer, Schedule, Settings
 from fakd.training.loop import Training
 from fakd.training.result import free_memory, peak_memory
@@ -109,19 +110,7 @@ def _require_memory(training: Training, batch: Batch) -> None:
     device, count = training.fabric.device, len(batch.images)
     parts = training.settings.schedule.accumulate
     images = to_unit(batch.images[: min(2, count)].to(device))
-    kept: dict[int, int] = {}
-    own = {each.data_ptr() for each in training.network.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        prediction = training.student(images)
-    each = sum(kept.values()) / len(images)
-    del prediction
+    each = activation_bytes(training.student, images) / len(images)
     free, needed = free_memory(device), each * count / parts
     if free is not None and needed > free:
         raise MemoryError(

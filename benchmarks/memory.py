@@ -1,0 +1,162 @@
+"""The memory of a training step: what a formula says of it, and what the allocator did.
+
+The formula needs no weights and computes nothing: 4 bytes for each parameter of the student, its
+gradient and its momentum, and of the teacher; and for each image what a forward pass keeps for the
+gradient (`fakd.models.catalogue.activation_bytes`, on the meta device) or, if that is more, what
+the teacher's forward pass, which comes first, holds at its height. The measurement makes real
+steps of CWD on the CPU and adds up what PyTorch's allocator took and gave back.
+"""
+
+import argparse
+import json
+import time
+import weakref
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from common import FOLDER, SEED, environment
+from fakd.losses import ChannelKL
+from fakd.models import open_network
+from fakd.models.catalogue import activation_bytes
+from fakd.settings import Optimizer, Task
+from fakd.training.objective import Distillation
+from fakd.training.optimizer import build_optimizer
+from fakd.training.task import TaskLoss
+from fakd.types import Segmenter
+
+TEACHER = "pspnet?backbone=resnet101"
+STUDENTS = (
+    "timm:mobilenetv3_small_100?channels=64&output_stride=16",
+    "timm:tf_efficientnet_lite0?head=deeplabv3plus&channels=128&output_stride=16",
+    "pspnet?backbone=resnet18",
+    "pspnet?backbone=resnet18b&channels=64",
+)
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made and not yet let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an operation and look at what it made."""
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if isinstance(each, Tensor) and (storage := each.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._let_go, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return made
+
+    def _let_go(self, size: int) -> None:
+        self.now -= size
+
+
+def formula(
+    student: str, classes: int, size: tuple[int, int], batch: int, teacher: str
+) -> dict[str, float]:
+    """Say the bytes of a step, and its parts."""
+    with torch.device("meta"):
+        network, other = open_network(student, classes).train(), open_network(teacher, classes)
+        with torch.no_grad(), Held() as held:
+            other.eval()(torch.empty(1, 3, *size))
+    kept = activation_bytes(network, torch.empty(2, 3, *size, device="meta")) / 2
+    weights = sum(each.numel() for each in network.parameters())
+    taught = sum(each.numel() for each in other.parameters())
+    return {
+        "kept_each": kept,
+        "teacher_each": held.most,
+        "weights": 12 * weights + 4 * taught,
+        "total": 12 * weights + 4 * taught + batch * max(kept, held.most),
+    }
+
+
+def measured(
+    student: Segmenter, teacher: Segmenter, size: tuple[int, int], batch: int, classes: int
+) -> tuple[float, float]:
+    """Make two steps; of the second say the most bytes that were held, and the CPU's seconds."""
+    images = torch.rand(batch, 3, *size)
+    labels = torch.randint(classes, (batch, 1, 3, 4)).float()
+    labels = torch.nn.functional.interpolate(labels, size)[:, 0].long()
+    task = TaskLoss(Task(), classes, student.align_corners)
+    objective = Distillation(teacher, student, ChannelKL(strength=0.0), task, 0.5)
+    optimizer = build_optimizer(Optimizer().settled(), student)
+    every = torch.ones(batch, dtype=torch.bool)
+
+    def step() -> None:
+        with torch.no_grad():
+            answer = teacher(images)
+        terms = objective(student(images), labels, every, 0.0, answer).terms
+        optimizer.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        optimizer.step()
+
+    step()
+    optimizer.zero_grad(set_to_none=True)
+    began = time.process_time()
+    step()
+    seconds = time.process_time() - began
+    optimizer.zero_grad(set_to_none=True)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in seen.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    before = sum(
+        each.numel() * each.element_size()
+        for each in (*student.state_dict().values(), *teacher.state_dict().values())
+    )
+    momentum = 4 * sum(each.numel() for each in student.parameters())
+    return before + momentum + peak, seconds
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--students", nargs="+", default=STUDENTS)
+    flags.add_argument("--teacher", default=TEACHER)
+    flags.add_argument("--classes", type=int, default=19)
+    flags.add_argument("--sides", nargs="+", type=int, default=[128, 256], help="square crops")
+    flags.add_argument("--batches", nargs="+", type=int, default=[2, 4])
+    flags.add_argument("--threads", type=int, default=torch.get_num_threads())
+    flags.add_argument("--out", type=Path, default=FOLDER / "results" / "memory.json")
+    given = flags.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(SEED)
+    teacher = open_network(given.teacher, given.classes).requires_grad_(False).eval()
+    rows = []
+    for word in given.students:
+        student = open_network(word, given.classes).train()
+        for side in given.sides:
+            for batch in given.batches:
+                said = formula(word, given.classes, (side, side), batch, given.teacher)
+                found, seconds = measured(student, teacher, (side, side), batch, given.classes)
+                row = {"student": word, "side": side, "batch": batch, **said}
+                rows.append({**row, "measured": found, "cpu_seconds": seconds})
+                print(
+                    f"{word:<76} {side:>4} {batch:>2}  said {said['total'] / 1e6:7.0f} MB  "
+                    f"measured {found / 1e6:7.0f}  ratio {found / said['total']:.2f}  "
+                    f"{batch / seconds:.2f} images/s",
+                    flush=True,
+                )
+    content = {"environment": environment("cpu"), "teacher": given.teacher, "rows": rows}
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
