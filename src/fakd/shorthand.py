@@ -326,4 +326,6 @@ def one_line(message: str) -> str:
         return f"{key[1]}: {re.sub(r'^Parser key [^:]+: ', '', text)}" if key else text
     kinds = [_WORDS.get(kind, kind) or choices or other for kind, choices, other in wanted]
     expected = " or ".join(kind for kind in kinds if kind != "NoneType")
+    if expected == "a list" and given[1].isdecimal():
+        expected = f"several numbers, such as {given[1]},{given[1]}"
     return f"{key[1]}: expected {expected}, got {given[1]}"

@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ SCHEMES = {
     "timm": "timm",
 }
 EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts", ".xml")
+GUARANTEE, REJECTED = "guarantee.json", ".rejected"
+"""What is known of an exported file, and the ending of one that is worse than its student."""
 _LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _QUERIED = re.compile(r"(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\?(?P<query>.+)")
 """A network of this package, or a class path, with its arguments."""
@@ -137,6 +140,7 @@ def _in_module(word: str) -> Spec:
 
 def _at_path(word: str) -> Spec:
     path = Path(word).expanduser()
+    _refuse_rejected(path)
     if path.suffix == ".py":
         raise InputError(f"{word} may hold several networks; name the function: {word}:FUNCTION")
     if path.is_dir() and (kind := _saved_by(path)) is not None:
@@ -149,6 +153,23 @@ def _at_path(word: str) -> Spec:
             require_library("onnxruntime")
         return written("fakd.models.open_exported", path=word)
     return written("fakd.models.load", path=word)
+
+
+def _refuse_rejected(path: Path) -> None:
+    """Say why an export was rejected that is named so, or without that ending."""
+    meant = path.with_suffix("") if path.suffix == REJECTED else path
+    rejected = Path(f"{meant}{REJECTED}")
+    if meant.suffix not in EXPORTED or not rejected.is_file() or (path == meant and path.exists()):
+        return
+    why = "its guarantee did not hold"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads((path.parent / f"{GUARANTEE}{REJECTED}").read_text(encoding="utf-8"))
+        sides = [f"{told['guarantee'][side]['miou']:.2f}" for side in ("file", "student")]
+        why = f"it scores {sides[0]} mIoU and its student {sides[1]}"
+    raise InputError(
+        f"{rejected} was rejected when it was exported: {why} (card.md{REJECTED} beside it); "
+        f"rename it to {meant.name} to use it all the same"
+    )
 
 
 def _saved_by(folder: Path) -> str | None:

@@ -62,6 +62,7 @@ def test_help_imports_nothing_heavy(arguments, tmp_path):
         ("train --network pspnet --data scenes --run r --pairs a", "that is for fakd compare"),
         ("train stray", "no stray here"),
         ("train --network gone --data scenes --run r", "gone does not exist"),
+        ("latency a --size 48", "size: expected several numbers, such as 48,48, got 48"),
         ("evaluate --network gone.onnx --data scenes", "gone.onnx does not exist"),
         ("evaluate --network hg:model --data scenes", "no such source; did you mean"),
         ("evaluate --network gone.py:net --data scenes", "gone.py does not exist"),

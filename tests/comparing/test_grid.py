@@ -203,6 +203,11 @@ def test_the_student_alone_is_always_among_the_methods():
     assert list(resolve_methods("cwd, cwd+fa")) == ["alone", "cwd", "cwd-fa"]
     assert list(resolve_methods(["pd", "alone"])) == ["alone", "pd"]
     assert resolve_methods("cwd")["alone"] == {"distillation": None}
+    rounded = resolve_methods({"cwd-int8": {"distillation": "cwd", "int8": True}})["cwd-int8"]
+    assert rounded == resolve_methods("cwd")["cwd"] | {"int8": True}
+    for alone in ({"alone": {"int8": True}}, {"bare": {"distillation": None, "int8": True}}):
+        with pytest.raises(InputError, match=r"int8: the student alone is not trained so"):
+            resolve_methods(alone)
 
 
 def test_a_method_may_differ_in_any_setting(tmp_path):

@@ -144,6 +144,39 @@ def test_a_broken_export_is_rejected(broken, student, data, tmp_path):
     assert "does NOT hold" in (tmp_path / "x/card.md.rejected").read_text()
 
 
+def test_a_rejected_export_is_not_opened_by_mistake(broken, student, data, tmp_path):
+    made = fakd.export(student, "onnx", data, out=tmp_path)
+    file = tmp_path / "adapted.onnx"
+    scores = [f"{made['guarantee'][side]['miou']:.2f}" for side in ("file", "student")]
+    for word in (file, f"{file}.rejected"):
+        said = message(lambda word=word: fakd.models.open_network(str(word)))
+        assert f"it scores {scores[0]} mIoU and its student {scores[1]}" in said
+        assert "rename it to adapted.onnx" in said
+    (tmp_path / "guarantee.json.rejected").write_text("{")
+    said = message(lambda: fakd.models.open_network(str(file)))
+    assert "rejected when it was exported: its guarantee did not hold (card.md.rejected" in said
+    (tmp_path / "adapted.onnx.rejected").rename(file)
+    assert fakd.models.open_network(str(file)).classes == 12
+
+
+def test_of_a_student_of_one_class_the_guarantee_says_that_it_says_nothing(data, tmp_path, capsys):
+    network = nn.Conv2d(3, 12, 1)
+    with torch.no_grad():
+        network.bias.copy_(100.0 * torch.arange(12))
+    options = {"images": 1, "size": (64, 96)}
+    made = fakd.export(fakd.models.adapt(network), "torch", data, out=tmp_path / "one", **options)
+    assert made["holds"]
+    said = "It says nothing of the file, for the student names one class everywhere"
+    assert said in (tmp_path / "one/card.md").read_text()
+    assert said in capsys.readouterr().out
+    with torch.no_grad():
+        network.bias.zero_()
+        network.weight.mul_(100)
+    made = fakd.export(fakd.models.adapt(network), "torch", data, out=tmp_path / "more", **options)
+    assert made["guarantee"]["named"] > 1
+    assert said not in made["verdict"]
+
+
 def test_what_was_rejected_goes_once_an_export_holds(student, data, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Guarantee, "holds", lambda *_: False)

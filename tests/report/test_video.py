@@ -1,7 +1,9 @@
 """Video is segmented as its frames are, one at a time."""
 
 import json
+import struct
 import tracemalloc
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 import fakd
+from fakd.data.video import Frames
 from fakd.inference import predict_classes
 from stand_ins import message
 
@@ -51,6 +54,33 @@ def test_every_frame_gets_its_mask_its_colours_and_its_shares(tiny_network, tmp_
     assert painted[0].shape == (48, 66, 3)
     assert "--overwrite true" in message(lambda: fakd.predict(network, video, out))
     fakd.predict(network, video, out, accelerator="cpu", overwrite=True, overlays=False)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_video_is_turned_as_phones_say(tiny_network, tmp_path, turns):
+    video, out = made(tmp_path / "phone.mp4", 1), tmp_path / "out"
+    stored = decoded(video)[0]
+    content = bytearray(video.read_bytes())
+    # p' = a p + c q and q' = b p + d q, from column p and row q (ISO/IEC 14496-12, 6.2.2).
+    a, b, c, d = ((1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0))[turns]
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+    at = content.index(b"tkhd") + 44
+    content[at : at + 36] = struct.pack(">9i", *matrix)
+    video.write_bytes(content)
+    fakd.predict(tiny_network.eval(), video, out, accelerator="cpu")
+    (shown,) = (np.array(Image.open(each)) for each in (out / "masks/phone").iterdir())
+    height, width = stored.shape[:2]
+    upright = np.empty_like(stored) if turns % 2 == 0 else np.empty((width, height, 3), np.uint8)
+    for row, column in product(range(height), range(width)):
+        # Where a side is turned round, the first becomes the last, that is -1.
+        place = b * column + d * row - (b + d < 0), a * column + c * row - (a + c < 0)
+        upright[place] = stored[row, column]
+    image = torch.from_numpy(upright).permute(2, 0, 1)[None]
+    expected = predict_classes(tiny_network, image, fakd.Inference())[0].numpy()
+    assert np.array_equal(shown, expected)
+    assert decoded(out / "coloured/phone.mp4")[0].shape == upright.shape
+    trained = Frames(video, 1).image(0)
+    assert np.array_equal(np.array(Image.open(trained.open())), upright)
 
 
 def test_what_is_no_video_is_refused_and_leaves_nothing(tiny_network, tmp_path):

@@ -20,7 +20,7 @@ from fakd.specs import Spec
 _NESTED: Mapping[str, Any] = {
     each.name: each.type for each in fields(Settings) if is_dataclass(each.type)
 } | {"task": Task}
-_PLAIN = ("ema", "check_teacher", "teacher", "student")
+_PLAIN = ("ema", "check_teacher", "teacher", "student", "int8")
 
 
 def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Spec]:
@@ -85,8 +85,12 @@ def _method(name: str, entry: Any) -> Spec:
     if name == ALONE:
         if given.get("distillation") is not None:
             raise InputError("methods.alone: it is the student without distillation; rename it")
-        return {"distillation": None, **special}
-    return {"distillation": _distillation(name, given.get("distillation", name)), **special}
+        loss = None
+    else:
+        loss = _distillation(name, given.get("distillation", name))
+    if loss is None and "int8" in special:
+        raise InputError(f"methods.{name}.int8: the student alone is not trained so; leave it out")
+    return {"distillation": loss, **special}
 
 
 def _distillation(name: str, loss: Any) -> Spec | None:

@@ -8,6 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from fakd.data.packed import Packed, Place
@@ -31,7 +33,7 @@ class Frame(Packed):
             source.seek(self._time, stream=stream, backward=True)
             found = next(each for each in source.decode(stream) if each.pts >= self._time)
             written = BytesIO()
-            Image.fromarray(found.to_ndarray(format="rgb24")).save(written, "BMP")
+            Image.fromarray(upright(found)).save(written, "BMP")
         return written.getvalue()
 
 
@@ -70,6 +72,15 @@ class Frames(Block):
     def stamp(self, place: int) -> str:
         """Tell the bytes of the file, and the time."""
         return f"{self._size}.{self._times[place]}"
+
+
+def upright(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
+    """Take the pixels of a decoded frame, turned as its display matrix says.
+
+    Phones store what they film as the sensor lies, and how it is to be turned beside it.
+    """
+    pixels: np.ndarray = frame.to_ndarray(format="rgb24")
+    return np.rot90(pixels, round(frame.rotation / 90)).copy() if frame.rotation else pixels
 
 
 @contextmanager

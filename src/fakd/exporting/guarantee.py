@@ -32,6 +32,8 @@ class Guarantee:
     latency: tuple[tuple[float, float], tuple[float, float]]
     """Median and 90th percentile in ms of the first image, of student and file, bytes to ids."""
     threads: int
+    named: int
+    """How many classes the student names."""
 
     @property
     def fall(self) -> float:
@@ -54,6 +56,7 @@ class Guarantee:
             "agreement": round(100 * self.agreement, 4),
             "images": self.images,
             "threads": self.threads,
+            "named": self.named,
         }
 
 
@@ -105,6 +108,7 @@ def guarantee(
         count,
         (spread(times[0]), spread(times[1])),
         torch.get_num_threads(),
+        int(matrices[0].any(dim=0).sum()),
     )
 
 

@@ -29,8 +29,8 @@ from fakd.exporting.writing import (
 from fakd.files import make_folder, writing
 from fakd.models.files import save
 from fakd.models.foreign.exported import open_exported
-from fakd.runs.reading import GUARANTEE, REJECTED
 from fakd.settings import Inference
+from fakd.sources import GUARANTEE, REJECTED
 from fakd.types import Segmenter
 
 CARD, SCRIPT = "card.md", "run.py"
@@ -208,10 +208,16 @@ def _measured(
 def sentence(found: Guarantee, tolerance: float, name: str) -> str:
     """Say whether the guarantee holds."""
     kept = "holds" if found.holds(tolerance) else "does NOT hold"
+    nothing = (
+        " It says nothing of the file, for the student names one class everywhere, as a broken one "
+        "may: train it first."
+    )
     return (
         f"The guarantee {kept}: {name} scores {100 * found.file.miou:.2f} mIoU as a file and "
         f"{100 * found.student.miou:.2f} as the student ({-found.fall:+.2f}, at most {tolerance:g} "
         f"may be lost) on {found.images} images; they agree on {found.agreement:.3%} of the pixels."
+        + nothing
+        * (found.named < 2)
     )
 
 

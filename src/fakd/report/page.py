@@ -27,7 +27,8 @@ from fakd.report.methods import class_iou, method_table
 from fakd.report.table import Entry, Row, filled, number
 from fakd.runs.folder import RECIPE, read_json
 from fakd.runs.naming import ALONE, title_of
-from fakd.runs.reading import GUARANTEE, Failure, Methods
+from fakd.runs.reading import Failure, Methods
+from fakd.sources import GUARANTEE
 
 LIMIT = 5_000_000
 """Bytes that a report stays below, so that it can be sent by mail."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fakd.data.description import VIDEOS
+from fakd.data.video import upright
 from fakd.errors import InputError
 from fakd.files import make_folder, writing
 from fakd.imports import require_library
@@ -112,7 +113,7 @@ def _segmented(
     videos = {kind: _Video(av, folder / kind, rate) for kind in painters}
     with open(folder / "shares", "w", encoding="utf-8") as shares:
         for number, frame in enumerate(source.decode(stream), start=1):
-            image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+            image = torch.from_numpy(upright(frame)).permute(2, 0, 1)
             classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
             save_mask(folder / "masks" / f"{number:06d}.png", classes, palette)
             for kind, paint in painters.items():

@@ -33,9 +33,6 @@ from fakd.runs.naming import ALONE, method_of, student_of
 Curve = list[tuple[float, float]]
 """Step and value of what was logged."""
 
-GUARANTEE, REJECTED = "guarantee.json", ".rejected"
-"""What is known of an exported file, and the ending of one that is worse than its student."""
-
 
 @dataclass(frozen=True, eq=False)
 class Run:
