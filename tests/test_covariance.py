@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fakd import covariance as module
 from fakd.covariance import ClassCovariance, LogitStatistics, Moments, class_moments, merge
 from references import IGNORED, class_statistics, loop_logit_variance, update_in_process
 
@@ -310,6 +311,27 @@ def test_a_device_that_must_not_be_asked_finds_the_same(kind, last, monkeypatch)
         found.append([*covariance.buffers(), variance, gradient])
         assert variance.is_contiguous()
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_channels_taken_some_at_a_time_make_the_same_moments(last, monkeypatch):
+    layout = torch.channels_last if last else torch.contiguous_format
+    features = torch.randn(3, 7, 5, 6).contiguous(memory_format=layout) + 3
+    labels = torch.randint(4, (3, 5, 6))
+    whole = class_moments(features, labels, 4)
+    seen, centred = [], module._centred
+
+    def watched(pixels, *others):
+        seen.append(pixels.shape[1])
+        return centred(pixels, *others)
+
+    monkeypatch.setattr(module, "_CACHED", 60)
+    monkeypatch.setattr(module, "_centred", watched)
+    parts = class_moments(features, labels, 4)
+    assert seen == 3 * [2, 2, 2, 1]
+    assert torch.equal(parts.count, whole.count)
+    torch.testing.assert_close(parts.mean, whole.mean)
+    torch.testing.assert_close(parts.covariance, whole.covariance)
 
 
 def test_the_features_are_read_image_by_image():

@@ -13,6 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from fakd.errors import require_choice
 from fakd.processes import summed
 
+_CACHED = 2**18
+"""Numbers of an image's features looked at together on a CPU, whose cache keeps those and more."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -93,23 +96,25 @@ def class_moments(
         total = shares.new_zeros(classes + 1, *shares.shape[2:])
         return add_ranks(total.index_add_(0, shown.flatten(), shares.flatten(0, 1))[:classes])
 
-    sums, squares = [], []
-    for image, own, count in zip(features.flatten(2).mT, members, counts, strict=True):
-        pixels = image.to(dtype)
-        sums.append(own @ pixels)
-        if not full:
-            mean = sums[-1] / count.clamp(min=1)[:, None]
-            squares.append(own @ _centred(pixels, mean, own).square_())
+    sums, squares = members.new_zeros(2, *shown.shape, features.shape[1])
+    width = max(1, _CACHED // rows.shape[1]) if reading_is_free(rows) else features.shape[1]
+    images = features.flatten(2).mT
+    for own, count, *wide in zip(members, counts, images, sums, squares, strict=True):
+        for part, total, square in zip(*(each.split(width, 1) for each in wide), strict=True):
+            total.copy_(own @ (pixels := part.to(dtype)))
+            if not full:
+                mean = total / count.clamp(min=1)[:, None]
+                square.copy_(own @ _centred(pixels, mean, own).square_())
     count = over_images(counts.long())
     share = count.clamp(min=1).to(dtype)[:, None]
-    mean = over_images(torch.stack(sums)) / share
+    mean = over_images(sums) / share
     near = F.pad(mean, (0, 0, 0, 1))[shown]
     if full:
-        every = zip(features.flatten(2).mT, near, members, strict=True)
+        every = zip(images, near, members, strict=True)
         centred = torch.stack([_centred(image.to(dtype), *own) for image, *own in every])
         return Moments(count, mean, add_ranks(_grams(centred, rows, classes)) / share[..., None])
-    means = torch.stack(sums) / counts.clamp(min=1)[..., None]
-    spread = torch.stack(squares) + counts[..., None] * (means - near).square()
+    means = sums / counts.clamp(min=1)[..., None]
+    spread = squares + counts[..., None] * (means - near).square()
     return Moments(count, mean, over_images(spread) / share)
 
 
@@ -119,7 +124,7 @@ def _centred(
     members: Float[Tensor, "shown pixels"],
 ) -> Float[Tensor, "pixels channels"]:
     """Compute class mean minus feature, in the features' memory format: mixing them is slow."""
-    own = members.mT @ mean if pixels.is_contiguous() else (mean.mT @ members).mT
+    own = members.mT @ mean if pixels.stride(1) == 1 else (mean.mT @ members).mT
     return own.sub_(pixels)
 
 
@@ -138,14 +143,12 @@ def _grams(
     count = rows.new_zeros(classes + 1).scatter_add_(0, rows, torch.ones_like(rows))
     last_block = ((count + size - 1) // size).cumsum(0)
     order = rows.argsort()
-    position = torch.empty_like(order).scatter_(
-        0, order, torch.arange(len(rows), device=rows.device)
-    )
+    places = torch.arange(len(rows), device=rows.device)
+    position = torch.empty_like(order).scatter_(0, order, places)
     rank = position - (count.cumsum(0) - count)[rows]
     slot = (last_block - (count + size - 1) // size)[rows] * size + rank
     padded = values.new_zeros(blocks * size, values.shape[2])
-    padded.index_copy_(0, slot, values.flatten(0, 1))
-    padded = padded.view(blocks, size, -1)
+    padded = padded.index_copy_(0, slot, values.flatten(0, 1)).view(blocks, size, -1)
     grams = padded.transpose(1, 2) @ padded
     owner = torch.searchsorted(last_block, torch.arange(blocks, device=rows.device), right=True)
     # Two more rows than classes: for the blocks of ignored pixels, and for those left empty.
@@ -165,8 +168,7 @@ def merge(seen: Moments, batch: Moments) -> Moments:
     total = seen.count + batch.count
     share = (batch.count.to(seen.mean.dtype) / total.clamp(min=1).to(seen.mean.dtype))[:, None]
     shift = batch.mean - seen.mean
-    spread = shift.square()
-    mean = seen.mean.lerp(batch.mean, share)
+    spread, mean = shift.square(), seen.mean.lerp(batch.mean, share)
     if seen.covariance.ndim == 3:
         spread, share = shift[:, :, None] * shift[:, None, :], share[..., None]
     covariance = seen.covariance.lerp(batch.covariance, share)
@@ -301,9 +303,7 @@ class ClassCovariance(nn.Module):
                 size = round(len(taps) ** 0.5)
                 shape = (self.classes, self.classes, size, size)
                 kernel = torch.stack(taps, dim=-1).transpose(0, 1).reshape(shape)
-                members = look_up(
-                    torch.eye(self.classes, device=rows.device, dtype=kernel.dtype), rows
-                )
+                members = look_up(torch.eye(self.classes).to(kernel), rows)
                 variance = F.conv2d(members, kernel, padding=size // 2)
         if spare_own_class:
             own = torch.arange(self.classes, device=rows.device)[:, None, None] == rows[:, None]
@@ -326,9 +326,9 @@ class ClassCovariance(nn.Module):
                 "the joint covariance of the logits needs a 1x1 classifier and kind 'diagonal' or "
                 f"'full', got {got}; logit_variance works for all"
             )
-        rows, value = taps[0], self.value
+        rows, value = taps[0], self.value.to(taps[0])
         with torch.autocast(rows.device.type, enabled=False):
-            scaled = rows @ value.to(rows) if value.ndim == 3 else rows * value.to(rows)[:, None]
+            scaled = rows @ value if value.ndim == 3 else rows * value[:, None]
             joint = scaled @ rows.T
         if spare_own_class:
             own = torch.eye(self.classes, dtype=torch.bool, device=joint.device)
