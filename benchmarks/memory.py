@@ -4,7 +4,8 @@ The formula needs no weights and computes nothing: 4 bytes for each parameter of
 gradient and its momentum, and of the teacher; and for each image what a forward pass keeps for the
 gradient (`fakd.models.catalogue.activation_bytes`, on the meta device) or, if that is more, what
 the teacher's forward pass, which comes first, holds at its height. The measurement makes real
-steps of CWD on the CPU and adds up what PyTorch's allocator took and gave back.
+steps of CWD on the CPU and adds up what PyTorch's allocator took and gave back. ``--plan`` measures
+nothing: it computes memory and hours for GPUs, whose sustained speed is an assumption.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from common import FOLDER, SEED, environment
 from fakd.losses import ChannelKL
 from fakd.models import open_network
-from fakd.models.catalogue import activation_bytes
+from fakd.models.catalogue import activation_bytes, count
 from fakd.settings import Optimizer, Task
 from fakd.training.objective import Distillation
 from fakd.training.optimizer import build_optimizer
@@ -36,6 +37,11 @@ STUDENTS = (
     "pspnet?backbone=resnet18",
     "pspnet?backbone=resnet18b&channels=64",
 )
+STEPS, BATCH, MARGIN = 40_000, 16, 1.3
+SUSTAINED = {"T4": 8.1e12, "A100": 156e12, "H100": 495e12}
+"""Published peaks, operations a second: float32 of the T4, TF32 of the others."""
+SHARE = {"dense": 0.3, "depthwise": 0.06}
+"""Of the peak that training is assumed to reach; depthwise convolutions wait for memory."""
 
 
 class Held(TorchDispatchMode):
@@ -125,6 +131,24 @@ def measured(
     return before + momentum + peak, seconds
 
 
+def plan(student: str, classes: int, size: tuple[int, int], teacher: str) -> str:
+    """Write a line of the guide's table: one student at one size."""
+    said = formula(student, classes, size, BATCH, teacher)
+    with torch.device("meta"):
+        network, other = open_network(student, classes), open_network(teacher, classes)
+    depthwise = any(getattr(each, "groups", 1) > 1 for each in network.modules())
+    own, taught = (count("", each, size).flops for each in (network, other))
+    share = SHARE["depthwise" if depthwise else "dense"]
+    cells = [f"`{student}`", f"{size[0]} x {size[1]}", f"{own / 1e9:.1f}"]
+    cells += [f"{said['kept_each'] / 1e6:.0f}", f"{MARGIN * said['total'] / 1e9:.1f}"]
+    for peak in SUSTAINED.values():
+        seconds = 3 * own / (share * peak) + taught / (SHARE["dense"] * peak)
+        alone = 3 * own / (share * peak)
+        hours = [STEPS * BATCH * each / 3600 for each in (seconds, alone)]
+        cells.append(f"{1 / seconds:.0f}, {hours[0]:.1f} h ({hours[1]:.1f})")
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--students", nargs="+", default=STUDENTS)
@@ -132,9 +156,15 @@ def main() -> None:
     flags.add_argument("--classes", type=int, default=19)
     flags.add_argument("--sides", nargs="+", type=int, default=[128, 256], help="square crops")
     flags.add_argument("--batches", nargs="+", type=int, default=[2, 4])
+    flags.add_argument("--plan", action="store_true", help="compute the guide's table instead")
     flags.add_argument("--threads", type=int, default=torch.get_num_threads())
     flags.add_argument("--out", type=Path, default=FOLDER / "results" / "memory.json")
     given = flags.parse_args()
+    if given.plan:
+        for word in given.students:
+            for size in ((256, 256), (512, 512), (512, 1024)):
+                print(plan(word, given.classes, size, given.teacher), flush=True)
+        return
     torch.set_num_threads(given.threads)
     torch.manual_seed(SEED)
     teacher = open_network(given.teacher, given.classes).requires_grad_(False).eval()

@@ -1,5 +1,7 @@
 """What README and docs promise can be run, and every link leads somewhere."""
 
+import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import fakd
 from fakd import cli
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +70,15 @@ def test_the_site_has_every_page():
     assert sorted(shown) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
+def test_the_reference_has_every_public_name():
+    listed = re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    for name in fakd.__all__:
+        found = getattr(fakd, name)
+        if inspect.isclass(found) or inspect.isfunction(found):
+            path = f"{found.__module__}.{name}"
+            assert any(f"{path}.".startswith(f"{each}.") for each in listed), path
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
@@ -75,3 +87,13 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "<math" in (tmp_path / "site" / "method.html").read_text()
     assert ".. math" not in (tmp_path / "site" / "api.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    assert all(not each["outputs"] for each in cells if each["cell_type"] == "code")
+    code = [each["source"] for each in cells if each["cell_type"] == "code"]
+    exec(compile("\n".join("".join(each) for each in code), "notebook", "exec"), {})
+    assert list((tmp_path / "runs" / "student" / "onnx").glob("student.onnx*"))

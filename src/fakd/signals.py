@@ -7,8 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C, a polite kill, a lost terminal, and what clusters send before the time is over."""
+ASKING = tuple(
+    signal.Signals[each]
+    for each in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if each in signal.Signals.__members__
+)
+"""Ctrl-C, a polite kill, a lost terminal, and what clusters send before the time is over; Windows
+knows the first two."""
 _LINGER = 20
 """Seconds for which a worker outlives a polite kill."""
 

@@ -1,11 +1,13 @@
 """`fakd data check` prints what it found, draws it, and writes nothing beside the data."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fakd.cli import main
 from fakd.commands.check import check
 from fakd.data import folder
 from fakd.errors import InputError
@@ -157,3 +159,22 @@ def test_the_picture_shows_masks_in_the_colours_of_the_legend(root, tmp_path):
         pixels = np.array(picture.convert("RGB")).reshape(-1, 3)
     for colour, share in (([10, 200, 30], 1 / 8), ([90, 20, 220], 2 / 8)):
         assert (pixels == colour).all(1).mean() > share / 2
+
+
+ROOT = Path(__file__).parents[2]
+REAL = [ROOT / up / "shared" / "data" for up in ("", "..", "../..")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["camvid", "ccp"])
+def test_what_is_saved_of_real_data_trains_at_once(name, tmp_path, monkeypatch):
+    found = [each / name for each in REAL if (each / name).is_dir()]
+    if not found:
+        pytest.skip(f"{name} is not on this machine")
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", str(found[0]), "--save", "described"]) == 0
+    network = "--network pspnet --network.backbone mobilenetv3_small_050 --network.channels 8"
+    sizes = "--augmentation.crop 32,48 --inference.scale 0.1"
+    steps = "--schedule.steps 1 --schedule.batch_size 2 --run run --data described"
+    assert main(["train", *f"{network} {sizes} {steps}".split()]) == 0
+    assert (tmp_path / "run" / "result.json").is_file()

@@ -1,14 +1,20 @@
 """Who is at work on a folder: a lock that ends with its process, however that ends."""
 
-import fcntl
+import errno
 import os
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fakd.files import make_folder, writing
+
+# Windows has none, as some network file systems have no locks.
+_fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 
 
 @contextmanager
@@ -17,14 +23,17 @@ def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
 
     The kernel releases the lock when the last process that has the descriptor ends, however it
     ends. A run inherits it, and so stays locked if only the process that started it was killed.
-    Some network file systems have no locks: there a warning is printed, and nothing is held back.
+    Some network file systems have no locks, nor has Windows: there a warning is printed, and
+    nothing is held back.
     """
     make_folder(path.parent)
     with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _fcntl is None:
+                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            _fcntl.flock(descriptor, _fcntl.LOCK_EX | (0 if wait else _fcntl.LOCK_NB))
         except BlockingIOError:
             yield None
             return
@@ -41,8 +50,9 @@ def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
             yield descriptor
         finally:
             # Closing would not do where a straggler of the run still has the descriptor.
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            if _fcntl is not None:
+                with suppress(OSError):
+                    _fcntl.flock(descriptor, _fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

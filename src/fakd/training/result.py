@@ -1,12 +1,13 @@
 """What a run states about itself: what it left out, how it was extended, and its result."""
 
-import resource
 import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,16 @@ def conclusion(result: Mapping[str, Any], folder: Path) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Measure the most memory held so far, in bytes: the GPU's, or the whole process's."""
+    """Measure the most memory held so far, in bytes: the GPU's, or the whole process's.
+
+    0 where the system does not say it, as on Windows without a GPU.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if find_spec("resource") is None:
+        return 0
+    resource = import_module("resource")
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024
 
 
