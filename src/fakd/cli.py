@@ -18,7 +18,7 @@ import fakd
 from fakd import help_pages, specs
 from fakd.budget import require_student
 from fakd.console import replace_unshowable
-from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory
+from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory, require_seed
 from fakd.files import expanded
 from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
@@ -65,7 +65,7 @@ TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", 
 # Those whose exit code is 1 unless their result says so.
 JUDGING = {"data check": "usable", "check": "ready", "export": "holds"}
 # Those that keep what is done when they are stopped.
-_CONTINUING = ("train", "distill", "compare", "answer")
+_CONTINUING = ("train", "distill", "compare", "answer", "predict")
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not error.args:  # else it has been said
             line = "fakd: stopped"
             if given[0] in _CONTINUING:
-                line += "; the same command continues at the last checkpoint"
+                line += "; the same command continues at what was last saved"
             print(line, file=sys.stderr)
         return 130
 
@@ -296,6 +296,7 @@ def command_parser(name: str) -> ArgumentParser:
 
 def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build what the flags name; the network to be trained last, for the classes of the data."""
+    require_seed(arguments.get("seed", 0))
     if name == "distill" or arguments.get("fit") is not None:
         require_student(arguments["student"], arguments["fit"])
     apart = PASSED_ON.get(name, ())

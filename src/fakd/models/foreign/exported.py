@@ -1,5 +1,6 @@
 """Networks without their code, teachers only: ONNX, TorchScript, `torch.export`, functions."""
 
+import hashlib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -188,6 +189,8 @@ def _of_program(program: torch.export.ExportedProgram) -> ExportedNetwork:
 def open_exported(path: str) -> nn.Module:
     """Open an exported network, a teacher: it cannot be trained.
 
+    Its ``digest`` tells the file from others, for such networks may show no weights.
+
     Args:
         path: an .onnx file, a TorchScript file, a .pt2 file of `torch.export`, or an .xml file that
             `fakd export` wrote for OpenVINO.
@@ -198,6 +201,17 @@ def open_exported(path: str) -> nn.Module:
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"{path} does not exist; name an exported network")
+    opened = _opened(file, path)
+    digest = hashlib.sha256()
+    # Formats keep large weights in a file beside the program.
+    for part in (file, file.with_suffix(".bin"), file.with_name(f"{file.name}.data")):
+        if part.is_file():
+            digest.update(part.read_bytes())
+    opened.digest = digest.hexdigest()[:16]  # type: ignore[assignment]
+    return opened
+
+
+def _opened(file: Path, path: str) -> nn.Module:
     try:
         if file.suffix == ".onnx":
             session = onnx_session(file)
