@@ -1,5 +1,6 @@
 """Command name -> function; the function's signature is the flags and the recipe's schema."""
 
+import errno
 import inspect
 import json
 import os
@@ -98,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fakd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (FloatingPointError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            print(f"fakd: error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
         print(f"fakd: failed: {_unprinted() or error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
@@ -245,7 +249,18 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
         raise InputError(f"{key}: expected a value, got none; give --{key}")
     if given is None and parameter.default is not parameter.empty:
         given = parameter.default
-    return expanded(given) if isinstance(given, Path) else given
+    return _path(key, given) if isinstance(given, Path) else given
+
+
+def _path(key: str, given: Path) -> Path:
+    """Refuse what no file system can hold: a null character, a loop of links, too long a name."""
+    path = expanded(given)
+    try:
+        path.exists(), path.resolve()
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition(" from ")[0].lower()
+        raise InputError(f"{key}: {str(given)!r} can be no path: {reason}") from error
+    return path
 
 
 def _required(parameter: inspect.Parameter) -> bool:

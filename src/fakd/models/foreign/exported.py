@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fakd.errors import InputError
+from fakd.files import wrong_with
 from fakd.imports import require_library
 from fakd.models.foreign.deployed import KEY, Deployed
 from fakd.models.foreign.libraries import Carried, keep
@@ -237,7 +238,7 @@ def _opened(file: Path, path: str) -> nn.Module:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = wrong_with(file, (str(error).splitlines() or [type(error).__name__])[0])
         raise InputError(f"{path} cannot be opened as an exported network: {reason}") from error
 
 
