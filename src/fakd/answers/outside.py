@@ -103,7 +103,8 @@ class Outside(Answers):
 
     def _logits(self, file: str) -> Float32[np.ndarray, "classes rows cols"]:
         path = self.folder / file
-        logits = self._from_mask(path) if path.suffix == ".png" else self._from_arrays(path)
+        reader = self._reader if path.suffix == ".png" else None
+        logits = self._from_mask(path, reader) if reader else self._from_arrays(path)
         if len(logits) != getattr(self, "classes", len(logits)):
             raise InputError(f"{path} has {len(logits)} classes, others have {self.classes}")
         return logits
@@ -162,9 +163,10 @@ class Outside(Answers):
         scaled: np.ndarray = values * scale + offset
         return scaled
 
-    def _from_mask(self, path: Path) -> Float32[np.ndarray, "classes rows cols"]:
-        assert self._reader is not None  # for there are masks
-        labels = self._reader(path)
+    def _from_mask(
+        self, path: Path, reader: MaskReader
+    ) -> Float32[np.ndarray, "classes rows cols"]:
+        labels = reader(path)
         height, width = labels.shape
         rows, cols = (max(1, round(side / _CELL)) for side in labels.shape)
         cell = (np.arange(height) * rows // height)[:, None] * cols + np.arange(
