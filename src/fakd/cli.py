@@ -1,5 +1,6 @@
 """Command name -> function; the function's signature is the flags and the recipe's schema."""
 
+import errno
 import inspect
 import json
 import os
@@ -18,7 +19,7 @@ import fakd
 from fakd import completion, help_pages, specs
 from fakd.budget import require_student
 from fakd.console import replace_unshowable
-from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory
+from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory, require_seed
 from fakd.files import expanded
 from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
@@ -67,7 +68,7 @@ TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", 
 # Those whose exit code is 1 unless their result says so.
 JUDGING = {"data check": "usable", "check": "ready", "export": "holds"}
 # Those that keep what is done when they are stopped.
-_CONTINUING = ("train", "distill", "compare", "answer")
+_CONTINUING = ("train", "distill", "compare", "answer", "predict")
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
@@ -100,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fakd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (FloatingPointError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            print(f"fakd: error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
         print(f"fakd: failed: {_unprinted() or error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
@@ -112,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not error.args:  # else it has been said
             line = "fakd: stopped"
             if given[0] in _CONTINUING:
-                line += "; the same command continues at the last checkpoint"
+                line += "; the same command continues at what was last saved"
             print(line, file=sys.stderr)
         return 130
 
@@ -264,7 +268,18 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
         raise InputError(f"{key}: expected a value, got none; give --{key}")
     if given is None and parameter.default is not parameter.empty:
         given = parameter.default
-    return expanded(given) if isinstance(given, Path) else given
+    return _path(key, given) if isinstance(given, Path) else given
+
+
+def _path(key: str, given: Path) -> Path:
+    """Refuse what no file system can hold: a null character, a loop of links, too long a name."""
+    path = expanded(given)
+    try:
+        path.exists(), path.resolve()
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition(" from ")[0].lower()
+        raise InputError(f"{key}: {str(given)!r} can be no path: {reason}") from error
+    return path
 
 
 def _required(parameter: inspect.Parameter) -> bool:
@@ -315,6 +330,7 @@ def command_parser(name: str) -> ArgumentParser:
 
 def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build what the flags name; the network to be trained last, for the classes of the data."""
+    require_seed(arguments.get("seed", 0))
     if name == "distill" or arguments.get("fit") is not None:
         require_student(arguments["student"], arguments["fit"])
     apart = PASSED_ON.get(name, ())

@@ -80,6 +80,16 @@ def require_above_zero(remedy: str = "", **numbers: float | int) -> None:
             raise ValueError(f"expected {name} above 0, got {number}{remedy and f'; {remedy}'}")
 
 
+def require_seed(seed: int) -> None:
+    """Refuse a seed that a generator of random numbers cannot take.
+
+    Raises:
+        InputError: it is below 0, or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise InputError(f"expected a seed of 0 to {2**63 - 1}, got {seed}")
+
+
 def require_at_least(least: float | int, remedy: str = "", **numbers: float | int) -> None:
     """Refuse numbers that are infinite, NaN, or below the least.
 

@@ -15,6 +15,8 @@ import yaml
 from fakd.errors import InputError
 
 _NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+")
+_MOST = 10**6
+"""Values that YAML may hold, its anchors written out."""
 _APART = ("x-", ".")
 """How keys begin that hold nothing but anchors, or what other tools read."""
 
@@ -37,6 +39,22 @@ def writing(path: Path) -> Iterator[None]:
         reason = os.strerror(number) if number else error
         kept = "; the previous one is intact" if path.is_file() else ""
         raise InputError(f"could not write {path}: {reason}{kept}") from error
+
+
+def wrong_with(path: Path, otherwise: str) -> str:
+    """Say what lies where a file was not fetched whole, as what it is that it should not be.
+
+    Args:
+        path: a file that cannot be read as what it should be.
+        otherwise: what is said of anything else.
+    """
+    with suppress(OSError), open(path, "rb") as file:
+        beginning = file.read(64).lstrip().lower()
+        if beginning.startswith(b"version https://git-lfs"):
+            return "it is a pointer of Git LFS; git lfs pull fetches the file itself"
+        if beginning.startswith((b"<!doctype html", b"<html")):
+            return "it is a web page; download the file itself"
+    return otherwise
 
 
 def expanded(path: str | Path) -> Path:
@@ -171,7 +189,9 @@ def parse_yaml(text: str) -> Any:
     {'learning_rate': 0.01}
     """
     try:
-        return yaml.load(text, _Loader)
+        found = yaml.load(text, _Loader)
+        _refuse_endless(found)
+        return found
     except InputError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -183,6 +203,21 @@ def parse_yaml(text: str) -> Any:
         raise InputError(f"{line}not valid YAML: {said}{tab}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _refuse_endless(found: Any) -> None:
+    """Refuse anchors that hold themselves, or each other so often that no memory would do."""
+    left, count = [found], 0
+    while left:
+        each = left.pop()
+        count += 1
+        if count > _MOST:
+            raise InputError(
+                f"its anchors (&) make more than {_MOST} values, or one that holds itself; write "
+                "out what is meant"
+            )
+        if isinstance(each, dict | list):
+            left += each.values() if isinstance(each, dict) else each
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -207,7 +242,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(found, dict):
         kind = "nothing" if found is None else f"a {type(found).__name__}"
-        raise InputError(f"{path} must hold lines of the form 'key: value', and holds {kind}")
+        reason = wrong_with(path, f"it holds {kind}")
+        raise InputError(f"{path} must hold lines of the form 'key: value': {reason}")
     for key in found:
         if not isinstance(key, str):
             raise InputError(f"{path}: {key!r} is no key; put it in quotes if it is a name")

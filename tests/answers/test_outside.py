@@ -84,6 +84,37 @@ def test_masks_become_shares_of_labels_smoothed_as_asked(tmp_path):
     np.testing.assert_allclose(np.exp(read(tmp_path, smoothing=0.1)), smoothed, atol=1e-5)
 
 
+def test_masks_mean_the_same_in_any_type_of_file(tmp_path):
+    mask = np.array([[0, 1], [2, 2]], np.uint8).repeat(4, 0).repeat(4, 1)
+    colours = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 200]], np.uint8)
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    wanted = read(tmp_path)
+    described = "classes: [{name: x, color: [0, 0, 0]}, {name: y, color: [200, 0, 0]}, "
+    (tmp_path / "dataset.yaml").write_text(described + "{name: z, color: [0, 0, 200]}]\n")
+    Image.fromarray(colours[mask]).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read(tmp_path), wanted)
+    # As programs write it that make files small: indices by how often a colour comes.
+    palette = Image.fromarray(np.array([1, 2, 0], np.uint8)[mask], mode="P")
+    palette.putpalette(colours[[2, 0, 1]].ravel().tolist())
+    palette.save(tmp_path / "a.png")
+    assert "say which counts with masks: colors" in message(lambda: read(tmp_path))
+    with open(tmp_path / "dataset.yaml", "a") as file:
+        file.write("masks: colors\n")
+    np.testing.assert_array_equal(read(tmp_path, classes=None), wanted)
+    (tmp_path / "dataset.yaml").unlink()
+    Image.fromarray(colours[mask]).save(tmp_path / "b.png")
+    assert "b.png holds colours" in message(lambda: read(tmp_path, "b"))
+
+
+def test_palettes_that_differ_from_file_to_file_are_refused(tmp_path):
+    for name, red in (("a", 200), ("b", 90)):
+        mask = Image.fromarray(np.ones((8, 8), np.uint8), mode="P")
+        mask.putpalette([0, 0, 0, red, 0, 0])
+        mask.save(tmp_path / f"{name}.png")
+    answers = open_answers(Stored(tmp_path), 3)
+    assert "shows id 1 as [90, 0, 0]" in message(lambda: answers.find("train", Named("a", "b")))
+
+
 def test_parts_lie_in_folders_or_together_and_may_be_in_names(tmp_path):
     save(tmp_path / "split" / "train" / "city" / "a.npz", logits=logits(1))
     save(tmp_path / "split" / "val" / "city" / "a.npz", logits=logits(2))

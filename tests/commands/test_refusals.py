@@ -7,7 +7,9 @@ stopped (`stopped`), a network (`net.safetensors`), and recipes of `fakd train` 
 """
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import shlex
 import shutil
@@ -80,6 +82,10 @@ def recipe(**changes):
 
 def grid(**changes):
     return write("grid.yaml", {**GRID_CONTENT, **changes})
+
+
+def linked(path, to):
+    return lambda: os.symlink(to, path)
 
 
 def cut(path, size):
@@ -473,6 +479,73 @@ FILES = [
     (write("r/other.txt", "not a run"), TRAIN, "r "),
 ]
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n"
+LAUGHS = "x-a: &a [l, l, l, l, l, l, l, l, l]\n" + "".join(
+    f"x-{one}: &{one} [{', '.join([f'*{other}'] * 9)}]\n"
+    for other, one in itertools.pairwise("abcdefghij")
+)
+LONG = "n" * 300
+CLASSED = f"{DISTILL} --classes_from map.yaml"
+# What people report of tools of this kind.
+REPORTED = [
+    (None, f"{TRAIN} --seed 99999999999999999999", "seed"),
+    (None, f"{TRAIN} --seed -1", "seed"),
+    (None, f"{GRID} --seeds 100000000000", "seeds"),
+    (None, f"{GRID} --seeds [99999999999999999999]", "seed"),
+    (None, f"{TRAIN} --run ''", "run"),
+    (None, f"{TRAIN} --data ''", "data"),
+    (None, f"{PREDICT} ''", "images"),
+    (None, f"{TRAIN} --run /proc/r", "/proc/r"),
+    (None, f"{TRAIN} --run /dev/null/r", "/dev/null"),
+    (None, f"{TRAIN} --run {LONG}", LONG),
+    (None, f"{TRAIN} --data {LONG}", LONG),
+    (None, f"{EVALUATE} {LONG}", LONG),
+    (None, f"{PREDICT} {LONG}", LONG),
+    (None, f"{PREDICT} photos --out {LONG}", LONG),
+    (None, f"{EVALUATE} {SAVED} --out d", "d"),
+    (None, f"{PREDICT} photos --out /dev/null", "/dev/null"),
+    (linked("loop", "loop"), f"{TRAIN} --run loop", "loop"),
+    (linked("loop", "loop"), f"{TRAIN} --data loop", "loop"),
+    (linked("loop", "loop"), f"{EVALUATE} loop", "loop"),
+    (linked("loop", "loop"), f"{PREDICT} loop", "loop"),
+    (linked("loop", "loop"), f"{PREDICT} photos --out loop", "loop"),
+    (both(gone(IMAGE), linked(IMAGE, "gone.png")), TRAIN, "0.png"),
+    (both(gone(MASK), linked(MASK, "gone.png")), TRAIN, "0.png"),
+    (both(gone(MASK), write(f"{MASK}/a", "")), TRAIN, "0.png"),
+    (recipe(data="a\0b"), RECIPE, "data"),
+    (recipe(schedule={"steps": math.inf}), RECIPE, "steps"),
+    (recipe(augmentation={"crop": [32.5, 32]}), RECIPE, "crop"),
+    (recipe(network={**RUN["network"], "init_args": []}), RECIPE, "network"),
+    (recipe(network={**RUN["network"], "init_args": {"backbone": ["a"]}}), RECIPE, "backbone"),
+    (write("r.yaml", "x: &a [*a]\n"), RECIPE, "anchors"),
+    (write("r.yaml", f"{LAUGHS}run: *j\n"), RECIPE, "anchors"),
+    (described(classes={0: "a", 1: "b"}), TRAIN, "classes"),
+    (write("d/dataset.yaml", "nc: 3\nnames: [a, b, c]\ntrain: train/images\n"), TRAIN, "nc"),
+    (described(classes=[{"name": "a", "color": None}]), TRAIN, "colour"),
+    (described(classes=[{"name": "a", "color": [0.1, 0.5, 1.0]}]), TRAIN, "0.1"),
+    (described(group="["), TRAIN, "group"),
+    (described(labelled=0), TRAIN, "labelled"),
+    (described(labelled=1000), TRAIN, "labelled"),
+    (both(write("d/u.tar", "words"), described(unlabelled="u.tar")), DISTILL, "u.tar"),
+    (both(write("d/u.tar", ""), described(unlabelled="u.tar")), DISTILL, "u.tar"),
+    (both(write("d/u.mp4", "no"), described(unlabelled="u.mp4?every=2")), DISTILL, "u.mp4"),
+    (write("clip.mp4", "no video"), f"{PREDICT} clip.mp4", "clip.mp4"),
+    (write("map.yaml", ""), CLASSED, "map.yaml"),
+    (write("map.yaml", "- a\n"), CLASSED, "map.yaml"),
+    (write("map.yaml", "a: [zebra]\n"), CLASSED, "map.yaml"),
+    (None, CLASSED, "map.yaml"),
+    (write("t/0.npz", "PK words"), DISTILL.replace(SAVED, "t"), "0.npz"),
+    (write("t/0.png", "words"), DISTILL.replace(SAVED, "t"), "t"),
+    (write(SAVED, POINTER), f"{EVALUATE} {SAVED}", "Git LFS"),
+    (write("n.pth", POINTER), f"{EVALUATE} n.pth", "Git LFS"),
+    (write("n.onnx", POINTER), f"{EVALUATE} n.onnx", "Git LFS"),
+    (write(IMAGE, POINTER), TRAIN, "Git LFS"),
+    (write(MASK, POINTER), TRAIN, "Git LFS"),
+    (write(SAVED, "<!DOCTYPE html><html>"), f"{EVALUATE} {SAVED}", "web page"),
+    (write("n.pth", "<html>404</html>"), f"{EVALUATE} n.pth", "web page"),
+    (write("d/dataset.yaml", POINTER), TRAIN, "Git LFS"),
+]
+
 ROWS = [
     pytest.param(*row, id=f"{kind}-{number}")
     for kind, rows in {
@@ -482,6 +555,7 @@ ROWS = [
         "folders": FOLDERS,
         "pixels": PIXELS,
         "files": FILES,
+        "reported": REPORTED,
     }.items()
     for number, row in enumerate(rows)
 ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 
@@ -72,6 +73,71 @@ def test_predict_writes_masks_and_overlays_and_nothing_twice(weights, tmp_path, 
     assert main(arguments) == 2
     assert "2 of 2 masks do" in capsys.readouterr().err
     assert main([*arguments, "--overwrite=true"]) == 0
+
+
+@pytest.fixture
+def shots(tmp_path, tiny_data):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, name in enumerate("abc"):
+        image = tiny_data.train[index].image.permute(1, 2, 0).numpy()
+        Image.fromarray(image).save(folder / f"{name}.png")
+    return folder
+
+
+def stopping(monkeypatch, number, after=1):
+    """Let a signal come while the network sees an image; list what it saw."""
+    seen = []
+
+    def seeing(network, images, inference):
+        seen.append(images)
+        if len(seen) == after:
+            os.kill(os.getpid(), number)
+        return predict_classes(network, images, inference)
+
+    monkeypatch.setattr("fakd.inference.predict_classes", seeing)
+    return seen
+
+
+def test_predict_goes_on_where_it_was_stopped(weights, tmp_path, shots, monkeypatch, capfd):
+    out = tmp_path / "out"
+    arguments = ["predict", f"--network={weights}", f"--images={shots}", f"--out={out}"]
+    with monkeypatch.context() as patch:
+        stopping(patch, signal.SIGTERM)
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    said = "stopped by SIGTERM after 1 of 3 images; the same command goes on there"
+    assert said in capfd.readouterr().err
+    assert [path.name for path in (out / "masks").iterdir()] == ["a.png"]
+    # Others do not take what is there for theirs.
+    for other, named in (("--inference.flip=true", "inference.flip"), ("--overlays=false", "over")):
+        assert main([*arguments, other]) == 2
+        assert f"made otherwise ({named}" in capfd.readouterr().err
+    with monkeypatch.context() as patch:
+        seen = stopping(patch, signal.SIGTERM, after=9)
+        assert main(arguments) == 0
+    assert len(seen) == 2
+    assert "3 images segmented" in capfd.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["masks", "overlays"]
+    assert main(arguments) == 2
+    assert main([*arguments[:-1], f"--out={tmp_path / 'whole'}"]) == 0
+    for name in ("masks/a.png", "masks/b.png", "masks/c.png", "overlays/b.jpg"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_predict_overwrites_is_never_taken_for_done(weights, tmp_path, shots, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ["predict", f"--network={weights}", f"--images={shots}", f"--out={out}"]
+    assert main(arguments) == 0
+    anew = [*arguments, "--overwrite=true", "--inference.flip=true"]
+    with monkeypatch.context() as patch:
+        stopping(patch, signal.SIGINT)
+        assert main(anew) == 130
+    with monkeypatch.context() as patch:
+        seen = stopping(patch, signal.SIGINT, after=9)
+        assert main(anew) == 0
+    assert len(seen) == 2
 
 
 def test_predict_reads_images_as_the_training_of_its_network_did(tiny_network, tmp_path, tiny_data):

@@ -288,6 +288,20 @@ def test_yolos_boxes_are_refused_and_nothing_is_left(root):
     assert not (root.parent / "new").exists()
 
 
+def test_yolos_turned_boxes_are_no_outlines(root):
+    middle, side = np.array([0.5, 0.4]), np.array([0.2, 0.1])
+    across = np.array([-0.05, 0.1])
+    corners = np.array([middle - side, middle - across, middle + side, middle + across])
+    line = "1 " + " ".join(f"{each:.6f}" for each in corners.ravel()) + "\n"
+    yolo(root, line)
+    with pytest.raises(InputError, match="boxes say nothing of pixels"):
+        inspected(root, save=root.parent / "saved")
+    assert not (root.parent / "saved").exists()
+    # Next to an outline of more corners than a box has, four corners are an outline, too.
+    yolo(root, line + "0 0.1 0.1 0.3 0.1 0.4 0.2 0.3 0.3 0.1 0.2\n")
+    assert trained(root, train=False).class_names == ("background", "ball", "box")
+
+
 def test_nothing_is_left_of_masks_that_failed(root):
     labelme(root, shape("box", BOX), imageWidth=640)
     (root.parent / "saved").mkdir()

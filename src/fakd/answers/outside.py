@@ -13,10 +13,11 @@ from fakd.answers.maps import Answers, Maps, Size, missing
 from fakd.answers.sources import SUFFIXES
 from fakd.answers.store import PARTS
 from fakd.data.dataset import Split
-from fakd.data.layout import NO_CLASS
-from fakd.data.masks import read_mask
+from fakd.data.description import description_of, read_description
+from fakd.data.masks import MaskReader
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
+from fakd.types import IGNORE
 
 _LOOKED_AT = 500
 """Files of a part that are read before training, evenly over it; each is when it is used."""
@@ -33,7 +34,8 @@ class Outside(Answers):
 
     A file holds ``logits`` or ``probabilities``, ``[classes, rows, cols]`` on any grid, as floats
     or in 8 bits (probabilities times 255; logits with ``scale`` and ``offset``, numbers or one per
-    class). Or it is a mask of class ids.
+    class). Or it is a mask of class ids; what else masks mean, a ``dataset.yaml`` in the folder
+    says, as it does for data.
 
     Args:
         folder: where they lie; hidden files are left out.
@@ -54,13 +56,10 @@ class Outside(Answers):
                 raise InputError(f"{folder} holds {self._files[name]} and {file}; keep one of them")
             self._files[name] = file
         self._used: set[str] = set()
+        self._reader: MaskReader | None = None
         if masks := [file for file in files if file.endswith(".png")]:
-            if classes is None:
-                raise InputError(
-                    f"{folder}: masks such as {masks[0]} do not say how many classes there are; "
-                    "list their names in the class map, as teacher: [...]"
-                )
-            self.classes = classes
+            self._reader = _reader(folder, masks[0], classes)
+            self.classes = len(self._reader.description.class_names)
         else:
             if smoothing:
                 raise InputError(
@@ -70,6 +69,8 @@ class Outside(Answers):
         digest = hashlib.sha256(str(smoothing).encode())
         for file in files:
             digest.update(f"{file} {(folder / file).stat().st_size}\n".encode())
+        if self._reader and self._reader.description.path.is_file():
+            digest.update(self._reader.description.path.read_bytes())
         self.fingerprint = digest.hexdigest()[:16]
 
     @property
@@ -102,7 +103,8 @@ class Outside(Answers):
 
     def _logits(self, file: str) -> Float32[np.ndarray, "classes rows cols"]:
         path = self.folder / file
-        logits = self._from_mask(path) if path.suffix == ".png" else self._from_arrays(path)
+        reader = self._reader if path.suffix == ".png" else None
+        logits = self._from_mask(path, reader) if reader else self._from_arrays(path)
         if len(logits) != getattr(self, "classes", len(logits)):
             raise InputError(f"{path} has {len(logits)} classes, others have {self.classes}")
         return logits
@@ -161,21 +163,17 @@ class Outside(Answers):
         scaled: np.ndarray = values * scale + offset
         return scaled
 
-    def _from_mask(self, path: Path) -> Float32[np.ndarray, "classes rows cols"]:
-        ids = read_mask(path)
-        if ids.ndim != 2:
-            raise InputError(f"{path} holds colours, where answers are class ids; save ids")
-        named = ~np.isin(ids, [each for each in NO_CLASS if each >= self.classes])
-        if named.any() and (strange := int(ids[named].max())) >= self.classes:
-            raise InputError(
-                f"{path} holds id {strange}; answers have classes 0 to {self.classes - 1}"
-            )
-        height, width = ids.shape
-        rows, cols = (max(1, round(side / _CELL)) for side in ids.shape)
+    def _from_mask(
+        self, path: Path, reader: MaskReader
+    ) -> Float32[np.ndarray, "classes rows cols"]:
+        labels = reader(path)
+        height, width = labels.shape
+        rows, cols = (max(1, round(side / _CELL)) for side in labels.shape)
         cell = (np.arange(height) * rows // height)[:, None] * cols + np.arange(
             width
         ) * cols // width
-        index = ids.astype(np.int64)[named] * (rows * cols) + cell[named]
+        named = labels != IGNORE
+        index = labels.astype(np.int64)[named] * (rows * cols) + cell[named]
         counts = np.bincount(index, minlength=self.classes * rows * cols)
         counts = counts.reshape(self.classes, rows, cols)
         total = counts.sum(0)
@@ -183,3 +181,16 @@ class Outside(Answers):
         shares = np.where(total > 0, counts / np.maximum(total, 1), 1 / self.classes)
         shares = (1 - self._smoothing) * shares + self._smoothing / self.classes
         return np.log(np.maximum(shares, _LEAST)).astype(np.float32)
+
+
+def _reader(folder: Path, first: str, classes: int | None) -> MaskReader:
+    """Make what reads the masks: as a description there says, or else by ids from 0 on."""
+    path = folder / "dataset.yaml"
+    if path.is_file():
+        return MaskReader(read_description(path))
+    if classes is None:
+        raise InputError(
+            f"{folder}: masks such as {first} do not say how many classes there are; list their "
+            "names in the class map, as teacher: [...]"
+        )
+    return MaskReader(description_of({"classes": [str(each) for each in range(classes)]}, path))

@@ -1,20 +1,28 @@
 """`fakd predict`: masks and overlays for a file or a folder."""
 
+import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakd
+from fakd import signals
 from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.scan import files_below
 from fakd.errors import InputError, require_kinds, some
-from fakd.files import expanded
+from fakd.files import expanded, make_folder
+from fakd.runs.folder import differences, read_json, write_json
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_BEGUN = "unfinished.json"
+"""What makes the masks beside it, there until all are made."""
 
 
 def predict(
@@ -33,7 +41,8 @@ def predict(
     bits and grey for more than 256 classes), and ``out/overlays/NAME.jpg``, the image tinted with
     the classes' colours. Images that cannot be read are named at the end, all others done. A video
     gives ``out/masks/NAME/000001.png`` and on, ``out/overlays/NAME.mp4``, ``out/coloured/NAME.mp4``
-    and ``out/shares/NAME.jsonl``, the classes' shares of every frame.
+    and ``out/shares/NAME.jsonl``, the classes' shares of every frame. The same command goes on
+    where it was stopped; a video begins anew.
 
     Args:
         network: a finished run, a weight file, an exported file, or any network.
@@ -51,6 +60,7 @@ def predict(
     Raises:
         InputError: there is no image that can be read, or something is in the way.
         ChildProcessError: some images cannot be read; the others are segmented.
+        KeyboardInterrupt, SystemExit: a signal asked to stop, and it has stopped.
     """
     require_kinds(predict, locals())
     # Imported here because `fakd predict --help` need not wait for it.
@@ -75,15 +85,19 @@ def predict(
             )
     if images.is_dir():
         others = sorted({root / file for file in files_below(images)}.difference(files))
-    masks = [out / "masks" / file.relative_to(root).with_suffix(".png") for file in files]
-    present = [mask for mask in masks if mask.exists()]
-    if present and not overwrite:
-        raise InputError(
-            f"{present[0]} exists ({len(present)} of {len(files)} masks do); choose another --out "
-            "or give --overwrite true"
-        )
     if levels == Levels():
         levels = read_levels(network.extra.get("levels", {}), images)
+    masks = [out / "masks" / file.relative_to(root).with_suffix(".png") for file in files]
+    made: dict[str, Any] = {
+        "network": _identity(network),
+        "images": str(images.resolve()),
+        "inference": asdict(inference),
+        "levels": asdict(levels),
+        "overlays": overlays,
+    }
+    made = json.loads(json.dumps(made))  # JSON makes lists of tuples
+    done = _made_before(files, masks, out / _BEGUN, made, overwrite)
+    pairs = [pair for pair in zip(files, masks, strict=True) if pair[1] not in done]
     device = pick_device(accelerator)
     network = network.to(device).eval()
     console, unread = open_console(), list[InputError]()
@@ -92,41 +106,105 @@ def predict(
             remark(console, note)
 
     def write(image: "Tensor", classes: "Tensor", file: Path, mask: Path) -> None:
-        save_mask(mask, classes, palette)
         if overlays:
             tinted = out / "overlays" / file.relative_to(root).with_suffix(".jpg")
             save_picture(tinted, overlay(image, classes, palette))
+        # Last, for a mask that is there says that its image is done.
+        save_mask(mask, classes, palette)
 
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     # One image is read and one is written while the network sees another.
-    with StepProgress(console, "predict", len(files)) as display, reader, writer:
-        coming = reader.submit(fakd.data.read_image, files[0], levels)
-        going: Future[None] | None = None
-        for done, (file, mask) in enumerate(zip(files, masks, strict=True), start=1):
-            display.advance(done)
-            read = coming
-            if done < len(files):
-                coming = reader.submit(fakd.data.read_image, files[done], levels)
-            try:
-                image = read.result()
-            except InputError as error:
-                unread.append(error)
-                continue
-            classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
+    with signals.listening(), StepProgress(console, "predict", len(files)) as display:
+        with reader, writer:
+            reads = [reader.submit(fakd.data.read_image, file, levels) for file, _ in pairs[:1]]
+            going: Future[None] | None = None
+            for count, (file, mask) in enumerate(pairs, start=1):
+                if signals.noted():
+                    break
+                display.advance(len(done) + count)
+                following = pairs[count : count + 1]
+                reads += [
+                    reader.submit(fakd.data.read_image, each, levels) for each, _ in following
+                ]
+                try:
+                    image = reads.pop(0).result()
+                except InputError as error:
+                    unread.append(error)
+                    continue
+                classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
+                if going:
+                    going.result()
+                elif not done:
+                    make_folder(out)
+                    write_json(out / _BEGUN, made)
+                going = writer.submit(write, image, classes, file, mask)
             if going:
                 going.result()
-            going = writer.submit(write, image, classes, file, mask)
-        if going:
-            going.result()
+        if signals.noted():
+            there = sum(mask.is_file() for mask in masks)
+            kept = f"after {there} of {len(files)} images; the same command goes on there"
+            raise signals.ended(
+                signals.noted(), f"stopped by {signals.name(signals.noted())} {kept}"
+            )
+    (out / _BEGUN).unlink(missing_ok=True)
     if len(unread) == len(files):
         raise unread[0]
     said = f"{len(files) - len(unread)} images segmented into {out}"
+    if done:
+        said += f", {len(done)} of them before this command was stopped"
     if others:
         said += f"; {len(others)} files of other kinds left out ({some(others, 3)})"
     console.print(said, soft_wrap=True, markup=False)
     if unread:
         raise ChildProcessError(f"{len(unread)} of {len(files)} images left out: {some(unread, 3)}")
     return len(files)
+
+
+def _identity(network: "fakd.Segmenter") -> str:
+    """Tell a network from others, by its weights or the file that it is asked through."""
+    from fakd.training.start import fingerprint
+
+    told = (getattr(each, "digest", None) for each in network.modules())
+    return next(filter(None, told), None) or fingerprint(network)
+
+
+def _made_before(
+    files: Sequence[Path],
+    masks: Sequence[Path],
+    begun: Path,
+    made: Mapping[str, Any],
+    overwrite: bool,
+) -> set[Path]:
+    """Find the masks that this command has made before it was stopped.
+
+    Raises:
+        InputError: there are masks that another one has made, or one that came to its end, and
+            they are not to be replaced.
+    """
+    present = [mask for mask in masks if mask.exists()]
+    if not present:
+        return set()
+    changed = ""
+    if begun.is_file():
+        try:
+            before = read_json(begun)
+            changed = next((f", made otherwise ({each})" for each in differences(before, made)), "")
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            changed = f", and {begun} cannot be read ({error})"
+        if not changed:
+            since = begun.stat().st_mtime
+            # An image that has changed meanwhile is done again.
+            return {
+                mask
+                for file, mask in zip(files, masks, strict=True)
+                if mask.exists() and mask.stat().st_mtime >= max(since, file.stat().st_mtime)
+            }
+    if overwrite:
+        return set()
+    raise InputError(
+        f"{present[0]} exists ({len(present)} of {len(files)} masks do){changed}; choose another "
+        "--out or give --overwrite true"
+    )
 
 
 def _video(
@@ -157,8 +235,14 @@ def _video(
     def said(frames: int) -> None:
         if frames % 100 == 0:
             console.print(f"{frames} frames done")
+        if signals.noted():
+            where = f"at frame {frames} of {video}; the same command starts it anew"
+            raise signals.ended(
+                signals.noted(), f"stopped by {signals.name(signals.noted())} {where}"
+            )
 
     shown = network.to(device).eval()
-    frames = segment_video(shown, video, out, inference, palette, overlays, device, said)
+    with signals.listening():
+        frames = segment_video(shown, video, out, inference, palette, overlays, device, said)
     console.print(f"{frames} frames of {video} segmented into {out}", soft_wrap=True)
     return frames

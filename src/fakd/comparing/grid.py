@@ -8,7 +8,7 @@ from typing import Any
 
 from fakd.comparing.cell import Cell
 from fakd.comparing.design import Design
-from fakd.errors import InputError
+from fakd.errors import InputError, require_seed
 from fakd.files import make_folder, read_yaml, write_yaml
 from fakd.runs.folder import GRID, GRID_LOCK, OPENED, differences, in_grid
 from fakd.runs.locks import lock
@@ -48,11 +48,13 @@ class Grid:
                         f"expected a {kind} name of letters, digits and . _ + -, got {name!r}; it "
                         "becomes a folder"
                     )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(
-                f"expected seeds that differ, of at least 0, got {list(self.seeds)}; give a count "
-                "such as 3, or a list"
+                f"expected seeds that differ, got {list(self.seeds)}; give a count such as 3, or a "
+                "list"
             )
+        for each in self.seeds:
+            require_seed(each)
         primary = self.design.primary
         if primary is not None and (primary == ALONE or primary not in self.methods):
             known = ", ".join(name for name in self.methods if name != ALONE)

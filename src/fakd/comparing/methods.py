@@ -20,6 +20,7 @@ from fakd.specs import Spec
 _NESTED: Mapping[str, Any] = {
     each.name: each.type for each in fields(Settings) if is_dataclass(each.type)
 } | {"task": Task}
+_MOST_SEEDS = 1000
 _PLAIN = ("ema", "check_teacher", "teacher", "student", "int8")
 
 
@@ -45,12 +46,17 @@ def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
     """Write seeds out: a count of them from 0 on, a list, or as 3,4,5.
 
     Raises:
-        InputError: they are no whole numbers.
+        InputError: they are no whole numbers, or more than a grid can have.
 
     >>> resolve_seeds(3), resolve_seeds("3,4")
     ([0, 1, 2], [3, 4])
     """
     if isinstance(given, int):
+        if given > _MOST_SEEDS:
+            raise InputError(
+                f"expected --seeds of at most {_MOST_SEEDS}, a count, got {given}; a list names "
+                "seeds, as [3,4,5]"
+            )
         return list(range(given))
     if not isinstance(given, str):
         return list(given)

@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from fakd.data.layout import Levels
-from fakd.data.packed import Place
+from fakd.data.packed import Packed, Place
 from fakd.errors import InputError
+from fakd.files import wrong_with
 
 if TYPE_CHECKING:
     from fakd.data.masks import Pair
@@ -227,9 +228,10 @@ def _explained(path: Place) -> Iterator[None]:
         raise InputError(_too_large(path)) from error
     # Parsers raise whatever they stumble over in a damaged file.
     except Exception as error:
-        raise InputError(
-            f"cannot decode {path}: it is damaged, incomplete or no image; replace or remove it"
-        ) from error
+        reason = "it is damaged, incomplete or no image; replace or remove it"
+        if not isinstance(path, Packed):
+            reason = wrong_with(path, reason)
+        raise InputError(f"cannot decode {path}: {reason}") from error
 
 
 def _too_large(path: Place) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fakd import specs
 from fakd.errors import InputError
-from fakd.files import expanded, replace_folder, write_atomically
+from fakd.files import expanded, replace_folder, write_atomically, wrong_with
 from fakd.models.foreign.adapted import Adapted
 from fakd.models.foreign.adaption import adapt
 from fakd.models.foreign.libraries import save_own
@@ -200,9 +200,9 @@ def read_info(path: Path | str) -> NetworkInfo:
             metadata = content.metadata() or {}
         information = json.loads(metadata[KEY])
     except (SafetensorError, OSError) as error:
+        reason = f"it is damaged or something else ({error}); save it again"
         raise InputError(
-            f"{file} must be a .safetensors file, and is damaged or something else ({error}); "
-            "save it again"
+            f"{file} must be a .safetensors file: {wrong_with(file, reason)}"
         ) from error
     except (KeyError, ValueError) as error:
         raise InputError(

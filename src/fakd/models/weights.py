@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fakd.errors import InputError, some
-from fakd.files import expanded
+from fakd.files import expanded, wrong_with
 from fakd.models.backbones import PAPER, Architecture, Backbone, find_architecture
 from fakd.models.mmseg.renaming import PREFIX, from_mmseg
 from fakd.models.mmseg.unpickle import load_pickled
@@ -209,9 +209,8 @@ def read_file(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path} must be a .safetensors file and cannot be read as one; download it again"
-            ) from error
+            reason = wrong_with(path, "it cannot be read as one; download it again")
+            raise InputError(f"{path} must be a .safetensors file: {reason}") from error
     return load_pickled(path)
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -69,25 +70,32 @@ def segment_video(
     require_library("av")
     av: Any = import_module("av")
     names = network.class_names or tuple(map(str, range(network.classes)))
+    there = out.exists()
     make_folder(out)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".video-") as folder, writing(out):
-        try:
-            with av.open(str(video)) as source:
-                frames = _segmented(
-                    av, source, network, Path(folder), inference, palette, names, overlays, device,
-                    done,
-                )  # fmt: skip
-        except (av.FFmpegError, IndexError) as error:
-            if isinstance(error, OSError) and not isinstance(error, av.InvalidDataError):
-                raise
-            raise InputError(f"{video} cannot be decoded as a video: {error}") from error
-        if frames == 0:
-            raise InputError(f"{video} has no frames")
-        for path in results(video, out, overlays):
-            make_folder(path.parent)
-            if path.is_dir():
-                shutil.rmtree(path)
-            os.replace(Path(folder) / path.parent.name, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".video-") as folder, writing(out):
+            try:
+                with av.open(str(video)) as source:
+                    frames = _segmented(
+                        av, source, network, Path(folder), inference, palette, names, overlays,
+                        device, done,
+                    )  # fmt: skip
+            except (av.FFmpegError, IndexError) as error:
+                if isinstance(error, OSError) and not isinstance(error, av.InvalidDataError):
+                    raise
+                raise InputError(f"{video} cannot be decoded as a video: {error}") from error
+            if frames == 0:
+                raise InputError(f"{video} has no frames")
+            for path in results(video, out, overlays):
+                make_folder(path.parent)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                os.replace(Path(folder) / path.parent.name, path)
+    except BaseException:
+        if not there:
+            with suppress(OSError):
+                out.rmdir()
+        raise
     return frames
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from fakd import signals
 from fakd.console import open_console, remark
 from fakd.data import SegmentationData, evaluation_samples, training_batches
-from fakd.errors import InputError, some
+from fakd.errors import InputError, require_seed, some
 from fakd.inference import to_unit
 from fakd.losses.grid import labels_on_grid_of
 from fakd.processes import summed
@@ -42,8 +42,10 @@ def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> 
     ``unused_parameters`` tells several devices that some weights get no gradient.
 
     Raises:
-        InputError: the machine has no such accelerator or not so many devices.
+        InputError: the machine has no such accelerator or not so many devices, or generators no
+            such seed.
     """
+    require_seed(seed)
     threads, open_to_us = hardware.threads, "OMP_NUM_THREADS" not in os.environ
     cuda = hardware.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     if hardware.precision == "16-mixed" and not cuda:

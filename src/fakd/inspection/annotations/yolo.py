@@ -1,5 +1,6 @@
 """YOLO's outlines: a text file for each image, names in data.yaml."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,11 @@ from fakd.inspection.annotations.regions import (
 
 _BOX = 6
 """Numbers of a class and a box, with a confidence; an outline has more."""
+_POINTS, _TURNED, _UPRIGHT, _OUTLINE = "keypoints", "a turned box", "a box", "an outline"
+_MOSTLY = 0.9
+"""The share of outlines of four corners that are boxes where all are meant so, as drawn by hand."""
+_SKEW = 0.1
+"""By what share of itself a diagonal of a box may miss the middle of the other."""
 _MOST = 1.01
 """Where a corner lies at most, by rounding, as a share of the width or height."""
 
@@ -46,7 +52,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         return None
     known, found, used = set(files), Annotations("YOLO", [], {}), set[str]()
     boxes = alone = 0
-    points: list[bool] = []
+    kinds: Counter[str] = Counter()
     for image in images:
         folder, middle, name = f"/{image}".rpartition("/images/")
         path = f"{folder}/labels/{name}" if middle else image
@@ -60,18 +66,27 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
             lines = [line for line in lines if line]
             outlines = [] if poses else [line for line in lines if len(line) > _BOX]
             parsed = [(names[int(line[0])], line[1:]) for line in outlines]
-            points += [_like_points(line) for line in outlines]
+            kinds.update(map(_kind, outlines))
             boxes += len(lines) - len(outlines)
             used |= {name for name, _ in parsed}
             found.add(image, file, partial(_drawing, parsed))
     if not found.images and not found.failed:
         return None
-    if points and all(points):
-        poses, boxes, used = True, boxes + len(points), set()
+    what = _POINTS if poses else _UPRIGHT
+    if kinds and not kinds.keys() - {_POINTS}:
+        what = _POINTS
+    elif kinds[_TURNED] and kinds[_TURNED] + kinds[_UPRIGHT] >= _MOSTLY * kinds.total():
+        what = _TURNED
+    if what != _UPRIGHT and not poses:
+        boxes, used = boxes + kinds.total(), set()
     found.names = [name for name in names.values() if name in used]
     if boxes:
-        what = "keypoints" if poses else "a box"
         found.remarks.append(f"{boxes} objects left out that have {what} and no outline")
+    elif used and kinds[_UPRIGHT] == kinds.total():
+        found.remarks.append(
+            "each outline is an upright rectangle; if they are boxes around objects, the masks are "
+            "wrong at their edges"
+        )
     if alone:
         found.remarks.append(
             f"{alone} images without a text file left out; give those without objects an empty one"
@@ -79,9 +94,23 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
     return found
 
 
-def _like_points(line: Sequence[float]) -> bool:
-    """Tell whether a line may hold a box and points, each seen (2), hidden (1) or not there (0)."""
-    return len(line) % 3 == 2 and {*line[7::3]} <= {0, 1, 2}
+def _kind(line: Sequence[float]) -> str:
+    """Tell what a line of more numbers than those of a box may hold.
+
+    Points follow a box, each seen (2), hidden (1) or not there (0). A turned box is four corners
+    whose diagonals halve each other, whatever the sides of the image.
+    """
+    if len(line) % 3 == 2 and {*line[7::3]} <= {0, 1, 2}:
+        return _POINTS
+    if len(line) != 9:
+        return _OUTLINE
+    first, second, third, fourth = np.array(line[1:]).reshape(4, 2)
+    apart = np.abs(first + third - second - fourth) / 2
+    if (apart > _SKEW * np.maximum(np.abs(third - first), np.abs(fourth - second))).any():
+        return _OUTLINE
+    sides = np.abs([second - first, third - second])
+    upright = (sides.min(1) <= _SKEW * sides.max(1)).all()
+    return _UPRIGHT if upright else _TURNED
 
 
 def _drawing(parsed: Sequence[tuple[str, Sequence[float]]], size: Size) -> Drawing:

@@ -1,5 +1,6 @@
 """Networks without their code, teachers only: ONNX, TorchScript, `torch.export`, functions."""
 
+import hashlib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fakd.errors import InputError
+from fakd.files import wrong_with
 from fakd.imports import require_library
 from fakd.models.foreign.deployed import KEY, Deployed
 from fakd.models.foreign.libraries import Carried, keep
@@ -188,6 +190,8 @@ def _of_program(program: torch.export.ExportedProgram) -> ExportedNetwork:
 def open_exported(path: str) -> nn.Module:
     """Open an exported network, a teacher: it cannot be trained.
 
+    Its ``digest`` tells the file from others, for such networks may show no weights.
+
     Args:
         path: an .onnx file, a TorchScript file, a .pt2 file of `torch.export`, or an .xml file that
             `fakd export` wrote for OpenVINO.
@@ -198,6 +202,17 @@ def open_exported(path: str) -> nn.Module:
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"{path} does not exist; name an exported network")
+    opened = _opened(file, path)
+    digest = hashlib.sha256()
+    # Formats keep large weights in a file beside the program.
+    for part in (file, file.with_suffix(".bin"), file.with_name(f"{file.name}.data")):
+        if part.is_file():
+            digest.update(part.read_bytes())
+    opened.digest = digest.hexdigest()[:16]  # type: ignore[assignment]
+    return opened
+
+
+def _opened(file: Path, path: str) -> nn.Module:
     try:
         if file.suffix == ".onnx":
             session = onnx_session(file)
@@ -223,7 +238,7 @@ def open_exported(path: str) -> nn.Module:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = wrong_with(file, (str(error).splitlines() or [type(error).__name__])[0])
         raise InputError(f"{path} cannot be opened as an exported network: {reason}") from error
 
 

@@ -251,7 +251,8 @@ def open_smp(source: str) -> nn.Module:
     require_library("segmentation_models_pytorch")
     import segmentation_models_pytorch as smp
 
-    _reachable(source)
+    where = _reachable(source)
+    at_hub = not where and not Path(source).expanduser().exists()
     try:
         # The hub's client prints that it looks in a folder.
         with redirect_stdout(None):
@@ -261,10 +262,13 @@ def open_smp(source: str) -> nn.Module:
         raise InputError(
             f"{source} cannot be opened with segmentation_models_pytorch: {reason}"
         ) from error
+    if at_hub:
+        keep(network, _of_smp(network, ask=True))
     return network.eval()
 
 
-def _of_smp(network: Any) -> Carried:
+def _of_smp(network: Any, ask: bool = False) -> Carried:
+    """Read how the encoder's training saw images, from the hub's cache or, if asked to, the hub."""
     config = getattr(network, "config", None) or {}
     name, weights = config.get("encoder_name"), config.get("encoder_weights") or "imagenet"
     size = _as_size(None if config.get("dynamic_img_size") else config.get("img_size"))
@@ -273,10 +277,13 @@ def _of_smp(network: Any) -> Carried:
     known = find("segmentation_models_pytorch.encoders.encoders").get(name, {})
     if name is None:
         return carried
-    at = known.get("pretrained_settings", {}).get(weights, {}).get("repo_id")
-    cached = at and isinstance(huggingface_hub.try_to_load_from_cache(at, "config.json"), str)
-    if at and not cached and not is_reachable():
-        return carried
+    at = known.get("pretrained_settings", {}).get(weights, {})
+    if at and not ask:
+        where = at["repo_id"], "config.json"
+        if not isinstance(
+            huggingface_hub.try_to_load_from_cache(*where, revision=at["revision"]), str
+        ):
+            return carried
     try:
         found = parameters(name, weights)
     except Exception:

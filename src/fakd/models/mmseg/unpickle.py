@@ -10,6 +10,7 @@ from typing import IO, Any
 import torch
 
 from fakd.errors import InputError
+from fakd.files import wrong_with
 
 PLAIN = {
     ("collections", "OrderedDict"),
@@ -103,8 +104,6 @@ def load_pickled(path: Path) -> Any:
             "save its state dictionary alone, where you trust it"
         ) from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} must be a file written by torch.save and cannot be read as one ({reason}); "
-            "download it again"
-        ) from error
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = wrong_with(path, f"it cannot be read as one ({told}); download it again")
+        raise InputError(f"{path} must be a file written by torch.save: {reason}") from error
