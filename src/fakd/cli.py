@@ -23,7 +23,7 @@ from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory, require_seed
 from fakd.files import expanded
 from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
-from fakd.shorthand import PACKAGES, first_unknown, gather, one_line, require_there
+from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, one_line, require_there
 from fakd.threads import let_waiting_threads_sleep
 
 # Where each stands; it is imported when it is run.
@@ -72,16 +72,6 @@ _CONTINUING = ("train", "distill", "compare", "answer", "predict")
 # Written into the recipes of other processes, and never built here.
 PASSED_ON = {"compare": ("teacher", "student")}
 
-# Settings of version 0.1 that are called otherwise now.
-MOVED = {
-    "weight": "distillation.weight, an argument of the loss,",
-    "auxiliary_weight": "task.auxiliary_weight",
-    "average": "task.average",
-    "schedule.momentum": "optimizer.arguments.momentum",
-    "schedule.weight_decay": "optimizer.weight_decay",
-    "schedule.head_multiplier": "optimizer.head_multiplier",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 asked for the impossible."""
@@ -114,10 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         if not error.args:  # else it has been said
-            line = "fakd: stopped"
-            if given[0] in _CONTINUING:
-                line += "; the same command continues at what was last saved"
-            print(line, file=sys.stderr)
+            goes_on = "; the same command continues at what was last saved"
+            print(f"fakd: stopped{goes_on * (given[0] in _CONTINUING)}", file=sys.stderr)
         return 130
 
 
@@ -140,15 +128,13 @@ def _run(given: list[str]) -> int:
         return 0
     name, rest = command_of(given)
     if name == "completion":
-        asked = rest[0] if rest else "--help"
-        helped = asked in ("-h", "--help")
-        parsers = {} if helped else {each: command_parser(each) for each in COMMANDS}
-        print(completion.HELP if helped else completion.script(asked, parsers), end="")
+        print(
+            completion.page(rest, lambda: {each: command_parser(each) for each in COMMANDS}), end=""
+        )
         return 0
     if name not in COMMANDS:
         known = (*COMMANDS, "completion")
-        choices = f"; choose one of {', '.join(known)}"
-        hint = specs.nearest(name, known, choices, 0.6)
+        hint = specs.nearest(name, known, f"; choose one of {', '.join(known)}", 0.6)
         hint = specs.nearest(" ".join(given[:2]), known, hint, 0.6)
         raise InputError(f"there is no command {name!r}{hint}")
     if (explained := _explained(name, rest)) is not None:

@@ -1,7 +1,7 @@
 """Shell completion: a script that knows commands, their flags, and values there are few of."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from jsonargparse import ArgumentParser
@@ -45,6 +45,12 @@ _fakd() {{
 }}
 complete -o default -F _fakd fakd
 """
+
+
+def page(arguments: Sequence[str], parsers: Callable[[], Mapping[str, ArgumentParser]]) -> str:
+    """Answer to the command: the script of the shell that is named, or help."""
+    asked = arguments[0] if arguments else "--help"
+    return HELP if asked in ("-h", "--help") else script(asked, parsers())
 
 
 def script(shell: str, parsers: Mapping[str, ArgumentParser]) -> str:

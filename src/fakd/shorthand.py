@@ -46,6 +46,15 @@ _OPTIMIZER = {each.name for each in fields(Optimizer)}
 _NUMBERS = re.compile(r"[-+.\deE]*\d[-+.\deE]*(,[-+.\deE]*\d[-+.\deE]*)+")
 # Flags without a value.
 _BARE = ("help", "print_config")
+# Settings of version 0.1 that are called otherwise now.
+MOVED = {
+    "weight": "distillation.weight, an argument of the loss,",
+    "auxiliary_weight": "task.auxiliary_weight",
+    "average": "task.average",
+    "schedule.momentum": "optimizer.arguments.momentum",
+    "schedule.weight_decay": "optimizer.weight_decay",
+    "schedule.head_multiplier": "optimizer.head_multiplier",
+}
 
 
 def _meant_in_file(flag: str, value: Any) -> Any:
