@@ -146,7 +146,7 @@ def grid(
 
 
 def grids() -> dict[str, Recipe]:
-    """The comparisons of docs/results.md, and the same at full size."""
+    """The comparisons of docs/results-short.md, and the same at full size."""
     variants = {name: {"distillation": describe(loss)} for name, loss in VARIANTS.items()}
     everything = dict.fromkeys((*SHORT, *PUBLISHED)) | variants
     few, best, cpu = [*SHORT, "cwd-fa-logits"], ["alone", "cwd", "cwd-fa-logits"], "camvid-cpu"

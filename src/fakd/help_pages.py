@@ -30,7 +30,7 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd demo                                          see it work in minutes, nothing needed
   fakd train   --network pspnet --network.backbone resnet50 --data FOLDER --run runs/teacher
   fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
-               --data FOLDER --run runs/student      FAKD by default
+               --data FOLDER --run runs/student      CWD; FAKD with --distillation cwd-fa
                or any network: hf:FOLDER, smp:Unet, torchvision:NAME, net.py:FUNCTION, FILE.onnx
   fakd check   ARGUMENTS OF distill OR train         is all right? one page, before a long run
   fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18

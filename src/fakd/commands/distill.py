@@ -68,7 +68,7 @@ def distill(
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
         distillation: the loss against the teacher, its weight beside the cross-entropy among its
-            arguments; ChannelKL with strength 1 (FAKD) if not given.
+            arguments; ChannelKL (CWD) if not given, cwd-fa for FAKD.
         fit: what the student may cost, as latency<15ms, parameters<2M or gflops<5, several with
             commas: the largest of `fakd students` within it is taken if no student is given.
         schedule: how long and how fast to train.
@@ -137,7 +137,7 @@ def distill(
         before = {} if existing == "overwrite" else read_environment(run).get("fit")
         student, fitted = settle(fit, student, data, inference, hardware, seed, before)
     student = fakd.models.open_network(student, data.classes, trained=True)
-    distillation = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
+    distillation = fakd.losses.ChannelKL() if distillation is None else distillation
     require_same_classes(student, data)
     doubts = require_labels(data, unlabelled=True, skip=broken == "skip")
     if isinstance(teacher, fakd.Segmenter):

@@ -78,7 +78,7 @@ def doctor(
         out: a PNG with eight validation images, their labels and the teacher's answers; an existing
             one is replaced. None writes nothing.
         run: where the run would go; a folder that is taken is refused.
-        distillation: the loss against the teacher; ChannelKL with strength 1 (FAKD) if not given.
+        distillation: the loss against the teacher; ChannelKL (CWD) if not given, cwd-fa for FAKD.
         fit: what the student may cost, where none is given; see `fakd distill`.
         schedule: how long and how fast to train.
         optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
@@ -157,7 +157,7 @@ def doctor(
     if answers is None:
         objective = Supervised(TaskLoss(task, data.classes, learner.align_corners))
     else:
-        loss = fakd.losses.ChannelKL(strength=1.0) if distillation is None else distillation
+        loss = fakd.losses.ChannelKL() if distillation is None else distillation
         objective = Distillation(answers.network, learner, loss, by_labels)
     quiet = Console(quiet=True)
     training = Training(fabric, learner, objective, data, settings, quiet, "check", answers)
