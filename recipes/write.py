@@ -210,6 +210,8 @@ def experiments() -> dict[str, Recipe]:
                     "distillation": describe(loss(**made))
                 }
     plan = {"base": ["alone", "pd", "cwd"], "relative": relative, "tuned": tuned}
+    plan["labels"] = ["alone", "pd", "cwd", "cwd-fa", "hard"]
+    seeds = {"base": 5, "labels": 3}
     files = {}
     for clip in CLIPS:
         place = {"root": "data/camvid", "description": f"recipes/camvid-clips/{clip}/dataset.yaml"}
@@ -221,7 +223,7 @@ def experiments() -> dict[str, Recipe]:
             made["run"] = f"runs/{file.removesuffix('.yaml')}"
             made["data"] = {**CAMVID, "init_args": place}
             made["pairs"]["scratch"]["teacher"] = "data/camvid/teacher"
-            made["seeds"] = 5 if name == "base" else 1
+            made["seeds"] = seeds.get(name, 1)
             files[file] = made
     return files
 
