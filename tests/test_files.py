@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fakd.errors import InputError
-from fakd.files import read_yaml, write_atomically, write_text, yaml_text
+from fakd.files import expanded, read_yaml, write_atomically, write_text, yaml_text
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_no_rubbish(tmp_path):
@@ -128,3 +128,8 @@ def test_numbers_dates_and_anchors_are_what_their_writers_mean(tmp_path):
 def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text():
     content = {"a": "1e5", "b": "1e-2", "c": "12:30", "d": "no", "e": "車", "f": 1e-5, "g": "010"}
     assert yaml.safe_load(yaml_text(content)) == content
+
+
+def test_a_null_character_is_in_no_path():
+    with pytest.raises(InputError, match="null character"):
+        expanded("runs/a\0b")

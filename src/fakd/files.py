@@ -58,7 +58,13 @@ def wrong_with(path: Path, otherwise: str) -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """Read a path as the user wrote it, ``~`` being home."""
+    """Read a path as the user wrote it, ``~`` being home.
+
+    Raises:
+        InputError: no path may be called so.
+    """
+    if "\0" in str(path):
+        raise InputError(f"no path has a null character in it, got {str(path)!r}; leave it out")
     # Unlike Path.expanduser, this leaves alone what has no home.
     return Path(os.path.expanduser(path))
 
@@ -70,7 +76,7 @@ def paths_in(content: object) -> Iterator[Path]:
             yield from paths_in(each)
     elif isinstance(content, str):
         # What is too long for a path, or holds what none may, names no file.
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, InputError):
             if (path := expanded(content)).exists():
                 yield path.resolve()
 
