@@ -81,6 +81,22 @@ def attached(driver, address):
     return None
 
 
+@contextmanager
+def watched(page):
+    """Keep what is said, asked and what goes wrong in a page."""
+    events = {"console": [], "errors": [], "requests": []}
+    listeners = {
+        "console": lambda message: events["console"].append(message.text),
+        "pageerror": lambda error: events["errors"].append(str(error)),
+        "request": lambda request: events["requests"].append(request.url),
+    }
+    for name, listener in listeners.items():
+        page.on(name, listener)
+    yield events
+    for name, listener in listeners.items():
+        page.remove_listener(name, listener)
+
+
 def violations(page):
     """Name what axe finds that bars somebody."""
     axe = pytest.importorskip(

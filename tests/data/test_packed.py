@@ -195,7 +195,8 @@ def test_names_of_members_and_a_copy_of_the_shards(root, tmp_path):
 
 
 @pytest.mark.parametrize("described", [labelled_shards, table])
-def test_pictures_within_other_files_are_inspected(root, described, capsys):
+def test_pictures_within_other_files_are_inspected(root, described, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where the picture goes
     described = described(root)
     assert main(["data", "check", str(described)]) == 0
     assert "4 images" in " ".join(capsys.readouterr().out.split())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from browsers import chromium, playwright, violations
+from browsers import chromium, playwright, violations, watched
 from fakd import models
 from fakd.commands.report import report
 from fakd.data import scenes
@@ -34,19 +34,10 @@ def opened(page, made_up, tmp_path):
             models.save(network, file, class_names=data.class_names, palette=data.palette)
             folders.append(folder)
     path = report(folders, tmp_path / "report.html", images=3)
-    events = {"console": [], "errors": [], "requests": []}
-    listeners = {
-        "console": lambda message: events["console"].append(message.text),
-        "pageerror": lambda error: events["errors"].append(str(error)),
-        "request": lambda request: events["requests"].append(request.url),
-    }
-    for name, listener in listeners.items():
-        page.on(name, listener)
-    page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(path.as_uri())
-    yield page, events, path
-    for name, listener in listeners.items():
-        page.remove_listener(name, listener)
+    with watched(page) as events:
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.goto(path.as_uri())
+        yield page, events, path
 
 
 def column(page, index):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from browsers import chromium, playwright, violations
+from browsers import chromium, playwright, violations, watched
 from fakd.commands.serve import serve
 from fakd.models import pspnet, save
 from fakd.serving.server import PageServer
@@ -51,19 +51,10 @@ def address(tmp_path_factory):
 @pytest.fixture
 def opened(browser, address):
     """The page, and what went wrong or was asked while it was open."""
-    events = {"console": [], "error": [], "request": []}
-    said = {
-        "console": lambda message: events["console"].append(message.text),
-        "pageerror": lambda error: events["error"].append(str(error)),
-        "request": lambda request: events["request"].append(request.url),
-    }
-    for name, listener in said.items():
-        browser.on(name, listener)
-    browser.set_viewport_size({"width": 1200, "height": 900})
-    browser.goto(address)
-    yield browser, events
-    for name, listener in said.items():
-        browser.remove_listener(name, listener)
+    with watched(browser) as events:
+        browser.set_viewport_size({"width": 1200, "height": 900})
+        browser.goto(address)
+        yield browser, events
 
 
 @pytest.fixture
@@ -98,8 +89,8 @@ def test_an_image_is_seen_by_both_and_nothing_is_asked_of_others(opened, photo, 
         "rows => rows.map(row => [...row.cells].slice(1).map(each => parseFloat(each.innerText)))"
     )
     assert np.array(shares).sum(axis=0) == pytest.approx(100, abs=0.5)
-    assert all(url.startswith((address, "blob:", "data:")) for url in events["request"])
-    assert events["console"] == events["error"] == []
+    assert all(url.startswith((address, "blob:", "data:")) for url in events["requests"])
+    assert events["console"] == events["errors"] == []
 
 
 def test_a_drop_anywhere_does_the_same(opened):
@@ -117,7 +108,7 @@ def test_a_drop_anywhere_does_the_same(opened):
     )
     page.get_by_text("dropped.png is shown.").wait_for()
     assert opaque(page, 0) == 40 * 30
-    assert events["error"] == []
+    assert events["errors"] == []
 
 
 def test_one_class_is_shown_and_its_row_stands_out(opened, photo):
@@ -172,7 +163,7 @@ def test_what_is_no_image_is_told_and_what_was_shown_stays(opened, photo, tmp_pa
     page.get_by_text("the file has more than 1 MB").wait_for()
     choose(page, photo)
     assert page.locator("#problem").is_hidden()
-    assert events["error"] == []
+    assert events["errors"] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
