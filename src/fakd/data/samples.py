@@ -135,30 +135,14 @@ def _identity(reader: MaskReader) -> str:
     return f"{sorted(meanings.items())} {none if others == IGNORE else others}"
 
 
-class CachedSplit(Split):
-    """Another split whose samples are kept in memory once decoded, up to a number of bytes.
+class KeptSplit(Split):
+    """Another split of whose samples some are kept decoded."""
 
-    Each worker process keeps its own; what no longer fits is decoded every time.
-    """
-
-    def __init__(self, split: Split, limit: int) -> None:
-        self.labelled = split.labelled
-        self._split = split
-        self._room = limit
-        self._kept: dict[int, Sample] = {}
+    def __init__(self, split: Split) -> None:
+        self.labelled, self._split = split.labelled, split
 
     def __len__(self) -> int:
         return len(self._split)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index in self._kept:
-            return self._kept[index]
-        sample = self._split[index]
-        size = sample.image.nbytes + (0 if sample.labels is None else sample.labels.nbytes)
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = sample
-        return sample
 
     def is_labelled(self, index: int) -> bool:
         """Ask the other split."""
@@ -177,8 +161,30 @@ class CachedSplit(Split):
         return self._split.stamp(index)
 
     def identity(self) -> Iterable[str]:
-        """Yield the other split's lines: caching changes no sample."""
+        """Yield the other split's lines: how samples are kept changes none."""
         return self._split.identity()
+
+
+class CachedSplit(KeptSplit):
+    """Another split whose samples are kept in memory once decoded, up to a number of bytes.
+
+    Each worker process keeps its own; what no longer fits is decoded every time.
+    """
+
+    def __init__(self, split: Split, limit: int) -> None:
+        super().__init__(split)
+        self._room = limit
+        self._kept: dict[int, Sample] = {}
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self._kept:
+            return self._kept[index]
+        sample = self._split[index]
+        size = sample.image.nbytes + (0 if sample.labels is None else sample.labels.nbytes)
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = sample
+        return sample
 
 
 def cached(splits: Sequence[Split], hardware: Hardware) -> list[Split]:

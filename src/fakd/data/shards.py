@@ -105,7 +105,7 @@ class ShardFolder(PackedFolder):
         pattern: of their paths, with * for anything.
 
     Raises:
-        InputError: there is no such file, or one that is no tar file, compressed, or has no image.
+        InputError: as for `Shards`, but for images: what is none stays unmatched.
     """
 
     def __init__(self, root: Path, pattern: str) -> None:
@@ -199,8 +199,6 @@ def _index(path: Path) -> _Index:
             f"{path} is no whole tar file ({error}); one that is compressed cannot be read from "
             "within, so unpack it to .tar"
         ) from error
-    if not ends:
-        raise InputError(f"{path} holds no image named KEY{', KEY'.join(IMAGE_SUFFIXES)}")
     found = _Index(
         np.frombuffer(bytes(text), np.uint8),
         *(np.array(each) for each in (ends, starts, lengths, images)),

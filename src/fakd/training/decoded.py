@@ -3,7 +3,7 @@
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from fakd import signals
 from fakd.data import Sample, SegmentationData, Split
 from fakd.data.dataset import hashed
+from fakd.data.samples import KeptSplit
 from fakd.errors import InputError
 from fakd.files import expanded, make_folder, replace_folder, writing
 from fakd.runs.folder import read_json
@@ -30,7 +31,7 @@ _LOOKED_AT = 8
 """Samples whose size stands for that of all."""
 
 
-class DecodedSplit(Split):
+class DecodedSplit(KeptSplit):
     """Another split whose samples lie decoded in a folder; those that do not are decoded.
 
     Args:
@@ -41,11 +42,8 @@ class DecodedSplit(Split):
     """
 
     def __init__(self, split: Split, folder: Path, samples: Sequence[Any]) -> None:
-        self.labelled, self._split = split.labelled, split
+        super().__init__(split)
         self._folder, self._samples = folder, samples
-
-    def __len__(self) -> int:
-        return len(self._split)
 
     def __getitem__(self, index: int) -> Sample:
         if (known := self._samples[index]) is None:
@@ -67,26 +65,6 @@ class DecodedSplit(Split):
         if labelled:
             labels = torch.from_numpy(content[pixels:].view(np.int16)).view(height, width)
         return Sample(image, labels, name)
-
-    def is_labelled(self, index: int) -> bool:
-        """Ask the other split."""
-        return self._split.is_labelled(index)
-
-    def name(self, index: int) -> str:
-        """Tell the sample's name in the other split."""
-        return self._split.name(index)
-
-    def group(self, index: int) -> str | None:
-        """Tell the sample's group in the other split."""
-        return self._split.group(index)
-
-    def stamp(self, index: int) -> str:
-        """Tell the state of the sample in the other split."""
-        return self._split.stamp(index)
-
-    def identity(self) -> Iterable[str]:
-        """Yield the other split's lines: decoding changes no sample."""
-        return self._split.identity()
 
 
 def decoded(data: SegmentationData, hardware: Hardware, console: Console) -> list[Split]:
