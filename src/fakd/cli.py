@@ -258,11 +258,11 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
 
 
 def _path(key: str, given: Path) -> Path:
-    """Refuse what no file system can hold: a null character, a loop of links, too long a name."""
+    """Refuse what no file system can hold: a loop of links, too long a name."""
     path = expanded(given)
     try:
-        path.exists(), path.resolve()
-    except (ValueError, RuntimeError) as error:
+        path.resolve().exists()
+    except RuntimeError as error:
         reason = str(error).partition(" from ")[0].lower()
         raise InputError(f"{key}: {str(given)!r} can be no path: {reason}") from error
     return path

@@ -51,13 +51,6 @@ _TONES: Mapping[Tone, str] = {
 }
 _WORSE = "Seems worse, to be confirmed"
 """What stands out for the worse."""
-_PAGES = Environment(
-    loader=PackageLoader("fakd.report", "."),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 _JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[._/])(?=\w)")
 
 
@@ -70,7 +63,20 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(_JOINTS.split(text))
 
 
-_PAGES.filters["breakable"] = breakable
+def templates(package: str) -> Environment:
+    """Open the templates of a package; what they are given is text, and nothing may be missing."""
+    found = Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["breakable"] = breakable
+    return found
+
+
+_PAGES = templates("fakd.report")
 
 
 class Note(NamedTuple):

@@ -3,20 +3,11 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from fakd.report.page import breakable
+from fakd.report.page import templates
 from fakd.serving.networks import Common, Shown
 from fakd.serving.server import Content
 
-_PAGES = Environment(
-    loader=PackageLoader("fakd.serving", "."),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_PAGES.filters["breakable"] = breakable
+_PAGES = templates("fakd.serving")
 
 
 def page(networks: Sequence[Shown], common: Common, limit: int) -> dict[str, Content]:
