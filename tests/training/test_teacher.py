@@ -151,14 +151,14 @@ class Constant(Answers):
 
     title, classes, channels, fingerprint = "constant", 12, None, "0"
 
-    def __init__(self, channels=None, turn=0):
-        self.channels, self.turn = channels, turn
+    def __init__(self, channels=None, turn=0, stride=4):
+        self.channels, self.turn, self.stride = channels, turn, stride
 
     def find(self, part, split):
         return range(len(split))
 
     def read(self, part, place, size):
-        height, width = (side // 4 for side in size)
+        height, width = (side // self.stride for side in size)
         logits = np.zeros((12, height, width), np.float32)
         logits[:, : height // 2] = place + 1
         logits[0] += 100 * (part == "val")
@@ -195,6 +195,16 @@ def test_stored_answers_are_cut_as_their_views_are(fabric, tiny_data):
     ):
         maps = torch.from_numpy(teacher.answers.read("train", int(index), (32, 48)).logits)
         assert torch.equal(logits, cut_like(maps, geometry, (8, 12)))
+
+
+@pytest.mark.parametrize(("of_maps", "of_views"), [(1, 4), (2, 2), (4, 4), (8, 8)])
+def test_views_have_the_grid_of_the_maps_unless_those_are_as_large_as_images(
+    fabric, tiny_data, of_maps, of_views
+):
+    teacher = StoredTeacher(Constant(stride=of_maps), tiny_data, fabric)
+    batch = batch_of(tiny_data, teacher.lookup)
+    assert teacher.stride == of_views
+    assert batch.answers[0].shape[2:] == (32 // of_views, 48 // of_views)
 
 
 def test_answers_go_on_into_padding(fabric, tiny_data):

@@ -36,8 +36,9 @@ from fakd.types import Prediction, Segmenter
 
 Image = Float[Tensor, "1 3 height width"]
 Whole = Float[Tensor, "1 classes height width"]
-_FINEST = 4
-"""Pixels, each way, of the smallest cell that stored maps are cut into."""
+_COARSENED = 4
+"""Pixels, each way, of a cell of maps that are stored as large as their images: such maps are
+mostly enlarged ones, and hold sixteen times as much. Others keep the grid of their network."""
 
 
 def require_apart(teacher: Segmenter, student: Segmenter) -> None:
@@ -214,7 +215,8 @@ class StoredTeacher(Teacher):
         places = self._places["train"]
         height, width = data.train[0].image.shape[1:]
         rows, cols = answers.read("train", places[0], (height, width)).logits.shape[1:]
-        self.stride = max(_FINEST, round(min(height / rows, width / cols)))
+        own = max(1, round(min(height / rows, width / cols)))
+        self.stride = own if own > 1 else _COARSENED
         self.lookup = Lookup(answers, "train", places, self.stride)
         unscored: tuple[str, ...] = ()
         try:
