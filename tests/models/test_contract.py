@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fakd.models import adapt, deeplabv3plus, fcn_hrnet, isanet, load, pspnet, save
+from fakd.models import adapt, deeplabv3plus, fcn_hrnet, hypercolumns, isanet, load, pspnet, save
 
 BUILDERS = {
     "pspnet": lambda: pspnet("resnet18", 7),
@@ -12,6 +12,7 @@ BUILDERS = {
     "deeplabv3plus": lambda: deeplabv3plus("mobilenetv2", 7, channels=32, detail=8),
     "isanet": lambda: isanet("resnet18", 7, channels=32, attention_channels=16),
     "fcn_hrnet": lambda: fcn_hrnet("hrnet_w18s", 7),
+    "hypercolumns": lambda: hypercolumns("tf_efficientnet_lite0", 7, strides=(4, 8, 16)),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fakd.models import fcn_hrnet, pspnet
+from fakd.models import fcn_hrnet, hypercolumns, pspnet
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from fakd.models import fcn_hrnet, pspnet
         lambda: fcn_hrnet("hrnet_w18s", 4),
         lambda: pspnet("resnet18", 4),
         lambda: pspnet("mobilenetv3_small_050", 4, channels=16),
+        lambda: hypercolumns("tf_efficientnet_lite0", 4, strides=(2, 4, 8)),
     ],
 )
 def test_a_step_learns_everything(build):

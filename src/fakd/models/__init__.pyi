@@ -5,6 +5,7 @@ from .foreign.adaption import adapt
 from .foreign.exported import open_exported
 from .foreign.libraries import open_smp, open_transformers
 from .foreign.opening import open_network
+from .hypercolumns import hypercolumns
 from .mmseg.checkpoint import load_mmseg, to_mmseg
 from .mmseg.conversion import export_mmseg, import_mmseg
 from .mmseg.published import PUBLISHED, Published
@@ -27,6 +28,7 @@ __all__ = [
     "deeplabv3plus",
     "export_mmseg",
     "fcn_hrnet",
+    "hypercolumns",
     "import_mmseg",
     "isanet",
     "list_networks",

@@ -113,6 +113,26 @@ class FCNHead(nn.Module):
         return self.conv_seg(features), features
 
 
+class HypercolumnHead(nn.Module):
+    """Interpolate all stages to the first, join them, narrow, and look around once.
+
+    A 1x1 convolution makes ``channels`` of the joined stages, a separable 3x3 one the feature.
+    """
+
+    def __init__(self, stage_channels: tuple[int, ...], channels: int, classes: int) -> None:
+        super().__init__()
+        self.narrow = ConvBlock(sum(stage_channels), channels)
+        self.refine = SeparableConvBlock(channels, channels)
+        self.conv_seg = pixel_classifier(channels, classes)
+
+    def forward(self, stages: Stages) -> Answer:
+        """Return logits and their feature, the input of ``conv_seg``."""
+        finest, *others = stages
+        joined = [finest, *(resize(stage, like=finest) for stage in others)]
+        features = self.refine(self.narrow(torch.cat(joined, dim=1)))
+        return self.conv_seg(features), features
+
+
 POOL_SCALES = (1, 2, 3, 6)
 
 
@@ -292,4 +312,4 @@ class ISAHead(nn.Module):
         return attended[..., top : top + rows, left : left + cols]
 
 
-Head = PSPHead | SeparableASPPHead | ISAHead | FCNHead
+Head = PSPHead | SeparableASPPHead | ISAHead | FCNHead | HypercolumnHead

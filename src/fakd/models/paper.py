@@ -74,7 +74,11 @@ def described(builder: Callable[P, EncoderDecoder]) -> Callable[P, EncoderDecode
         network = builder(*args, **kwargs)
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        given = dict(call.arguments)
+        # Lists, as the network has them that is read from a recipe or from the metadata of a file.
+        given = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in call.arguments.items()
+        }
         weights = given.pop("weights")
         path = f"fakd.models.{builder.__name__}"
         network.config = {"class_path": path, "init_args": given}
