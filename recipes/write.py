@@ -53,6 +53,33 @@ CAMVID = {
     "init_args": {"root": "data/camvid", "description": "recipes/camvid/dataset.yaml"},
 }
 
+# The teacher that `fakd demo` brings: no scene of its seed is one of the demo's.
+DEMO = {
+    "network": {
+        "class_path": "fakd.models.hypercolumns",
+        "init_args": {"backbone": "tf_efficientnet_lite0", "weights": "imagenet"},
+    },
+    "data": {
+        "class_path": "fakd.data.scenes",
+        "init_args": {"train": 800, "val": 100, "size": [144, 192], "seed": 2208},
+    },
+    "run": "runs/demo-teacher",
+    "schedule": {
+        "steps": 900,
+        "batch_size": 8,
+        "learning_rate": 0.002,
+        "shape": "cosine",
+        "warmup": 50,
+        "clip": 5.0,
+    },
+    "optimizer": {"kind": "AdamW", "weight_decay": 0.02},
+    "augmentation": {"crop": [96, 128], "scale": [0.9, 1.2], "photometric": False},
+    "task": {"dice": 0.5, "class_weights": "auto"},
+    # As many as it was made with: sums in another order round differently.
+    "hardware": {"threads": 1},
+    "intervals": {"evaluate": 300},
+}
+
 
 def network(backbone: str, channels: int, weights: str | None) -> Recipe:
     """A PSPNet at output stride 8."""
@@ -239,6 +266,7 @@ def every_file() -> dict[str, str]:
     own["camvid-cpu/teacher-1500.yaml"] = longer
     own |= grids() | experiments()
     files = {name: text(recipe, "--data.root FOLDER") for name, recipe in own.items()}
+    files["demo/teacher.yaml"] = text(DEMO)
     return files | {name: comment + text(recipe) for name, (comment, recipe) in paper().items()}
 
 

@@ -14,7 +14,7 @@ from fakd.errors import InputError
 from fakd.imports import nearest
 
 _NETWORKS = (
-    "pspnet, deeplabv3plus, isanet, fcn_hrnet (with .backbone: resnet18 or any of timm); "
+    "pspnet, deeplabv3plus, isanet, fcn_hrnet, hypercolumns (with .backbone: any of timm); "
     "hf:ID-OR-FOLDER, smp:Unet, torchvision:NAME, timm:NAME, FILE.py:FUNCTION, "
     "package.module:FUNCTION, FILE.onnx, FILE.pt2; a finished run, FILE.safetensors or "
     "mmsegmentation's FILE.pth"
@@ -72,7 +72,7 @@ class Page:
 
 
 PAGES = {
-    "demo": Page(("fakd demo", "fakd demo --student_steps 600 --run runs/demo-600")),
+    "demo": Page(("fakd demo", "fakd demo --steps 600 --run runs/demo-600")),
     "train": Page(
         (
             "fakd train --network pspnet --network.backbone resnet50 --network.weights imagenet "

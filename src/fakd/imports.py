@@ -31,7 +31,7 @@ _EXTRAS = {
     "av": "video",
     "datasets": "datasets",
 }
-BUILDERS = ("deeplabv3plus", "fcn_hrnet", "isanet", "pspnet")
+BUILDERS = ("deeplabv3plus", "fcn_hrnet", "hypercolumns", "isanet", "pspnet")
 """Those of this package's networks, in `fakd.models`."""
 ARCHITECTURES = frozenset(f"fakd.models.{name}" for name in ("adapt", *BUILDERS))
 """What of this package a weights file may ask for: a network without weights."""

@@ -1,9 +1,8 @@
-"""Evaluating, predicting and the demo through the real command line."""
+"""Evaluating and predicting through the real command line."""
 
 import json
 import os
 import signal
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -14,7 +13,6 @@ from PIL import Image
 import fakd
 from fakd import models
 from fakd.cli import main
-from fakd.commands.demo import verdict
 from fakd.inference import predict_classes
 from fakd.metrics import Scores, confusion_matrix
 from fakd.settings import Inference
@@ -220,33 +218,6 @@ def test_predict_names_a_truncated_image(weights, tmp_path, tiny_data, capsys):
     photo.write_bytes(photo.read_bytes()[:400])
     assert main(["predict", f"--network={weights}", f"--images={photo}", f"--out={tmp_path}"]) == 2
     assert "cut.jpg" in capsys.readouterr().err
-
-
-def test_the_demo_compares_and_draws_and_continues(tmp_path, capsys, monkeypatch):
-    module = sys.modules["fakd.commands.demo"]
-    monkeypatch.setattr(module, "SCENES", {"train": 6, "val": 3, "size": (32, 48)})
-    monkeypatch.setattr(module, "CROP", (32, 48))
-    monkeypatch.setattr(module, "TEACHER", ("mobilenetv3_small_050", 16))
-    monkeypatch.setattr(module, "PICTURES", 2)
-    arguments = ["demo", f"--run={tmp_path / 'd'}", "--teacher_steps=2", "--student_steps=2"]
-    assert main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert all(
-        word in printed for word in ("teacher", "alone", "cwd", "fakd", "parameters", "mIoU")
-    )
-    assert "; FAKD " in printed
-    for picture in ("examples.png", "curves.png"):
-        assert pixels(tmp_path / "d" / picture).std() > 5
-    before = (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns
-    assert main(arguments) == 0
-    assert (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns == before
-
-
-def test_the_demo_gives_differences_and_no_verdict():
-    text = verdict(30.0, 34.0, 34.2)
-    assert "CWD scored +4.00 mIoU against the student alone" in text
-    assert "FAKD +4.20 against the student alone and +0.20 against CWD" in text
-    assert not any(word in text for word in ("better", "worse", "no different"))
 
 
 @pytest.mark.parametrize("command", ["train", "distill", "evaluate", "predict", "demo"])

@@ -147,10 +147,11 @@ def class_table(scores: Scores, class_names: tuple[str, ...]) -> Table:
     return terminal(rows, empty="-")
 
 
-def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Compare finished runs: one row each with name, parameters, mIoU, mAcc and training seconds.
+def comparison_table(results: Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> Table:
+    """Compare networks: one row each with name, parameters, scores and training seconds.
 
-    Every one has ``name`` and the entries of a run's ``result.json``.
+    Every one has ``name`` and the entries of a run's ``result.json``, ``train_seconds`` only if it
+    was trained here. ``classes`` are those whose IoU stands beside mIoU.
     """
     rows = [
         {
@@ -158,7 +159,8 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
             "parameters": Entry(f"{each['parameters'] / 1e6:.2f} M"),
             "mIoU": number(each["final"]["miou"]),
             "mAcc": number(each["final"]["macc"]),
-            "train s": number(each["train_seconds"], ".0f"),
+            **{name: number(each["final"]["classes"][name]["iou"], ".1f") for name in classes},
+            "train s": number(each.get("train_seconds"), ".0f"),
         }
         for each in results
     ]
