@@ -53,6 +53,12 @@ CAMVID = {
     "init_args": {"root": "data/camvid", "description": "recipes/camvid/dataset.yaml"},
 }
 
+# What `fakd demo` trains with, on whole scenes.
+SCENES = {
+    "optimizer": {"kind": "AdamW", "weight_decay": 0.02},
+    "augmentation": {"crop": [72, 96], "scale": [1.0, 1.0], "photometric": False},
+    "task": {"dice": 0.5, "class_weights": "auto"},
+}
 # The teacher that `fakd demo` brings: no scene of its seed is one of the demo's.
 DEMO = {
     "network": {
@@ -72,9 +78,8 @@ DEMO = {
         "warmup": 50,
         "clip": 5.0,
     },
-    "optimizer": {"kind": "AdamW", "weight_decay": 0.02},
+    **SCENES,
     "augmentation": {"crop": [96, 128], "scale": [0.9, 1.2], "photometric": False},
-    "task": {"dice": 0.5, "class_weights": "auto"},
     # As many as it was made with: sums in another order round differently.
     "hardware": {"threads": 1},
     "intervals": {"evaluate": 300},
@@ -239,7 +244,7 @@ def experiments() -> dict[str, Recipe]:
     plan = {"base": ["alone", "pd", "cwd"], "relative": relative, "tuned": tuned}
     plan["labels"] = ["alone", "pd", "cwd", "cwd-fa", "hard"]
     seeds = {"base": 5, "labels": 3}
-    files = {}
+    files = scenes({name: plan[name] for name in ("base", "relative", "tuned")}, seeds)
     for clip in CLIPS:
         place = {"root": "data/camvid", "description": f"recipes/camvid-clips/{clip}/dataset.yaml"}
         for name, methods in plan.items():
@@ -255,6 +260,44 @@ def experiments() -> dict[str, Recipe]:
     return files
 
 
+def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
+    """The same comparisons on built-in scenes, 15 of them with labels; a run takes minutes."""
+    of_scenes = {"train": 150, "val": 200, "size": [144, 192], "labelled": 15}
+    student = {
+        "backbone": "tf_efficientnet_lite0",
+        "strides": [2, 4, 8],
+        "channels": 48,
+        "weights": "imagenet",
+    }
+    pair = {
+        "teacher": "runs/scenes/answers",
+        "student": {"class_path": "fakd.models.hypercolumns", "init_args": student},
+    }
+    duration = {
+        "steps": 1000,
+        "learning_rate": 0.003,
+        "shape": "cosine",
+        "warmup": 20,
+        "clip": 5.0,
+        "unlabelled_share": 0.75,
+    }
+    return {
+        f"scenes/compare-{name}.yaml": {
+            "run": f"runs/scenes/compare-{name}",
+            "data": {"class_path": "fakd.data.scenes", "init_args": of_scenes},
+            "pairs": {"imagenet": pair},
+            "methods": methods,
+            "seeds": seeds.get(name, 1),
+            "check_teacher": False,
+            "schedule": duration,
+            **SCENES,
+            "hardware": {"threads": 1},
+            "intervals": {"evaluate": 250},
+        }
+        for name, methods in plan.items()
+    }
+
+
 def every_file() -> dict[str, str]:
     """The text of all files this script writes, by path below its folder."""
     own = {
@@ -266,6 +309,7 @@ def every_file() -> dict[str, str]:
     own["camvid-cpu/teacher-1500.yaml"] = longer
     own |= grids() | experiments()
     files = {name: text(recipe, "--data.root FOLDER") for name, recipe in own.items()}
+    files |= {name: text(own[name]) for name in own if name.startswith("scenes/")}
     files["demo/teacher.yaml"] = text(DEMO)
     return files | {name: comment + text(recipe) for name, (comment, recipe) in paper().items()}
 

@@ -41,6 +41,7 @@ _QUANTITIES = {
     "gradient_norm": "gradient norm",
     "lambda": "strength λ of the augmentation",
     "augmentation": "size λv/2 of the augmentation",
+    "margin_share": "that size as a share of the margin",
 }
 _TONES: Mapping[Tone, str] = {
     "helped": "Helped",
