@@ -244,7 +244,11 @@ def experiments() -> dict[str, Recipe]:
     plan = {"base": ["alone", "pd", "cwd"], "relative": relative, "tuned": tuned}
     plan["labels"] = ["alone", "pd", "cwd", "cwd-fa", "hard"]
     seeds = {"base": 5, "labels": 3}
-    files = scenes({name: plan[name] for name in ("base", "relative", "tuned")}, seeds)
+    of_scenes = {name: plan[name] for name in ("base", "tuned")}
+    for base in bases:  # CWD is what `fakd distill` learns by, and goes first.
+        forms = {name: made for name, made in relative.items() if name.split("-")[0] == base}
+        of_scenes[f"relative-{base}"] = {"alone": None, **forms}
+    files = scenes(of_scenes, seeds)
     for clip in CLIPS:
         place = {"root": "data/camvid", "description": f"recipes/camvid-clips/{clip}/dataset.yaml"}
         for name, methods in plan.items():
