@@ -142,6 +142,18 @@ def test_what_is_measured_again_comes_instead(tmp_path):
     assert found == [("1", "1", ""), ("2", "0.5", ""), ("3", "0.333333", "31")]
 
 
+def test_what_a_long_run_has_logged_is_not_read_again(tmp_path, monkeypatch):
+    curves = Curves(tmp_path, 0)
+    curves.write(1, {"task": 1.0, "val/mIoU": 30.0})
+    monkeypatch.setattr("fakd.runs.curves.read_curves", None)
+    curves.write(2, {"task": 0.5})
+    curves.write(2, {"val/mIoU": 31.25})
+    curves.write(2, {"val/mIoU": 31.0})
+    curves.write(3, {"task": 0.25})
+    found = [(row["step"], row["task"], row["val/mIoU"]) for row in read(tmp_path)]
+    assert found == [("1", "1", "30"), ("2", "0.5", "31"), ("3", "0.25", "")]
+
+
 def test_a_lock_has_one_holder(tmp_path):
     with lock(tmp_path / "a") as first, lock(tmp_path / "a") as second:
         assert first is not None

@@ -2,8 +2,8 @@
 
 import csv
 import time
-from collections.abc import Mapping
-from io import StringIO
+from collections.abc import Mapping, Sequence
+from io import SEEK_END, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ class Curves:
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / CURVES
         self._columns: list[str] = []
-        # No more than one row: what a long run has logged is in the file.
-        self._last_step: float | None = None
+        # No more than one row, and where it begins: what a long run has logged is in the file.
+        self._last: dict[str, float] = {}
+        self._begins = 0
         self._rewrite([row for row in read_curves(self._path) if row["step"] <= first_step])
         self._events = folder / f"events.out.tfevents.{time.time_ns()}"
         self._record(Event(file_version="brain.Event:2"))
@@ -35,19 +36,20 @@ class Curves:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add the values of a step (from 1 on) to its row; what is measured again counts anew."""
-        row = {"step": float(step), **values}
         entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._record(Event(step=step, summary=Summary(value=entries)))
-        again = row["step"] == self._last_step
-        if not again and set(row) <= set(self._columns):
-            with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerow(_written(row))
-            self._last_step = row["step"]
+        again = self._last.get("step") == step
+        row = {**(self._last if again else {}), "step": float(step), **values}
+        if set(row) <= set(self._columns):
+            text = self._text([row]).encode()
+            with writing(self._path), self._path.open("r+b") as file:
+                self._begins = file.seek(self._begins if again else file.seek(0, SEEK_END))
+                file.write(text)
+                file.truncate()
+            self._last = row
         else:
             rows = read_curves(self._path)
-            if again and rows:
-                row = {**rows.pop(), **row}
-            self._rewrite([*rows, row])
+            self._rewrite([*(rows[:-1] if again else rows), row])
 
     def _record(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -56,13 +58,18 @@ class Curves:
             RecordWriter(file).write(event.SerializeToString())
 
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
-        self._last_step = rows[-1]["step"] if rows else None
         self._columns = list(dict.fromkeys(key for row in rows for key in row))
+        before = self._text(rows[:-1], header=True)
+        write_text(self._path, before + self._text(rows[-1:]))
+        self._last, self._begins = rows[-1] if rows else {}, len(before.encode())
+
+    def _text(self, rows: Sequence[Mapping[str, float]], header: bool = False) -> str:
         text = StringIO()
         writer = csv.DictWriter(text, self._columns)
-        writer.writeheader()
+        if header:
+            writer.writeheader()
         writer.writerows(map(_written, rows))
-        write_text(self._path, text.getvalue())
+        return text.getvalue()
 
 
 def _written(row: Mapping[str, float]) -> dict[str, str]:
