@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from fakd import models
+from fakd.commands.answer import answer
 from fakd.commands.report import report
 from fakd.comparing.statistics import Difference, Interval
 from fakd.comparing.verdict import Comparison, references
@@ -236,6 +237,22 @@ def test_networks_are_measured_and_pictured(trained, tmp_path):
     assert "Where student and teacher disagree most" in page.text
     assert page.tags.count("img") == 4 * 5, "image, truth, teacher and two students each"
     assert "4 of 6 validation images" in page.text
+
+
+def test_the_teacher_whose_answers_were_stored_is_shown_unless_it_has_changed(trained, tmp_path):
+    answers, weights = tmp_path / "answers", tmp_path / "teacher.safetensors"
+    data = scenes(train=2, val=6, size=(32, 48))
+    answer(weights, data, answers)
+    recipe = yaml.safe_load((trained[1] / "recipe.yaml").read_text())
+    recipe["teacher"] = {"class_path": "fakd.answers.Stored", "init_args": {"path": str(answers)}}
+    (trained[1] / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    page = Page(write(trained, tmp_path, images=4))
+    assert "teacher is not shown" not in page.text
+    assert page.tags.count("img") == 4 * 5
+    other = pspnet("mobilenetv3_small_050", data.classes, channels=16)
+    models.save(other, weights, class_names=data.class_names, palette=data.palette)
+    text = Page(write(trained, tmp_path, images=2)).text
+    assert "has other weights now than when its answers were stored" in text
 
 
 def test_what_cannot_be_opened_is_said(trained, tmp_path):

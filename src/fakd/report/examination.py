@@ -13,13 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from fakd import models, specs
+from fakd.answers.store import Store
 from fakd.data import Sample, SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
+from fakd.files import expanded
 from fakd.report.figures import shrunk
 from fakd.report.measurements import Cost, Quality, cost_of, input_size
 from fakd.runs.naming import title_of
 from fakd.runs.reading import Methods, Run
 from fakd.settings import Inference
+from fakd.training.start import fingerprint
 from fakd.types import IGNORE, Segmenter
 
 TEACHER = "teacher"
@@ -105,22 +108,25 @@ def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Seg
 
 
 def open_teacher_of(run: Run) -> Segmenter:
-    """Open the network that a run was taught by.
+    """Open the network that a run was taught by, itself or by what it had answered before.
 
     Raises:
-        InputError: it was no network, or cannot be opened.
+        InputError: it was no network, cannot be opened, or has other weights now.
     """
-    spec, classes = run.recipe["teacher"], len(run.class_names)
-    if _path(spec).startswith("fakd.answers."):
-        raise InputError(
-            "its answers come from several places or were stored, not from one network"
-        )
+    spec, classes, asked = run.recipe["teacher"], len(run.class_names), None
+    if _path(spec) == "fakd.answers.Stored":
+        content = Store.open(expanded(spec["init_args"]["path"])).content
+        spec, asked = content["origin"]["teacher"], content["teacher"]["fingerprint"]
+    elif _path(spec).startswith("fakd.answers."):
+        raise InputError("its answers come from several places, not from one network")
     network = specs.build(spec, classes=classes, asked_by=run.folder, ours=specs.OPENERS)
     if not isinstance(network, torch.nn.Module):
         raise InputError(f"only a network that fakd.models opens can be, got {_path(spec)}")
     network = models.adapt(network)
     if network.classes != classes:
         raise InputError(f"expected one of {classes} classes, got one of {network.classes}")
+    if asked not in (None, fingerprint(network)):
+        raise InputError(f"{_path(spec)} has other weights now than when its answers were stored")
     return network
 
 
