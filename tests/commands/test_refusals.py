@@ -281,6 +281,8 @@ FLAGS = [
     (None, "report photos", "photos"),
     (None, "tables gone", "gone"),
     (None, f"{REPORT} --out net.safetensors", "net.safetensors"),
+    (None, "demo --run out --steps 0", "--steps of at least 1"),
+    (None, "demo --run net.safetensors", "net.safetensors"),
     (None, "data check gone", "gone"),
     (None, "data check d --save d", "dataset.yaml"),
     (None, "convert --source gone.pth --target x.safetensors", "gone.pth"),

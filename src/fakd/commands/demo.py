@@ -8,6 +8,7 @@ from typing import Any
 
 import fakd
 from fakd.console import open_console
+from fakd.errors import InputError
 from fakd.settings import Augmentation, Existing, Intervals, Optimizer, Schedule, Task
 
 SCENES: dict[str, Any] = {"train": 150, "val": 50, "size": (144, 192)}
@@ -74,6 +75,8 @@ def teach(run: Path, seed: int, steps: int, existing: Existing) -> list[dict[str
 
     from fakd.commands.answer import answer
 
+    if steps < 1:
+        raise InputError(f"expected --steps of at least 1, got {steps}")
     data = fakd.data.scenes(**SCENES, seed=seed, labelled=LABELLED)
     options: dict[str, Any] = {
         "optimizer": Optimizer("AdamW", weight_decay=0.02),
