@@ -1,4 +1,4 @@
-"""Data as people have it: what is proposed for it, and that the proposal trains."""
+"""Data as people have it: what is proposed for it."""
 
 import numpy as np
 import pytest
@@ -58,16 +58,11 @@ def notes(export) -> str:
     return "\n".join(each.text for each in inspected(export.root).findings)
 
 
-def trains(export, *, usable: bool = True):
-    """Save what is proposed and train two steps with it; return the data."""
-    saved = export.root.parent / "saved"
-    assert main(["data", "check", str(export.root), "--save", str(saved)]) == int(not usable)
-    network = ["--network=pspnet", "--network.backbone=mobilenetv3_small_050"]
-    schedule = ["--schedule.steps=2", "--schedule.batch_size=2", "--augmentation.crop=[32,48]"]
-    run = export.root.parent / "run"
-    command = ["train", *network, "--network.channels=8", f"--data={saved}", f"--run={run}"]
-    assert main([*command, *schedule, "--hardware.accelerator=cpu"]) == 0
-    return folder(saved)
+def saved(export):
+    """Save what is proposed; return the data."""
+    place = export.root.parent / "saved"
+    assert main(["data", "check", str(export.root), "--save", str(place)]) == 0
+    return folder(place)
 
 
 def voc(export, photos="JPEGImages", count=6):
@@ -91,7 +86,7 @@ def test_cvats_export_is_not_voc_and_takes_its_names_from_the_label_map(export):
     assert found["train"]["images"] == "JPEGImages/{name}.jpg"
     assert found["train"]["masks"] == "SegmentationClass/{name}.png"
     assert [entry["name"] for entry in found["classes"]] == ["background", "box", "ball"]
-    data = trains(export)
+    data = saved(export)
     assert data.class_names == ("background", "box", "ball")
     np.testing.assert_array_equal(data.train[0].labels, export.classes(0))
 
@@ -130,7 +125,7 @@ def test_palette_masks_of_labelme2voc_take_their_names_by_id(export):
     assert found["ignore"] == [2]
     assert found["train"]["images"] == "JPEGImages/{name}.jpg"
     assert "void (id 2) is taken for no class" in notes(export)
-    assert trains(export).train[0].labels.min() == -1
+    assert saved(export).train[0].labels.min() == -1
 
 
 def test_lists_of_names_are_followed(export):
@@ -142,7 +137,7 @@ def test_lists_of_names_are_followed(export):
     names = [[pair.name for pair in split.listing.pairs] for split in splits]
     assert names == [["f0", "f1", "f2"], ["f4", "f5"]]
     assert "every fifth" not in notes(export)
-    test = trains(export).open_test()
+    test = saved(export).open_test()
     assert [test.name(index) for index in range(len(test))] == ["f3"]
 
 
@@ -152,7 +147,7 @@ def test_roboflows_masks_beside_photos_are_named_by_its_csv(export):
             export.photo(f"{split}/{split}{number}.jpg", number)
             export.save(f"{split}/{split}{number}_mask.png", export.classes(number))
         export.text(f"{split}/_classes.csv", "Pixel Value, Class\n0, background\n1, box\n2, ball\n")
-    data = trains(export)
+    data = saved(export)
     assert data.class_names == ("background", "box", "ball")
     assert (len(data.train), len(data.val), len(data.open_test())) == (3, 3, 3)
     assert "no masks" not in notes(export)
@@ -170,7 +165,7 @@ def test_masks_of_ids_are_told_from_those_of_objects_and_colours_beside_them(exp
     found = content(export)
     assert found["train"]["masks"] == "gt/train/{name}_labelIds.png"
     assert found["ids"] == {4: "class4", 5: "class5", 6: "class6"}
-    assert len(trains(export).train) == 4
+    assert len(saved(export).train) == 4
 
 
 def test_a_number_of_classes_without_names_is_pointed_out(export):
@@ -200,7 +195,7 @@ def test_images_without_masks_are_left_out_and_said(export):
         export.photo(f"unlabelled/{number}.png", number)
     assert "1 image without a mask (images/alone.png)" in notes(export)
     assert "3 images in unlabelled have no masks and are not used" in notes(export)
-    assert len(trains(export).train) == 5
+    assert len(saved(export).train) == 5
 
 
 @pytest.mark.parametrize("kind", ["resized", "jpeg"])
@@ -217,7 +212,7 @@ def test_black_and_white_with_smooth_edges_is_two_classes(export, kind):
     assert found["classes"] == ["background", "foreground"]
     assert found["others"] == "nearest"
     assert "as smooth edges and compression make it" in notes(export)
-    data = trains(export)
+    data = saved(export)
     suffix = ".jpg" if kind == "jpeg" else ".png"
     with Image.open(export.root / f"masks/0{suffix}") as mask:
         np.testing.assert_array_equal(data.train[0].labels, np.array(mask) >= 128)
@@ -231,7 +226,7 @@ def test_colours_with_smooth_edges_are_as_many_classes(export):
     assert len(content(export)["classes"]) == 3
     # The colours in order are black, blue, red.
     true = np.array([0, 2, 1])[export.classes(0).repeat(6, 0).repeat(6, 1)]
-    assert (trains(export).train[0].labels.numpy() == true).mean() > 0.99
+    assert (saved(export).train[0].labels.numpy() == true).mean() > 0.99
 
 
 def test_archives_are_to_be_unpacked(export):
@@ -247,7 +242,7 @@ def test_classes_that_leave_background_out_are_named_from_one_on(export):
         export.save(f"masks/{number}.png", export.classes(number))
     export.text("classes.txt", "box\nball\n")
     assert content(export)["classes"] == ["background", "box", "ball"]
-    assert "id 0 is taken for background, which classes.txt does not name" in notes(export)
+    assert "is taken for background, as classes.txt does not name it" in notes(export)
     export.text("classes.txt", "ground\nbox\nball\n")
     assert content(export)["classes"] == ["ground", "box", "ball"]
 
@@ -269,3 +264,55 @@ def test_camvid_as_kaggle_has_it(export):
     assert found["train"] == {"images": "train/{name}.png", "masks": "train_labels/{name}_L.png"}
     assert found["val"] == {"images": "val/{name}.png", "masks": "val_labels/{name}_L.png"}
     assert found["test"] == {"images": "test/{name}.png", "masks": "test_labels/{name}_L.png"}
+
+
+def bordered(export, number: int, void: int) -> np.ndarray:
+    """Draw a box and a ball, with void along their borders."""
+    mask = export.classes(number)
+    edge = np.zeros(SIZE, bool)
+    edge[1:] |= mask[1:] != mask[:-1]
+    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    return np.where(edge, void, mask).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["ids", "colours"])
+def test_what_has_no_name_and_lies_along_borders_is_void(export, kind):
+    palette = np.array([(9, 200, 9), (250, 50, 83), (50, 183, 250), (0, 0, 0)], np.uint8)
+    for number in range(5):
+        export.photo(f"images/{number}.png", number)
+        mask = bordered(export, number, 3)
+        export.save(f"masks/{number}.png", mask if kind == "ids" else palette[mask])
+    found = content(export)
+    assert len(found["classes"]) == 3
+    assert found["ignore" if kind == "ids" else "ignore_colors"] == [
+        3 if kind == "ids" else [0, 0, 0]
+    ]
+    assert "has no name and lies along borders of the others as void does" in notes(export)
+    # Where it has one, it is a class like the others, and so is the last of sound masks.
+    rows = [f"{name} {' '.join(map(str, c))}" for name, c in zip("abcd", palette, strict=True)]
+    names = "a\nb\nc\nd" if kind == "ids" else "\n".join(f"{r[2:]} {r[0]}" for r in rows)
+    export.text("classes.txt" if kind == "ids" else "label_colors.txt", names)
+    assert len(content(export)["classes"]) == 4
+    assert "void" not in notes(export)
+
+
+def test_void_after_the_named_classes_does_not_move_their_names(export):
+    for number in range(5):
+        export.photo(f"images/{number}.png", number)
+        export.save(f"masks/{number}.png", bordered(export, number, 3))
+    export.text("classes.txt", "ground\nbox\nball\n")
+    found = content(export)
+    assert (found["classes"], found["ignore"]) == (["ground", "box", "ball"], [3])
+
+
+def test_an_id_that_the_file_of_names_leaves_out_is_no_class_and_said(export):
+    for number in range(5):
+        export.photo(f"images/{number}.png", number)
+        export.save(f"masks/{number}.png", export.classes(number) * 3 + 1)
+    export.text("classes.csv", "id,name\n1,ground\n4,box\n")
+    found = content(export)
+    assert found["ids"] == {1: "ground", 4: "box"}
+    assert found["ignore"] == [7]
+    assert "id 7 (18.8% of the pixels) has no name in classes.csv: it is taken for no class" in (
+        notes(export)
+    )

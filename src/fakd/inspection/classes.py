@@ -1,7 +1,7 @@
 """The classes of a folder without a description: from files that name them, or from the masks."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -120,7 +120,11 @@ def _named(file: str, lines: Sequence[str]) -> Named | None:
 
 
 def describe(
-    found: Mapping[MaskValue, Values], named: Named | None, masks: Path, lossy: bool
+    found: Mapping[MaskValue, Values],
+    named: Named | None,
+    masks: Path,
+    lossy: bool,
+    is_void: Callable[[MaskValue], bool],
 ) -> tuple[list[str], list[str]]:
     """Write the classes of a description.
 
@@ -129,6 +133,7 @@ def describe(
         named: Classes that a file names.
         masks: Where the masks lie, for messages.
         lossy: Whether compression has changed them.
+        is_void: Whether a value lies along the borders of the others.
 
     Returns:
         Lines of a dataset.yaml, and what the user should know of them.
@@ -151,22 +156,43 @@ def describe(
             f"masks in {masks} hold {len(values)} {'colours' if coloured else 'ids'} and seem to "
             "count objects; give masks of classes, or write a dataset.yaml with their classes"
         )
-    remarks = []
+    key, ignore = ("colour", "ignore_colors") if coloured else ("id", "ignore")
     ids = [value for value in values if isinstance(value, int) and value not in NO_CLASS]
-    if named is not None and named.by_place and max(ids, default=0) == len(named.names):
-        shifted = {raw + 1: name for raw, name in named.names.items()}
-        remarks.append(f"id 0 is taken for background, which {named.file} does not name")
-        named = named._replace(names={0: "background"} | shifted)
+    # Black of colours, and the last of ids: where programs put void.
+    dark: MaskValue = (0, 0, 0) if coloured else max(ids, default=0)
+    nameless = not noisy and dark in values and dark not in _known(values, named, coloured)
+    void = [dark] if nameless and is_void(dark) else []
+    if named is not None and named.by_place and [len(named.names)] == [*void, max(ids, default=0)]:
+        named = named._replace(names={raw + 1: name for raw, name in named.names.items()})
     names = _known(values, named, coloured)
-    if names and named is not None:
-        remarks.append(f"the classes are called as {named.file} says")
     nothing: Sequence[MaskValue] = () if coloured or noisy or 255 in names else NO_CLASS
     nothing = [value for value in nothing if value in values]
+    unnamed = [value for value in values if value not in (*names, *nothing, *void)]
+
+    pixels = sum(counts.pixels for counts in found.values())
+    what = {
+        value: f"{key} {_shown(value)} ({found[value].pixels / pixels:.1%} of the pixels)"
+        for value in values
+    }
+    end = "is taken for no class; list it under classes if it is one"
+    remarks = [
+        f"{what[value]} has no name and lies along borders of the others as void does: it {end}"
+        for value in void
+    ]
     remarks += [f"id {value} is taken for no class; change that if it is one" for value in nothing]
-    unnamed = [value for value in values if value not in names and value not in nothing]
-    names |= {value: f"class{at if coloured else value}" for at, value in enumerate(unnamed)}
-    key, ignore = ("colour", "ignore_colors") if coloured else ("id", "ignore")
-    if unnamed:
+    if names and named is not None:
+        remarks.append(f"the classes are called as {named.file} says")
+        for value in unnamed:
+            if value in (0, (0, 0, 0)):
+                names = {value: "background"} | names
+                remarks.append(
+                    f"{what[value]} is taken for background, as {named.file} does not name it"
+                )
+            else:
+                remarks.append(f"{what[value]} has no name in {named.file}: it {end}")
+                nothing.append(value)
+    elif unnamed:
+        names |= {value: f"class{at if coloured else value}" for at, value in enumerate(unnamed)}
         remarks.append(
             f"nothing names {key} {some([*map(_shown, unnamed)], 3)}: write names of classes into "
             f"dataset.yaml, and what means none (void, unlabelled) under {ignore}:"
@@ -177,7 +203,7 @@ def describe(
         "under classes if it is one"
         for value in none
     ]
-    none += nothing
+    none += [*void, *nothing]
     stored = {value: [*value] if isinstance(value, tuple) else value for value in (*names, *none)}
     if coloured:
         entries = [{"name": name, "color": stored[value]} for value, name in names.items()]

@@ -16,6 +16,7 @@ from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
 from fakd.data.packed import Place
 from fakd.errors import some
+from fakd.inspection.borders import is_void
 from fakd.inspection.classes import Values
 from fakd.inspection.grouping import LISTS
 from fakd.inspection.opening import Opened, open_listed, open_path
@@ -123,7 +124,11 @@ def _tell_classes(opened: Opened, proposal: Proposal, splits: Sequence[SplitFact
             before = found[value]
             found[value] = Values(before.pixels + pixels, before.area + area)
     headers = (header for split in splits for header in split.mask_headers.values())
-    proposal.tell_classes(found, lossy=any(header.format == "JPEG" for header in headers))
+    proposal.tell_classes(
+        found,
+        lossy=any(header.format == "JPEG" for header in headers),
+        is_void=lambda value: is_void(value, splits[0].masks()),
+    )
     readers = {pair.reader for split in splits for pair in split.sample if pair.reader}
     shown = {id_: colour for each in readers for id_, (colour, _) in each.first_shown.items()}
     opened.description = proposal.described(opened.description.path)

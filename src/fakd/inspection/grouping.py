@@ -20,11 +20,13 @@ SPLITS = {
 LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 _IMAGES = {"image", "images", "img", "imgs", "photo", "photos", "jpegimages", "jpg", "jpgs", "rgb"}
 _MASKS = {
-    *("mask", "masks", "label", "labels", "annotation", "annotations", "anno", "ann", "anns"),
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"),
+    *("anno", "ann", "anns"),
     *("gt", "groundtruth", "truth", "seg", "segmentation", "segmentationclass", "target"),
     *("targets", "labelids", "labeltrainids", "trainids", "segs", "classes", "machine"),
     *("segmentationclasspng", "segmentationclassraw"),
 }
+_RUN_TOGETHER = rf"\b({'|'.join(SPLITS)})({'|'.join(sorted(_MASKS | _IMAGES))})\b"
 _ASIDE = re.compile("segmentationobject|instance|panoptic|visuali|overlay|preview|depth|disparity")
 """What masks of classes are often exported with: neither photos nor such masks."""
 _COLOURED = {"color", "colour", "colors", "colours"}
@@ -91,8 +93,12 @@ def split_of(path: str) -> str | None:
     >>> split_of("annotations/instances_train2017.json"), split_of("photos/a.jpg")
     ('train', None)
     """
-    words = re.split(r"[^a-z]+", path.lower())
-    return next((SPLITS[word] for word in words if word in SPLITS), None)
+    return next((SPLITS[word] for word in _words(path.lower()) if word in SPLITS), None)
+
+
+def _words(text: str) -> list[str]:
+    """Part the words of a lower-case text, and those like trainannot."""
+    return re.sub(_RUN_TOGETHER, r"\1 \2", re.sub(r"[^a-z]+", " ", text)).split()
 
 
 def _place(file: str) -> tuple[str | None, Kind, str, str]:
@@ -102,13 +108,13 @@ def _place(file: str) -> tuple[str | None, Kind, str, str]:
     kind: Kind = "image"
     for level, folder in enumerate(folders, start=1):
         token = folder.lower()
-        words = set(re.split(r"[^a-z]+", token))
+        words = set(_words(token))
         if token in SPLITS:
             split, depth = SPLITS[token], level
         elif _ASIDE.search(token):
             kind, depth = "aside", level
         elif words & (_MASKS | _IMAGES):
-            # Such as train_labels, beside train.
+            # Such as train_labels or trainannot, next to train.
             split = next((SPLITS[word] for word in words if word in SPLITS), split)
             kind = "mask" if words & _MASKS else "image" if kind == "aside" else kind
             depth = level
@@ -210,7 +216,7 @@ def _match(images: Group, masks: Group) -> Match | None:
 def _choices(stems: Sequence[str]) -> list[tuple[str, str]]:
     before = _common(stems).rstrip("0123456789")
     if any("/" in stem for stem in stems):
-        before = ""
+        before = before[: before.rfind("/") + 1]
     after = _common([stem[::-1] for stem in stems])[::-1].lstrip("0123456789")
     if len(set(stems)) == 1:
         before, after = _around_number(stems[0])

@@ -1,7 +1,7 @@
 """A dataset.yaml for a folder that has none, from names of files and what masks hold."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -52,18 +52,24 @@ class Proposal:
         """Read the description; the path is that of messages."""
         return description_of(yaml.safe_load(self.text), path)
 
-    def tell_classes(self, found: Mapping[MaskValue, Values], lossy: bool) -> None:
+    def tell_classes(
+        self,
+        found: Mapping[MaskValue, Values],
+        lossy: bool,
+        is_void: Callable[[MaskValue], bool],
+    ) -> None:
         """Take the classes from what the masks hold, and from a file that names them.
 
         Args:
             found: What the masks hold.
             lossy: Whether compression has changed that.
+            is_void: Whether a value lies along the borders of the others.
 
         Raises:
             InputError: they hold nothing, or what classes cannot be.
         """
         named = read_names(self.root, self.below)
-        self.classes, remarks = describe(found, named, self.masks, lossy)
+        self.classes, remarks = describe(found, named, self.masks, lossy, is_void)
         self.remarks += remarks
 
     def tell_greys(self, shown: Mapping[int, Colour], reader: MaskReader) -> None:
@@ -141,8 +147,8 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
         and not any(group is match.images for match in found.values() if match)
     ]
     remarks = [
-        f"{len(group.files)} images in {group.folder or '.'} have no masks and are not used; if a "
-        f"teacher shall speak for them, add unlabelled: {group.folder or '.'}"
+        f"{len(group.files)} images in {group.folder or '.'} have no masks and are not used; add "
+        f"unlabelled: {group.folder or '.'} for fakd distill, where the teacher labels them"
         for group in rest
     ]
     test = found["test"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fakd.data.decoding import SIDEWAYS, decoded, stored
 from fakd.data.layout import NEAREST
-from fakd.data.masks import MaskReader, MaskValue, Pair
+from fakd.data.masks import MaskReader, MaskValue, Pair, Pixels
 from fakd.data.matching import Listing
 from fakd.data.packed import Place
 from fakd.errors import InputError
@@ -23,6 +23,8 @@ from fakd.settings import IGNORE
 
 LEAST = 8
 """Pairs of a split that are decoded however long it takes."""
+_AGAIN = 32
+"""Masks that are decoded twice, to see where their values lie."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ALIKE = 4
 """Files that a finding remembers of each unknown value."""
@@ -114,6 +116,12 @@ class SplitFacts:
     def ignored(self) -> float:
         """Share of ignored pixels among those known."""
         return self.classes[IGNORE] / max(1, self.known_pixels)
+
+    def masks(self) -> Iterator[Pixels]:
+        """Decode some of the sample's masks again."""
+        for pair, counts in zip(self.sample[:_AGAIN], self.counts, strict=False):
+            if counts and pair.reader is not None and pair.mask is not None:
+                yield pair.reader.stored(pair.mask)
 
     def share(self, number: int) -> float:
         """Share of a class among the labelled pixels."""

@@ -1,4 +1,4 @@
-"""YOLO's outlines: a text file for each image, names in data.yaml."""
+"""YOLO's outlines: a text file for each image, names in data.yaml or Label Studio's classes.txt."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -48,6 +48,8 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
                             "the one that is not of these annotations"
                         )
                     names = named
+    if not names and "classes.txt" in files:
+        names = dict(enumerate((root / "classes.txt").read_text(encoding="utf-8").splitlines()))
     if not names:
         return None
     known, found, used = set(files), Annotations("YOLO", [], {}), set[str]()
