@@ -20,6 +20,8 @@ class Hardware:
             networks in 16 bits (losses stay in float32).
         teacher_precision: fp32, bf16 or fp16 for a teacher that is asked in each step, as
             precision says if not given.
+        teacher_ahead: let a teacher answer for the next batch while the student learns from this
+            one, on a CUDA stream of its own; takes the memory of both at once.
         compile: compile student and teacher for the training step (torch.compile), and fold the
             teacher's batch norms into its convolutions; takes minutes once, the numbers are the
             same but for rounding.
@@ -40,6 +42,7 @@ class Hardware:
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     teacher_precision: TeacherPrecision | None = None
+    teacher_ahead: bool = False
     compile: bool = False
     channels_last: Literal["auto"] | bool = True
     checkpoint_activations: bool = False

@@ -49,12 +49,23 @@ def compiling(say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         InputError: something cannot be compiled.
     """
+    began = time.perf_counter()
+    with refused():
+        yield
+    say(f"compiled: the first step took {time.perf_counter() - began:.0f} s")
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Say in a line what the compiler fails of.
+
+    Raises:
+        InputError: something cannot be compiled.
+    """
     from torch._dynamo.exc import BackendCompilerFailed
 
-    began = time.perf_counter()
     try:
         yield
     except BackendCompilerFailed as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"hardware.compile failed: {reason}; {_LEAVE_OUT}") from error
-    say(f"compiled: the first step took {time.perf_counter() - began:.0f} s")

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from fakd import models
-from fakd.data import Batch, SegmentationData, cached, training_batches
+from fakd.data import SegmentationData, cached, training_batches
 from fakd.data.rare import Shown
 from fakd.errors import InputError, some
 from fakd.metrics import Scores
@@ -30,6 +30,7 @@ from fakd.runs.folder import (
 from fakd.runs.images import write_images
 from fakd.settings import Settings
 from fakd.signals import Interrupted
+from fakd.training.ahead import Asked
 from fakd.training.checkpoint import State, load_checkpoint, save_checkpoint
 from fakd.training.compiling import compiled, compiling, require_compiler
 from fakd.training.decoded import decoded
@@ -108,8 +109,7 @@ class Training:
         steps, every = settings.schedule.steps, settings.intervals.evaluate
         self.evaluate_every = every or max(1, math.ceil(steps / 10))
         self.display = StepProgress(console, title, settings.schedule.steps)
-        self.watch, self.lapped = Stopwatch(), 0
-        self.skipped = SkippedSamples()
+        self.watch, self.lapped, self.skipped = Stopwatch(), 0, SkippedSamples()
         self.step = Step(fabric, settings, self.network, self.objective, teacher, self.average)
         self._training_mode()
         require_enough_images(fabric, self.network, settings)
@@ -187,13 +187,13 @@ class Training:
                     found = self._evaluate(first)
                 self._ends(first, patience=True)
                 self._save(first)
-            ready = self.step.profile.waiting(() if self.state.ended else batches)
-            for step, batch in enumerate(ready, start=first):
+            coming = () if self.state.ended else batches
+            for step, asked in self.step.asking.through(coming, first):
                 if number := agreed():
                     self._leave(number, step)
                 done, last = step + 1, step + 1 == schedule.steps
                 logged = done % intervals.log == 0 or last
-                terms = self.advance(step, batch, measured=logged)
+                terms = self.advance(step, asked, measured=logged)
                 if logged:
                     self._log(done, terms)
                     last = self._ends(done)
@@ -213,15 +213,15 @@ class Training:
         self.student, self.wrapped = self.fabric.setup(learns, self.optimizer)
         self._training_mode()
 
-    def advance(self, step: int, batch: Batch, measured: bool) -> Mapping[str, Tensor]:
+    def advance(self, step: int, asked: Asked, measured: bool) -> Mapping[str, Tensor]:
         """Make one step; return what is worth a curve."""
         if step == self.settings.freeze.until and step > self.state.step:
             self.wrapped = self._thaw(step)
-        self.skipped.note(batch.skipped, self.display)
+        self.skipped.note(asked.batch.skipped, self.display)
         told = compiling(self.display.say) if self._uncompiled else nullcontext()
         self._uncompiled = False
         with told:
-            terms = self.step(step, batch, self.student, self.wrapped, measured)
+            terms = self.step(step, asked, self.student, self.wrapped, measured)
         self.step.profile.after_step(self.console)
         return terms
 

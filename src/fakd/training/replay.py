@@ -31,16 +31,16 @@ def replay(training: Training, number: int, checkpoint: Path | None) -> Replayed
     training.resume(checkpoint)
     first = min(training.state.step, number - 1)
     training.begin()
-    for step, batch in enumerate(training.batches(first), start=first):
+    for step, asked in training.step.asking.through(training.batches(first), first):
         if step == number - 1:
             break
-        training.advance(step, batch, measured=False)
-    terms, _ = training.step.gradients(step, batch, training.student, training.wrapped)
+        training.advance(step, asked, measured=False)
+    terms, _ = training.step.gradients(step, asked, training.student, training.wrapped)
     network = training.network
     groups = {**network.parameter_groups(), "distillation": training.extra}
     gradients = {name: each.grad for name, each in network.named_parameters()}
     return Replayed(
-        batch,
+        asked.batch,
         {name: float(term) for name, term in terms.items()},
         {name: float(norm_of(members)) for name, members in groups.items() if members},
         [

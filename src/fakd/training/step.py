@@ -12,10 +12,10 @@ from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
 from fakd import processes
-from fakd.data import Batch, mixed
-from fakd.inference import to_unit
+from fakd.data import mixed
 from fakd.processes import average_gradients
 from fakd.settings import Settings
+from fakd.training.ahead import Asked, Asking
 from fakd.training.objective import Objective, Outcome, Terms, scaled
 from fakd.training.optimizer import set_learning_rate
 from fakd.training.profiling import Profile
@@ -54,19 +54,20 @@ class Step:
         average: AveragedModel | None,
     ) -> None:
         self.fabric, self.settings, self.network = fabric, settings, network
-        self.objective, self.teacher, self.average = objective, teacher, average
+        self.objective, self.average = objective, average
         self.extra = objective.learnt_with_student()
         self.profile = Profile(fabric.device)
+        self.asking = Asking(fabric, settings, objective, teacher, self.profile)
         self._wrong = torch.zeros((), dtype=torch.long, device=fabric.device)
         self._names: tuple[str, ...] = ()
         self._values = torch.zeros(0, device=fabric.device)
 
     def __call__(
-        self, step: int, batch: Batch, student: Any, optimizer: Any, measured: bool
+        self, step: int, asked: Asked, student: Any, optimizer: Any, measured: bool
     ) -> Terms:
         """Make one step; return its loss terms and, if asked for, what else is worth a curve."""
         set_learning_rate(optimizer, self.settings.schedule.learning_rate_at(step))
-        sums, outcome = self.gradients(step, batch, student, optimizer)
+        sums, outcome = self.gradients(step, asked, student, optimizer)
         with self.profile.part("optimiser"):
             return self._update(step, sums, outcome, student, optimizer, measured)
 
@@ -100,35 +101,23 @@ class Step:
         return {name: term.detach() for name, term in terms.items()}
 
     def gradients(
-        self, step: int, batch: Batch, student: Any, optimizer: Any
+        self, step: int, asked: Asked, student: Any, optimizer: Any
     ) -> tuple[Terms, Outcome]:
         """Go forward and backward through a batch; return the loss terms, and the last part's."""
-        device = self.fabric.device
         # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
         torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
         optimizer.zero_grad(set_to_none=True)
-        parts = batch.parts(self.settings.schedule.accumulate)
-        task = self.objective.task
-        shares = [1.0] * len(parts) if task is None else task.shares([p.labels for p in parts])
         sums: Terms = {}
-        progress = step / self.settings.schedule.steps
-        teacher = self.teacher if self.objective.asks_teacher(progress) else None
-        for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
-            images = to_unit(part.images.to(device, non_blocking=True))
-            if self.settings.hardware.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            labels = part.labels.to(device, non_blocking=True)
-            # Asked first, so that its activations are gone before the student's are kept.
-            with self.profile.part("teacher"):
-                answer = None if teacher is None else teacher.answer(images, part)
-            with self.fabric.no_backward_sync(student, enabled=number < len(parts)):
+        progress, count = step / self.settings.schedule.steps, self.settings.schedule.accumulate
+        for number, part in enumerate(asked.parts, start=1):
+            with self.fabric.no_backward_sync(student, enabled=number < count):
                 with self.profile.part("student"):
-                    prediction = student(images)
+                    prediction = student(part.images)
                 with self.profile.part("loss"), self.fabric.autocast():
                     outcome = self.objective(
-                        prediction, labels, part.labelled, progress, answer, share
+                        prediction, part.labels, part.labelled, progress, part.answer, part.share
                     )
-                terms = scaled(outcome.terms, 1 / len(parts))
+                terms = scaled(outcome.terms, 1 / count)
                 with self.profile.part("backward"):
                     self.fabric.backward(torch.stack(list(terms.values())).sum())
             for name, term in terms.items():

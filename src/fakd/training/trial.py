@@ -79,7 +79,7 @@ def try_steps(training: Training, seconds: float) -> Trial:
             if step >= _FEWEST and time.monotonic() > until:
                 break
             began = time.monotonic()
-            found = training.advance(0, batch, measured=False)
+            found = training.advance(0, training.step.asking.asked(0, batch), measured=False)
             losses.append(sum(found[name].item() for name in terms))
             times.append(time.monotonic() - began)
             if not math.isfinite(losses[-1]):
