@@ -2,7 +2,8 @@
 
 The paper's first pair, PSPNet-ResNet-101 to PSPNet-ResNet-18 at output stride 8, untrained: student
 forward, the teacher's answer, losses, statistics, backward and the optimiser's step. ``plain`` is
-`plain.py`. A stored teacher's answers are decoded in the step, from 8 bits, as a loader without
+`plain.py`. A teacher that is asked with ``bf16`` computes in 16 bits, as with
+``--hardware.teacher_precision bf16``. A stored teacher's answers are decoded in the step, from 8 bits, as a loader without
 workers does.
 """
 
@@ -31,17 +32,17 @@ VARIANTS = [
     *(f"{name}, plain" for name in PRESETS),
     *PRESETS,
     *MORE,
-    *(f"{name}, stored" for name in PRESETS if name != "alone"),
+    *(f"{name}, {way}" for way in ("stored", "bf16") for name in PRESETS if name != "alone"),
 ]
 
 
 class Answers:
     """Teacher's answers: asked for in each step, or decoded from what was stored."""
 
-    def __init__(self, teacher: Segmenter, images: Tensor, stored: bool) -> None:
+    def __init__(self, teacher: Segmenter, images: Tensor, way: str) -> None:
         self.teacher, self.images, self.written = teacher, images, []
-        self.encoding = Encoding("int8")
-        if stored:
+        self.encoding, self.half = Encoding("int8"), way == "bf16"
+        if way == "stored":
             with torch.no_grad():
                 maps = teacher(images).logits
             self.shape = tuple(maps.shape[1:])
@@ -51,7 +52,8 @@ class Answers:
     def __call__(self) -> Prediction:
         """Answer for the images."""
         if not self.written:
-            return self.teacher(self.images)
+            with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.half):
+                return self.teacher(self.images)
         maps = [torch.from_numpy(self.encoding.decode(e, self.shape)) for e in self.written]
         return Prediction(torch.stack(maps).to(self.images.device))
 
@@ -72,7 +74,7 @@ def training_step(
     patches = torch.randint(size.classes, (size.batch, 1, 3, 4)).float()
     labels = F.interpolate(patches, crop)[:, 0].long().to(device)
     optimizer = build_optimizer(Optimizer().settled(), student)
-    answer = Answers(teacher, images, way == "stored")
+    answer = Answers(teacher, images, way)
 
     def update(total: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -331,10 +331,95 @@ def test_scores_of_a_stream_are_those_of_all_pixels_at_once():
     assert Scores.from_matrix(matrix).miou == Scores.from_matrix(confusion_matrix(*pixels, 3)).miou
 
 
+class Convolved(Segmenter):
+    """Answers for each image of a batch as for that image alone."""
+
+    classes = 5
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Conv2d(3, 5, 3, 2, 1)
+
+    def forward(self, images):
+        return Prediction(self.layer(images))
+
+    @property
+    def classifier(self):
+        return None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"window": 20, "blend": True},
+        {"flip": True, "scales": (0.8, 1.3)},
+        {"base": (40, 30)},
+    ],
+)
+def test_batches_of_one_size_score_as_images_alone(settings, monkeypatch):
+    """Also where tiles split images, and sizes come in turns: each image has its own counts."""
+    monkeypatch.setattr("fakd.bilinear.TILE_WIDTH", 8)
+    monkeypatch.setattr("fakd.bilinear.TILE_NUMBERS", {"cpu": 500})
+    network = Convolved()
+    generator = torch.Generator().manual_seed(3)
+    sizes = [(24, 32), (30, 20), (24, 32), (24, 32), (26, 26), (30, 20), (24, 32)]
+    images = [torch.randint(0, 256, (3, *size), generator=generator).byte() for size in sizes]
+    labels = [
+        torch.randint(-1, network.classes, size, generator=generator).short() for size in sizes
+    ]
+    found = {}
+    for count in (1, 3):
+        each, given = {}, Inference(**settings, batch_size=count)
+        pairs = zip(images, labels, strict=True)
+        matrix = score(network, pairs, given, torch.device("cpu"), each.__setitem__)
+        assert sorted(each) == [*range(len(sizes))]
+        assert torch.equal(sum(each.values()), matrix)
+        assert [int(each[k].sum()) for k in sorted(each)] == [int((m >= 0).sum()) for m in labels]
+        found[count] = [each[k] for k in sorted(each)]
+    for one, three in zip(found[1], found[3], strict=True):
+        # A tie may be broken otherwise by the last bit.
+        assert (one - three).abs().sum() <= 4
+
+
+def test_images_of_one_size_are_shown_together_and_few_wait():
+    shown = []
+
+    class Watching(Colours):
+        def forward(self, images):
+            shown.append(tuple(images.shape[::2]))
+            return super().forward(images)
+
+    sizes = [4, 5, 4, 5, 5, 6, 7, 8, 4, 9, 10, 11, 12, 4]
+    pairs = [
+        (torch.zeros(3, side, 8, dtype=torch.uint8), torch.zeros(side, 8, dtype=torch.int16))
+        for side in sizes
+    ]
+    score(Watching(), iter(pairs), Inference(batch_size=2), torch.device("cpu"))
+    assert shown[:2] == [(2, 4), (2, 5)]
+    assert sum(count for count, _ in shown) == len(sizes)
+    assert max(count for count, _ in shown) == 2
+    # Eight wait at most, then one goes alone.
+    assert shown[2] == (1, 5)
+    shown.clear()
+    score(Watching(), iter(pairs), Inference(), torch.device("cpu"))
+    assert shown == [(1, side) for side in sizes]
+
+
+def test_the_number_of_images_shown_together_tells_no_two_settings_apart():
+    assert Inference(batch_size=4) == Inference()
+    assert "batch_size" not in Inference(batch_size=4).views()
+    network = Colours()
+    network.extra = {"inference": {"flip": False}}
+    assert unlike_training(network, Inference(batch_size=4)) is None
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"scale": 0.0},
+        {"batch_size": 0},
         {"stride": 4},
         {"window": 0},
         {"window": 4, "stride": 5},

@@ -16,6 +16,7 @@ from fakd.errors import InputError
 from fakd.models import open_network
 from fakd.models.catalogue import count
 from fakd.models.students import comes_ready, installed, where_imagenet, with_imagenet
+from fakd.processes import launched
 from fakd.report.measurements import input_size
 from fakd.settings import Hardware, Inference
 from fakd.sources import resolve
@@ -176,7 +177,7 @@ def settle(
     if before is not None and same and comes_ready(before.get("student")):
         torch.manual_seed(seed)
         return before["student"], dict(before)
-    if hardware.devices > 1 and student is None:
+    if max(hardware.devices, launched()[1]) > 1 and student is None:
         raise InputError(
             "--fit chooses in one process; choose with fakd students --measure, and give --student"
         )

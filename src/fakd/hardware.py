@@ -15,7 +15,8 @@ class Hardware:
 
     Args:
         accelerator: cpu, cuda, mps, or auto for the best one present.
-        devices: how many; each takes its share of the batch.
+        devices: how many; each takes its share of the batch. Where torchrun or srun has started the
+            processes, their number counts.
         precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
             networks in 16 bits (losses stay in float32).
         teacher_precision: fp32, bf16 or fp16 for a teacher that is asked in each step, as

@@ -1,10 +1,11 @@
 """From images to class maps: whole, in windows, mirrored or at several sizes; full resolution."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import fields
 from functools import lru_cache
 from itertools import product
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from fakd.models.foreign.deployed import Deployed
 from fakd.settings import Inference
 from fakd.types import Segmenter
 
+Item = TypeVar("Item")
+_HELD = 4
+"""Batches' worth of images that wait for others of their size."""
 _RULED_OUT = -1e30
 """Stands for minus infinity while maps are resized."""
 
@@ -27,7 +31,7 @@ def unlike_training(network: Segmenter, inference: Inference) -> str | None:
     if known is None:
         return None
     flags = []
-    for field in fields(Inference):
+    for field in (each for each in fields(Inference) if each.compare):
         then, now = known.get(field.name, field.default), getattr(inference, field.name)
         # JSON has made lists of tuples.
         then = tuple(then) if isinstance(then, list) else then
@@ -253,30 +257,52 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     return [max(min(i * stride, side - window), 0) for i in range(count)]
 
 
+def together(
+    items: Iterable[Item], count: int, size: Callable[[Item], Hashable]
+) -> Iterator[list[Item]]:
+    """Gather items of one size, at most so many, as soon as there are or too many wait.
+
+    >>> [*together("aAbBcCd", 2, str.isupper)]
+    [['a', 'b'], ['A', 'B'], ['c', 'd'], ['C']]
+    """
+    waiting: dict[Hashable, list[Item]] = {}
+    for item in items:
+        group = waiting.setdefault(size(item), [])
+        group.append(item)
+        if len(group) == count or sum(map(len, waiting.values())) == _HELD * count:
+            yield waiting.pop(max(waiting, key=lambda each: len(waiting[each])))
+    yield from waiting.values()
+
+
 def score(
     network: Segmenter,
     samples: Iterable[tuple[UInt8[Tensor, "3 height width"], Integer[Tensor, "height width"]]],
     inference: Inference,
     device: torch.device,
-    each: Callable[[Int[Tensor, "classes classes"]], None] | None = None,
+    each: Callable[[int, Int[Tensor, "classes classes"]], None] | None = None,
 ) -> Int[Tensor, "classes classes"]:
-    """Evaluate image by image into one confusion matrix; memory does not grow with the set.
+    """Evaluate batch by batch into one confusion matrix; memory does not grow with the set.
 
     Args:
         network: What to evaluate; left in the mode it was in.
         samples: Images and their labels.
         inference: How images are shown to it.
         device: Where it is.
-        each: Called with the confusion matrix of every image.
+        each: Called with the number, from 0, and the confusion matrix of every image, in the order
+            in which batches are full.
     """
     was_training = network.training
     network.eval()
     matrix = torch.zeros(network.classes, network.classes, dtype=torch.long, device=device)
-    for image, labels in samples:
-        prediction = predict_classes(network, image[None].to(device), inference)
-        found = confusion_matrix(prediction[0], labels.to(device), network.classes)
-        matrix += found
-        if each is not None:
-            each(found)
+    numbered = ((number, *sample) for number, sample in enumerate(samples))
+    for group in together(numbered, inference.batch_size, lambda each: each[1].shape):
+        images = torch.stack([image for _, image, _ in group]).to(device)
+        for (number, _, labels), classes in zip(
+            group, predict_classes(network, images, inference), strict=True
+        ):
+            found = confusion_matrix(classes, labels.to(device), network.classes)
+            matrix += found
+            if each is not None:
+                each(number, found)
     network.train(was_training)
     return matrix

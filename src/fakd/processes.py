@@ -1,11 +1,30 @@
 """What the processes of one run tell each other; with a single process, nothing."""
 
+import os
 from collections.abc import Iterable
 from functools import cache
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def launched() -> tuple[int, int]:
+    """Count the processes that torchrun or srun has started as one run: on this machine, in all.
+
+    A batch script of SLURM is one process, whatever tasks it has; those are started by its srun.
+    """
+    known = os.environ
+    if dist.is_available() and dist.is_torchelastic_launched():
+        return int(known["LOCAL_WORLD_SIZE"]), int(known["WORLD_SIZE"])
+    if "SLURM_STEP_ID" in known:
+        # Imported here because losses need not wait for it.
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+        if SLURMEnvironment.detect():
+            total = int(known["SLURM_NTASKS"])
+            return total // int(known.get("SLURM_NNODES", 1)), total
+    return 1, 1
 
 
 def count() -> int:

@@ -211,6 +211,8 @@ class Inference:
             kept; none keeps its own size.
         flip: average the class probabilities of the image and its mirror image.
         scales: average the class probabilities over these further factors on the size.
+        batch_size: images of one size that are shown together where many are scored or segmented;
+            changes nothing but rounding and memory.
     """
 
     scale: float = 1.0
@@ -220,9 +222,11 @@ class Inference:
     base: tuple[int, int] | None = None
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
+    batch_size: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         require_each(self, "inference", positive, "above 0", "scale")
+        require_each(self, "inference", counts, "of at least 1", "batch_size")
         if not self.scales or not all(0 < factor < math.inf for factor in self.scales):
             raise InputError(f"expected inference.scales to be factors above 0, got {self.scales}")
         if self.window is None and self.stride is not None:
@@ -235,6 +239,10 @@ class Inference:
             )
         if self.base is not None and min(self.base) < 1:
             raise InputError(f"expected inference.base to be two sides, got {self.base}")
+
+    def views(self) -> dict[str, Any]:
+        """Tell all that changes more than rounding, as files hold it."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
 
     @property
     def averages(self) -> bool:

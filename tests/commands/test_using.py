@@ -191,6 +191,30 @@ def test_predict_does_all_images_but_those_it_cannot_read(weights, tmp_path, tin
     assert sorted(path.name for path in out.rglob("*.*")) == ["a.jpg", "a.png", "c.jpg", "c.png"]
 
 
+def test_batches_of_images_change_neither_scores_nor_masks(weights, tmp_path, tiny_data):
+    """Images of two sizes in turns, one that cannot be read, and a last batch that is not full."""
+    folder, scores = tmp_path / "p", []
+    folder.mkdir()
+    for number in range(7):
+        image = tiny_data.val[number % len(tiny_data.val)].image[:, : 32 - 8 * (number % 2)]
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    (folder / "4.png").write_bytes(b"")
+    for count in (1, 3):
+        more = [f"--network={weights}", f"--inference.batch_size={count}"]
+        out = tmp_path / f"{count}.json"
+        assert main(["evaluate", *more, *DATA, f"--out={out}"]) == 0
+        scores.append(json.loads(out.read_text()))
+        out = tmp_path / f"{count}"
+        assert main(["predict", *more, f"--images={folder}", f"--out={out}"]) == 1
+    assert scores[0]["miou"] == pytest.approx(scores[1]["miou"], abs=1e-3)
+    names = sorted(path.name for path in (tmp_path / "1" / "masks").iterdir())
+    assert names == [f"{number}.png" for number in (0, 1, 2, 3, 5, 6)]
+    for name in names:
+        one, three = (pixels(tmp_path / f"{count}" / "masks" / name) for count in (1, 3))
+        assert one.shape == three.shape
+        assert (one != three).sum() <= 2
+
+
 @pytest.mark.parametrize("out", ["p/out", "p", "p/../p/x", "link/y", "."])
 def test_predict_never_writes_among_the_images(weights, tmp_path, tiny_data, capsys, out):
     folder = photos(tmp_path / "p", tiny_data, "a.png")

@@ -1,4 +1,4 @@
-"""A training step on two processes against one on the whole batch.
+"""Training steps on two and four processes against one on the whole batch.
 
 Losses that are means over pixels or images are the same, and so are class statistics, which are
 summed over the processes, as long as the student has no batch norm (or SyncBatchNorm, as on GPUs)
@@ -30,7 +30,7 @@ def spec(name, **arguments):
 
 
 SAME = {
-    **{name: PRESETS[name] for name in ("pd", "cwd", "pd-fa", "cwd-fa", "cwd-fa-logits")},
+    **{name: each for name, each in PRESETS.items() if build(each).image_by_image},
     "cwd-fa full": spec("ChannelKL", strength=1.0, covariance="full", momentum=0.9),
     "cwd-fa margin": spec("ChannelKL", strength=0.3, strength_unit="margin"),
     "pd-fa margin": spec(
@@ -40,7 +40,6 @@ SAME = {
     "cwd-fa weighed": spec("ChannelKL", class_weights=[0.5, 2.0, 0.0, 1.0], strength=1.0),
     "ifvd": spec("IntraClassVariation"),
     "pairs": spec("PairwiseSimilarity"),
-    "features": PRESETS["features-l2"],
 }
 # Their batch is the one of a process.
 OF_A_PROCESS = {"cross-image": spec("CrossImageSimilarity"), "dist": PRESETS["dist"]}
@@ -101,20 +100,23 @@ def trained(loss, share=slice(None), parts=1):
     return {name: value.clone() for name, value in state.items()}
 
 
-def trained_in_process(rank, folder):
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    share = slice(2 * rank, 2 * rank + 2)
-    everything = {**SAME, **OF_A_PROCESS, **SHARED}
+def trained_in_process(rank, folder, world):
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    share = slice(4 // world * rank, 4 // world * (rank + 1))
+    everything = {**SAME, **OF_A_PROCESS, **SHARED} if world == 2 else SAME
     found = {name: trained(loss, share) for name, loss in everything.items()}
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
+def of_each(folder, world):
+    multiprocessing.spawn(trained_in_process, (folder, world), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.spawn(trained_in_process, (folder,), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return of_each(tmp_path_factory.mktemp("processes"), 2)
 
 
 def assert_equal(found, expected):
@@ -128,6 +130,19 @@ def test_two_processes_equal_one_with_the_whole_batch(name, processes):
     alone = trained(SAME[name])
     for found in processes:
         assert_equal(found[name], alone)
+
+
+@pytest.mark.slow
+def test_four_processes_equal_one_with_the_whole_batch(tmp_path):
+    found = of_each(tmp_path, 4)
+    for name in SAME:
+        alone = trained(SAME[name])
+        for each in found:
+            assert_equal(each[name], alone)
+
+
+def test_presets_that_go_image_by_image_are_compared():
+    assert {"pd", "cwd", "pd-fa", "cwd-fa", "cwd-fa-logits", "cwd-td", "hard"} <= SAME.keys()
 
 
 @pytest.mark.parametrize("name", OF_A_PROCESS)

@@ -144,7 +144,7 @@ def distill(
         require_apart(teacher, student)
     settings = Settings.of(locals())
     labelled = data.train.labelled
-    fabric = start(hardware, seed, unused_parameters=not labelled)
+    fabric = start(hardware, seed, unused_parameters=not labelled, joining=True)
     console = console_of(fabric)
     with sitting(fabric, run):
         by_labels = TaskLoss(task, data.classes, student.align_corners) if labelled else None

@@ -1,7 +1,7 @@
 """`fakd predict`: masks and overlays for a file or a folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +64,9 @@ def predict(
     """
     require_kinds(predict, locals())
     # Imported here because `fakd predict --help` need not wait for it.
-    from fakd.inference import predict_classes, unlike_training
+    import torch
+
+    from fakd.inference import predict_classes, together, unlike_training
     from fakd.report.figures import overlay, save_mask, save_picture
     from fakd.report.video import ENDINGS
     from fakd.training.start import pick_device
@@ -91,7 +93,7 @@ def predict(
     made: dict[str, Any] = {
         "network": _identity(network),
         "images": str(images.resolve()),
-        "inference": asdict(inference),
+        "inference": inference.views(),
         "levels": asdict(levels),
         "overlays": overlays,
     }
@@ -113,33 +115,43 @@ def predict(
         save_mask(mask, classes, palette)
 
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    # One image is read and one is written while the network sees another.
+    ahead = inference.batch_size
+
+    def read() -> Iterator[tuple["Tensor", Path, Path]]:
+        reads = [reader.submit(fakd.data.read_image, file, levels) for file, _ in pairs[:ahead]]
+        for count, (file, mask) in enumerate(pairs):
+            if signals.noted():
+                return
+            display.advance(len(done) + count + 1)
+            for following, _ in pairs[count + ahead : count + ahead + 1]:
+                reads.append(reader.submit(fakd.data.read_image, following, levels))
+            try:
+                image = reads.pop(0).result()
+            except InputError as error:
+                unread.append(error)
+            else:
+                yield image, file, mask
+
+    # A batch is read and one is written while the network sees another.
     with signals.listening(), StepProgress(console, "predict", len(files)) as display:
         with reader, writer:
-            reads = [reader.submit(fakd.data.read_image, file, levels) for file, _ in pairs[:1]]
-            going: Future[None] | None = None
-            for count, (file, mask) in enumerate(pairs, start=1):
+            going: list[Future[None]] = []
+            for group in together(read(), inference.batch_size, lambda each: each[0].shape):
                 if signals.noted():
                     break
-                display.advance(len(done) + count)
-                following = pairs[count : count + 1]
-                reads += [
-                    reader.submit(fakd.data.read_image, each, levels) for each, _ in following
-                ]
-                try:
-                    image = reads.pop(0).result()
-                except InputError as error:
-                    unread.append(error)
-                    continue
-                classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
-                if going:
-                    going.result()
-                elif not done:
+                shown = torch.stack([image for image, _, _ in group]).to(device)
+                found = predict_classes(network, shown, inference).cpu()
+                for each in going:
+                    each.result()
+                if not (going or done):
                     make_folder(out)
                     write_json(out / _BEGUN, made)
-                going = writer.submit(write, image, classes, file, mask)
-            if going:
-                going.result()
+                going = [
+                    writer.submit(write, image, classes, file, mask)
+                    for (image, file, mask), classes in zip(group, found, strict=True)
+                ]
+            for each in going:
+                each.result()
         if signals.noted():
             there = sum(mask.is_file() for mask in masks)
             kept = f"after {there} of {len(files)} images; the same command goes on there"

@@ -104,7 +104,7 @@ def train(
     require_same_classes(network, data)
     doubts = require_labels(data, skip=broken == "skip")
     settings = Settings.of(locals())
-    fabric = start(hardware, seed)
+    fabric = start(hardware, seed, joining=True)
     console = console_of(fabric)
     with sitting(fabric, run):
         objective = Supervised(TaskLoss(task, data.classes, network.align_corners))

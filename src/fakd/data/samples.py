@@ -17,6 +17,7 @@ from fakd.data.names import composed
 from fakd.data.packed import Place
 from fakd.data.unlabelled import Images
 from fakd.errors import InputError
+from fakd.processes import launched
 from fakd.settings import IGNORE, Hardware
 
 
@@ -193,7 +194,7 @@ def cached(splits: Sequence[Split], hardware: Hardware) -> list[Split]:
     What one process may keep is what the run may, divided among all of its processes that decode;
     nothing where samples are kept on disk.
     """
-    processes = hardware.devices * max(1, hardware.workers)
+    processes = max(hardware.devices, launched()[0]) * max(1, hardware.workers)
     memory = hardware.cache if hardware.cache_folder is None else 0
     total = memory * 2**30 / processes / sum(len(split) for split in splits)
     return [CachedSplit(split, int(total * len(split))) for split in splits]

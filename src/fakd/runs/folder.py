@@ -49,7 +49,7 @@ LOG, LOCK, GIVEN, FAILED = ".log", ".lock", ".yaml", ".failed"
 """What lies beside a run of a grid: its output, its lock, its recipe, and why it failed."""
 _OWN = f"fakd {version('fakd')}"
 # What may change between two sittings of the same run without changing what it computes.
-FREE = ("hardware", "intervals", "existing", "run", "broken")
+FREE = ("hardware", "intervals", "existing", "run", "broken", "inference.batch_size")
 # Where a recipe says where things lie, not what they are.
 _PATHS = ("root", "description", "path", "source", "weights")
 # What a kill left of a file that was being written, here or in safetensors.
@@ -246,7 +246,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """List the settings in which two recipes compute different things, as ``key: old -> new``."""
     found = []
-    for key in (each for each in {**old, **new} if prefix or each not in FREE):
+    for key in (each for each in {**old, **new} if f"{prefix}{each}" not in FREE):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")

@@ -1,7 +1,6 @@
 """Asking a network about whole images once, for a store of its answers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import groupby, islice
 from typing import Any
 
@@ -122,7 +121,7 @@ def manifest(
             "k": encoding.k if encoding.format == "topk" else None,
             "channels": answering.channels,
             "stride": answering.stride,
-            "inference": asdict(inference),
+            "inference": inference.views(),
         },
         "origin": {"teacher": network.origin or network.config, "data": data.config},
         "parts": {part: len(getattr(data, part)) for part in PARTS},

@@ -165,7 +165,7 @@ def save_network(
         extra={
             "step": step,
             "miou": round(100 * scores.miou, 4),
-            "inference": asdict(inference),
+            "inference": inference.views(),
             "levels": asdict(data.levels),
         },
         own_format=path.name == BEST,

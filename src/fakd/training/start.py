@@ -20,7 +20,7 @@ from fakd.data import SegmentationData, evaluation_samples, training_batches
 from fakd.errors import InputError, require_seed, some
 from fakd.inference import to_unit
 from fakd.losses.grid import labels_on_grid_of
-from fakd.processes import summed
+from fakd.processes import launched, summed
 from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
 from fakd.settings import Existing, Hardware, Inference, Settings, Task
@@ -36,27 +36,43 @@ if TYPE_CHECKING:
     from fakd.training.teacher import Teacher
 
 
-def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> Fabric:
+def start(
+    hardware: Hardware, seed: int, *, unused_parameters: bool = False, joining: bool = False
+) -> Fabric:
     """Launch the processes and give every one the same random start.
 
-    ``unused_parameters`` tells several devices that some weights get no gradient.
+    Args:
+        hardware: where and how to compute.
+        seed: the random start.
+        unused_parameters: tells several devices that some weights get no gradient.
+        joining: makes one run of the processes that torchrun or srun has started, if one has.
 
     Raises:
-        InputError: the machine has no such accelerator or not so many devices, or generators no
-            such seed.
+        InputError: the machine has no such accelerator or not so many devices, other processes are
+            there than devices asked for, or generators have no such seed.
     """
     require_seed(seed)
     threads, open_to_us = hardware.threads, "OMP_NUM_THREADS" not in os.environ
     cuda = hardware.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     if hardware.precision == "16-mixed" and not cuda:
         raise InputError("hardware.precision 16-mixed needs a CUDA GPU; choose bf16-mixed here")
+    devices, nodes = hardware.devices, 1
+    here, total = launched() if joining else (1, 1)
+    if total > 1:
+        if devices not in (1, here):
+            raise InputError(
+                f"{total} processes were started together, {here} of them on this machine, and "
+                f"hardware.devices is {devices}; leave it out, or start {devices} on each machine"
+            )
+        devices, nodes = here, total // here
     strategy = "auto"
-    if hardware.devices > 1:
+    if devices * nodes > 1:
         strategy = "ddp_find_unused_parameters_true" if unused_parameters else "ddp"
     try:
         fabric = Fabric(
             accelerator=hardware.accelerator,
-            devices=hardware.devices,
+            devices=devices,
+            num_nodes=nodes,
             strategy=strategy,
             precision=hardware.precision,
         )
@@ -65,10 +81,10 @@ def start(hardware: Hardware, seed: int, *, unused_parameters: bool = False) -> 
         reason = " ".join(str(error).split())
         raise InputError(
             f"cannot use hardware.accelerator {hardware.accelerator!r} with hardware.devices "
-            f"{hardware.devices}: {reason}"
+            f"{devices}: {reason}"
         ) from error
     if threads is None and open_to_us:
-        threads = min(torch.get_num_threads(), max(1, free_cores() // hardware.devices))
+        threads = min(torch.get_num_threads(), max(1, free_cores() // devices))
     if threads is not None:
         # After the launch, which sets a number of its own for several devices.
         torch.set_num_threads(threads)

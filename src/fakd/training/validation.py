@@ -1,7 +1,7 @@
 """Scoring a network on the validation samples, each process taking its share."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, suppress
-from itertools import takewhile
 
 import torch
 from jaxtyping import Int
@@ -51,18 +51,24 @@ def validate_images(
     """
     share = range(fabric.global_rank, len(split), fabric.world_size)
     samples = evaluation_samples(split, settings.hardware.workers, share)
-    wanted = takewhile(lambda _: not signals.noted(), samples)
-    pairs = ((sample.image, sample.labels) for sample in wanted if sample.labels is not None)
-    places = iter(share)
+    places: list[int] = []
     counts = torch.zeros(3, len(split), network.classes, dtype=torch.long, device=fabric.device)
 
-    def count(matrix: Tensor) -> None:
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for place, sample in zip(share, samples, strict=True):
+            if signals.noted():
+                return
+            if sample.labels is not None:
+                places.append(place)
+                yield sample.image, sample.labels
+
+    def count(number: int, matrix: Tensor) -> None:
         found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-        counts[:, next(places)] = torch.stack(found)
+        counts[:, places[number]] = torch.stack(found)
 
     matrix = None
     with computing or fabric.autocast(), closing(samples), suppress(FloatingPointError):
-        matrix = score(network, pairs, settings.inference, fabric.device, count)
+        matrix = score(network, pairs(), settings.inference, fabric.device, count)
     if number := agreed():
         raise Interrupted(number)
     if largest(int(matrix is None)) or matrix is None:
