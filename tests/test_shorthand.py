@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import yaml
@@ -97,3 +98,19 @@ def test_an_unknown_flag_gets_the_nearest_known_one():
     wrong = first_unknown(["--run=a", "--schedle.steps=5"], [], known)
     line = f"there is no {wrong}{nearest(wrong, known)}"
     assert line == "there is no schedle.steps; did you mean schedule.steps?"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("chanel", "ChannelKL"),
+        ("channel_kl", "ChannelKL"),
+        ("fakd.losses.ChanelKL", "ChannelKL"),
+        ("cwd+fa", "cwd-fa"),
+        ("cirdk", "cirkd"),
+    ],
+)
+def test_a_loss_that_is_misspelt_is_suggested_by_the_name_that_works(wrong, right):
+    with pytest.raises(InputError, match=f"there is no {re.escape(wrong)}; did you mean {right}"):
+        gather([f"--distillation={wrong}"], ["distillation"])
+    assert gather([f"--distillation={right}"], ["distillation"])

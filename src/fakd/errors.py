@@ -128,6 +128,15 @@ def some(items: Collection[object], most: int) -> str:
     return ", ".join(str(item) for item in islice(items, most)) + more
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Say how many there are of something.
+
+    >>> counted(2, "mask"), counted(1, "image is", "images are")
+    ('2 masks', '1 image is')
+    """
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def require_each(
     settings: object, group: str, holds: Callable[[Any], bool], wanted: str, *names: str
 ) -> None:

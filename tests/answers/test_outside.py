@@ -129,7 +129,7 @@ def test_what_is_missing_or_extra_is_said_in_a_line(tmp_path):
         save(tmp_path / f"{name}.npz", logits=logits())
     answers = open_answers(Stored(tmp_path), 3)
     answers.find("train", Named("a", "b"))
-    assert answers.remarks == (f"1 answers in {tmp_path} are of no image: c.npz",)
+    assert answers.remarks == (f"1 answer in {tmp_path} of no image: c.npz",)
     text = message(lambda: answers.find("train", Named("a", "d", "e")))
     assert "no answer for 2 of 3 train images: d, e" in text
 

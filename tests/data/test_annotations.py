@@ -207,7 +207,7 @@ def test_what_cannot_be_drawn_is_left_out_and_said(root):
     labelme(root, shape("box", BOX), name="other", imageWidth=640)
     inspection = inspected(root, save=root.parent / "saved")
     said = "\n".join(each.text for each in inspection.findings)
-    assert "1 images left out: photos/other.jpg (photos/other.json): the image is 48x32" in said
+    assert "1 image left out: photos/other.jpg (photos/other.json): the image is 48x32" in said
     assert "3 points and lines left out" in said
 
 
@@ -453,7 +453,7 @@ def test_an_object_that_cannot_be_drawn_leaves_its_image_out_by_name(root, shape
         photo(root, f"{number}.jpg", number)
     coco(root, [f"{number}.jpg" for number in range(4)], shapes=[SQUARE, SQUARE, SQUARE, shape])
     text = said(root)
-    assert "1 images left out: " in text
+    assert "1 image left out: " in text
     assert "3.jpg" in text
     assert words in text
 
@@ -465,7 +465,7 @@ def test_a_bad_entry_of_coco_is_named_with_its_file(root):
     entry = {"image_id": 0, "category_id": 1, "segmentation": SQUARE}
     for bad, words in (
         ({**entry, "category_id": 5}, "instances.json, of 0.jpg: an object is of category 5"),
-        ({**entry, "image_id": 9}, "1 objects left out that are of no listed image"),
+        ({**entry, "image_id": 9}, "1 object left out, of no listed image"),
     ):
         rest = [{**entry, "image_id": each} for each in (0, 1, 2)]
         coco(root, names, annotations=[*rest, bad])
@@ -481,7 +481,7 @@ def test_one_damaged_file_of_many_is_left_out_by_name(root):
         labelme(root, shape("box", BOX), name=name)
     (root / "photos/bb.json").write_text('{"shapes": [{"label": "box"')
     text = said(root)
-    assert "1 images left out: cannot read the annotations in photos/bb.json" in text
+    assert "1 image left out: cannot read the annotations in photos/bb.json" in text
 
 
 def test_labelmes_equal_names_and_splits_are_kept(root):

@@ -150,7 +150,7 @@ def test_the_test_split_is_listed_only_when_asked_for_and_stands_apart(made_up):
     assert data.fingerprint() == folder(made_up.root).fingerprint() == before
     # A copy under another name is the same image.
     shutil.copy(made_up.root / "val/images/a.png", made_up.root / "later/b.png")
-    with pytest.raises(InputError, match=r"1 test images are in train or val too \(.*b.png\)"):
+    with pytest.raises(InputError, match=r"1 test image is in train or val too \(.*b.png\)"):
         data.open_test()
     made_up.describe(
         "classes: [road, car]\n"

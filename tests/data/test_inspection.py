@@ -247,7 +247,7 @@ def test_names_in_both_splits(sound):
     for kind in ("images", "masks"):
         path = sound.root / "val" / kind / "val_a.png"
         path.rename(path.with_name("train_a.png"))
-    single(sound, "1 name both in train and val (train_a)", weight=Weight.TELLS)
+    single(sound, "1 name in both train and val (train_a)", weight=Weight.TELLS)
 
 
 def test_an_image_listed_for_both_splits(made_up):

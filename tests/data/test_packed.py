@@ -99,10 +99,11 @@ def test_an_index_is_remembered_while_its_shard_is_the_same(root, monkeypatch):
     assert len(read) == 1
 
 
-def test_a_copy_of_a_validation_image_in_a_shard_is_warned_of(root):
-    pack(root / "more.tar", {"x.png": png(101)})
+def test_a_copy_of_a_validation_image_in_a_shard_is_left_out(root):
+    pack(root / "more.tar", {"w.png": png(7), "x.png": png(101), "y.png": png(8)})
     data = folder(root, unlabelled=str(root / "more.tar"))
-    assert any("1 unlabelled images are copies" in each for each in data.remarks)
+    assert any("1 unlabelled image is left out, being in val" in each for each in data.remarks)
+    assert [data.train.name(index)[-1] for index in range(len(data.train))][-2:] == ["w", "y"]
 
 
 def mask_png(number):

@@ -194,7 +194,7 @@ def test_images_without_masks_are_left_out_and_said(export):
     for number in range(3):
         export.photo(f"unlabelled/{number}.png", number)
     assert "1 image without a mask (images/alone.png)" in notes(export)
-    assert "3 images in unlabelled have no masks and are not used" in notes(export)
+    assert "3 images in unlabelled without masks, not used" in notes(export)
     assert len(saved(export).train) == 5
 
 

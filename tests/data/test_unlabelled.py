@@ -157,10 +157,22 @@ def test_images_of_both_splits_are_named(root):
     assert not any("both train and val" in each for each in described(root, "").remarks)
 
 
-def test_a_copy_of_a_validation_image_is_warned_of(root):
-    (root / "more" / "a" / "copy.png").write_bytes((root / "val/images/1.png").read_bytes())
-    (doubt,) = described(root, "unlabelled: more").remarks
-    assert "1 unlabelled images are copies of validation images" in doubt
+def test_copies_of_validation_images_and_files_of_other_parts_are_left_out_and_said(root):
+    before = described(root, "unlabelled: more")
+    names = [before.train.name(index) for index in range(len(before.train))]
+    assert not before.remarks
+    copy = root / "more" / "a" / "copy.png"
+    copy.write_bytes((root / "val/images/1.png").read_bytes())
+    (root / "more" / "aa.png").symlink_to(root / "val" / "images" / "0.png")
+    (root / "more" / "zz.png").symlink_to(root / "train" / "images" / "3.png")
+    data = described(root, "unlabelled: more")
+    assert [data.train.name(index) for index in range(len(data.train))] == names
+    assert data.fingerprint() == before.fingerprint()
+    assert data.remarks == (
+        f"1 unlabelled image is left out, being in val, too ({root / 'more/aa.png'})",
+        f"1 unlabelled image is left out, being in train, too ({root / 'more/zz.png'})",
+        f"1 unlabelled image is left out, being in val as copies, byte for byte ({copy})",
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.125, 0.3, 0.5, 1.0])
@@ -260,11 +272,7 @@ def test_ranks_workers_and_resumption_change_no_rare_draw(root):
     assert joined == whole
 
 
-def test_a_link_to_a_validation_image_is_refused_and_files_are_looked_at_once(root, monkeypatch):
-    (root / "more" / "link.png").symlink_to(root / "val" / "images" / "0.png")
-    with pytest.raises(InputError, match=r"link.png stands in both val and unlabelled"):
-        described(root, "unlabelled: more")
-    (root / "more" / "link.png").unlink()
+def test_files_are_looked_at_once(root, monkeypatch):
     counted, stat = Counter(), os.stat
 
     def counting(path, **options):

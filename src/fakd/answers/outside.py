@@ -16,7 +16,7 @@ from fakd.data.dataset import Split
 from fakd.data.description import description_of, read_description
 from fakd.data.masks import MaskReader
 from fakd.data.scan import files_below
-from fakd.errors import InputError, some
+from fakd.errors import InputError, counted, some
 from fakd.types import IGNORE
 
 _LOOKED_AT = 500
@@ -79,7 +79,7 @@ class Outside(Answers):
         extra = [file for name, file in self._files.items() if name not in self._used]
         if not extra:
             return ()
-        return (f"{len(extra)} answers in {self.folder} are of no image: {some(extra, 3)}",)
+        return (f"{counted(len(extra), 'answer')} in {self.folder} of no image: {some(extra, 3)}",)
 
     def find(self, part: str, split: Split) -> Sequence[str]:
         """Look names up in the part's folder, or else in the folder itself."""

@@ -13,7 +13,7 @@ from fakd.answers.encoding import Format
 from fakd.comparing.cell import Cell, run
 from fakd.comparing.engines import Place, open_engine
 from fakd.console import open_console
-from fakd.errors import InputError
+from fakd.errors import InputError, counted
 from fakd.files import expanded
 from fakd.runs.locks import lock
 from fakd.settings import Hardware, Inference
@@ -115,7 +115,7 @@ def answer(
     size = sum(path.stat().st_size for path in done)
     images = sum(len(store.indices(*each)) for each in store.shards())
     others = f"; {left} shards are left to other processes at work" if left else ""
-    console.print(f"{out}: {images} images, {size / 1e6:.1f} MB{others}", soft_wrap=True)
+    console.print(f"{out}: {counted(images, 'image')}, {size / 1e6:.1f} MB{others}", soft_wrap=True)
     return {"images": images, "bytes": size, "shards": len(done), "left": left}
 
 

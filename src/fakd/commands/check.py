@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fakd.console import open_console
-from fakd.errors import InputError
+from fakd.errors import InputError, counted
 from fakd.files import make_folder, write_text
 from fakd.training.progress import StepProgress
 
@@ -137,7 +137,7 @@ def _draw(console: Console, inspection: "Inspection", out: Path) -> Path | None:
     if not drawn:
         console.print("no picture: no pair of an image and a mask can be read")
         return None
-    console.print(f"{drawn} images with their masks: {out}", soft_wrap=True)
+    console.print(f"{counted(drawn, 'image')} with masks: {out}", soft_wrap=True)
     return out
 
 

@@ -10,7 +10,7 @@ import fakd
 from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.names import composed
-from fakd.errors import InputError, require_above_zero, some
+from fakd.errors import InputError, counted, require_above_zero, some
 from fakd.files import expanded, make_folder, replace_folder
 from fakd.settings import Hardware, Inference
 from fakd.training.progress import StepProgress
@@ -239,8 +239,8 @@ def _ranked(
     replace_folder(out, write)
     mean, differing = float(np.nanmean(found["score"])), int(pairs.sum()) / pixels
     console.print(
-        f"{len(order)} images, mean score {mean:.3g}, {differing:.1%} of the pixels differ; the "
-        f"first {len(chosen)} are in {out}",
+        f"{counted(len(order), 'image')}, mean score {mean:.3g}, {differing:.1%} of pixels differ; "
+        f"the first {len(chosen)} are in {out}",
         soft_wrap=True,
     )
     if pairs.any():

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fakd
-from fakd.errors import InputError
+from fakd.errors import InputError, counted
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -245,7 +245,9 @@ def _asked(
     # What the labels show need not be guessed from names.
     findings += [*fed, *(ordered or named)]
     try:
-        refuse_degenerate_teacher(known.scores, f"{len(known.samples)} images of {data.name}")
+        refuse_degenerate_teacher(
+            known.scores, f"{counted(len(known.samples), 'image')} of {data.name}"
+        )
     except InputError as error:
         # Unless there is better advice.
         findings += [] if fed or ordered else [Finding(Weight.STOPS, str(error))]
@@ -283,7 +285,7 @@ def _measured(
     if tried is not None:
         first, last = tried.losses[0], tried.losses[-1]
         repeated = f"the loss of one batch goes from {first:.4g} to {last:.4g}"
-        rows.append((f"{len(tried.losses)} steps", repeated))
+        rows.append((counted(len(tried.losses), "step"), repeated))
         whole = timedelta(seconds=round(_seconds(tried, settings, data)))
         spent = f"{tried.step_seconds:.3g} s a step, about {whole} for {schedule.steps:,} steps"
         rows.append(("time", f"{spent} with evaluations"))
@@ -321,7 +323,7 @@ def _draw(
     shown = {int(number) for each in maps for one in each for number in one.unique()}
     legend = {name: data.palette[i] for i, name in enumerate(data.class_names) if i in shown}
     save_grid(out, rows, titles, legend)
-    console.print(f"{len(rows)} images: {out}", soft_wrap=True)
+    console.print(f"{counted(len(rows), 'image')}: {out}", soft_wrap=True)
     return str(out)
 
 

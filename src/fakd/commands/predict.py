@@ -12,7 +12,7 @@ from fakd import signals
 from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.scan import files_below
-from fakd.errors import InputError, require_kinds, some
+from fakd.errors import InputError, counted, require_kinds, some
 from fakd.files import expanded, make_folder
 from fakd.runs.folder import differences, read_json, write_json
 from fakd.settings import Inference
@@ -161,11 +161,11 @@ def predict(
     (out / _BEGUN).unlink(missing_ok=True)
     if len(unread) == len(files):
         raise unread[0]
-    said = f"{len(files) - len(unread)} images segmented into {out}"
+    said = f"{counted(len(files) - len(unread), 'image')} segmented into {out}"
     if done:
         said += f", {len(done)} of them before this command was stopped"
     if others:
-        said += f"; {len(others)} files of other kinds left out ({some(others, 3)})"
+        said += f"; {counted(len(others), 'file')} of other kinds left out ({some(others, 3)})"
     console.print(said, soft_wrap=True, markup=False)
     if unread:
         raise ChildProcessError(f"{len(unread)} of {len(files)} images left out: {some(unread, 3)}")

@@ -21,7 +21,7 @@ from fakd.data.masks import Pair
 from fakd.data.matching import listed
 from fakd.data.scan import files_below
 from fakd.data.unlabelled import Images, copies, unlabelled_images, without_labels
-from fakd.errors import InputError, some
+from fakd.errors import InputError, counted, some
 from fakd.files import expanded
 
 
@@ -111,12 +111,13 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         train.pairs = without_labels(
             train.pairs, described.labelled, root, len(described.class_names)
         )
-    images, doubts = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
+    images, left_out = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
     if both := sorted({pair.image for pair in train.pairs} & {pair.image for pair in val.pairs}):
         train.doubts.append(
-            f"{len(both)} images are in both train and val ({some(both, 2)}): scores say too much"
+            f"{counted(len(both), 'image is', 'images are')} in both train and val "
+            f"({some(both, 2)}): scores say too much"
         )
-    train.doubts += doubts
+    train.remarks += left_out
     faint = unused_range(images, described.levels)
     # What is wrong with the files is said before PyTorch is imported.
     from fakd.data.samples import PairedSplit
@@ -144,7 +145,8 @@ def _open_test(root: Path, described: Description, train: Images, val: Sequence[
     sizes = {pair.image.stat().st_size for pair in test.pairs}
     if again := copies(test.pairs, [*train.pairs, *train.of_sizes(sizes), *val]):
         raise InputError(
-            f"{len(again)} test images are in train or val too ({some(again, 2)}), as the same "
+            f"{counted(len(again), 'test image is', 'test images are')} in train or val too "
+            f"({some(again, 2)}), as the same "
             "file or byte for byte; take them out of one"
         )
     return PairedSplit(root, test.pairs, described.group)

@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -19,7 +19,7 @@ from fakd.data.masks import Pair
 from fakd.data.names import as_stored, composed, read_names
 from fakd.data.packed import Packed, Place
 from fakd.data.scan import files_below
-from fakd.errors import InputError, some
+from fakd.errors import InputError, counted, some
 from fakd.settings import IGNORE
 
 SHARE = 1e-3
@@ -100,6 +100,39 @@ class Block(ABC):
             yield f"{composed(self.name(place))} {self.stamp(place)}"
 
 
+class _Without(Block):
+    """A block but for some of its images."""
+
+    def __init__(self, block: Block, out: Iterable[int]) -> None:
+        self._block, self._out = block, sorted(out)
+        self._before = [place - number for number, place in enumerate(self._out)]
+        """Images kept before each that is left out."""
+
+    def __len__(self) -> int:
+        return len(self._block) - len(self._out)
+
+    def _place(self, place: int) -> int:
+        return place + bisect_right(self._before, place)
+
+    def name(self, place: int) -> str:
+        """Tell an image's name."""
+        return self._block.name(self._place(place))
+
+    def image(self, place: int) -> Place:
+        """Tell where an image lies."""
+        return self._block.image(self._place(place))
+
+    def stamp(self, place: int) -> str:
+        """Tell one state of an image from another."""
+        return self._block.stamp(self._place(place))
+
+    def lines(self, root: Path) -> Iterator[str]:
+        """Tell each image that is kept from others."""
+        out = {*self._out}
+        lines = enumerate(self._block.lines(root))
+        return (line for place, line in lines if place not in out)
+
+
 class Images(Sequence[Pair]):
     """Pairs, and after them images without masks, of which no more than their names is kept.
 
@@ -119,6 +152,15 @@ class Images(Sequence[Pair]):
         """Add images of one origin."""
         self._blocks.append(block)
         self._starts.append(self._starts[-1] + len(block))
+
+    def leave_out(self, images: Collection[Place]) -> None:
+        """Take images without masks out, as `of_sizes` names them."""
+        stamps, blocks = {str(image.stat().st_size) for image in images}, self._blocks
+        self._blocks, self._starts = [], [len(self.pairs)]
+        for block in blocks:
+            alike = (place for place in range(len(block)) if block.stamp(place) in stamps)
+            out = [place for place in alike if block.image(place) in images]
+            self.add(_Without(block, out) if out else block)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -219,18 +261,20 @@ def _identity(state: os.stat_result) -> int:
 def unlabelled_images(
     patterns: Iterable[Pattern], root: Path, train: Sequence[Pair], val: Sequence[Pair]
 ) -> tuple[Images, list[str]]:
-    """List the images of further folders after those of training, and what is doubtful about them.
+    """List the images of further folders after those of training, and say which are left out.
 
-    An image keeps its name, unless another of training has it; then its folder is part of it.
+    An image keeps its name, unless another of training has it; then its folder is part of it. Left
+    out are files that stand before it, in training or validation, too, and copies of validation
+    images: scores on images that a teacher explained say too much.
 
     Raises:
-        InputError: a folder is missing or holds no image, or an image stands in training or
-            validation too.
+        InputError: a folder is missing or holds no image but such.
     """
     images = Images(train, train[0].levels if train else Levels())
     patterns = list(patterns)
     if not patterns:
         return images, []
+    remarks: list[str] = []
     parts = {"train": train, "val": val}
     known = {
         hash(image) if isinstance(image, Packed) else _identity(image.stat()): part
@@ -251,24 +295,35 @@ def unlabelled_images(
             raise InputError(f"{path} holds no file like {pattern.text}; add unlabelled images")
         names = sorted(files)
         folder = _Folder(path, pattern, (files[name] for name in names))
-        for place, identity in enumerate(folder.identities):
-            if (part := known.get(identity)) is not None:
-                raise InputError(
-                    f"{folder.image(place)} stands in both {part} and unlabelled; take it "
-                    "out of one of them"
-                )
+        there = {
+            place: part
+            for place, identity in enumerate(folder.identities)
+            if (part := known.get(identity)) is not None
+        }
+        if len(there) == len(folder):
+            raise InputError(
+                f"{folder.image(0)} stands in both {there[0]} and unlabelled, and all others of "
+                f"{path} in one of these, too; leave the folder out"
+            )
         folder.taken = frozenset(place for place, name in enumerate(names) if name in taken)
         if pattern is not patterns[-1]:
             taken.update(names)
             known |= dict.fromkeys(folder.identities, "unlabelled")
         folder.identities = array("q")
-        images.add(folder)
+        images.add(_Without(folder, there) if there else folder)
+        for part in dict.fromkeys(there.values()):
+            those = [folder.image(place) for place, other in there.items() if other == part]
+            remarks.append(_left_out(those, f"{part}, too"))
     again = copies(images.of_sizes({pair.image.stat().st_size for pair in val}), val)
-    doubts = [
-        f"{len(again)} unlabelled images are copies of validation images ({some(again, 2)}); "
-        "scores on images that a teacher explained say too much; take them out"
-    ]
-    return images, doubts if again else []
+    images.leave_out(again)
+    if again:
+        remarks.append(_left_out(again, "val as copies, byte for byte"))
+    return images, remarks
+
+
+def _left_out(images: Sequence[Place], where: str) -> str:
+    them = counted(len(images), "unlabelled image is", "unlabelled images are")
+    return f"{them} left out, being in {where} ({some(images, 2)})"
 
 
 def _packed(text: str, root: Path) -> Block | None:

@@ -15,7 +15,7 @@ from fakd.data.groups import proposed_group
 from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
 from fakd.data.packed import Place
-from fakd.errors import some
+from fakd.errors import counted, some
 from fakd.inspection.borders import is_void
 from fakd.inspection.classes import Values
 from fakd.inspection.grouping import LISTS
@@ -165,8 +165,8 @@ def _clips(names: Sequence[str], path: Path) -> Iterator[Finding]:
     if pattern := proposed_group(names):
         count = len({match[1] for match in map(re.compile(pattern).match, names) if match})
         yield _tells(
-            f"val: its {len(names)} names look like frames of {_count(count, 'clip')}, which are "
-            f"not independent images; if they are, write group: '{pattern}' into {path}"
+            f"val: its {len(names)} names look like frames of {counted(count, 'clip')}, which are "
+            f"not independent images; if they are frames, write group: '{pattern}' into {path}"
         )
 
 
@@ -193,13 +193,13 @@ def _pairing(split: SplitFacts) -> Iterator[Finding]:
     listing = split.listing
     if alone := listing.images_alone:
         yield _stops(
-            f"{_count(len(alone), 'image')} without a mask ({some(alone, 2)}); add the masks under "
-            "the names of the images, or take the images out"
+            f"{counted(len(alone), 'image')} without a mask ({some(alone, 2)}); add the masks "
+            "under the names of the images, or take the images out"
         )
     if alone := listing.masks_alone:
         yield _harms(
-            f"{_count(len(alone), 'mask')} without an image ({some(alone, 2)}); add the images, or "
-            "remove the masks"
+            f"{counted(len(alone), 'mask')} without an image ({some(alone, 2)}); add the images, "
+            "or remove the masks"
         )
     if not (listing.pairs or listing.refusals or listing.images_alone):
         yield _stops(
@@ -212,14 +212,15 @@ def _damage(split: SplitFacts) -> Iterator[Finding]:
     yield from map(_stops, list(split.unreadable.values())[:_LISTED])
     if last := list(split.unreadable)[_LISTED:]:
         yield _stops(
-            f"{len(last)} more files cannot be read ({some(last, 2)}); replace or remove them"
+            f"{counted(len(last), 'more file', 'more files')} cannot be read ({some(last, 2)}); "
+            "replace or remove them"
         )
     if mismatched := split.mismatched:
         pair, photo, truth = mismatched[0]
         image, mask = ("{}x{}".format(*header.size) for header in (photo, truth))
         turned = truth.size == photo.stored
         yield _stops(
-            f"{_count(len(mismatched), 'mask')} not of the size of the image ({pair.mask} is "
+            f"{counted(len(mismatched), 'mask')} not of the size of the image ({pair.mask} is "
             f"{mask}, {pair.image} is {image}{' once turned as its EXIF says' if turned else ''}); "
             f"{EXIF_REMEDY if turned else 'export masks at the size of their images'}"
         )
@@ -349,7 +350,7 @@ def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
     )
     for weight, noun, holds, text in checks:
         if those := [path for path, header in headers[noun].items() if holds(header)]:
-            what = f"{len(those)} of {_count(len(headers[noun]), noun)} {text} ({some(those, 1)})"
+            what = f"{len(those)} of {counted(len(headers[noun]), noun)} {text} ({some(those, 1)})"
             yield Finding(weight, f"{split.listing.split}: {what}")
 
 
@@ -359,19 +360,19 @@ def _overlap(
     first, second = (split.listing.pairs for split in splits)
     if shared := sorted({pair.image for pair in first} & {pair.image for pair in second}):
         yield _harms(
-            f"{_count(len(shared), 'image')} in train and val alike ({some(shared, 2)}); take them "
-            "out of one, for scores of images seen in training say nothing"
+            f"{counted(len(shared), 'image')} in train and val alike ({some(shared, 2)}); take "
+            "them out of one, for scores of images seen in training say nothing"
         )
     if twins:
         one, other = twins[0]
         yield _harms(
-            f"{_count(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
+            f"{counted(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
             "remove them from one"
         )
     names = {pair.name for pair in first} & {pair.name for pair in second}
     if names and not shared and not twins:
         yield _tells(
-            f"{_count(len(names), 'name')} both in train and val ({', '.join(sorted(names)[:2])}); "
+            f"{counted(len(names), 'name')} in both train and val ({some(sorted(names), 2)}); "
             "make sure that they are different images"
         )
 
@@ -388,8 +389,3 @@ def _values(noun: str, values: Sequence[MaskValue]) -> str:
 
 def _holders(split: SplitFacts, values: Sequence[MaskValue]) -> str:
     return some(dict.fromkeys(path for value in values for path in split.unknown[value]), 2)
-
-
-def _count(number: int, noun: str) -> str:
-    """Say how many there are of something."""
-    return f"{number} {noun}{'s' if number > 1 else ''}"

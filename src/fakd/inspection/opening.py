@@ -12,7 +12,7 @@ from fakd.data.matching import Listing, listed
 from fakd.data.published import read_published, recognised
 from fakd.data.scan import files_below
 from fakd.data.unlabelled import unlabelled_images
-from fakd.errors import InputError, some
+from fakd.errors import InputError, counted, some
 from fakd.inspection.annotations import AFTER_MASKS, BEFORE_MASKS, annotations_in, draw_masks
 from fakd.inspection.annotations.regions import Annotations
 from fakd.inspection.grouping import LISTS
@@ -105,14 +105,14 @@ def _described(root: Path, described: Description, origin: str) -> Opened:
     splits = listed(root, described, lenient=True)
     train, val = splits
     try:
-        images, doubts = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
+        images, left_out = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
     except InputError as error:
         train.refusals.append(str(error))
     else:
-        train.doubts += doubts
+        train.remarks += left_out
         if more := len(images) - len(train.pairs):
-            said = "further training images have no labels: fakd distill lets the teacher speak"
-            train.remarks.append(f"{more} {said}")
+            said = counted(more, "further training image has", "further training images have")
+            train.remarks.append(f"{said} no labels: fakd distill takes the teacher's")
     return Opened(title, origin, root, described, splits)
 
 
@@ -153,8 +153,8 @@ def _undescribed(root: Path, save: Path | None, advance: Advance) -> Opened:
 
 def _drawn(exported: Annotations, root: Path, save: Path | None, advance: Advance) -> Opened:
     what = (
-        f"{len(exported.images)} images annotated in the form of {exported.title}, of "
-        f"{len(exported.names)} classes ({some(exported.names, 6)})"
+        f"{counted(len(exported.images), 'image')} annotated in the form of {exported.title}, of "
+        f"{counted(len(exported.names), 'class', 'classes')} ({some(exported.names, 6)})"
     )
     if save is None:
         raise InputError(

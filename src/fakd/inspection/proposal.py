@@ -11,7 +11,7 @@ from fakd.data.dataset import Colour
 from fakd.data.description import Description, description_of
 from fakd.data.layout import IMAGE_SUFFIXES
 from fakd.data.masks import MaskReader, MaskValue
-from fakd.errors import InputError, some
+from fakd.errors import InputError, counted, some
 from fakd.inspection.classes import Values, describe, read_names
 from fakd.inspection.grouping import LISTS, SPLITS, Group, Match, grouped, matched
 
@@ -147,13 +147,13 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
         and not any(group is match.images for match in found.values() if match)
     ]
     remarks = [
-        f"{len(group.files)} images in {group.folder or '.'} have no masks and are not used; add "
-        f"unlabelled: {group.folder or '.'} for fakd distill, where the teacher labels them"
+        f"{counted(len(group.files), 'image')} in {group.folder or '.'} without masks, not used; "
+        f"add unlabelled: {group.folder or '.'} for fakd distill, where the teacher labels them"
         for group in rest
     ]
     test = found["test"]
     if test is not None and test not in used:
-        remarks.append(f"{len(test.paired)} images of test are in neither train nor val")
+        remarks.append(f"{counted(len(test.paired), 'image')} of test in neither train nor val")
     masks = root / one.masks.folder
     return Proposal(root, files, masks, layout, chosen, divided, left_out, remarks)
 
@@ -162,7 +162,7 @@ def _left_out(match: Match) -> str:
     if not (alone := match.alone):
         return ""
     path = match.patterns[0].replace("{name}", alone[0])
-    what = f"{len(alone)} image{'s' if len(alone) > 1 else ''} without a mask"
+    what = f"{counted(len(alone), 'image')} without a mask"
     return (
         f"{what} ({path}), which the lists leave out; add the masks under the names of the images"
     )

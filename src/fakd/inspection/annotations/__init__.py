@@ -12,7 +12,7 @@ from PIL import Image
 
 from fakd.data.dataset import default_palette
 from fakd.data.layout import IMAGE_SUFFIXES
-from fakd.errors import InputError, some
+from fakd.errors import InputError, counted, some
 from fakd.files import make_folder, write_text
 from fakd.inspection.annotations.coco import coco
 from fakd.inspection.annotations.labelme import labelme, labelme_folders
@@ -114,7 +114,7 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
     if not name_of:
         raise InputError(f"no image in {root} could be drawn: {failed[0]}")
     if failed:
-        found.remarks.append(f"{len(failed)} images left out: {some(failed, 2)}")
+        found.remarks.append(f"{counted(len(failed), 'image')} left out: {some(failed, 2)}")
     up = Path(os.path.relpath(root.resolve() / common, folder.resolve())).as_posix()
     suffix = suffixes.pop() if len(suffixes) == 1 else ".*"
     layout = {"images": f"{up}/{{name}}{suffix}", "masks": "masks/{name}.png"}
@@ -145,7 +145,8 @@ def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[st
     train, val = splits.get("train"), splits.get("val") or splits.get("test")
     if train and val:
         if rest := len(name_of) - len({*train, *val}):
-            found.remarks.append(f"{rest} images of neither train nor val are drawn, but not used")
+            those = counted(rest, "image", "images")
+            found.remarks.append(f"{those} of neither train nor val drawn, but not used")
         return {"train": train, "val": val}
     found.remarks.append("nothing says which images are for validation, so every fifth is")
     return divide(sorted(name_of.values()))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from fakd.data.decoding import decoded
-from fakd.errors import InputError
+from fakd.errors import InputError, counted
 from fakd.inspection.annotations.regions import (
     Annotations,
     Drawing,
@@ -93,11 +93,13 @@ def _annotations(root: Path, contents: Mapping[str, Any], images: Sequence[str])
                 found.add(path, file, read, split)
     found.names = list(dict.fromkeys(used[number] for number in sorted(used)))
     if boxes:
-        found.remarks.append(f"{boxes} objects left out that have a box and no outline")
+        found.remarks.append(f"{counted(boxes, 'object')} left out, with a box and no outline")
     if missing:
-        found.remarks.append(f"{missing} images of the annotations are not here and left out")
+        found.remarks.append(
+            f"{counted(missing, 'annotated image is', 'annotated images are')} not here"
+        )
     if strays:
-        found.remarks.append(f"{strays} objects left out that are of no listed image")
+        found.remarks.append(f"{counted(strays, 'object')} left out, of no listed image")
     return found
 
 

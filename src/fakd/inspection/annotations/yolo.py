@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
-from fakd.errors import InputError
+from fakd.errors import InputError, counted
 from fakd.inspection.annotations.regions import (
     Annotations,
     Drawing,
@@ -83,7 +83,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         boxes, used = boxes + kinds.total(), set()
     found.names = [name for name in names.values() if name in used]
     if boxes:
-        found.remarks.append(f"{boxes} objects left out that have {what} and no outline")
+        found.remarks.append(f"{counted(boxes, 'object')} left out, with {what} and no outline")
     elif used and kinds[_UPRIGHT] == kinds.total():
         found.remarks.append(
             "each outline is an upright rectangle; if they are boxes around objects, the masks are "
@@ -91,7 +91,8 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         )
     if alone:
         found.remarks.append(
-            f"{alone} images without a text file left out; give those without objects an empty one"
+            f"{counted(alone, 'image')} without a text file left out; where there are no objects, "
+            "add an empty one"
         )
     return found
 
