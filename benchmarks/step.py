@@ -3,8 +3,8 @@
 The paper's first pair, PSPNet-ResNet-101 to PSPNet-ResNet-18 at output stride 8, untrained: student
 forward, the teacher's answer, losses, statistics, backward and the optimiser's step. ``plain`` is
 `plain.py`. A teacher that is asked with ``bf16`` computes in 16 bits, as with
-``--hardware.teacher_precision bf16``. A stored teacher's answers are decoded in the step, from 8 bits, as a loader without
-workers does.
+``--hardware.teacher_precision bf16``. A stored teacher's answers are decoded in the step, from 8
+bits, as a loader without workers does.
 """
 
 import copy
