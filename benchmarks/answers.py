@@ -130,7 +130,7 @@ def main() -> None:
     data, fabric = open_data(given.data), start(hardware, SEED)
     live = NetworkTeacher(load(given.teacher), fabric, hardware)
     inference = Inference(scale=given.scale)
-    answering = Answering(live.network, fabric, inference, None, False, data.train[0].image)
+    answering = Answering(live, inference, None, False, data.train[0].image)
     results: dict[str, Any] = {"fidelity": fidelity(data, answering, data.classes, given.images)}
     some = evaluation_samples(data.val, indices=range(min(given.images, len(data.val))))
     pairs = ((sample.image, sample.labels) for sample in some)

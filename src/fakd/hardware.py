@@ -19,8 +19,8 @@ class Hardware:
             processes, their number counts.
         precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
             networks in 16 bits (losses stay in float32).
-        teacher_precision: fp32, bf16 or fp16 for a teacher that is asked in each step, as
-            precision says if not given.
+        teacher_precision: fp32, bf16 or fp16 for a teacher that is asked in each step, or once for
+            its answers; as precision says if not given.
         teacher_ahead: let a teacher answer for the next batch while the student learns from this
             one, on a CUDA stream of its own; takes the memory of both at once.
         compile: compile student and teacher for the training step (torch.compile), and fold the

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
 from fakd import cli
+from fakd.answers import Stored
+from fakd.answers.store import open_answers
 from fakd.data import scenes
 from fakd.models import pspnet, save
 from fakd.runs.folder import read_json
@@ -53,6 +56,24 @@ def test_what_is_asked_once_is_learnt_from(folder, capsys):
     recipe = yaml.safe_load((folder / "s" / "recipe.yaml").read_text())
     assert recipe["teacher"]["class_path"] == "fakd.answers.Stored"
     assert cli.main(["distill", "--recipe=s/recipe.yaml", "--existing=reuse"]) == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--inference.flip=true"]])
+def test_a_teacher_answers_as_precisely_as_is_said(folder, more):
+    """In 16 bits it says the same but for their rounding, whatever the precision of a step is."""
+    kinds = {"a": "fp32", "b": "bf16"}
+    for out, kind in kinds.items():
+        flags = ["--format=float16", f"--hardware.teacher_precision={kind}", *more]
+        assert answer(f"--out={out}", *flags, "--hardware.precision=bf16-mixed") == 0
+    assert answer("--out=c", "--format=float16", *more) == 0
+    stores = {name: open_answers(Stored(folder / name), 12) for name in "abc"}
+    a, b, c = (
+        np.stack([each.read("val", k, (32, 48)).logits for k in range(4)])
+        for each in stores.values()
+    )
+    assert np.array_equal(a, c)
+    assert not np.array_equal(a, b)
+    assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
 def test_a_run_is_not_reused_for_other_answers(folder, capsys):

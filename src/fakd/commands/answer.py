@@ -98,7 +98,7 @@ def answer(
     fabric = start(hardware, 0)
     asked = NetworkTeacher(teacher, fabric, hardware)
     first = data.train[0].image
-    answering = Answering(asked.network, fabric, inference, stride, features, first)
+    answering = Answering(asked, inference, stride, features, first)
     encoding = Encoding(format, k)
     content = manifest(asked, data, answering, encoding, inference, shard)
     store = Store.begin(out, content)

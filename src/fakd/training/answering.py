@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,16 +16,14 @@ from fakd.data import SegmentationData, evaluation_samples
 from fakd.errors import InputError
 from fakd.inference import predict_logits, to_unit
 from fakd.settings import Inference
-from fakd.training.teacher import Teacher
-from fakd.types import Segmenter
+from fakd.training.teacher import NetworkTeacher, Teacher
 
 
 class Answering:
     """A frozen network, and how it is shown images.
 
     Args:
-        network: on the device, in evaluation mode.
-        fabric: says how precisely to compute.
+        teacher: the network, on the device, and how precisely it computes.
         inference: how images are shown to it.
         stride: pixels, each way, over which logits are averaged; if not given, those that a place
             of the network's own grid spans, which is kept where it sees each image as it is.
@@ -39,8 +36,7 @@ class Answering:
 
     def __init__(
         self,
-        network: Segmenter,
-        fabric: Fabric,
+        teacher: NetworkTeacher,
         inference: Inference,
         stride: int | None,
         features: bool,
@@ -48,13 +44,14 @@ class Answering:
     ) -> None:
         if stride is not None and stride < 1:
             raise InputError(f"expected --stride of at least 1 pixel, got {stride}")
+        network = teacher.network
         plain = inference == Inference() and stride is None
         if features and (network.classifier is None or not plain):
             raise InputError(
                 "--features needs a network that shows them, and images shown once and as they "
                 "are; leave out --inference and --stride"
             )
-        self._network, self._fabric, self._inference = network, fabric, inference
+        self._network, self._teacher, self._inference = network, teacher, inference
         self._features = features
         self.channels = network.classifier.in_channels if features and network.classifier else None
         self.stride: int | None = None
@@ -74,15 +71,15 @@ class Answering:
         if self.stride is None:
             return self._shown(images)
         height, width = images.shape[-2:]
-        with self._fabric.autocast():
-            shown = to_unit(images.to(self._fabric.device))
+        with self._teacher.computing():
+            shown = to_unit(images.to(self._teacher.device))
             logits = predict_logits(self._network, shown, self._inference)
         grid = max(1, round(height / self.stride)), max(1, round(width / self.stride))
         return _maps(F.adaptive_avg_pool2d(logits, grid), None)
 
     def _shown(self, images: UInt8[Tensor, "batch 3 height width"]) -> list[Maps]:
-        with torch.no_grad(), self._fabric.autocast():
-            found = self._network(to_unit(images.to(self._fabric.device)))
+        with torch.no_grad(), self._teacher.computing():
+            found = self._network(to_unit(images.to(self._teacher.device)))
         return _maps(found.logits, found.features if self._features else None)
 
 
@@ -92,7 +89,8 @@ def _maps(
 ) -> list[Maps]:
     if not torch.isfinite(logits).all():
         raise InputError(
-            "the teacher's answer is infinite or NaN; try --hardware.precision 32-true"
+            "the teacher's answer is infinite or NaN; try --hardware.precision 32-true, "
+            "--hardware.teacher_precision fp32"
         )
     several = [None] * len(logits) if features is None else list(features.float().cpu().numpy())
     return [Maps(*each) for each in zip(logits.float().cpu().numpy(), several, strict=True)]

@@ -151,7 +151,7 @@ class NetworkTeacher(Teacher):
 
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
         """Run the network."""
-        with torch.no_grad(), self._computing():
+        with torch.no_grad(), self.computing():
             if self._compile:
                 self._asked = compiled(folded(self.network, images[:1]))
                 self._compile = False
@@ -160,10 +160,10 @@ class NetworkTeacher(Teacher):
 
     def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
         """Show it the image."""
-        with self._computing():
+        with self.computing():
             return predict_logits(self.network, image, inference)
 
-    def _computing(self) -> AbstractContextManager:
+    def computing(self) -> AbstractContextManager:
         """Compute as precisely as is asked of teachers, or else of all networks."""
         if self._precision is None:
             return self._fabric.autocast()
@@ -176,7 +176,7 @@ class NetworkTeacher(Teacher):
 
     def validate(self, split: Split, settings: Settings) -> Scores:
         """Score the network as any other, as precisely as it answers."""
-        found = validate_images(self._fabric, self.network, split, settings, self._computing())
+        found = validate_images(self._fabric, self.network, split, settings, self.computing())
         return found[0]
 
 
