@@ -127,6 +127,15 @@ def test_what_shall_be_decided_must_be_named(comparison, capsys):
     assert "expected --primary to name one of cwd, got 'pd'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("methods", ["cwd", "[cwd]", "alone, cwd"])
+def test_what_to_confirm_may_be_written_as_methods_are(comparison, tmp_path, methods):
+    assert comparison(0.1) == 0
+    file = tmp_path / "confirm.yaml"
+    arguments = ["--methods", methods, "--out", str(file)]
+    assert main(["compare", "confirm", str(comparison.run), *arguments]) == 0
+    assert list(yaml.safe_load(file.read_text())["methods"]) == ["alone", "cwd"]
+
+
 def test_a_choice_is_confirmed_with_seeds_that_had_no_part_in_it(comparison, capsys):
     assert comparison(0.1, "--methods", "cwd,pd") == 0
     assert main(["compare", "confirm", str(comparison.run), "--methods", "cwd"]) == 0

@@ -295,7 +295,9 @@ def _say_final(
     )
 
 
-def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = None) -> Path:
+def confirm(
+    run: str | Path, methods: list[str] | str, seeds: int = 3, out: Path | None = None
+) -> Path:
     """Write the grid that confirms what a comparison chose: the same with new seeds.
 
     For example: fakd compare confirm runs/comparison --methods cwd+fa
@@ -312,7 +314,7 @@ def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = No
     Returns:
         The file.
     """
-    from fakd.comparing.methods import resolve_methods
+    from fakd.comparing.methods import listed, resolve_methods
     from fakd.runs.folder import GRID
 
     run = expanded(run)
@@ -323,7 +325,7 @@ def confirm(run: str | Path, methods: str, seeds: int = 3, out: Path | None = No
         raise InputError(
             f"expected --seeds of at least {LEAST}, got {seeds}: fewer confirm nothing"
         )
-    names = [ALONE, *(name.strip().replace("+", "-") for name in methods.split(","))]
+    names = [ALONE, *(name.replace("+", "-") for name in listed(methods))]
     if missing := [name for name in names if name not in grid["methods"]]:
         known = ", ".join(grid["methods"])
         raise InputError(f"{run} has no method {missing[0]!r}; it has {known}")

@@ -35,11 +35,20 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
     >>> resolve_methods("cwd+fa")["cwd-fa"]["distillation"]["class_path"]
     'fakd.losses.ChannelKL'
     """
-    if isinstance(given, str):
-        given = [name.strip() for name in given.split(",") if name.strip()]
-    entries = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+    entries = dict(given) if isinstance(given, Mapping) else dict.fromkeys(listed(given))
     named = {ALONE: None} | {_canonical(str(name)): entry for name, entry in entries.items()}
     return {name: _method(name, entry) for name, entry in named.items()}
+
+
+def listed(given: Sequence[str] | str) -> list[str]:
+    """Split names at commas, where they are not a list already.
+
+    >>> listed("cwd, cwd+fa")
+    ['cwd', 'cwd+fa']
+    """
+    if not isinstance(given, str):
+        return list(given)
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
