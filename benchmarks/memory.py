@@ -2,7 +2,7 @@
 
 The formula needs no weights and computes nothing: 4 bytes for each parameter of the student, its
 gradient and its momentum, and of the teacher; and for each image what a forward pass keeps for the
-gradient (`fakd.models.catalogue.activation_bytes`, on the meta device) or, if that is more, what
+gradient (`fakd.models.demand.bytes_of_image`, on the meta device) or, if that is more, what
 the teacher's forward pass, which comes first, holds at its height. The measurement makes real
 steps of CWD on the CPU and adds up what PyTorch's allocator took and gave back. ``--plan`` measures
 nothing: it computes memory and hours for GPUs, whose sustained speed is an assumption.
@@ -11,19 +11,16 @@ nothing: it computes memory and hours for GPUs, whose sustained speed is an assu
 import argparse
 import json
 import time
-import weakref
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from common import FOLDER, SEED, environment
 from fakd.losses import ChannelKL
 from fakd.models import open_network
-from fakd.models.catalogue import activation_bytes, count
+from fakd.models.catalogue import count
+from fakd.models.demand import bytes_of_image
 from fakd.settings import Optimizer, Task
 from fakd.training.objective import Distillation
 from fakd.training.optimizer import build_optimizer
@@ -44,45 +41,21 @@ SHARE = {"dense": 0.3, "depthwise": 0.06}
 """Of the peak that training is assumed to reach; depthwise convolutions wait for memory."""
 
 
-class Held(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made and not yet let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self._known: weakref.WeakSet = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run an operation and look at what it made."""
-        made = func(*args, **(kwargs or {}))
-        for each in tree_leaves(made):
-            if isinstance(each, Tensor) and (storage := each.untyped_storage()) not in self._known:
-                self._known.add(storage)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._let_go, storage.nbytes())
-        self.most = max(self.most, self.now)
-        return made
-
-    def _let_go(self, size: int) -> None:
-        self.now -= size
-
-
 def formula(
     student: str, classes: int, size: tuple[int, int], batch: int, teacher: str
 ) -> dict[str, float]:
     """Say the bytes of a step, and its parts."""
     with torch.device("meta"):
         network, other = open_network(student, classes).train(), open_network(teacher, classes)
-        with torch.no_grad(), Held() as held:
-            other.eval()(torch.empty(1, 3, *size))
-    kept = activation_bytes(network, torch.empty(2, 3, *size, device="meta")) / 2
+    kept = bytes_of_image(network, size, learns=True)
+    held = bytes_of_image(other, size, learns=False)
     weights = sum(each.numel() for each in network.parameters())
     taught = sum(each.numel() for each in other.parameters())
     return {
         "kept_each": kept,
-        "teacher_each": held.most,
+        "teacher_each": held,
         "weights": 12 * weights + 4 * taught,
-        "total": 12 * weights + 4 * taught + batch * max(kept, held.most),
+        "total": 12 * weights + 4 * taught + batch * max(kept, held),
     }
 
 

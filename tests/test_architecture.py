@@ -23,6 +23,7 @@ LEVELS = [
         "files",
         "hardware",
         "imports",
+        "memory",
         "console",
         "processes",
         "settings",

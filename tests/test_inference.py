@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fakd.errors import InputError
 from fakd.inference import _starts, predict_classes, predict_logits, score, to_unit, unlike_training
 from fakd.metrics import Scores, confusion_matrix
+from fakd.models import pspnet
 from fakd.settings import Inference
 from fakd.types import Prediction, Segmenter
 
@@ -431,3 +432,23 @@ def test_the_number_of_images_shown_together_tells_no_two_settings_apart():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError, match="inference"):
         Inference(**wrong)
+
+
+def test_what_is_too_large_for_the_memory_is_refused_and_looked_at_once(monkeypatch):
+    network = pspnet("mobilenetv3_small_050", 3, channels=8).eval()
+    images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    asked = []
+
+    def count(network, size, learns):
+        asked.append(size)
+        return 10**6
+
+    monkeypatch.setattr("fakd.models.demand.bytes_of_image", count)
+    for place in ("fakd.memory", "fakd.models.demand"):
+        monkeypatch.setattr(f"{place}.free_memory", lambda device: 2 * 10**6)
+    for _ in range(2):
+        predict_classes(network, images, Inference())
+    predict_classes(network, images, Inference(window=32, stride=32, scale=2.0))
+    assert asked == [(64, 96), (32, 32)]
+    with pytest.raises(InputError, match=r"512 x 768 pixels at a time .*; give inference.window"):
+        predict_classes(network, images, Inference(scale=8.0, window=16))

@@ -14,8 +14,8 @@ signal.Signals = enum.IntEnum(
 import torch
 from pathlib import Path
 from fakd import cli, signals
+from fakd.memory import peak_memory
 from fakd.runs.locks import lock
-from fakd.training.result import peak_memory
 
 print(sorted(each.name for each in signals.ASKING))
 with signals.listening(), lock(Path(sys.argv[1]) / "run.lock") as held:

@@ -24,7 +24,7 @@ from fakd.files import expanded
 from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
 from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, one_line, require_there
-from fakd.threads import let_waiting_threads_sleep
+from fakd.threads import let_waiting_threads_sleep, require_numbers
 
 # Where each stands; it is imported when it is run.
 COMMANDS = {
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     let_waiting_threads_sleep()
     replace_unshowable()
     try:
+        require_numbers()
         with only_named():
             code = _run(given)
         print(end="", flush=True)

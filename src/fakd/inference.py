@@ -1,11 +1,12 @@
 """From images to class maps: whole, in windows, mirrored or at several sizes; full resolution."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from itertools import product
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fakd.bilinear import Span, cut, mixing, tile_size
 from fakd.metrics import confusion_matrix
+from fakd.models.demand import require_room
 from fakd.models.foreign.deployed import Deployed
 from fakd.settings import Inference
 from fakd.types import Segmenter
@@ -23,6 +25,8 @@ _HELD = 4
 """Batches' worth of images that wait for others of their size."""
 _RULED_OUT = -1e30
 """Stands for minus infinity while maps are resized."""
+_SMALLER = "give inference.window, such as 1024, or a smaller inference.scale or base"
+"""What to do about images that take too much memory."""
 
 
 def unlike_training(network: Segmenter, inference: Inference) -> str | None:
@@ -63,6 +67,41 @@ def _as_flag(value: object) -> str:
 def to_unit(images: UInt8[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Bring 8-bit images to [0, 1], the range in which images travel."""
     return images.float().div_(255)
+
+
+def require_shown(
+    network: Segmenter,
+    image: Sequence[int],
+    inference: Inference,
+    device: torch.device,
+    factor: float = 1.0,
+    count: int = 1,
+) -> None:
+    """Refuse images that there is too little memory to show the network, once for each size.
+
+    Args:
+        network: is not asked.
+        image: height and width of the images as they are.
+        inference: how they are shown.
+        device: where the network is.
+        factor: one of `Inference.scales`.
+        count: images at a time.
+
+    Raises:
+        InputError: says how much is needed, how much is free, and how less would do.
+    """
+    shown = inference.size((image[0], image[1]), factor)
+    if (pixels := count * math.prod(shown)) <= _largest.get(network, 0):
+        return
+    require_room(count, shown, device, _SMALLER)
+    window = inference.window or max(shown)
+    seen = (min(shown[0], window), min(shown[1], window))
+    require_room(count, seen, device, _SMALLER, asked=[network])
+    _largest[network] = pixels
+
+
+_largest: WeakKeyDictionary[Segmenter, int] = WeakKeyDictionary()
+"""How many pixels at a time a network may be shown, as far as that was asked."""
 
 
 @torch.no_grad()
@@ -154,6 +193,7 @@ class _View:
         self._blend, self._size = inference.blend, images.shape[-2:]
         images = images.flip(-1) if mirrored else images
         self._shown = inference.size((images.shape[-2], images.shape[-1]), factor)
+        require_shown(network, self._size, inference, images.device, factor, len(images))
         if self._shown != self._size:
             # Not antialiased, as in training: the network knows images as they are sampled there.
             images = F.interpolate(_unit(images), self._shown, mode="bilinear")

@@ -1,12 +1,22 @@
-"""How processor threads behave on a machine that others use too."""
+"""How processor threads behave on a machine that others use too, and what launchers say of them."""
 
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from fakd.errors import InputError
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Each says what an OpenMP thread does while it waits; libraries read them when they load."""
+
+_NUMBERS = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
+    *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
+)
+"""What launchers tell the processes of a run."""
 
 
 def let_waiting_threads_sleep() -> None:
@@ -27,6 +37,46 @@ def free_cores(root: Path = Path("/")) -> int:
     """
     known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min([known or 1, *(int(quota) for quota in _quotas(root))]))
+
+
+def require_threads(count: int, root: Path = Path("/")) -> None:
+    """Refuse more threads than the system lets a process have: the libraries would crash.
+
+    Forward and backward passes have threads of their own, and each takes two maps of memory.
+
+    Raises:
+        InputError: there cannot be so many.
+    """
+    found = []
+    for name, share in (("kernel/threads-max", 2), ("kernel/pid_max", 2), ("vm/max_map_count", 4)):
+        with suppress(OSError, ValueError):
+            found.append(int((root / "proc/sys" / name).read_text()) // share)
+    if found and count > min(found):
+        raise InputError(
+            f"{count:,} threads are more than this machine's {min(found):,}; lower "
+            "hardware.threads or OMP_NUM_THREADS"
+        )
+
+
+def require_numbers() -> None:
+    """Refuse environment variables that libraries would fail to read as numbers, each its own way.
+
+    Raises:
+        InputError: names the variable and what it holds.
+    """
+    for name in _NUMBERS:
+        value = os.environ.get(name)
+        if value is not None and not value.strip().isdecimal():
+            raise InputError(
+                f"the environment variable {name} must be a whole number, got {value!r}; unset it, "
+                "or leave it to torchrun or srun"
+            )
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads and not all(each.strip().isdecimal() and int(each) for each in threads.split(",")):
+        raise InputError(
+            "the environment variable OMP_NUM_THREADS must be a number of threads, got "
+            f"{threads!r}; unset it"
+        )
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -11,10 +11,10 @@ from torch import nn
 
 from fakd.cli import main
 from fakd.commands.doctor import doctor
+from fakd.errors import InputError
 from fakd.models import adapt
 from fakd.settings import Augmentation, Hardware, Optimizer, Schedule
 from fakd.training.asking import reordered
-from fakd.training.result import free_memory
 from fakd.training.trial import is_transformer, usual_rates
 from foreign_networks import beit, segformer
 from stand_ins import message
@@ -176,14 +176,15 @@ def test_an_order_is_the_best_of_all_assignments():
 
 
 def test_too_little_memory_is_told_before_it_runs_out(data, monkeypatch):
-    assert free_memory(torch.device("cpu")) > 0
-    monkeypatch.setattr("fakd.training.trial.free_memory", lambda device: 1e5)
+
+    def refuse(*_):
+        raise InputError("4 images at a time would take 9.0 GB")
+
+    monkeypatch.setattr("fakd.training.trial.require_step_memory", refuse)
     result = checked(data)
     assert not result["ready"]
     assert "terms" not in result
-    first = texts(result, "stops")[0]
-    assert "of activations for 4 images, and 0.0 GB of memory are free, enough for" in first
-    assert "lower schedule.batch_size" in first
+    assert texts(result, "stops")[0] == "4 images at a time would take 9.0 GB"
 
     def fail(*_, **__):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
@@ -191,21 +192,6 @@ def test_too_little_memory_is_told_before_it_runs_out(data, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr("fakd.training.loop.Training.advance", fail)
     assert "memory ran out in a step" in texts(checked(data), "stops")[0]
-
-
-def test_memory_is_what_the_machine_and_its_group_leave(tmp_path):
-    device = torch.device("cpu")
-    assert free_memory(device, tmp_path) is None
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\n")
-    assert free_memory(device, tmp_path) == 5 * 1024
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.max").write_text("4096\n")
-    (group / "memory.current").write_text("1000\n")
-    assert free_memory(device, tmp_path) == 3096
-    (group / "memory.max").write_text("max\n")
-    assert free_memory(device, tmp_path) == 5 * 1024
 
 
 def test_a_learning_rate_that_is_far_too_large(data):

@@ -167,6 +167,11 @@ def weights(path, change_tensors):
     return change
 
 
+def variable(name, value):
+    """Set an environment variable; the test puts all of them back."""
+    return lambda: os.environ.update({name: value})
+
+
 def huge(path, side=50_000):
     """A PNG of a few bytes whose header promises billions of pixels."""
 
@@ -549,6 +554,39 @@ REPORTED = [
     (write("d/dataset.yaml", POINTER), TRAIN, "Git LFS"),
 ]
 
+ENVIRONMENT = [
+    (variable("RANK", "first"), TRAIN, "RANK"),
+    (variable("LOCAL_RANK", ""), EVALUATE + f" {SAVED}", "LOCAL_RANK"),
+    (variable("NODE_RANK", "-1"), f"{PREDICT} photos", "NODE_RANK"),
+    (variable("WORLD_SIZE", "2.0"), DISTILL, "WORLD_SIZE"),
+    (variable("MASTER_PORT", "http"), TRAIN, "MASTER_PORT"),
+    (variable("SLURM_PROCID", "a"), TRAIN, "SLURM_PROCID"),
+    (variable("SLURM_NTASKS", "many"), GRID, "SLURM_NTASKS"),
+    (variable("OMP_NUM_THREADS", "all"), TRAIN, "OMP_NUM_THREADS"),
+    (variable("OMP_NUM_THREADS", "0"), TRAIN, "OMP_NUM_THREADS"),
+    (variable("FAKD_MAX_PIXELS", "many"), TRAIN, "FAKD_MAX_PIXELS"),
+    (variable("FAKD_MAX_PIXELS", "-1"), f"{PREDICT} photos", "FAKD_MAX_PIXELS"),
+]
+
+SCENES = TRAIN.replace("--data d", "--data scenes")
+# More than any machine has; the last of equal flags counts.
+LARGE = [
+    (None, f"{TRAIN} --augmentation.crop [10000000,10000000]", "crop"),
+    (None, f"{DISTILL} --augmentation.crop [10000000,10000000]", "crop"),
+    (None, f"{TRAIN} --schedule.batch_size 1000000000", "batch_size"),
+    (None, f"{TRAIN} --hardware.workers 1000000", "hardware.workers"),
+    (None, f"{TRAIN} --hardware.workers 1 --hardware.prefetch 1000000000000", "hardware.prefetch"),
+    (None, f"{TRAIN} --hardware.threads 1000000000", "hardware.threads"),
+    (None, f"{TRAIN} --inference.scale 1e6", "inference.scale"),
+    (None, f"{EVALUATE} {SAVED} --inference.scale 1e6", "inference.scale"),
+    (None, f"{EVALUATE} {SAVED} --inference.base [10000000,10000000]", "base"),
+    (None, f"{EVALUATE} {SAVED} --workers 1000000", "fewer workers"),
+    (None, f"{PREDICT} photos --inference.scale 1e6", "inference.scale"),
+    (None, f"{SCENES} --data.size [10000000,10000000]", "size"),
+    (None, f"{SCENES} --data.train 1000000000000", "train"),
+    (None, f"{SCENES} --data.val 1000000000000", "val"),
+]
+
 ROWS = [
     pytest.param(*row, id=f"{kind}-{number}")
     for kind, rows in {
@@ -559,6 +597,8 @@ ROWS = [
         "pixels": PIXELS,
         "files": FILES,
         "reported": REPORTED,
+        "environment": ENVIRONMENT,
+        "large": LARGE,
     }.items()
     for number, row in enumerate(rows)
 ]
@@ -601,11 +641,16 @@ def test_a_mistake_is_one_line_that_names_it(
 ):
     shutil.copytree(right, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
+    variables = dict(os.environ)
     if change:
         change()
     before = contents(".")
     capfd.readouterr()
-    code = main(shlex.split(command))
+    try:
+        code = main(shlex.split(command))
+    finally:
+        os.environ.clear()
+        os.environ.update(variables)
     said = capfd.readouterr().err
     assert code == 2, said
     assert said.startswith("fakd: error: "), said

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -95,7 +96,9 @@ def test_a_file_scores_as_its_student(form, student, data, tmp_path):
     assert made["holds"]
     if form.get("size") != (40, 50):
         assert found["agreement"] > 99.9
-    assert made["exporter"] == writing.DYNAMO
+    # PyTorch that does not export so unless asked fails at some, which are then traced.
+    if signature(torch.onnx.export).parameters["dynamo"].default:
+        assert made["exporter"] == writing.DYNAMO
     resized = form.get("inference", fakd.Inference())
     assert (made["size"] is None) == ("size" not in form and resized.base is None)
     assert found["file"]["memory_mb"] is None or found["file"]["memory_mb"] > 10

@@ -50,7 +50,10 @@ def as_its_library_shows(folder, images):
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(folder)
-    options = dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), False)
+    options = [
+        each for each in ("do_resize", "do_center_crop", "do_pad") if hasattr(processor, each)
+    ]
+    options = dict.fromkeys(options, False)
     return processor(list(images), return_tensors="pt", **options)["pixel_values"]
 
 

@@ -109,6 +109,7 @@ def distill(
     from fakd.training.loop import Training
     from fakd.training.memory_format import choose
     from fakd.training.objective import Distillation
+    from fakd.training.preparation import require_step_memory
     from fakd.training.profiling import require_steps
     from fakd.training.start import (
         announce,
@@ -158,6 +159,7 @@ def distill(
         objective = Distillation(answers.network, student, distillation, by_labels, task.confidence)
         # Made before there is a folder, as much may be wrong with the settings.
         training = Training(fabric, student, objective, data, settings, console, run.name, answers)
+        require_step_memory(fabric, student, data, settings, answers)
         if int8:
             train_for_int8(student)
         taught = answers.fingerprint()

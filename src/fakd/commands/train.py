@@ -79,6 +79,7 @@ def train(
     from fakd.training.loop import Training
     from fakd.training.memory_format import choose
     from fakd.training.objective import Supervised
+    from fakd.training.preparation import require_step_memory
     from fakd.training.profiling import require_steps
     from fakd.training.start import (
         announce,
@@ -111,6 +112,7 @@ def train(
         # Made before there is a folder, as much may be wrong with the settings.
         settings, layout = choose(fabric, settings, run, existing, network)
         training = Training(fabric, network, objective, data, settings, console, run.name)
+        require_step_memory(fabric, network, data, settings)
         with open_folder(fabric, console, run, recipe, existing, data, network=network) as folder:
             if (result := finished_result(fabric, folder)) is not None:
                 return result

@@ -18,6 +18,7 @@ from fakd.data.samples import Sample
 from fakd.data.seeds import mixed
 from fakd.data.transforms import Geometry, View, augment, build_extra
 from fakd.errors import InputError
+from fakd.memory import WORKER, require_memory
 from fakd.settings import IGNORE, Augmentation
 from fakd.signals import ignore
 
@@ -120,6 +121,10 @@ def training_batches(
     if augmentation.mix is not None and batch_size < 2:
         raise InputError("augmentation.mix needs another image; give a batch_size of at least 2")
     share = batch_size // world
+    # Images of 8 bits and labels of 16.
+    batch = 5 * share * math.prod(augmentation.crop)
+    less = "hardware.workers or hardware.prefetch" if workers else "schedule.batch_size or the crop"
+    _require_memory(workers, batch * (1 + workers * prefetch), f"lower {less}")
     slots = range(rank * share, (rank + 1) * share)
     draw = _Draw(split, seed, unlabelled_share, rare)
     steps = _Steps(split, augmentation, batch_size, seed, slots, broken, lookup, draw)
@@ -179,7 +184,18 @@ def evaluation_samples(
         indices: Which samples, for a rank that evaluates a part; all by default.
     """
     chosen = range(len(split)) if indices is None else list(indices)
+    _require_memory(workers, 0, "let fewer workers decode")
     return _loaded(_Samples(split), chosen, workers, pin_memory=False)
+
+
+def _require_memory(workers: int, batches: int, less: str) -> None:
+    """Refuse more processes and batches than there is memory for.
+
+    Raises:
+        InputError: says how much they need.
+    """
+    taking = f"{workers:,} worker processes and their batches" if workers else "a batch"
+    require_memory(workers * WORKER + batches, taking, less)
 
 
 class _Draw:
@@ -335,8 +351,10 @@ def _read(split: Split, index: int) -> Sample:
 
 
 def _loaded(
-    items: Dataset, order: Iterable[int], workers: int, pin_memory: bool, prefetch: int = 2
+    items: Dataset, order: Sequence[int], workers: int, pin_memory: bool, prefetch: int = 2
 ) -> Generator:
+    # More processes than items would only be begun and ended.
+    workers = min(workers, len(order))
     loader = DataLoader(
         items,
         batch_size=None,

@@ -16,6 +16,7 @@ from fakd import models
 from fakd.data import SegmentationData, cached, training_batches
 from fakd.data.rare import Shown
 from fakd.errors import InputError, some
+from fakd.memory import peak_memory
 from fakd.metrics import Scores
 from fakd.runs.curves import Curves
 from fakd.runs.folder import (
@@ -50,7 +51,6 @@ from fakd.training.result import (
     SkippedSamples,
     conclusion,
     extension,
-    peak_memory,
     result_of,
     save_network,
 )

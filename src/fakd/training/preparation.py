@@ -8,10 +8,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fakd.errors import InputError
+from fakd.data import SegmentationData
+from fakd.errors import MORE_MEMORY, InputError
+from fakd.inference import require_shown
+from fakd.models.demand import require_room
 from fakd.settings import Settings
 from fakd.training.objective import Objective
 from fakd.training.teacher import Teacher
+from fakd.types import Segmenter
 
 
 def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
@@ -70,18 +74,20 @@ def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
     return average.requires_grad_(False)
 
 
-def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings) -> None:
+def require_enough_images(fabric: Fabric, network: Segmenter, settings: Settings) -> None:
     """Try one image where a step has no more at a time: norms may have nothing to compare it with.
 
     Batch norm over a pooled 1 x 1 map takes at least two. What it remembers stays as it was.
 
     Raises:
-        InputError: the network cannot be trained on one image at a time.
+        InputError: the network cannot be trained on one image at a time, or there is too little
+            memory for it.
     """
     schedule = settings.schedule
     parts = fabric.world_size * schedule.accumulate
     if schedule.batch_size > parts:
         return
+    require_room(1, settings.augmentation.crop, fabric.device, MORE_MEMORY, asked=[network])
     kept = [(each, each.clone()) for each in network.buffers()]
     image = torch.zeros(1, 3, *settings.augmentation.crop, device=fabric.device)
     try:
@@ -134,3 +140,36 @@ def require_feasible(
         )
     if settings.freeze.until is not None and fabric.world_size > 1:
         raise InputError("freeze.until works on one device; leave it out, or give one")
+
+
+def require_step_memory(
+    fabric: Fabric,
+    network: Segmenter,
+    data: SegmentationData,
+    settings: Settings,
+    teacher: Teacher | None = None,
+) -> None:
+    """Refuse steps, and evaluations of the first image, that there is too little memory for.
+
+    Raises:
+        InputError: says how much is needed, how much is free, and how less would do.
+    """
+    schedule, hardware = settings.schedule, settings.hardware
+    require_room(
+        max(1, schedule.batch_size // (fabric.world_size * schedule.accumulate)),
+        settings.augmentation.crop,
+        fabric.device,
+        MORE_MEMORY,
+        # What a compiler computes twice is not kept.
+        learner=None if hardware.compile else network,
+        asked=() if teacher is None else _asked(teacher),
+        half=hardware.precision != "32-true" and hardware.teacher_precision != "fp32",
+    )
+    require_shown(network, data.val[0].image.shape[1:], settings.inference, fabric.device)
+
+
+def _asked(teacher: Teacher) -> list[Segmenter]:
+    """List the networks that a teacher asks."""
+    teacher = getattr(teacher, "inner", teacher)
+    several = [one for each in teacher.members.values() for one in _asked(each)]
+    return several or [teacher.network]

@@ -1,13 +1,9 @@
 """What a run states about itself: what it left out, how it was extended, and its result."""
 
 import shlex
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from torch import nn
 
 from fakd import models
 from fakd.data import SegmentationData
+from fakd.memory import peak_memory
 from fakd.metrics import Scores
 from fakd.runs.folder import BEST, place_in_grid
 from fakd.settings import Inference, Schedule
@@ -111,41 +108,6 @@ def conclusion(result: Mapping[str, Any], folder: Path) -> str:
     return (
         f"{text}; next: fakd predict --network {shlex.quote(str(folder))} --images PHOTOS --out OUT"
     )
-
-
-def peak_memory(device: torch.device) -> int:
-    """Measure the most memory held so far, in bytes: the GPU's, or the whole process's.
-
-    0 where the system does not say it, as on Windows without a GPU.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if find_spec("resource") is None:
-        return 0
-    resource = import_module("resource")
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Measure how much memory may still be taken, in bytes: the GPU's, or the machine's.
-
-    A control group's limit counts where it leaves less. None where nothing says it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    groups = {"memory.max": "memory.current"}
-    groups |= {"memory/memory.limit_in_bytes": "memory/memory.usage_in_bytes"}
-    found = []
-    with suppress(OSError, StopIteration):
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        line = next(each for each in lines if each.startswith("MemAvailable:"))
-        found.append(1024 * int(line.split()[1]))
-    for limit, used in groups.items():
-        with suppress(OSError, ValueError):
-            whole, taken = ((root / "sys/fs/cgroup" / each).read_text() for each in (limit, used))
-            found.append(int(whole) - int(taken))
-    return min(found, default=None)
 
 
 def save_network(

@@ -25,7 +25,7 @@ from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
 from fakd.settings import Existing, Hardware, Inference, Settings, Task
 from fakd.signals import Interrupted
-from fakd.threads import free_cores
+from fakd.threads import free_cores, require_threads
 from fakd.training.interruption import agreed
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
@@ -48,11 +48,12 @@ def start(
         joining: makes one run of the processes that torchrun or srun has started, if one has.
 
     Raises:
-        InputError: the machine has no such accelerator or not so many devices, other processes are
-            there than devices asked for, or generators have no such seed.
+        InputError: the machine has no such accelerator or not so many devices or threads, other
+            processes are there than devices asked for, or generators have no such seed.
     """
     require_seed(seed)
-    threads, open_to_us = hardware.threads, "OMP_NUM_THREADS" not in os.environ
+    threads, open_to_us = hardware.threads, not os.environ.get("OMP_NUM_THREADS")
+    require_threads(threads or torch.get_num_threads())
     cuda = hardware.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     if hardware.precision == "16-mixed" and not cuda:
         raise InputError("hardware.precision 16-mixed needs a CUDA GPU; choose bf16-mixed here")

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from fakd.data import Batch, SegmentationData
-from fakd.errors import MORE_MEMORY, is_out_of_memory
+from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory
 from fakd.inference import predict_classes, to_unit
 from fakd.inspection import Finding, Weight
-from fakd.models.catalogue import activation_bytes
+from fakd.memory import peak_memory
 from fakd.settings import Optimizer, Schedule, Settings
 from fakd.training.loop import Training
-from fakd.training.result import free_memory, peak_memory
+from fakd.training.preparation import require_step_memory
 from fakd.types import Segmenter
 
 _STEPS = 8
@@ -66,13 +66,16 @@ def try_steps(training: Training, seconds: float) -> Trial:
         MemoryError: they would need, or have needed, more than there is.
     """
     network, settings = training.network, training.settings
+    try:
+        require_step_memory(training.fabric, network, training.data, settings, training.teacher)
+    except InputError as error:
+        raise MemoryError(str(error)) from error
     kept = {name: each.clone() for name, each in network.state_dict().items()}
     began = time.monotonic()
     batch = next(iter(training.batches(0)))
     batch_seconds = time.monotonic() - began
     try:
         training.begin()
-        _require_memory(training, batch)
         terms, task, distillation = _gradients(training, batch)
         losses, times, until = list[float](), list[float](), time.monotonic() + seconds
         for step in range(min(_STEPS, settings.schedule.steps)):
@@ -97,27 +100,6 @@ def try_steps(training: Training, seconds: float) -> Trial:
     return Trial(
         terms, task, distillation, losses, step_seconds, batch_seconds, image_seconds, memory
     )
-
-
-def _require_memory(training: Training, batch: Batch) -> None:
-    """Refuse steps whose activations alone, extrapolated from two images, need more than is free.
-
-    Where memory is short, processes are killed and say nothing.
-
-    Raises:
-        MemoryError: says what is needed, and how many images there is memory for.
-    """
-    device, count = training.fabric.device, len(batch.images)
-    parts = training.settings.schedule.accumulate
-    images = to_unit(batch.images[: min(2, count)].to(device))
-    each = activation_bytes(training.student, images) / len(images)
-    free, needed = free_memory(device), each * count / parts
-    if free is not None and needed > free:
-        raise MemoryError(
-            f"a step keeps {needed / 1e9:.1f} GB of activations for {count // parts} images, and "
-            f"{free / 1e9:.1f} GB of memory are free, enough for {int(free / each)} images; "
-            f"{MORE_MEMORY}"
-        )
 
 
 def _evaluated(network: Segmenter, training: Training, settings: Settings) -> float:

@@ -1,5 +1,6 @@
 """The built-in data set: street scenes made up from a seed, which need no download."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from random import Random
@@ -14,7 +15,11 @@ from fakd.data.streets.drawing import CLASSES, Canvas
 from fakd.data.streets.shading import Labels, shade
 from fakd.data.streets.street import draw_street
 from fakd.errors import InputError
+from fakd.memory import require_memory
 from fakd.types import IGNORE
+
+_DRAWN, _COUNTED = 140, 32
+"""Bytes at least, measured: of a pixel while a scene is drawn, of a scene in lists and orders."""
 
 
 class SceneSplit(Split):
@@ -82,13 +87,16 @@ def scenes(
         labelled: How many training scenes have labels; all if not given.
 
     Raises:
-        InputError: there would be no scene, or one too small to hold anything.
+        InputError: there would be no scene, or one too small to hold anything, or too large.
     """
     if min(train, val) < 1 or min(size) < 16:
         raise InputError(
             "scenes need at least one image per split and 16 pixels a side, got "
             f"train {train}, val {val}, size {size}"
         )
+    count = train + val
+    require_memory(_DRAWN * math.prod(size), f"a scene of {size}", "lower the size of scenes")
+    require_memory(_COUNTED * count, f"the order of {count:,} scenes", "lower train or val")
     if seed < 0:
         raise InputError(f"the seed of scenes must not be negative, got {seed}")
     if labelled is not None and not 0 <= labelled <= train:
