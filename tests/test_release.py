@@ -1,5 +1,6 @@
 """What is released: one version everywhere, and a wheel that holds all that the package reads."""
 
+import os
 import re
 import subprocess
 import sys
@@ -21,10 +22,11 @@ def test_the_version_is_the_same_everywhere():
     assert cited == released[0] == PROJECT["version"]
 
 
-@pytest.mark.slow
-def test_the_wheel_is_complete_and_its_metadata_hold(tmp_path):
-    for module in ("build", "twine"):
-        pytest.importorskip(module)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Build wheel and archive from a copy of the files that git knows."""
+    pytest.importorskip("build")
+    tmp_path = tmp_path_factory.mktemp("release")
     # A copy, as building leaves folders behind.
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -40,7 +42,13 @@ def test_the_wheel_is_complete_and_its_metadata_hold(tmp_path):
     if "Missing dependencies" in done.stderr + done.stdout:
         pytest.skip("building needs a newer setuptools")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    made = sorted(out.iterdir())
+    return tmp_path / "copy", sorted(out.iterdir())
+
+
+@pytest.mark.slow
+def test_the_wheel_is_complete_and_its_metadata_hold(built):
+    pytest.importorskip("twine")
+    copy, made = built
     checked = [sys.executable, "-m", "twine", "check", "--strict", *map(str, made)]
     assert subprocess.run(checked, capture_output=True).returncode == 0
     wheel, _ = made
@@ -49,8 +57,8 @@ def test_the_wheel_is_complete_and_its_metadata_hold(tmp_path):
         (name,) = (each for each in held if each.endswith(".dist-info/METADATA"))
         said = HeaderParser().parsestr(opened.read(name).decode())
     ours = {
-        path.relative_to(tmp_path / "copy" / "src").as_posix()
-        for path in (tmp_path / "copy" / "src").rglob("*")
+        path.relative_to(copy / "src").as_posix()
+        for path in (copy / "src").rglob("*")
         if path.is_file() and ".egg-info" not in path.as_posix()
     }
     assert ours <= held
@@ -58,3 +66,35 @@ def test_the_wheel_is_complete_and_its_metadata_hold(tmp_path):
     assert said["Version"] == PROJECT["version"]
     assert said["Requires-Python"] == PROJECT["requires-python"]
     assert said["License-Expression"] == "Apache-2.0"
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_and_distils_away_from_its_source(built, tmp_path):
+    _, (wheel, _) = built
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", "only"]
+    subprocess.run([*pip, str(wheel)], cwd=tmp_path, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "only")}
+
+    def fakd(*words: str) -> str:
+        command = [sys.executable, "-m", "fakd", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    where = [sys.executable, "-c", "import fakd; print(fakd.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.stdout.startswith(str(tmp_path / "only"))
+    assert fakd("--version") == f"fakd {PROJECT['version']}\n"
+    assert "built-in street scenes" in fakd("demo", "--help")
+    data = ["--data=scenes", "--data.train=4", "--data.val=2", "--data.size=48,64"]
+    schedule = ["--schedule.steps=2", "--schedule.batch_size=2", "--augmentation.crop=32,48"]
+    settings = [*data, *schedule, "--hardware.accelerator=cpu"]
+    network = ["--network=pspnet", "--network.backbone=mobilenetv3_small_050"]
+    student = [each.replace("network", "student", 1) for each in network]
+    fakd("train", *network, "--network.channels=16", "--run=teacher", *settings)
+    teacher = ["--teacher=teacher", "--check_teacher=false", "--distillation=cwd-fa"]
+    fakd("distill", *teacher, *student, "--student.channels=8", "--run=student", *settings)
+    fakd("report", "teacher", "student", "--out=report.html")
+    assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -154,7 +154,7 @@ def test_verdicts_that_are_decided_come_first_and_large_gains_before_small_ones(
             made_up.in_grid(method, seed, 0.6 + gain + unsteady)
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
     said = ranked(references(methods)["alone"])
-    assert [each.tone for each in said] == ["standout", "standout", "standout", "unsure"]
+    assert [each.tone for each in said] == ["standout", "standout", "lagging", "unsure"]
     assert [each.text.split()[0].strip(":") for each in said] == ["CWD+FA", "CWD", "DIST", "PD"]
 
 
@@ -462,10 +462,15 @@ def test_answers_and_methods_differ_without_colours():
     flat = marks(0.0, Interval(-0.1, 0.1))
     unsure = marks(0.0, Interval(-3.0, 3.0))
     promising = marks(2.0, Interval(1.5, 2.5), family=4, corrected=0.01)
-    assert len({helped, hurt, flat, unsure, promising}) == 5
+    worse = marks(-2.0, Interval(-2.5, -1.5), family=4, corrected=0.01)
+    assert len({helped, hurt, flat, unsure, promising, worse}) == 6
     assert [each[1] for each in (helped, hurt, flat, unsure)] == [False, False, False, True]
-    shown = {(place % len(figures.COLOURS), place % len(figures.DASHES)) for place in range(28)}
-    assert len(shown) == 28
+    shown = {(place % len(figures.COLOURS), place % len(figures.DASHES)) for place in range(35)}
+    assert len(shown) == 35
+    # Grey, green and pink; the blues; orange and yellow.
+    for alike in ((0, 3, 6), (1, 5), (2, 4)):
+        places = [place for place in range(9) if place % len(figures.COLOURS) in alike]
+        assert len({place % len(figures.DASHES) for place in places}) == len(places)
     style = (Path(figures.__file__).parent / "style.css").read_text()
     assert all(f".bar.dashes{index} " in style for index in range(1, len(figures.DASHES)))
     assert all(f".summary .{each} dt::before" in style for each in figures.MARKS)

@@ -31,7 +31,7 @@ from fakd.runs.reading import Methods, Run
 CWD = "cwd"
 _DEAD, _ALIVE = 1.0, 10.0
 """IoU in percent below which a class has collapsed, and above which it is found."""
-Tone = Literal["helped", "hurt", "flat", "standout", "unsure"]
+Tone = Literal["helped", "hurt", "flat", "standout", "lagging", "unsure"]
 """What a difference amounts to; one that stands out among many is to be confirmed."""
 
 
@@ -220,8 +220,9 @@ def tone(comparison: Comparison) -> Tone:
     There is no worthwhile difference if the 90 % interval lies within the margin. A method helped,
     or hurt, if the whole interval lies on one side of 0 and the comparison was primary, the only
     one, or made to confirm. Of several, the corrected p value must be below .05 too, and those that
-    nothing has planned stand out. Fewer than three seeds never give a verdict, and seeds that were
-    added after a look not planned give none but that, nor do networks that have learnt nothing.
+    nothing has planned stand out or lag behind. Fewer than three seeds never give a verdict, and
+    seeds that were added after a look not planned give none but that, nor do networks that have
+    learnt nothing.
     """
     if comparison.blind:
         return "unsure"
@@ -239,7 +240,7 @@ def tone(comparison: Comparison) -> Tone:
     if explored and (comparison.corrected or 0.0) >= 1 - level:
         return "unsure"
     if peeked or (explored and comparison.design.confirms is None):
-        return "standout"
+        return "lagging" if interval.high < 0 else "standout"
     return "hurt" if interval.high < 0 else "helped"
 
 
@@ -260,7 +261,7 @@ def sentence(comparison: Comparison) -> str:
         return f"{name}: no worthwhile difference{than} (within ±{margin}): {facts}"
     if found == "unsure":
         return f"{name}: cannot tell: {facts}{_peeked(comparison)}; {_what_would_do(comparison)}"
-    if found == "standout":
+    if found in ("standout", "lagging"):
         word = "promising" if difference.mean > 0 else "seems worse"
         one = f", 1 of {comparison.family}" if comparison.family > 1 else ""
         return f"{name}: {word}{one}: {facts}{_peeked(comparison)}; confirm with new seeds"

@@ -24,21 +24,26 @@ from fakd.runs.reading import Curve, curves_of
 Palette = Sequence[Sequence[int]]
 COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
 """Those of methods, of which the first is grey; the colour-blind can tell them apart."""
-DASHES = ("", "6 3", "2 3", "8 3 2 3")
-"""Patterns that change with the colours: 28 methods differ, and neighbours in both."""
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "14 2")
+"""Patterns that change with the colours: 35 methods differ, neighbours in both.
+
+Of nine, any two whose colours deuteranopia makes alike differ in their patterns.
+"""
 MARKS: Mapping[Tone, str] = {
     "helped": ">",
     "hurt": "<",
     "standout": "D",
+    "lagging": "D",
     "flat": "s",
     "unsure": "o",
 }
-"""As matplotlib names shapes; the page writes the same before each answer."""
+"""As matplotlib names shapes; so does the page, before each answer."""
 INK, SOFT, EDGE, PAPER = "#1c2024", "#5c6670", "#d5dae0", "#ffffff"
 TONES: Mapping[Tone, str] = {
     "helped": "#0a7a4f",
     "hurt": "#b3261e",
     "standout": "#0b5cad",
+    "lagging": "#0b5cad",
     "flat": SOFT,
     "unsure": "#8a5a00",
 }
@@ -335,7 +340,7 @@ def differences(title: str, compared: Sequence[Comparison]) -> Chart:
             if interval is not None:
                 axis.plot(interval, [row, row], color=colour, linewidth=3, solid_capstyle="butt")
             found = tone(each)
-            inside = PAPER if found == "unsure" else colour
+            inside = PAPER if found in ("lagging", "unsure") else colour
             style = {"facecolor": inside, "edgecolor": colour, "gid": f"named {name}"}
             _mark(axis, MARKS[found], (mean, row), **style)
             spoken.append(f"{name} {signed(mean)}" + (f" ({ends(interval)})" if interval else ""))

@@ -47,11 +47,10 @@ _TONES: Mapping[Tone, str] = {
     "helped": "Helped",
     "hurt": "Hurt",
     "standout": "Promising, to be confirmed",
+    "lagging": "Seems worse, to be confirmed",
     "flat": "No worthwhile difference",
     "unsure": "Cannot tell",
 }
-_WORSE = "Seems worse, to be confirmed"
-"""What stands out for the worse."""
 _JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[._/])(?=\w)")
 
 
@@ -125,13 +124,12 @@ def ranked(found: Sequence[Comparison]) -> list[Sentence]:
 
 def answers(found: Sequence[Comparison]) -> list[Answer]:
     """Sum up what can be said of all methods: what is decided first, the largest gain first."""
-    by_tone: dict[tuple[Tone, str], list[str]] = {}
+    by_tone: dict[Tone, list[str]] = {}
     for each in sorted(found, key=lambda each: -each.difference.mean):
-        gain, kind = signed(each.difference.mean, 1), tone(each)
-        head = _WORSE if kind == "standout" and each.difference.mean < 0 else _TONES[kind]
-        by_tone.setdefault((kind, head), []).append(f"{title_of(each.method)} {gain}")
-    heads = sorted(by_tone, key=lambda each: [*_TONES].index(each[0]))
-    return [Answer(*each, by_tone[each]) for each in heads]
+        gain = signed(each.difference.mean, 1)
+        by_tone.setdefault(tone(each), []).append(f"{title_of(each.method)} {gain}")
+    heads = sorted(by_tone, key=[*_TONES].index)
+    return [Answer(each, _TONES[each], by_tone[each]) for each in heads]
 
 
 @dataclass
