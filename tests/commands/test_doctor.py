@@ -11,6 +11,7 @@ from torch import nn
 
 from fakd.cli import main
 from fakd.commands.doctor import doctor
+from fakd.errors import InputError
 from fakd.models import adapt
 from fakd.settings import Augmentation, Hardware, Optimizer, Schedule
 from fakd.training.asking import reordered
