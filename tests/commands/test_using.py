@@ -178,7 +178,7 @@ def test_predict_says_which_files_it_leaves_out(weights, tmp_path, tiny_data, ca
     arguments = ["predict", f"--network={weights}", f"--images={folder}", f"--out={tmp_path / 'o'}"]
     assert main(arguments) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "1 images segmented" in printed
+    assert "1 image segmented" in printed
     assert f"2 files of other kinds left out ({folder}/[d].txt, {folder}/b.heic)" in printed
 
 
