@@ -125,6 +125,8 @@ def test_what_is_no_number_of_labels_is_refused(root, labelled):
 def test_a_list_names_the_labelled(root, tmp_path):
     (root / "few.txt").write_text("3\n7\n")
     assert described(root, "labelled: few.txt").train.labelled_indices() == [3, 7]
+    with pytest.raises(InputError, match=r"'10 per class', or a file of names, .*10 pro class"):
+        folder(root, labelled="10 pro class")
     (root / "few.txt").write_text("3\n77\n")
     with pytest.raises(InputError, match=r"few.txt names 77, which train has no image of"):
         folder(root)

@@ -42,6 +42,11 @@ def without_labels(
     if isinstance(labelled, str) and (found := PER_CLASS.fullmatch(labelled)):
         kept = _of_each_class(pairs, int(found[1]), classes)
     elif isinstance(labelled, str):
+        if not as_stored(root / labelled).exists():
+            raise InputError(
+                f"labelled must be a number of images, a share, as many as '10 per class', or a "
+                f"file of names, and there is no file {root / labelled}"
+            )
         kept = {composed(name) for name in read_names(as_stored(root / labelled), names)}
         if missing := sorted(kept - names):
             raise InputError(

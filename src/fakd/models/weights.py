@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fakd.errors import InputError, some
 from fakd.files import expanded, wrong_with
+from fakd.imports import nearest
 from fakd.models.backbones import PAPER, Architecture, Backbone, find_architecture
 from fakd.models.mmseg.renaming import PREFIX, from_mmseg
 from fakd.models.mmseg.unpickle import load_pickled
@@ -201,9 +202,10 @@ def load_from(path: Path, backbone: Backbone) -> Normalize:
 def read_file(path: Path) -> Any:
     """Read a .safetensors file or a .pth file, without running its code."""
     if not path.is_file():
+        hint = nearest(str(path), ["imagenet"], "; check the path", 0.7)
         raise InputError(
             f"weights must be 'imagenet' or a .safetensors or .pth file, got {path}, which does "
-            "not exist; check the path"
+            f"not exist{hint}"
         )
     if path.suffix == ".safetensors":
         try:

@@ -269,7 +269,7 @@ def say_agreement(
     share = same / max(counted, 1)
     console.print(
         f"{len(data.train) - len(labelled)} of {len(data.train)} training images have no labels: "
-        f"the teacher speaks for them, which agrees with {share:.1%} of the labelled pixels of "
+        f"the teacher labels them, and agrees with {share:.1%} of the labelled pixels of "
         f"{last * batch_size} crops",
         soft_wrap=True,
     )
