@@ -15,6 +15,8 @@ import shlex
 import shutil
 import struct
 import zlib
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -661,3 +663,46 @@ def test_a_mistake_is_one_line_that_names_it(
 
 def test_the_table_is_as_long_as_it_should_be():
     assert len(ROWS) >= 150
+
+
+def files():
+    """Every file but locks, which stay; folders without any may."""
+    return {k: v for k, v in contents(".").items() if v and not k.endswith(".lock")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        TRAIN,
+        DISTILL,
+        f"{RECIPE} --run stopped",
+        GRID,
+        f"{EVALUATE} {SAVED} --out old.json",
+        f"{PREDICT} photos",
+        f"{REPORT} --out old.html",
+        f"answer --teacher {SAVED} --data d --out a --hardware.accelerator cpu",
+        "data check d --out old.png",
+        "tables run --out t --accelerator cpu",
+    ],
+)
+def test_a_full_disk_is_one_line_and_what_was_written_before_stays(
+    command, right, tmp_path, monkeypatch
+):
+    resource = pytest.importorskip("resource")
+    shutil.copytree(right, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("old.json", "old.html", "old.png"):
+        Path(name).write_text("old")
+    before, limits = files(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    said, shown = StringIO(), StringIO()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))
+        # Not to files, which the limit is for too.
+        with redirect_stderr(said), redirect_stdout(shown):
+            code = main(shlex.split(command))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2, said.getvalue()
+    assert said.getvalue().count("\n") == 1
+    assert "File too large" in said.getvalue()
+    assert files() == before

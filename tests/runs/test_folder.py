@@ -259,6 +259,21 @@ def test_a_full_disk_ends_the_curves_in_a_line(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_a_full_disk_leaves_no_folder_behind(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    RunFolder(tmp_path / "old", {"a": 1}).__exit__(None)
+    kept = (tmp_path / "old" / "recipe.yaml").read_text()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        for name in ("new", "old"):
+            with pytest.raises(InputError, match=r"could not write .*recipe.yaml: File too large"):
+                RunFolder(tmp_path / name, {"a": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "recipe.yaml").read_text() == kept
+
+
 def test_an_unknown_word_for_a_finished_run_overwrites_nothing(tmp_path):
     run = tmp_path / "run"
     with RunFolder(run, RECIPE):

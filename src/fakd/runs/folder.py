@@ -140,7 +140,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         try:
             self._open(existing)
         except BaseException:
-            self._held.close()
+            self.abandon()
             raise
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
