@@ -190,7 +190,7 @@ def references(methods: Methods) -> dict[str, list[Comparison]]:
     """Compare the methods of a pair with the student alone and with CWD, where they are present.
 
     All but the primary comparison are corrected for one another (Holm). The bootstrap over
-    images makes this the dear part of a verdict: it is for doing once.
+    images makes this the costly part of a verdict: do it once.
     """
     found: dict[str, list[Comparison]] = {}
     for reference in filter(None, (find_method(methods, each) for each in (ALONE, CWD))):
