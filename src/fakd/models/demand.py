@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 
 from fakd.memory import free_memory, require_memory
 from fakd.models.catalogue import activation_bytes
-from fakd.types import Segmenter
 
 _MOST = 10_000
 """Times its images in float32, 12 bytes a pixel, that no network keeps; PSPNet-ResNet-101 640."""
@@ -94,8 +93,8 @@ def require_room(
     size: tuple[int, int],
     device: torch.device,
     remedy: str,
-    learner: Segmenter | None = None,
-    asked: Iterable[Segmenter] = (),
+    learner: nn.Module | None = None,
+    asked: Iterable[nn.Module] = (),
     half: bool = False,
 ) -> None:
     """Refuse images that there is too little memory for, by the formula of docs/cost.md.

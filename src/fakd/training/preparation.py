@@ -74,7 +74,7 @@ def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
     return average.requires_grad_(False)
 
 
-def require_enough_images(fabric: Fabric, network: Segmenter, settings: Settings) -> None:
+def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings) -> None:
     """Try one image where a step has no more at a time: norms may have nothing to compare it with.
 
     Batch norm over a pooled 1 x 1 map takes at least two. What it remembers stays as it was.
