@@ -4,6 +4,7 @@ import math
 
 import pytest
 import yaml
+from rich.console import Console
 
 from fakd.errors import InputError
 from fakd.losses import ChannelKL, FeatureDistance, MemoryContrast, PixelKL, WeightedSum, preset
@@ -11,9 +12,9 @@ from fakd.runs.naming import method_of
 from fakd.runs.recipe import describe
 from fakd.settings import Hardware, Schedule, Task
 from fakd.specs import build, checked
+from fakd.training.loop import Training
 from fakd.training.objective import Distillation
 from fakd.training.result import extension
-from fakd.training.start import start
 from fakd.training.task import TaskLoss
 from fakd.training.teacher import NetworkTeacher
 from fakd.types import DistillationLoss
@@ -94,12 +95,13 @@ def test_every_loss_fades_and_its_recipe_says_all_of_it():
 
 
 def distilling(data, loss, steps=4, **settings):
-    teacher, run = network(1), training(data, steps=steps, **settings)
-    by_labels = TaskLoss(Task(), data.classes)
-    run.objective = run.step.objective = Distillation(teacher, run.network, loss, by_labels)
-    answers = NetworkTeacher(teacher, start(Hardware(accelerator="cpu"), 0), Hardware())
-    run.teacher = run.step.teacher = answers
-    return run
+    teacher, alone = network(1), training(data, steps=steps, **settings)
+    objective = Distillation(teacher, alone.network, loss, TaskLoss(Task(), data.classes))
+    answers = NetworkTeacher(teacher, alone.fabric, Hardware())
+    console = Console(quiet=True)
+    return Training(
+        alone.fabric, alone.network, objective, data, alone.settings, console, teacher=answers
+    )
 
 
 def logged(run, monkeypatch):
