@@ -103,6 +103,7 @@ def test_what_does_not_run_says_why():
     assert found.median is None
 
 
+@pytest.mark.slow
 def test_compiled_networks_are_timed_or_say_why_not():
     first, second = time_network(SMALL, (64, 64), CPU, runtimes=["torch", "compile"], classes=3)
     assert [first.runtime, second.runtime] == ["torch", "compile"]

@@ -33,7 +33,9 @@ def module(monkeypatch):
     return module
 
 
-def test_the_demo_compares_and_draws_and_reports_and_continues(module, tmp_path, capsys):
+def test_the_demo_compares_and_draws_and_reports_and_continues(
+    module, tmp_path, capsys, monkeypatch
+):
     arguments = ["demo", f"--run={tmp_path / 'd'}", "--steps=2"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -45,22 +47,23 @@ def test_the_demo_compares_and_draws_and_reports_and_continues(module, tmp_path,
         assert np.array(picture).std() > 5
     page = (tmp_path / "d" / "report.html").read_text()
     assert all(f">{name}<" in page for name in ("pole", "pedestrian"))
-    before = (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns
-    assert main(arguments) == 0
-    assert (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns == before
-
-
-def test_the_students_start_alike_and_only_one_goes_without_the_teacher(module, tmp_path):
-    module.demo(tmp_path / "d", steps=1)
     recipes = {
         name: yaml.safe_load((tmp_path / "d" / name / "recipe.yaml").read_text())
         for name in ("alone", "cwd", "fakd")
     }
-    assert "teacher" not in recipes["alone"]
+    assert "teacher" not in recipes["alone"], "only one goes without"
     assert recipes["alone"]["network"] == recipes["cwd"]["student"] == recipes["fakd"]["student"]
     assert len({str(each["data"]) for each in recipes.values()}) == 1
     strengths = [recipes[name]["distillation"]["init_args"]["strength"] for name in ("cwd", "fakd")]
     assert strengths == [0.0, 1.0]
+
+    opened = []
+    monkeypatch.setattr(module, "has_screen", lambda: True)
+    monkeypatch.setattr(module.webbrowser, "open", opened.append)
+    before = (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert (tmp_path / "d" / "fakd" / "final.safetensors").stat().st_mtime_ns == before
+    assert opened == [(tmp_path / "d" / "report.html").resolve().as_uri()]
 
 
 def test_gains_are_against_the_student_alone(module):
@@ -87,14 +90,6 @@ def test_the_report_opens_where_somebody_can_look(module, monkeypatch, terminal,
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     assert module.has_screen() is opens
-
-
-def test_the_report_is_opened_by_the_browser(module, monkeypatch, tmp_path):
-    opened = []
-    monkeypatch.setattr(module, "has_screen", lambda: True)
-    monkeypatch.setattr(module.webbrowser, "open", opened.append)
-    module.demo(tmp_path / "d", steps=1)
-    assert opened == [(tmp_path / "d" / "report.html").resolve().as_uri()]
 
 
 def test_the_teacher_scores_what_the_readme_says():

@@ -262,6 +262,7 @@ def of_both_kinds(folder, *flags):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_images_with_and_without_labels_continues_to_the_same_weights(
     teacher, tmp_path
 ):
@@ -274,6 +275,7 @@ def test_a_killed_run_on_images_with_and_without_labels_continues_to_the_same_we
     assert_the_same_after_two_kills(arguments, tmp_path, at=(2, 6))
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_favours_rare_classes_continues_to_the_same_weights(teacher, tmp_path):
     files_of_scenes(tmp_path)
     settings = ["--schedule.unlabelled_share=0.5", "--schedule.rare=0.1", "--check_teacher=false",
