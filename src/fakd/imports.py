@@ -148,13 +148,18 @@ def _allowed_file(file: str) -> str | None:
 
 
 def nearest(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.5) -> str:
-    """Ask for the known name that a mistyped one is closest to.
+    """Ask for the known name that a mistyped one is closest to, case and punctuation aside.
 
-    >>> nearest("psnet", ["pspnet", "isanet"])
-    '; did you mean pspnet?'
+    >>> nearest("psnet", ["pspnet", "isanet"]), nearest("channel_kl", ["PixelKL", "ChannelKL"])
+    ('; did you mean pspnet?', '; did you mean ChannelKL?')
     """
-    found = difflib.get_close_matches(wrong, list(known), 1, cutoff)
-    return f"; did you mean {found[0]}?" if found else otherwise
+    plain = {_letters(each): each for each in known}
+    found = difflib.get_close_matches(_letters(wrong), plain, 1, cutoff)
+    return f"; did you mean {plain[found[0]]}?" if found else otherwise
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
 
 
 def require_library(name: str) -> None:

@@ -5,7 +5,6 @@ import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -104,16 +103,10 @@ def _distillation(value: str) -> str | dict[str, Any]:
     name = value.removeprefix(f"{PACKAGES['distillation']}.")
     kinds = [each for each in losses.__all__ if each[0].isupper()]
     if re.fullmatch(r"[\w+-]+", name) and name not in kinds:
-        plain = {_letters(each): each for each in (*losses.PRESETS, *kinds)}
-        close = get_close_matches(_letters(name), plain, 1, 0.6)
-        listed = f"; presets: {', '.join(losses.PRESETS)}"
-        hint = f"; did you mean {plain[close[0]]}?" if close else listed
+        known = [*losses.PRESETS, *kinds]
+        hint = nearest(name, known, f"; presets: {', '.join(losses.PRESETS)}", 0.6)
         raise InputError(f"--distillation: there is no {value}{hint}")
     return value
-
-
-def _letters(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def gather(

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fakd.report.figures import colour, overlay, save_curves, save_grid, save_mask, save_picture
+from fakd.report.figures import colour, overlay, save_grid, save_mask, save_picture
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -40,12 +40,9 @@ def test_a_picture_takes_the_format_of_its_name(tmp_path, name):
         assert picture.format == {"a.png": "PNG", "a.jpg": "JPEG"}[name]
 
 
-def test_a_grid_and_curves_are_drawn(tmp_path):
+def test_a_grid_is_drawn(tmp_path):
     image = torch.randint(0, 256, (3, 8, 12), dtype=torch.uint8)
     save_grid(tmp_path / "grid.png", [[image] * 3] * 2, ["a", "b", "c"], {"road": (1, 2, 3)})
     grid = pixels(tmp_path / "grid.png")
     assert grid.shape[1] > 600
     assert grid.std() > 10
-    (tmp_path / "m.csv").write_text("step,task,val/mIoU\n1,2.0,\n2,1.0,30\n")
-    save_curves(tmp_path / "curves.png", {"run": tmp_path / "m.csv"})
-    assert pixels(tmp_path / "curves.png").std() > 5

@@ -78,6 +78,7 @@ def teach(run: Path, seed: int, steps: int, existing: Existing) -> list[dict[str
     if steps < 1:
         raise InputError(f"expected --steps of at least 1, got {steps}")
     data = fakd.data.scenes(**SCENES, seed=seed, labelled=LABELLED)
+    answers = run / f"answers-{seed}"
     options: dict[str, Any] = {
         "optimizer": Optimizer("AdamW", weight_decay=0.02),
         "augmentation": Augmentation(crop=CROP, scale=(1.0, 1.0), photometric=False),
@@ -109,7 +110,6 @@ def teach(run: Path, seed: int, steps: int, existing: Existing) -> list[dict[str
     final = fakd.evaluate(teacher, data)
     rows: list[dict[str, Any]] = [{"name": "teacher", "parameters": parameters, "final": final}]
     # Asked once for all images: two students then learn at the cost of training alone.
-    answers = run / f"answers-{seed}"
     answer(TEACHER, data, answers, batch_size=8)
     for name, strength in STRENGTHS.items():
         rows.append({"name": f"student, {name}", **trained(name, strength)})

@@ -212,7 +212,7 @@ def _damage(split: SplitFacts) -> Iterator[Finding]:
     yield from map(_stops, list(split.unreadable.values())[:_LISTED])
     if last := list(split.unreadable)[_LISTED:]:
         yield _stops(
-            f"{counted(len(last), 'more file', 'more files')} cannot be read ({some(last, 2)}); "
+            f"{counted(len(last), 'more file')} cannot be read ({some(last, 2)}); "
             "replace or remove them"
         )
     if mismatched := split.mismatched:

@@ -19,7 +19,7 @@ from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
 from fakd.files import make_folder, write_atomically
 from fakd.report.measurements import calibration_error
 from fakd.runs.naming import title_of
-from fakd.runs.reading import Curve, curves_of
+from fakd.runs.reading import Curve
 
 Palette = Sequence[Sequence[int]]
 COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
@@ -195,22 +195,6 @@ def class_legend(
     if patches:
         place = {"loc": "outside lower center", "ncols": min(6, len(patches))}
         drawn.legend(handles=patches, fontsize=fontsize, frameon=False, **place)
-
-
-def save_curves(path: Path, runs: Mapping[str, Path]) -> None:
-    """Plot validation mIoU and every training term over steps, of each run's ``metrics.csv``."""
-    found = {name: curves_of(file) for name, file in runs.items()}
-    names = [name for name in panels([*found.values()]) if name != "learning_rate"]
-    with figure(3.4 * len(names), 3) as drawn:
-        axes = drawn.subplots(1, len(names), squeeze=False)[0]
-        for axis, name in zip(axes, names, strict=True):
-            curves = enumerate(found.items())
-            draw_lines(axis, [Line(run, i, each.get(name, [])) for i, (run, each) in curves])
-            axis.set_title(name.removeprefix("val/"), fontsize=9)
-            axis.set_xlabel("step", fontsize=8)
-            axis.tick_params(labelsize=7)
-        axes[0].legend(fontsize=7)
-        save(drawn, path)
 
 
 class Chart(NamedTuple):

@@ -21,7 +21,7 @@ from fakd.types import Prediction
 Item = TypeVar("Item")
 
 
-class Shown(NamedTuple):
+class MicroBatch(NamedTuple):
     """A part of a batch on the device, and what the teacher says of it."""
 
     images: Float[Tensor, "batch 3 height width"]
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
     """What a step learns from."""
 
     batch: Batch
-    parts: Iterable[Shown]
+    parts: Iterable[MicroBatch]
     """Can be gone through once."""
 
 
@@ -103,7 +103,7 @@ class Asking:
             parts = iter([*asked.parts])
         return step, asked._replace(parts=parts), self._own.record_event()
 
-    def _parts(self, step: int, batch: Batch) -> Iterator[Shown]:
+    def _parts(self, step: int, batch: Batch) -> Iterator[MicroBatch]:
         parts = batch.parts(self._settings.schedule.accumulate)
         task = self._objective.task
         shares = [1.0] * len(parts) if task is None else task.shares([p.labels for p in parts])
@@ -116,7 +116,7 @@ class Asking:
             # Asked first, so that its activations are gone before the student's are kept.
             with self._profile.part("teacher"):
                 answer = self._teacher.answer(images, part) if self._teacher and asks else None
-            yield Shown(images, labels, part.labelled, share, answer)
+            yield MicroBatch(images, labels, part.labelled, share, answer)
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:

@@ -145,7 +145,7 @@ def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[st
     train, val = splits.get("train"), splits.get("val") or splits.get("test")
     if train and val:
         if rest := len(name_of) - len({*train, *val}):
-            those = counted(rest, "image", "images")
+            those = counted(rest, "image")
             found.remarks.append(f"{those} of neither train nor val drawn, but not used")
         return {"train": train, "val": val}
     found.remarks.append("nothing says which images are for validation, so every fifth is")
