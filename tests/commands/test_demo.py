@@ -56,6 +56,11 @@ def test_the_demo_compares_and_draws_and_reports_and_continues(
     assert len({str(each["data"]) for each in recipes.values()}) == 1
     strengths = [recipes[name]["distillation"]["init_args"]["strength"] for name in ("cwd", "fakd")]
     assert strengths == [0.0, 1.0]
+    shares = [each["schedule"]["unlabelled_share"] for each in recipes.values()]
+    assert shares == [None, 0.75, 0.75], "only those who have a teacher see what has no labels"
+    assert all(
+        recipes[name]["teacher"]["class_path"] == "fakd.answers.Stored" for name in ("cwd", "fakd")
+    )
 
     opened = []
     monkeypatch.setattr(module, "has_screen", lambda: True)
