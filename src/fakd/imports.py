@@ -148,18 +148,27 @@ def _allowed_file(file: str) -> str | None:
 
 
 def nearest(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.5) -> str:
-    """Ask for the known name that a mistyped one is closest to, case and punctuation aside.
+    """Ask for the known name that a mistyped one is closest to.
+
+    Letters decide whether a name is close at all; punctuation helps to choose among the close ones.
 
     >>> nearest("psnet", ["pspnet", "isanet"]), nearest("channel_kl", ["PixelKL", "ChannelKL"])
     ('; did you mean pspnet?', '; did you mean ChannelKL?')
+    >>> nearest("cwdd", ["cwd-td", "cwd"])
+    '; did you mean cwd?'
     """
-    plain = {_letters(each): each for each in known}
-    found = difflib.get_close_matches(_letters(wrong), plain, 1, cutoff)
-    return f"; did you mean {plain[found[0]]}?" if found else otherwise
+    letters = {each: _likeness(_letters(wrong), _letters(each)) for each in known}
+    close = [each for each, likeness in letters.items() if likeness >= cutoff]
+    found = max(close, key=lambda each: letters[each] + _likeness(wrong, each), default=None)
+    return f"; did you mean {found}?" if found else otherwise
 
 
 def _letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name.casefold())
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def require_library(name: str) -> None:
