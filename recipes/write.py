@@ -264,9 +264,8 @@ def experiments() -> dict[str, Recipe]:
     return files
 
 
-def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
-    """The same comparisons on built-in scenes, 15 of them with labels; a run takes minutes."""
-    of_scenes = {"train": 150, "val": 200, "size": [144, 192], "labelled": 15}
+def of_small(run: str, data: Recipe, teacher: str, methods: Any, seeds: int, **more: Any) -> Recipe:
+    """Compare methods for the student of `fakd demo`, whose runs take minutes on one core."""
     student = {
         "backbone": "tf_efficientnet_lite0",
         "strides": [2, 4, 8],
@@ -274,32 +273,79 @@ def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
         "weights": "imagenet",
     }
     pair = {
-        "teacher": "runs/scenes/answers",
+        "teacher": teacher,
         "student": {"class_path": "fakd.models.hypercolumns", "init_args": student},
     }
-    duration = {
-        "steps": 1000,
-        "learning_rate": 0.003,
-        "shape": "cosine",
-        "warmup": 20,
-        "clip": 5.0,
-        "unlabelled_share": 0.75,
-    }
     return {
-        f"scenes/compare-{name}.yaml": {
-            "run": f"runs/scenes/compare-{name}",
-            "data": {"class_path": "fakd.data.scenes", "init_args": of_scenes},
-            "pairs": {"imagenet": pair},
-            "methods": methods,
-            "seeds": seeds.get(name, 1),
-            "check_teacher": False,
-            "schedule": duration,
-            **SCENES,
-            "hardware": {"threads": 1},
-            "intervals": {"evaluate": 250},
-        }
-        for name, methods in plan.items()
+        "run": f"runs/{run}",
+        "data": data,
+        "pairs": {"imagenet": pair},
+        "methods": methods,
+        "seeds": seeds,
+        "check_teacher": False,
+        "schedule": {
+            "steps": 1000,
+            "learning_rate": 0.003,
+            "shape": "cosine",
+            "warmup": 20,
+            "clip": 5.0,
+        },
+        **SCENES,
+        "hardware": {"threads": 1},
+        **more,
     }
+
+
+def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
+    """The same comparisons on built-in scenes, 15 of them with labels."""
+    of_scenes = {"train": 150, "val": 200, "size": [144, 192], "labelled": 15}
+    data = {"class_path": "fakd.data.scenes", "init_args": of_scenes}
+    files = {}
+    for name, methods in plan.items():
+        given = f"scenes/compare-{name}", data, "runs/scenes/answers", methods, seeds.get(name, 1)
+        made = of_small(*given, intervals={"evaluate": 250})
+        made["schedule"]["unlabelled_share"] = 0.75
+        files[f"scenes/compare-{name}.yaml"] = made
+    return files
+
+
+def few_labels() -> dict[str, Recipe]:
+    """What images without labels are worth, as file name -> recipe."""
+    rivals = ["alone", "pd", "cwd", "cwd-fa", "hard"]
+    sizes = {
+        "camvid-clips/0006R0/compare-labels-imagenet": ("data/camvid/teacher", [96, 96], 0.4),
+        "ccp-person/compare-labels": ("recipes/ccp-person/teacher.yaml", [96, 72], 0.4),
+        "ccp/compare-unlabelled": ("runs/ccp/answers", [160, 112], 0.5),
+    }
+    files = {}
+    for name, (teacher, crop, scale) in sizes.items():
+        folder = name.rpartition("/")[0]
+        root = f"data/{folder.partition('-')[0]}"
+        place = {"root": root, "description": f"recipes/{folder}/dataset.yaml"}
+        more = {
+            "augmentation": {"crop": crop, "scale": [round(scale - 0.2, 1), round(scale + 0.2, 1)]},
+            "inference": {"scale": scale},
+            "intervals": {"evaluate": 500},
+        }
+        data = {**CAMVID, "init_args": place}
+        made = of_small(name, data, teacher, rivals, 3, **more)
+        files[f"{name}.yaml"] = made
+    files["ccp-person/compare-labels.yaml"]["methods"] = rivals[:3]
+    labels = {"distillation": METHODS["cwd"], "schedule": {"unlabelled_share": 0.0}}
+    everything = {"distillation": METHODS["cwd"], "schedule": {"unlabelled_share": 0.5}}
+    photographs = files["ccp/compare-unlabelled.yaml"]
+    photographs["methods"] = {"alone": None, "cwd-labels": labels, "cwd": everything}
+    larger = {"backbone": "tf_efficientnet_lite2", "channels": 96, "weights": "imagenet"}
+    files["ccp/teacher.yaml"] = {
+        "network": {"class_path": "fakd.models.hypercolumns", "init_args": larger},
+        "run": "runs/ccp/teacher",
+        **{
+            key: photographs[key]
+            for key in photographs
+            if key not in ("run", "pairs", "methods", "seeds", "check_teacher")
+        },
+    }
+    return files
 
 
 def every_file() -> dict[str, str]:
@@ -311,7 +357,7 @@ def every_file() -> dict[str, str]:
     longer = {**own["camvid-cpu/teacher.yaml"], "run": "runs/camvid-cpu/teacher-1500"}
     longer |= cpu_size(1500, True) | {"intervals": {"save": 100, "evaluate": 500}}
     own["camvid-cpu/teacher-1500.yaml"] = longer
-    own |= grids() | experiments()
+    own |= grids() | experiments() | few_labels()
     files = {name: text(recipe, "--data.root FOLDER") for name, recipe in own.items()}
     files |= {name: text(own[name]) for name in own if name.startswith("scenes/")}
     files["demo/teacher.yaml"] = text(DEMO)
