@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from paper import paper
 
-from fakd.losses import ChannelKL, PixelKL, preset
+from fakd.losses import ChannelKL, PixelKL, Relational, WeightedSum, preset
 from fakd.runs.recipe import describe
 
 HERE = Path(__file__).parent
@@ -241,10 +241,17 @@ def experiments() -> dict[str, Recipe]:
                 tuned[f"{base}-t{temperature:g}-w{weight:g}"] = {
                     "distillation": describe(loss(**made))
                 }
+    # What of `tuned` was best on the scenes, summed, and its rivals.
+    best = WeightedSum({"pixel": PixelKL(weight=3.0), "channel": ChannelKL(4.0, weight=1.5)})
+    others: dict[str, Any] = {"alone": None, "pd+cwd": {"distillation": describe(best)}}
+    for temperature in (1.0, 4.0):
+        for weight in (0.3, 1.0, 3.0):
+            loss = Relational(temperature, weight=weight)
+            others[f"dist-t{temperature:g}-w{weight:g}"] = {"distillation": describe(loss)}
     plan = {"base": ["alone", "pd", "cwd"], "relative": relative, "tuned": tuned}
     plan["labels"] = ["alone", "pd", "cwd", "cwd-fa", "hard"]
     seeds = {"base": 5, "labels": 3}
-    of_scenes = {name: plan[name] for name in ("base", "tuned")}
+    of_scenes = {name: plan[name] for name in ("base", "tuned")} | {"tuned-others": others}
     for base in bases:  # CWD is what `fakd distill` learns by, and goes first.
         forms = {name: made for name, made in relative.items() if name.split("-")[0] == base}
         of_scenes[f"relative-{base}"] = {"alone": None, **forms}
