@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 # Before torch is loaded, and for every process begun here: bits depend on the number of threads.
@@ -12,12 +14,15 @@ import torch
 
 from fakd import imports
 from fakd.data import SegmentationData, scenes
+from fakd.data.samples import Sample
+from fakd.data.streets.dataset import SceneSplit
 from fakd.models import pspnet
 from fakd.types import Segmenter
 from made_up_runs import MadeUpRuns
 
 # Who starts the tests in the background has Ctrl-C ignored, here and in every process begun here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+as_drawn = SceneSplit.__getitem__
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 
@@ -25,6 +30,36 @@ CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget whose code another test has allowed."""
     monkeypatch.setattr(imports, "_allowed", set())
+
+
+@lru_cache(maxsize=256)
+def drawn(seed: int, split: int, size: tuple[int, int], labelled: bool, index: int) -> Sample:
+    return as_drawn(SceneSplit(seed, split, index + 1, size, (index + 1) * labelled), index)
+
+
+def drawn_before(self: SceneSplit, index: int) -> Sample:
+    if not 0 <= index < len(self):
+        return as_drawn(self, index)
+    sample = drawn(self._seed, self._split, tuple(self._size), self.is_labelled(index), index)
+    labels = None if sample.labels is None else sample.labels.clone()
+    return sample._replace(image=sample.image.clone(), labels=labels)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def scenes_drawn_once() -> Iterator[None]:
+    """Keep scenes that another test has drawn: with every call checked, drawing takes longest.
+
+    What is about drawing asks for ``scenes_drawn_anew``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SceneSplit, "__getitem__", drawn_before)
+        yield
+
+
+@pytest.fixture
+def scenes_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw every scene whenever it is asked for."""
+    monkeypatch.setattr(SceneSplit, "__getitem__", as_drawn)
 
 
 @pytest.fixture(scope="session")

@@ -300,10 +300,11 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
 def together(
     items: Iterable[Item], count: int, size: Callable[[Item], Hashable]
 ) -> Iterator[list[Item]]:
-    """Gather items of one size, at most so many, as soon as there are or too many wait.
+    """Group items of one size, `count` at a time; the largest group goes early if too many wait.
 
-    >>> [*together("aAbBcCd", 2, str.isupper)]
-    [['a', 'b'], ['A', 'B'], ['c', 'd'], ['C']]
+    Examples:
+        >>> ["".join(each) for each in together("aAbBcCd", 2, str.isupper)]
+        ['ab', 'AB', 'cd', 'C']
     """
     waiting: dict[Hashable, list[Item]] = {}
     for item in items:

@@ -7,6 +7,8 @@ import torch
 from fakd.data import Augmentation, scenes, training_batches
 from fakd.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("scenes_drawn_anew")
+
 
 def test_scenes_follow_from_seed_split_and_index():
     data, again = scenes(), scenes()
