@@ -51,11 +51,11 @@ def test_limits_are_read(text, limits):
         ("latency<15ms,", "expected limits such as"),
         ("15ms", "expected limits such as"),
         ("latnecy<15ms", "no latnecy; did you mean latency"),
-        ("speed<3", "limits are of latency, parameters, gflops"),
+        ("speed<3", "choose from latency, parameters, gflops"),
         ("latency<15M", "expected latency in ms or s"),
         ("parameters<2ms", "expected parameters in k or m"),
         ("latency<0ms", "above 0"),
-        ("latency<1.2.3ms", "1.2.3 is no number"),
+        ("latency<1.2.3ms", "1.2.3 is not a number"),
         ("latency<5ms,torch<4ms", "torch has two limits"),
     ],
 )
@@ -124,7 +124,7 @@ def test_nothing_that_fits_is_a_sentence(times):
     with pytest.raises(InputError) as error:
         propose("latency<1ms", CONDITIONS)
     said = str(error.value)
-    assert "none of the 3 students that come ready is within it" in said
+    assert "none of the 3 ready-made students is within it" in said
     assert f"the smallest, {WORDS[0]}, has 0.35 M parameters, 5.00 ms in torch" in said
 
 
@@ -169,7 +169,7 @@ def distilled(tmp_path):
 def test_the_choice_is_trained_and_said(distilled, capsys):
     code, run = distilled("--fit=parameters<0.5M")
     assert code == 0
-    assert f"largest of the students that come ready is {WORDS[1][:20]}" in " ".join(
+    assert f"largest ready-made student within it is {WORDS[1][:20]}" in " ".join(
         capsys.readouterr().out.split()
     )
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
@@ -207,7 +207,7 @@ def test_a_run_does_not_name_code_for_its_student(distilled, monkeypatch, tmp_pa
 def test_a_student_that_was_given_is_kept_and_held_to_the_budget(distilled, capsys):
     assert distilled("--fit=parameters<0.1M", f"--student={WORDS[0]}")[0] == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "warning: --fit parameters<0.1M: the student given is NOT within it, 0.35 M" in text
+    assert "warning: --fit parameters<0.1M: the given student is NOT within it, 0.35 M" in text
     code, run = distilled("--fit=parameters<0.4M", f"--student={WORDS[0]}", name="within")
     assert code == 0
     noted = read_environment(run)["fit"]
@@ -224,12 +224,12 @@ def test_what_does_not_fit_leaves_nothing_behind(distilled, capsys):
 
 def test_a_student_or_a_budget_is_needed(distilled, capsys):
     assert distilled()[0] == 2
-    assert "give --student, or what it may cost: --fit" in capsys.readouterr().err
+    assert "give --student, or a budget such as --fit" in capsys.readouterr().err
 
 
 def test_several_devices_choose_nothing(distilled, capsys):
     assert distilled("--fit=parameters<1M", "--hardware.devices=2")[0] == 2
-    assert "chooses in one process" in capsys.readouterr().err
+    assert "cannot choose with several processes" in capsys.readouterr().err
 
 
 def test_a_check_chooses_too(tmp_path, capsys):
@@ -238,4 +238,4 @@ def test_a_check_chooses_too(tmp_path, capsys):
     given += ["--schedule.batch_size=2", "--schedule.steps=2", "--fit=parameters<0.5M"]
     assert main(given) in (0, 1)
     text = " ".join(capsys.readouterr().out.split())
-    assert "--fit parameters<0.5M: the largest of the students that come ready is" in text
+    assert "--fit parameters<0.5M: the largest ready-made student within it is" in text

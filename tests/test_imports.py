@@ -18,7 +18,7 @@ from fakd.imports import find
      "pathlib.Path", "posix.remove", "fakd.files.os.remove"],
 )  # fmt: skip
 def test_nothing_of_pythons_own_is_found(path):
-    with pytest.raises(InputError, match="comes with Python itself"):
+    with pytest.raises(InputError, match="is in Python's standard library"):
         find(path)
 
 
@@ -54,9 +54,9 @@ def test_a_recipe_of_a_stranger_runs_no_command(where, tmp_path, capsys):
         f"augmentation: {{extra: {parts['augmentation.extra']}}}\n"
     )
     assert main(["train", f"--recipe={recipe}"]) == 2
-    assert "os.system is asked for by a file and not by you" in capsys.readouterr().err
+    assert "os.system is named by a file and not by you" in capsys.readouterr().err
     assert main(["train", f"--recipe={recipe}", "--code=os"]) == 2
-    assert "os.system comes with Python itself" in capsys.readouterr().err
+    assert "os.system is in Python's standard library" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == [recipe]
 
 
@@ -144,7 +144,7 @@ def test_a_recipe_may_only_ask_for_what_recipes_are_made_of(stranger, capsys, sp
     text = Path("net.py").read_text()
     Path("nowhere").mkdir()
     assert main(["train", "--recipe=r.yaml", *DATA]) == 2
-    assert "is asked for by a file and not by you" in capsys.readouterr().err
+    assert "is named by a file and not by you" in capsys.readouterr().err
     assert Path("net.py").read_text() == text
     assert not Path("run").exists()
 

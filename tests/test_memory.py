@@ -42,7 +42,7 @@ def test_what_takes_more_than_is_free_is_refused(monkeypatch):
     assert free_memory(CPU) > 0
     monkeypatch.setattr("fakd.memory.free_memory", lambda device: 2 * 10**9)
     require_memory(2 * 10**9, "a table", "buy a chair")
-    expected = r"a table would take 3.0 GB of memory or more, and 2.0 GB are free; buy a chair"
+    expected = r"a table would take at least 3.0 GB of memory, but 2.0 GB are free; buy a chair"
     with pytest.raises(InputError, match=expected):
         require_memory(3 * 10**9, "a table", "buy a chair")
     monkeypatch.setattr("fakd.memory.free_memory", lambda device: None)

@@ -143,7 +143,7 @@ def test_networks_of_libraries_are_shared(word, tmp_path):
     network = fakd.models.open_network(word, 5).eval()
     folder = fakd.save_pretrained(network, tmp_path / "shared")
     assert same(fakd.from_pretrained(folder), network)
-    assert "Not known: it is no run" in (folder / "README.md").read_text()
+    assert "Not known: it is not a run" in (folder / "README.md").read_text()
 
 
 def test_own_code_is_built_only_if_allowed(tmp_path, monkeypatch):
@@ -169,13 +169,13 @@ def test_nothing_is_overwritten_unless_told(student, tmp_path):
         fakd.save_pretrained(student, folder)
     fakd.save_pretrained(student, folder, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine"
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         fakd.save_pretrained(student, folder / "notes.txt")
 
 
 def test_a_network_that_no_file_can_describe_is_refused(tmp_path):
     network = fakd.models.adapt(torch.nn.Conv2d(3, 5, 1))
-    with pytest.raises(InputError, match="cannot say how to build it again"):
+    with pytest.raises(InputError, match="no spec that rebuilds it"):
         fakd.save_pretrained(network, tmp_path / "shared")
     assert not (tmp_path / "shared").exists()
 
@@ -197,7 +197,7 @@ def test_what_was_fetched_before_loads_without_a_connection(student, offline):
 
 @pytest.mark.parametrize("name", ["me/unknown", "no such id", "/gone/away"])
 def test_what_was_not_is_refused_in_a_sentence(name, offline):
-    with pytest.raises(InputError, match="no network that was fetched before"):
+    with pytest.raises(InputError, match="nor a network in the local cache"):
         fakd.from_pretrained(name)
 
 

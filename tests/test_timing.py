@@ -167,7 +167,7 @@ def test_networks_run_as_files(runtime):
     assert found.memory > 1
     windows = {**options, "inference": Inference(window=64, stride=32)}
     (found,) = time_network(SMALL, (96, 128), CPU, **windows)
-    assert found.problem == "windows, mirrored and several sizes are no part of a file"
+    assert found.problem == "windows, flips and several scales cannot be exported"
 
 
 def test_what_cannot_be_exported_says_why(monkeypatch):
@@ -230,7 +230,7 @@ def test_data_and_runs_say_size_and_classes(monkeypatch):
     [
         ([], "networks"),
         (["gone.safetensors"], "where there is no gone.safetensors"),
-        ([SMALL, "--runtimes=tensorrt"], "there is no runtime tensorrt; choose of torch"),
+        ([SMALL, "--runtimes=tensorrt"], "there is no runtime tensorrt; choose from torch"),
         ([SMALL, "--out=a.txt"], "must end in .json"),
         ([SMALL, "--picture=a.jpg"], "must end in .png"),
         ([SMALL, "--size=0,4"], "at least 1"),

@@ -1,4 +1,4 @@
-"""What a student may cost: ``latency<15ms,parameters<2M`` as limits by their quantity."""
+"""Budget of a student: parse ``latency<15ms,parameters<2M`` to limits by quantity."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from fakd.errors import InputError
 from fakd.imports import nearest
 
 RUNTIMES = ("torch", "compile", "onnx", "openvino")
-"""In which networks are timed."""
+"""Runtimes in which networks are timed."""
 _UNITS: Mapping[str, float] = {"": 1, "ms": 1, "s": 1e3, "k": 1e3, "m": 1e6, "g": 1}
 _ALLOWED = {"parameters": ("", "k", "m"), "gflops": ("", "g")}
 _TIME = ("", "ms", "s")
@@ -17,12 +17,12 @@ _EXAMPLE = "such as latency<15ms, parameters<2M, gflops<5, or several with comma
 
 
 def read_budget(text: str) -> dict[str, float]:
-    """Read limits: milliseconds by runtime, parameters, and GFLOPs.
+    """Parse limits: milliseconds by runtime, parameters, and GFLOPs.
 
-    ``latency`` is that in ``torch``; the other runtimes stand by their names.
+    ``latency`` is that in ``torch``; the other runtimes are given by name.
 
     Raises:
-        InputError: it is none, names another quantity or unit, or gives a quantity twice.
+        InputError: the text is no budget, has an unknown quantity or unit, or a quantity twice.
 
     >>> read_budget("latency<15ms, parameters<2.5M")
     {'torch': 15.0, 'parameters': 2500000.0}
@@ -37,7 +37,7 @@ def read_budget(text: str) -> dict[str, float]:
         units = _TIME if quantity in RUNTIMES else _ALLOWED.get(quantity)
         if units is None:
             known = ("latency", *_ALLOWED, *RUNTIMES)
-            listed = f"; limits are of {', '.join(known)}"
+            listed = f"; choose from {', '.join(known)}"
             raise InputError(f"--fit: there is no {name}{nearest(name, known, listed)}")
         if unit not in units:
             wanted = " or ".join(each for each in units if each) or "no unit"
@@ -45,7 +45,9 @@ def read_budget(text: str) -> dict[str, float]:
         try:
             limit = float(match[2]) * _UNITS[unit]
         except ValueError as error:
-            raise InputError(f"--fit: {match[2]} is no number; give limits {_EXAMPLE}") from error
+            raise InputError(
+                f"--fit: {match[2]} is not a number; give limits {_EXAMPLE}"
+            ) from error
         if not limit > 0:
             raise InputError(f"--fit: expected {name} above 0, got {part.strip()!r}")
         if quantity in found:
@@ -55,15 +57,15 @@ def read_budget(text: str) -> dict[str, float]:
 
 
 def require_student(student: Any, fit: str | None) -> None:
-    """Refuse to distil into nothing, and limits that are none, before anything is opened.
+    """Check that a student or a valid budget is given, before anything is opened.
 
     Raises:
-        InputError: there is neither a student nor what it may cost, or that cannot be read.
+        InputError: there is neither a student nor a budget, or the budget cannot be parsed.
     """
     if fit is not None:
         read_budget(fit)
     elif student is None:
         raise InputError(
-            "student: expected a network, got none; give --student, or what it may cost: "
+            "student: expected a network, got none; give --student, or a budget such as "
             "--fit 'latency<15ms'"
         )

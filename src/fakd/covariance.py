@@ -1,4 +1,4 @@
-"""Moments of each class, running covariance, and the variance of the logits that it implies."""
+"""Moments of each class, running covariance, and the resulting variance of the logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from fakd.errors import require_choice
 from fakd.processes import summed
 
 _CACHED = 2**18
-"""Numbers of an image's features looked at together on a CPU, whose cache keeps those and more."""
+"""Features of an image processed at once on a CPU, as many as fit its cache."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """How many pixels each class has, their mean and their population covariance; else zeros."""
+    """Pixel count, mean and population covariance of each class; zeros for absent classes."""
 
     count: Shaped[Tensor, " classes"]
     mean: Float[Tensor, "classes channels"]
@@ -29,23 +29,23 @@ class Moments:
 def class_rows(
     labels: Integer[Tensor, "*shape"], classes: int, ignore_index: int = 255
 ) -> Int[Tensor, "*shape"]:
-    """Where each pixel finds its class in a table; ``classes``, one past the end, if ignored."""
+    """Convert labels to rows of a table by class; ``classes``, one past the end, if ignored."""
     return labels.long().masked_fill(labels == ignore_index, classes)
 
 
 def reading_is_free(values: Tensor) -> bool:
-    """Tell whether values may be asked for: a device would have to be waited for."""
+    """Return whether values can be read without synchronising with a device."""
     return values.device.type == "cpu"
 
 
 def look_up(
     table: Float[Tensor, "classes channels"], rows: Int[Tensor, " batch *pixels"]
 ) -> Float[Tensor, " batch channels *pixels"]:
-    """Give every pixel the table's row of its class, and zeros to pixels without one."""
+    """Look up the table's row of every pixel's class; zeros for pixels without one."""
     padded = F.pad(table, (0, 0, 0, 1))
     if not reading_is_free(rows):
         return F.embedding(rows, padded).movedim(-1, 1).contiguous()
-    # A product with the members of a dozen classes: forward and backward faster than an embedding.
+    # A product with a membership matrix of few classes is faster than an embedding in both passes.
     shown, members = _members(rows.flatten(1), len(table), table.dtype)
     return (padded[shown].mT @ members).view(len(rows), -1, *rows.shape[1:])
 
@@ -53,9 +53,9 @@ def look_up(
 def _members(
     rows: Int[Tensor, "batch pixels"], classes: int, dtype: torch.dtype
 ) -> tuple[Int[Tensor, "batch shown"], Float[Tensor, "batch shown pixels"]]:
-    """List the classes of each image, and tell 1 where a pixel is of one of them.
+    """List the classes of each image, with a membership matrix: 1 where a pixel is of a class.
 
-    On a CPU only those it shows; elsewhere asking which they are would stall the device.
+    On a CPU only the classes it contains; elsewhere finding these would synchronise the device.
     """
     if reading_is_free(rows):
         found = [image.unique(return_inverse=True) for image in rows]
@@ -77,15 +77,15 @@ def class_moments(
     add_ranks: Callable[[Tensor], Tensor] = lambda share: share,
     dtype: torch.dtype | None = None,
 ) -> Moments:
-    r"""Count, mean and population covariance of each class in one batch.
+    r"""Compute count, mean and population covariance of each class in one batch.
 
     The features are read once, image by image: with m the mean of a class within image b,
 
     .. math:: n \Sigma = \sum_b \Big[ \sum_{i \in b} (x_i - m_b)^2 + n_b (m_b - \mu)^2 \Big]
 
-    as of Chan, Golub and LeVeque, 1979, which loses no digits far from zero. ``full`` sums outer
-    products instead, and looks at the features again for it. ``add_ranks`` turns this process's
-    share of a sum into the sum over all processes. In ``dtype``, or at least float32.
+    as in Chan, Golub and LeVeque, 1979, which is numerically stable far from zero. ``full`` sums
+    outer products instead, and reads the features a second time. ``add_ranks`` maps this process's
+    share of a sum to the sum over all processes. In ``dtype``, or at least float32.
     """
     dtype = dtype or torch.promote_types(features.dtype, torch.float32)
     rows = class_rows(labels, classes, ignore_index).flatten(1)
@@ -123,7 +123,7 @@ def _centred(
     mean: Float[Tensor, "shown channels"],
     members: Float[Tensor, "shown pixels"],
 ) -> Float[Tensor, "pixels channels"]:
-    """Compute class mean minus feature, in the features' memory format: mixing them is slow."""
+    """Compute class mean minus feature, in the features' memory format: mixed formats are slow."""
     own = members.mT @ mean if pixels.stride(1) == 1 else (mean.mT @ members).mT
     return own.sub_(pixels)
 
@@ -133,9 +133,9 @@ def _grams(
 ) -> Float[Tensor, "classes channels channels"]:
     """Sum the outer products of each class, at the cost of about two products per pixel.
 
-    How many pixels a class has is known to the device only, and asking would stall it. So the
-    pixels are laid out in blocks of one fixed size, each block of a single class and filled up
-    with zeros: at most ``2 * classes + 1`` blocks, twice the pixels, and one batched product.
+    Reading the pixel counts of classes from the device would synchronise it. So the pixels are
+    arranged in blocks of a fixed size, each of a single class and padded with zeros: at most
+    ``2 * classes + 1`` blocks, twice the pixels, and one batched product.
     """
     rows = rows.flatten()
     size = -(-len(rows) // classes)
@@ -151,12 +151,12 @@ def _grams(
     padded = padded.index_copy_(0, slot, values.flatten(0, 1)).view(blocks, size, -1)
     grams = padded.transpose(1, 2) @ padded
     owner = torch.searchsorted(last_block, torch.arange(blocks, device=rows.device), right=True)
-    # Two more rows than classes: for the blocks of ignored pixels, and for those left empty.
+    # Two more rows than classes: for the blocks of ignored pixels, and for empty blocks.
     return grams.new_zeros(classes + 2, *grams.shape[1:]).index_add_(0, owner, grams)[:classes]
 
 
 def merge(seen: Moments, batch: Moments) -> Moments:
-    r"""Pool two sets of pixels into the moments of their union, exactly.
+    r"""Merge the moments of two sets of pixels exactly into those of their union.
 
     With :math:`w = m / (n + m)`, the batch's share of a class,
 
@@ -179,7 +179,7 @@ CovarianceKind = Literal["diagonal", "full", "logits"]
 
 
 def check_momentum(momentum: float | None) -> None:
-    """Refuse a window without a past or without an end.
+    """Check that momentum is None or between 0 and 1.
 
     Raises:
         ValueError: names the value and what None means.
@@ -187,7 +187,7 @@ def check_momentum(momentum: float | None) -> None:
     if momentum is not None and not 0 < momentum < 1:
         raise ValueError(
             f"expected momentum between 0 and 1, both excluded, got {momentum}; "
-            "None gives all pixels ever seen the same weight"
+            "None weights all pixels seen equally"
         )
 
 
@@ -195,11 +195,11 @@ class ClassCovariance(nn.Module):
     """Running mean and covariance of each class over all pixels seen, in buffers.
 
     Args:
-        classes: How many classes the labels have.
-        channels: Channels of what `update` is fed.
+        classes: Number of classes of the labels.
+        channels: Channels of the input of `update`.
         kind: ``"diagonal"`` and ``"full"`` describe the classifier's input. ``"logits"`` describes
-            the logits themselves: feed them to `update`; no gradient then reaches the classifier.
-        momentum: Weight left to the past when a class is seen again; None remembers all equally.
+            the logits themselves: pass them to `update`; the classifier then gets no gradient.
+        momentum: Weight of the past when a class is seen again; None weights all pixels equally.
         ignore_index: Label of pixels without a class.
     """
 
@@ -243,17 +243,17 @@ class ClassCovariance(nn.Module):
         features: Float[Tensor, "batch channels rows cols"],
         labels: Integer[Tensor, "batch rows cols"],
     ) -> None:
-        """Take in one batch; with several processes, every process must call this.
+        """Add one batch; with several processes, all must call this.
 
-        The sums of all processes are added up before they are merged, so that the statistics
-        depend on the batch and not on how it was divided.
+        The sums of all processes are added before they are merged, so that the statistics
+        depend on the batch and not on its division among processes.
         """
         expected = (features.shape[0], *features.shape[2:])
         if features.shape[1] != self.channels or labels.shape != expected:
             raise ValueError(
                 f"expected features [b {self.channels} rows cols] and labels [b rows cols], "
                 f"got {list(features.shape)} and {list(labels.shape)}; "
-                "bring the labels to the features' resolution first"
+                "resize the labels to the features' resolution first"
             )
         with torch.autocast(features.device.type, enabled=False):
             batch = class_moments(
@@ -270,7 +270,7 @@ class ClassCovariance(nn.Module):
                 faded = self.effective_count * self.momentum
                 seen = torch.where(batch.count > 0, faded, self.effective_count)
             merged = merge(Moments(seen, self.mean, self.value), batch)
-        # New tensors, not new contents: a backward pass may still need the old ones.
+        # New tensors, as a pending backward pass may need the old ones.
         self.mean, self.value = merged.mean, merged.covariance
         self.count = self.count + batch.count
         if self.effective_count is not None:
@@ -283,18 +283,18 @@ class ClassCovariance(nn.Module):
         spare_own_class: bool = False,
         factor: float | Tensor = 1.0,
     ) -> Float[Tensor, "batch classes rows cols"]:
-        r"""Variance of each logit when every pixel's feature varies as its class does.
+        r"""Compute each logit's variance if every pixel's feature has its class's covariance.
 
         For a 1x1 classifier :math:`v_{ic} = w_c^\top \Sigma_{y_i} w_c`, one small table looked up
-        by label. A k x k classifier (stride 1, padding k // 2) adds up its k * k taps, whose pixels
-        vary independently. Pixels without a class do not vary. The gradient reaches ``weight``.
-        ``spare_own_class`` leaves a pixel's own class without variance. All is multiplied by
-        ``factor``.
+        by label. For a k x k classifier (stride 1, padding k // 2) the k * k taps, whose pixels
+        vary independently, are summed. Pixels without a class have no variance. The gradient flows
+        to ``weight``. ``spare_own_class`` sets the variance of a pixel's own class to 0. The result
+        is multiplied by ``factor``.
         """
         rows = class_rows(labels, self.classes, self.ignore_index)
         with torch.autocast(labels.device.type, enabled=False):
             taps = self.tables(weight)
-            # In the small table: the map would be written once more, and its gradient.
+            # Applied to the small table, which saves a pass over the map and its gradient.
             if isinstance(factor, Tensor) or factor != 1:
                 taps = [factor * tap for tap in taps]
             if len(taps) == 1:
@@ -315,9 +315,9 @@ class ClassCovariance(nn.Module):
         weight: Float[Tensor, "classes channels size size"] | None,
         spare_own_class: bool = False,
     ) -> Float[Tensor, "labels classes classes"]:
-        r"""Joint covariance of all logits, :math:`G_y = W \Sigma_y W^\top`, for each class y.
+        r"""Compute the covariance of all logits, :math:`G_y = W \Sigma_y W^\top`, for each class y.
 
-        ``spare_own_class`` leaves logit y of :math:`G_y` without variance (row and column 0).
+        ``spare_own_class`` sets row and column y of :math:`G_y` to 0.
         """
         taps = [] if self.kind == "logits" else self._taps(weight)
         if len(taps) != 1:
@@ -348,7 +348,7 @@ class ClassCovariance(nn.Module):
         return list(precise.flatten(2).unbind(2))
 
     def tables(self, weight: Tensor | None) -> list[Float[Tensor, "labels classes"]]:
-        """Give the variance of each logit by class, one table for each tap of the classifier."""
+        """Compute the variance of each logit by class, one table for each tap of the classifier."""
         if self.kind == "logits":
             return [self.value]
         taps = self._taps(weight)
@@ -360,32 +360,32 @@ class ClassCovariance(nn.Module):
 
 @dataclass(frozen=True)
 class LogitStatistics:
-    """How the student's logits vary under feature augmentation, as a loss receives it."""
+    """Statistics of the student's logits under feature augmentation, as passed to a loss."""
 
     covariance: ClassCovariance
     weight: Tensor | None
-    """The student's final classifier; None where only its logits are known."""
+    """Weight of the student's final classifier; None if only its logits are known."""
     labels: Tensor
     margin: Float[Tensor, ""] | None = None
-    """Running median difference of the two likeliest logits; None if the loss asked for none."""
+    """Running median difference of the two largest logits; None if the loss does not need it."""
 
     @property
     def rows(self) -> Tensor:
-        """Where each pixel finds its class in a table; past the end for pixels without one."""
+        """Row of each pixel's class in a table; past the end for pixels without a class."""
         return class_rows(self.labels, self.covariance.classes, self.covariance.ignore_index)
 
     def variance(
         self, spare_own_class: bool = False, factor: float | Tensor = 1.0
     ) -> Float[Tensor, "batch classes rows cols"]:
-        """Variance of each logit at each pixel; see `ClassCovariance.logit_variance`."""
+        """Compute each logit's variance at each pixel; see `ClassCovariance.logit_variance`."""
         given = self.weight, self.labels, spare_own_class, factor
         return self.covariance.logit_variance(*given)
 
     @torch.no_grad()
     def mean_variance(self, spare_own_class: bool = False) -> Float[Tensor, ""]:
-        """Mean of `variance` over classes and all labelled pixels seen; 0 before any.
+        """Compute the mean of `variance` over classes and all labelled pixels seen; 0 before any.
 
-        Pixels in the window of a classifier count as those of the class in its middle.
+        All pixels in a k x k classifier's window are taken to be of its central pixel's class.
         """
         known = self.covariance
         seen = known.count if known.effective_count is None else known.effective_count
@@ -396,5 +396,5 @@ class LogitStatistics:
             return (seen.to(table) @ table.mean(1)) / seen.sum().clamp(min=1)
 
     def covariances(self, spare_own_class: bool = False) -> Float[Tensor, "labels classes classes"]:
-        """Joint covariance of the logits by class; see `ClassCovariance.logit_covariance`."""
+        """Compute the logits' covariance by class; see `ClassCovariance.logit_covariance`."""
         return self.covariance.logit_covariance(self.weight, spare_own_class)

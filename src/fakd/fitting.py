@@ -1,4 +1,4 @@
-"""The largest student that a budget allows, chosen before training, or a given one held to it."""
+"""Choose the largest student within a budget before training, or check a given one against it."""
 
 import copy
 import math
@@ -29,13 +29,13 @@ from fakd.types import Segmenter
 
 @dataclass(frozen=True)
 class Conditions:
-    """What students are measured for.
+    """Conditions of the measurements.
 
     Args:
         size: height and width of an image of the data.
-        classes: of the data.
-        inference: how images are shown to the network.
-        device: what computes.
+        classes: number of classes of the data.
+        inference: inference settings.
+        device: device that is measured.
     """
 
     size: tuple[int, int]
@@ -50,41 +50,41 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Fit:
-    """A student within a budget, or a given one, and what it costs."""
+    """A student within a budget, or a given one, and its costs."""
 
     budget: str
     """The limits, as the user wrote them."""
     student: str
-    """The word that stands for it."""
+    """Its name; see `fakd.sources.resolve`."""
     costs: Mapping[str, float]
-    """What there is a limit of, and the parameters."""
+    """Every quantity with a limit, and the parameters."""
     limits: Mapping[str, float]
     given: bool
     """Whether the user chose it."""
     looked_at: int
-    """How many were measured."""
+    """Number of students that were measured."""
     measured: str
-    """For what image, with what."""
+    """Conditions of the measurement, as text."""
 
     @property
     def holds(self) -> bool:
-        """Tell whether it is within the budget."""
+        """Whether it is within the budget."""
         return _within(self.costs, self.limits)
 
     @property
     def sentence(self) -> str:
-        """Say what was chosen and why, or how what was given stands."""
+        """Report which student was chosen, or whether the given one is within the budget."""
         costs = f"{_written(self.costs)} ({self.measured})"
         if not self.given:
             return (
-                f"--fit {self.budget}: the largest of the students that come ready is "
+                f"--fit {self.budget}: the largest ready-made student within it is "
                 f"{self.student}, {costs}"
             )
         within = "within" if self.holds else "NOT within"
-        return f"--fit {self.budget}: the student given is {within} it, {costs}"
+        return f"--fit {self.budget}: the given student is {within} it, {costs}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Turn it into plain JSON."""
+        """Convert it to plain JSON."""
         return {
             "budget": self.budget,
             "student": self.student,
@@ -99,15 +99,15 @@ class Fit:
 def propose(
     budget: str, conditions: Conditions, done: Callable[[int], None] = lambda _: None
 ) -> Fit:
-    """Choose the student with most parameters that is within a budget.
+    """Choose the student with the most parameters within a budget.
 
-    Students are tried from the largest on, and only what is limited is measured. The word has
-    ImageNet weights where these are on this machine.
+    Students are tried from the largest down, and only limited quantities are measured. The chosen
+    name includes ImageNet weights if these are on this machine.
 
     Args:
         budget: see `fakd.budget.read_budget`.
-        conditions: what they are measured for.
-        done: called with the number of students done.
+        conditions: conditions of the measurements.
+        done: called with the number of steps done.
 
     Raises:
         InputError: no student is within the budget.
@@ -130,9 +130,9 @@ def propose(
             chosen = with_imagenet(word) if here else word
             return Fit(budget, chosen, costs, limits, False, number, str(conditions))
     raise InputError(
-        f"--fit {budget}: none of the {len(words)} students that come ready is within it; the "
-        f"smallest, {ordered[-1]}, has {_written(costs)} ({conditions}){problem}; allow more, give "
-        "a smaller --inference.scale, or name a --student"
+        f"--fit {budget}: none of the {len(words)} ready-made students is within it; the "
+        f"smallest, {ordered[-1]}, has {_written(costs)} ({conditions}){problem}; raise a limit, "
+        "give a smaller --inference.scale, or give a --student"
     )
 
 
@@ -156,22 +156,22 @@ def settle(
     seed: int,
     before: Mapping[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Choose a student for a run, or hold the one given to the budget.
+    """Choose a student for a run, or check the given one against the budget.
 
     Args:
         budget: see `fakd.budget.read_budget`.
-        student: whatever `open_network` takes; None to have one chosen.
-        data: what it is to learn.
-        inference: how images are shown to it.
-        hardware: what computes.
-        seed: of its weights.
-        before: what a run that goes on has noted: it keeps its student.
+        student: anything that `open_network` takes; None to choose one.
+        data: training data.
+        inference: inference settings.
+        hardware: hardware settings.
+        seed: seed of its initial weights.
+        before: record of the run if it is resumed, which then keeps its student.
 
     Returns:
-        The student, or the word for it, and what is to be noted.
+        The student, or its name, and the record to store in the run.
 
     Raises:
-        InputError: nothing is within the budget, or several processes would have to agree.
+        InputError: nothing is within the budget, or there are several processes.
     """
     same = student is None and before is not None and before.get("budget") == budget
     if before is not None and same and comes_ready(before.get("student")):
@@ -179,7 +179,8 @@ def settle(
         return before["student"], dict(before)
     if max(hardware.devices, launched()[1]) > 1 and student is None:
         raise InputError(
-            "--fit chooses in one process; choose with fakd students --measure, and give --student"
+            "--fit cannot choose with several processes; choose with fakd students --measure, and "
+            "give --student"
         )
     device = pick_device(hardware.accelerator, hardware.threads)
     _, height, width = data.val[0].image.shape
@@ -194,7 +195,7 @@ def settle(
         found = held_to(budget, student, name_of(student), conditions)
         if not found.holds:
             remark(console, found.sentence, "warning")
-    # The weights of the student begin as if it had been named.
+    # The student's initial weights are the same as if it had been given by name.
     torch.manual_seed(seed)
     return student, {**found.as_dict(), "sentence": found.sentence}
 
@@ -212,10 +213,10 @@ def _costs(
     conditions: Conditions,
     whole: bool = False,
 ) -> tuple[dict[str, float], str]:
-    """Measure what is limited, the cheap first; stop at what is too much unless all is wanted.
+    """Measure limited quantities, cheap ones first; stop at an exceeded limit unless ``whole``.
 
     Returns:
-        The costs, infinite where the network does not run, and why it does not.
+        The costs, infinite if the network does not run, and the reason.
     """
     costs, problem = {"parameters": float(parameters)}, ""
 

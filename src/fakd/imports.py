@@ -1,4 +1,4 @@
-"""Importing what a class path names, and whose code the user has allowed."""
+"""Import class paths, and keep track of the code that the user has allowed."""
 
 import difflib
 import hashlib
@@ -19,7 +19,7 @@ from fakd.errors import InputError
 
 LIBRARIES = ("segmentation_models_pytorch", "timm", "torchvision", "transformers")
 IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
-"""A function in a file, ``path/to/net.py:function``; it stands wherever a class path may."""
+"""A function in a file, ``path/to/net.py:function``; allowed wherever a class path is."""
 _EXTRAS = {
     "transformers": "transformers",
     "segmentation_models_pytorch": "smp",
@@ -32,9 +32,9 @@ _EXTRAS = {
     "datasets": "datasets",
 }
 BUILDERS = ("deeplabv3plus", "fcn_hrnet", "hypercolumns", "isanet", "pspnet")
-"""Those of this package's networks, in `fakd.models`."""
+"""Builders of this package's networks, in `fakd.models`."""
 ARCHITECTURES = frozenset(f"fakd.models.{name}" for name in ("adapt", *BUILDERS))
-"""What of this package a weights file may ask for: a network without weights."""
+"""Class paths of this package that a weights file may use: networks without weights."""
 OPENERS = ARCHITECTURES | {
     *(
         f"fakd.models.{name}"
@@ -45,20 +45,20 @@ OPENERS = ARCHITECTURES | {
         for name in ("ade20k", "cityscapes", "folder", "pascal_context", "scenes", "voc2012")
     ),
 }
-"""What the recipe of a run may ask for, too: other files."""
+"""Class paths that a run's recipe may use, which include those that open other files."""
 
 _OF_RECIPES = ("fakd.answers.", "fakd.losses.", "fakd.settings.", "torchvision.transforms.")
-"""Where that lies what a recipe is made of besides networks and data."""
+"""Modules of the parts of a recipe besides networks and data."""
 _allowed: set[str] = set()
 _only_named = False
 
 
 @contextmanager
 def only_named() -> Iterator[None]:
-    """Run no code but fakd's, the libraries' and what `allow` names, in the block.
+    """Run only code of fakd, of the libraries, and code named by `allow`, in the block.
 
-    For commands: their recipes, grids and run folders may be a stranger's. A caller from Python
-    means what it passes.
+    For commands, whose recipes, grids and run folders may come from other people. Calls from Python
+    are not restricted.
     """
     global _only_named
     before, _only_named = _only_named, True
@@ -69,17 +69,17 @@ def only_named() -> Iterator[None]:
 
 
 def allowed() -> tuple[str, ...]:
-    """List what the user has named or allowed."""
+    """List the code that the user has named or allowed."""
     return tuple(sorted(_allowed))
 
 
 def allow(*names: str) -> None:
-    """Let files ask for the caller's own code: class paths, modules, packages, or .py files."""
+    """Allow files to use the caller's own code: class paths, modules, packages, or .py files."""
     _allowed.update(names)
 
 
 def is_allowed(path: str) -> bool:
-    """Tell whether the user named or allowed a class path or file, in this process."""
+    """Return whether the user named or allowed a class path or file, in this process."""
     inside = IN_FILE.fullmatch(path)
     if inside or path.endswith(".py"):
         return _allowed_file(inside["file"] if inside else path) is not None
@@ -87,12 +87,12 @@ def is_allowed(path: str) -> bool:
 
 
 def _is_own(path: str) -> bool:
-    """Tell whether a class path is of neither fakd nor a library it knows."""
+    """Return whether a class path belongs to neither fakd nor a known library."""
     return bool(IN_FILE.fullmatch(path)) or path.partition(".")[0] not in ("fakd", *LIBRARIES)
 
 
 def require_leave(path: str, given: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Refuse what a command's user has not named and what is made for no recipe.
+    """Refuse class paths that neither a command's user has named nor recipes may use.
 
     Args:
         path: a class path.
@@ -112,20 +112,20 @@ def require_leave(path: str, given: Mapping[str, Any] = MappingProxyType({})) ->
     if is_allowed(path) or path in OPENERS or path.startswith(_OF_RECIPES) or is_network(path):
         return
     if not _is_own(path):
-        find(path)  # rather says that there is no such thing
+        find(path)  # raises a clearer error if it does not exist
     raise InputError(_unnamed(path))
 
 
 def _unnamed(path: str) -> str:
     code = inside["file"] if (inside := IN_FILE.fullmatch(path)) else path
     return (
-        f"{path} is asked for by a file and not by you, and was not run; if you trust it, add "
+        f"{path} is named by a file and not by you, so it was not run; if you trust it, add "
         f"--code {code}"
     )
 
 
 def is_network(path: str) -> bool:
-    """Tell whether a known library's class path makes a network, or a configuration of one."""
+    """Return whether a library's class path builds a network, or a configuration of one."""
     if path.partition(".")[0] not in LIBRARIES:
         return False
     if path in ("timm.create_model", "segmentation_models_pytorch.create_model"):
@@ -141,16 +141,16 @@ def is_network(path: str) -> bool:
 
 
 def _allowed_file(file: str) -> str | None:
-    """Find the allowed file of that path, else of that name: where it lies may have changed."""
+    """Find the allowed file of that path, or else of that name, as its folder may have changed."""
     files = [name.partition(".py:")[0].removesuffix(".py") + ".py" for name in sorted(_allowed)]
     same = [each for each in files if Path(each).name == Path(file).name]
     return file if file in same else next(iter(same), None)
 
 
 def nearest(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.5) -> str:
-    """Ask for the known name that a mistyped one is closest to.
+    """Suggest the known name that a mistyped one is closest to, as the end of a message.
 
-    Letters decide whether a name is close at all; punctuation helps to choose among the close ones.
+    Only letters and digits decide which names are close; punctuation decides among these.
 
     >>> nearest("psnet", ["pspnet", "isanet"]), nearest("channel_kl", ["PixelKL", "ChannelKL"])
     ('; did you mean pspnet?', '; did you mean ChannelKL?')
@@ -172,10 +172,10 @@ def _likeness(one: str, other: str) -> float:
 
 
 def require_library(name: str) -> None:
-    """Refuse what an optional library is missing for, without importing it.
+    """Check that an optional library is installed, without importing it.
 
     Raises:
-        InputError: names the line that installs it.
+        InputError: names the command that installs it.
     """
     if find_spec(name) is None:
         extra = _EXTRAS.get(name)
@@ -184,11 +184,11 @@ def require_library(name: str) -> None:
 
 
 def find(path: str) -> Any:
-    """Import what a class path names, or a function in a file, ``path/to/net.py:function``.
+    """Import a class path, or a function in a file, ``path/to/net.py:function``.
 
     Raises:
-        InputError: there is no such module or file, or nothing of that name in it, or it is of
-            Python's own library.
+        InputError: there is no such module, file or name, or it belongs to Python's standard
+            library.
 
     >>> find("fakd.errors.InputError")
     <class 'fakd.errors.InputError'>
@@ -210,14 +210,14 @@ def find(path: str) -> Any:
         raise InputError(f"there is no {path}{next(same, nearest(name, known))}") from error
     if _is_pythons_own(found):
         raise InputError(
-            f"{path} comes with Python itself, where there are no networks, losses, data or "
+            f"{path} is in Python's standard library, which has no networks, losses, data or "
             "transforms; it was not run"
         )
     return found
 
 
 def _is_pythons_own(found: Any) -> bool:
-    """Tell what nobody means in a recipe, and somebody might to do harm, such as os.system."""
+    """Return whether an object is in the standard library, as harmful ones like os.system are."""
     if not (isinstance(found, type) or inspect.isroutine(found)):
         return False
     module = sys.modules.get(found.__module__ or "builtins")
@@ -235,7 +235,7 @@ def _module(module: str, path: str) -> Any:
     except SyntaxError as error:
         raise InputError(f"{path} cannot be imported: {error}") from error
     except ImportError as error:
-        # Either there is no such module, which may be a class instead, or one that it imports.
+        # This module may not exist, or be a class, or a module that it imports may be missing.
         itself = f"{module}.".startswith(f"{error.name}.") if error.name else False
         if module in LIBRARIES and itself:
             require_library(module)
@@ -245,16 +245,16 @@ def _module(module: str, path: str) -> Any:
 
 
 def _file_module(file: str) -> ModuleType:
-    """Run a file once; what lies beside it can be imported in it."""
+    """Import a file once; it can import modules in its folder."""
     whole = Path(file).expanduser().resolve()
     if not whole.is_file():
-        raise InputError(f"{file} does not exist; name the .py file that has the function")
+        raise InputError(f"{file} does not exist; give the .py file with the function")
     name = f"{whole.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = spec_from_file_location(name, whole)
     if spec is None or spec.loader is None:
-        raise InputError(f"{file} cannot be imported; name a .py file")
+        raise InputError(f"{file} cannot be imported; give a .py file")
     module = module_from_spec(spec)
     _look_in(str(whole.parent))
     sys.modules[name] = module
@@ -267,6 +267,6 @@ def _file_module(file: str) -> ModuleType:
 
 
 def _look_in(folder: str) -> None:
-    """Let Python look for modules in one more folder, last."""
+    """Append a folder to Python's module search path."""
     if folder not in sys.path:
         sys.path.append(folder)

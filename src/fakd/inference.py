@@ -1,4 +1,4 @@
-"""From images to class maps: whole, in windows, mirrored or at several sizes; full resolution."""
+"""Inference at full resolution: whole images, sliding windows, flips, several scales; scoring."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -22,38 +22,38 @@ from fakd.types import Segmenter
 
 Item = TypeVar("Item")
 _HELD = 4
-"""Batches' worth of images that wait for others of their size."""
+"""Number of batches of images that may wait for others of their size."""
 _RULED_OUT = -1e30
-"""Stands for minus infinity while maps are resized."""
+"""Replaces minus infinity while maps are resized."""
 _SMALLER = "give inference.window, such as 1024, or a smaller inference.scale or base"
-"""What to do about images that take too much memory."""
+"""Remedy for images that take too much memory."""
 
 
 def unlike_training(network: Segmenter, inference: Inference) -> str | None:
-    """Say how a network was shown images when it was trained, if that differs from now."""
+    """Describe the inference settings of a network's training if they differ from these."""
     known = network.extra.get("inference")
     if known is None:
         return None
     flags = []
     for field in (each for each in fields(Inference) if each.compare):
         then, now = known.get(field.name, field.default), getattr(inference, field.name)
-        # JSON has made lists of tuples.
+        # JSON turned tuples into lists.
         then = tuple(then) if isinstance(then, list) else then
         if then != now:
             flags.append(f"--inference.{field.name} {_as_flag(then)}")
     if not flags:
         return None
     return (
-        f"in its training this network was evaluated with {' '.join(flags)}; "
-        "scores may differ without"
+        f"during its training this network was evaluated with {' '.join(flags)}; "
+        "without these flags scores may differ"
     )
 
 
 def trained_inference(network: Segmenter) -> Inference:
-    """Read how a network was shown images when it was trained; as they are if it does not say."""
+    """Return the inference settings of a network's training; the defaults if unknown."""
     given = network.extra.get("inference") or {}
     known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
-    # JSON has made lists of tuples.
+    # JSON turned tuples into lists.
     tuples = {key: tuple(each) for key, each in known.items() if isinstance(each, list)}
     return Inference(**{**known, **tuples})
 
@@ -65,7 +65,7 @@ def _as_flag(value: object) -> str:
 
 
 def to_unit(images: UInt8[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """Bring 8-bit images to [0, 1], the range in which images travel."""
+    """Convert 8-bit images to [0, 1]."""
     return images.float().div_(255)
 
 
@@ -77,18 +77,18 @@ def require_shown(
     factor: float = 1.0,
     count: int = 1,
 ) -> None:
-    """Refuse images that there is too little memory to show the network, once for each size.
+    """Refuse images for which memory does not suffice; checked once for each size.
 
     Args:
-        network: is not asked.
-        image: height and width of the images as they are.
-        inference: how they are shown.
-        device: where the network is.
+        network: the network; it is not run.
+        image: original height and width of the images.
+        inference: inference settings.
+        device: the network's device.
         factor: one of `Inference.scales`.
         count: images at a time.
 
     Raises:
-        InputError: says how much is needed, how much is free, and how less would do.
+        InputError: says how much is needed, how much is free, and how to need less.
     """
     shown = inference.size((image[0], image[1]), factor)
     if (pixels := count * math.prod(shown)) <= _largest.get(network, 0):
@@ -101,21 +101,21 @@ def require_shown(
 
 
 _largest: WeakKeyDictionary[Segmenter, int] = WeakKeyDictionary()
-"""How many pixels at a time a network may be shown, as far as that was asked."""
+"""Largest number of pixels at a time that was checked for each network."""
 
 
 @torch.no_grad()
 def predict_logits(
     network: Segmenter, images: Float[Tensor, "batch 3 height width"], inference: Inference
 ) -> Float[Tensor, "batch classes height width"]:
-    """Compute logits at the images' own resolution, in float32.
+    """Compute logits at the images' original resolution, in float32.
 
     As in mmsegmentation: resize, forward, bilinear to the network's input size (averaged over
     windows where they overlap), bilinear to the original size. With `flip` or several `scales`
-    the result is the logarithm of the class probabilities' mean.
+    the result is the logarithm of the mean class probabilities.
 
     Raises:
-        FloatingPointError: answers are infinite or NaN, and name no class.
+        FloatingPointError: logits are infinite or NaN.
     """
     result = images.new_empty(len(images), network.classes, *images.shape[-2:])
     for (rows, columns), logits in _tiles(network, images, inference):
@@ -127,14 +127,13 @@ def predict_logits(
 def predict_classes(
     network: Segmenter, images: UInt8[Tensor, "batch 3 height width"], inference: Inference
 ) -> Int[Tensor, "batch height width"]:
-    """Name the likeliest class of every pixel.
+    """Predict the most likely class of every pixel.
 
-    Beyond what the network answers on its own grid, memory does not grow with the number of
-    classes times that of pixels.
+    Except for the network's output on its own grid, memory does not grow with classes times pixels.
 
     Raises:
-        FloatingPointError: answers are infinite or NaN, and name no class.
-        InputError: an exported network that has no logits is asked for what needs them.
+        FloatingPointError: logits are infinite or NaN.
+        InputError: the settings need logits, which an exported network does not output.
     """
     if isinstance(network, Deployed) and network.output == "classes":
         if inference != Inference():
@@ -142,7 +141,7 @@ def predict_classes(
         return network.name_classes(images)
     likeliest = torch.empty_like(images[:, 0], dtype=torch.long)
     for (rows, columns), logits in _tiles(network, images, inference):
-        # `max` names the same classes as `argmax`, which takes two to three times as long.
+        # `max` returns the same classes as `argmax`, two to three times as fast.
         likeliest[:, rows, columns] = logits.max(2).indices
     return likeliest
 
@@ -150,7 +149,7 @@ def predict_classes(
 def _tiles(
     network: Segmenter, images: Tensor, inference: Inference
 ) -> Iterator[tuple[tuple[slice, slice], Float[Tensor, "batch rows classes cols"]]]:
-    """Make the logits at the images' resolution tile by tile, each with its rows and columns."""
+    """Compute logits at the images' resolution tile by tile, each with its rows and columns."""
     mirrors = (False, True) if inference.flip else (False,)
     views = [
         _View(network, images, inference, *each) for each in product(inference.scales, mirrors)
@@ -174,11 +173,11 @@ def _slices(side: int, length: int) -> list[slice]:
 
 
 class _View:
-    """What a network answers to images at one size, mirrored or not, on the network's own grid.
+    """A network's logits for images at one scale, flipped or not, on the network's own grid.
 
-    Enlarging the answers, averaging them where windows overlap and resizing the whole are linear
-    and separable: each window adds a product of three matrices, of which the outer ones say what
-    becomes of its rows and of its columns.
+    Upsampling the logits, averaging overlapping windows and resizing to the original size are
+    linear and separable: each window adds a product of three matrices, of which the outer two map
+    its rows and its columns.
     """
 
     def __init__(
@@ -195,7 +194,7 @@ class _View:
         self._shown = inference.size((images.shape[-2], images.shape[-1]), factor)
         require_shown(network, self._size, inference, images.device, factor, len(images))
         if self._shown != self._size:
-            # Not antialiased, as in training: the network knows images as they are sampled there.
+            # Not antialiased, as in training.
             images = F.interpolate(_unit(images), self._shown, mode="bilinear")
         window = inference.window or max(self._shown)
         stride = inference.stride or max(1, window * 2 // 3)
@@ -210,7 +209,7 @@ class _View:
         ]
 
     def tiles(self, high: int, wide: int) -> Iterator[Float[Tensor, "batch rows classes cols"]]:
-        """Make the logits at the images' size, row by row of tiles of at most this size."""
+        """Compute logits at the images' size in tiles of at most this size, row by row."""
         ruled_out = any(bool((each <= _RULED_OUT).any()) for row in self._answers for each in row)
         for rows in self._parts(0, high):
             for columns in self._parts(1, wide):
@@ -219,7 +218,7 @@ class _View:
                     for (top, down), (left, along) in product(rows, columns)
                 )
                 total = sum(others, start=first)
-                # What is ruled out stays so, however little of it a mean contains.
+                # A class that any averaged position rules out stays ruled out.
                 yield total.where(total > _RULED_OUT / 1e6, -math.inf) if ruled_out else total
 
     def _enlarged(self, top: int, down: Span, left: int, along: Span) -> Tensor:
@@ -230,7 +229,7 @@ class _View:
         return (down.mixing.T @ part.flatten(2)).view(len(part), -1, *part.shape[2:])
 
     def _parts(self, axis: int, length: int) -> list[list[tuple[int, Span]]]:
-        """List for the tiles along an axis which windows reach them, and how."""
+        """List for each tile along an axis the windows that cover it, with their spans."""
         answer = self._answers[0][0]
         return _spans(
             answer.shape[1 if axis == 0 else 3],
@@ -284,15 +283,15 @@ def _unit(images: Tensor) -> Tensor:
 
 def _answer(network: Segmenter, images: Tensor) -> Float[Tensor, "batch rows classes cols"]:
     logits: Tensor = network(_unit(images)).logits.float()
-    # Minus infinity may rule a class out; anything else that is not finite names some class too.
+    # Minus infinity may rule out a class; other values that are not finite would yield a class too.
     if not (logits < math.inf).all():
-        raise FloatingPointError("the network's answers are infinite or NaN; it is broken")
-    # Finite, as products with zeros must be zero.
+        raise FloatingPointError("the network's logits are infinite or NaN; it is broken")
+    # Finite, so that products with zeros are zero.
     return logits.clamp_min(_RULED_OUT).transpose(1, 2)
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
-    """List where windows begin; one that would overrun ends at the border instead."""
+    """List the starts of windows; a window that would exceed the border ends at it instead."""
     count = max(side - window + stride - 1, 0) // stride + 1
     return [max(min(i * stride, side - window), 0) for i in range(count)]
 
@@ -300,7 +299,7 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
 def together(
     items: Iterable[Item], count: int, size: Callable[[Item], Hashable]
 ) -> Iterator[list[Item]]:
-    """Group items of one size, `count` at a time; the largest group goes early if too many wait.
+    """Group items by size into batches of at most ``count``, with few items waiting.
 
     Examples:
         >>> ["".join(each) for each in together("aAbBcCd", 2, str.isupper)]
@@ -322,15 +321,15 @@ def score(
     device: torch.device,
     each: Callable[[int, Int[Tensor, "classes classes"]], None] | None = None,
 ) -> Int[Tensor, "classes classes"]:
-    """Evaluate batch by batch into one confusion matrix; memory does not grow with the set.
+    """Evaluate batch by batch into one confusion matrix; memory does not grow with the data.
 
     Args:
-        network: What to evaluate; left in the mode it was in.
+        network: Network to evaluate; its mode is restored afterwards.
         samples: Images and their labels.
-        inference: How images are shown to it.
-        device: Where it is.
-        each: Called with the number, from 0, and the confusion matrix of every image, in the order
-            in which batches are full.
+        inference: Inference settings.
+        device: The network's device.
+        each: Called with the index, from 0, and the confusion matrix of every image, in the order
+            in which batches fill up.
     """
     was_training = network.training
     network.eval()

@@ -1,4 +1,4 @@
-"""How much memory a process has taken, and how much there is for what it is about to do."""
+"""Memory of the process: its peak, and how much is still free."""
 
 import sys
 from contextlib import suppress
@@ -11,15 +11,15 @@ import torch
 from fakd.errors import InputError
 
 WORKER = 64 * 2**20
-"""Bytes that a process which loads samples has of its own at least; a run's had 95 MB."""
+"""Minimum private memory of a data-loading process, in bytes; 95 MB were measured in a run."""
 _CACHES = ("active_file", "inactive_file")
-"""Of a control group's memory, what is given back where it is needed."""
+"""Parts of a control group's memory that the system reclaims when needed."""
 
 
 def peak_memory(device: torch.device) -> int:
-    """Measure the most memory held so far, in bytes: the GPU's, or the whole process's.
+    """Measure the peak memory so far, in bytes: of the GPU, or of the whole process.
 
-    0 where the system does not say it, as on Windows without a GPU.
+    0 if the system does not report it, as on Windows without a GPU.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -31,9 +31,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Measure how much memory may still be taken, in bytes: the GPU's, or the machine's.
+    """Measure the free memory, in bytes: of the GPU, or of the machine.
 
-    A control group's limit counts where it leaves less. None where nothing says it.
+    A control group's limit counts if it leaves less. None if the system does not report it.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -58,19 +58,19 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
 
 
 def _table(file: Path) -> dict[str, int]:
-    """Read lines of a name and a number, and perhaps a unit."""
+    """Parse lines with a name, a number and an optional unit."""
     lines = (line.split() for line in file.read_text().splitlines())
     return {words[0]: int(words[1]) for words in lines if len(words) > 1}
 
 
 def require_memory(needed: int, what: str, remedy: str, device: torch.device | None = None) -> None:
-    """Refuse what takes more memory than is free: where it is short, processes are killed.
+    """Refuse to use more memory than is free, since the system would kill the process.
 
     Args:
-        needed: bytes, counted rather too low than too high.
-        what: takes them.
-        remedy: how less would do.
-        device: whose memory it is; the machine's if not given.
+        needed: bytes, estimated rather too low than too high.
+        what: what needs the memory, for the error message.
+        remedy: how to need less.
+        device: device whose memory is used; the machine's memory if not given.
 
     Raises:
         InputError: says how much is needed and how much is free.
@@ -78,6 +78,6 @@ def require_memory(needed: int, what: str, remedy: str, device: torch.device | N
     free = free_memory(device or torch.device("cpu"))
     if free is not None and needed > free:
         raise InputError(
-            f"{what} would take {needed / 1e9:,.1f} GB of memory or more, and {free / 1e9:,.1f} GB "
-            f"are free; {remedy}"
+            f"{what} would take at least {needed / 1e9:,.1f} GB of memory, but {free / 1e9:,.1f} "
+            f"GB are free; {remedy}"
         )

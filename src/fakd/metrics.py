@@ -1,4 +1,4 @@
-"""One confusion matrix over the whole set, the scores read off it, and how answers differ."""
+"""Confusion matrix over a whole set, its scores, and divergence of predictions."""
 
 import math
 from dataclasses import dataclass
@@ -14,25 +14,24 @@ from fakd.types import IGNORE
 def confusion_matrix(
     prediction: Integer[Tensor, "*pixels"], labels: Integer[Tensor, "*pixels"], classes: int
 ) -> Int[Tensor, "classes classes"]:
-    """Count pixels by (true class, predicted class); ignored pixels are left out.
+    """Count pixels by (true class, predicted class), without ignored pixels.
 
-    Matrices of several images add up to the matrix of the set, and those of several processes to
-    the matrix of all of them.
+    Matrices of several images or processes add up to the matrix of all of them.
     """
-    # Ignored pixels fill the first row; masking them out before costs more than all the rest.
+    # Ignored pixels are counted in the first row; masking them out would cost more than the rest.
     index = torch.add(prediction.flatten().int(), labels.flatten().int(), alpha=classes)
     index -= IGNORE * classes
     counts = torch.bincount(index, minlength=(classes + 1) * classes)
     if len(counts) > (classes + 1) * classes:
         raise ValueError(
             f"expected labels from 0 to {classes - 1} or {IGNORE} for none, got "
-            f"{int(labels.max())}; leave pixels of other classes out as {IGNORE}"
+            f"{int(labels.max())}; set pixels of other classes to {IGNORE}"
         )
     return counts[classes:].view(classes, classes)
 
 
 _ROWS = 64
-"""Rows of a map whose divergence is computed at a time, to hold few copies of all classes."""
+"""Rows of a map whose divergence is computed at a time, to limit memory."""
 
 
 def jensen_shannon(
@@ -40,12 +39,12 @@ def jensen_shannon(
     other: Float[Tensor, "batch classes rows cols"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "batch rows cols"]:
-    r"""Compute how much the class probabilities of two answers differ: 0 for not at all, up to 1.
+    r"""Compute the divergence of the class probabilities of two predictions, from 0 (equal) to 1.
 
     The Jensen-Shannon divergence in bits (Lin, 1991, "Divergence measures based on the Shannon
     entropy"), :math:`H\left(\frac{p + q}{2}\right) - \frac{H(p) + H(q)}{2}`, with p and q the
-    softmax of the logits divided by the temperature. It is symmetric, and finite where a class is
-    impossible to one of them.
+    softmax of the logits divided by the temperature. It is symmetric, and finite even where one of
+    them gives a class the probability 0.
 
     >>> sure = torch.tensor([30.0, 0.0]).view(1, 2, 1, 1)
     >>> jensen_shannon(sure, sure.flip(1)).item(), jensen_shannon(sure, sure).item()
@@ -62,24 +61,25 @@ def jensen_shannon(
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a set of images, as fractions of 1; NaN where a class gives no answer.
+    """Scores of a set of images, as fractions of 1; NaN where a class's score is undefined.
 
-    A class that no label shows is left out of the mean: predicted on a few stray pixels only, its
-    IoU of 0 would tell nothing. mmsegmentation counts it; published sets label every class.
+    A class without labelled pixels is excluded from the mean: a few stray predictions would make
+    its IoU 0, which is not informative. mmsegmentation includes it; in published sets every class
+    is labelled.
     """
 
     iou: Float[Tensor, " classes"]
     """Intersection over union of every class, over the whole set."""
     accuracy: Float[Tensor, " classes"]
-    """Share of every class's pixels that were found."""
+    """Share of every class's pixels that are predicted correctly."""
     pixel_accuracy: float
-    """Share of all labelled pixels that are right: aAcc."""
+    """Share of all labelled pixels that are predicted correctly: aAcc."""
     pixels: Int[Tensor, " classes"]
     """Labelled pixels of every class."""
 
     @classmethod
     def from_matrix(cls, matrix: Int[Tensor, "classes classes"]) -> "Scores":
-        """Read the scores off a confusion matrix (rows: truth, columns: prediction)."""
+        """Compute the scores from a confusion matrix (rows: ground truth, columns: prediction)."""
         matrix = matrix.cpu().double()
         hit, truth, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         return cls(
@@ -91,7 +91,7 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that labels show: mIoU."""
+        """Mean IoU over the classes with labelled pixels: mIoU."""
         return float(self.iou[self.pixels > 0].mean())
 
     @property
@@ -100,7 +100,7 @@ class Scores:
         return float(self.accuracy.nanmean())
 
     def as_dict(self, class_names: tuple[str, ...]) -> dict[str, object]:
-        """Turn the scores into plain JSON, in percent; None where there is no answer."""
+        """Convert the scores to plain JSON, in percent; None where a score is undefined."""
 
         def percent(value: float) -> float | None:
             return None if value != value else round(100 * value, 4)

@@ -1,4 +1,4 @@
-"""A network as a folder that others load: weights, what they are, and a card; to a hub and back."""
+"""Share networks as a folder of weights, metadata and model card, also through a hub."""
 
 import copy
 import json
@@ -35,32 +35,32 @@ def save_pretrained(
     """Write a network as a folder to share: safetensors, JSON, and a model card.
 
     The card has scores, the verdict of the comparison that a run is part of, recipe, the data's
-    fingerprint, and licences as far as they are known. Folders of this machine are left out of it.
+    fingerprint, and licences as far as they are known, but no paths of this machine.
 
     Args:
-        run: a finished run, of which the best weights are taken; or any network.
-        folder: where to; created with its parents.
-        licence: what you let others do with it, such as apache-2.0.
-        overwrite: replace what was shared there before.
+        run: a finished run, whose best weights are used; or any network.
+        folder: folder to write, created with its parents.
+        licence: licence of the network, such as apache-2.0.
+        overwrite: replace a network that was shared there before.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: something is in the way, or the network cannot be built again from a file.
+        InputError: the folder has such files, or the network cannot be rebuilt from a file.
     """
     folder = expanded(folder)
     present = [name for name in _FILES if (folder / name).exists()]
     if present and not overwrite:
         raise InputError(f"{folder / present[0]} exists; choose another folder, or overwrite=True")
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is no folder; choose another one")
+        raise InputError(f"{folder} is not a folder; choose another one")
     known = isinstance(run, str | Path) and (expanded(run) / RESULT).is_file()
     finished = read_run(run) if known and isinstance(run, str | Path) else None
     network = load(finished.folder) if finished else open_network(run)
     if network.config is None:
         raise InputError(
-            "this network cannot say how to build it again, and so not be shared; give one of "
+            "this network cannot be shared, as no spec that rebuilds it is known; give one of "
             "fakd or of a known library, or a class or function by its class path"
         )
     facts = describe(network, finished, licence)
@@ -86,7 +86,7 @@ def from_pretrained(
     """Load a network that `save_pretrained` wrote, in evaluation mode.
 
     Args:
-        source: a folder, or an id of the hub; without a connection, what was fetched before.
+        source: a folder, or an id of the hub; without a connection, the local cache is used.
         allow: code of your own that the network needs; see `fakd.load`.
         revision: branch, tag or commit at the hub.
 
@@ -114,12 +114,12 @@ def push_to_hub(
     Args:
         run: a finished run, or any network.
         name: its id at the hub, ``user/name``.
-        licence: what you let others do with it, such as apache-2.0.
-        private: whether only you may see it; what exists stays as visible as it is.
-        token: yours; the one that ``hf auth login`` has stored if not given.
+        licence: licence of the network, such as apache-2.0.
+        private: whether only you can see it; does not change an existing repository.
+        token: your access token; by default the one stored by ``hf auth login``.
 
     Returns:
-        Where it can be seen.
+        Its URL.
 
     Raises:
         InputError: the hub cannot be reached, or refuses.
@@ -128,7 +128,7 @@ def push_to_hub(
     import huggingface_hub
 
     with tempfile.TemporaryDirectory() as place:
-        # Named after the id, which is the title of a network that is no run.
+        # Named after the id, as the folder's name is the title of a network that is not a run.
         folder = save_pretrained(run, Path(place) / name.rpartition("/")[2], licence=licence)
         if not is_reachable():
             raise InputError(f"the hub cannot be reached; {name} was not pushed")
@@ -152,12 +152,13 @@ def _fetched(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as error:
         why = "and the hub cannot be reached" if here else (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"{name} is no folder and no network that was fetched before, {why}"
+            f"{name} is neither a folder nor a network in the local cache, {why}; give a folder, "
+            "or check the id"
         ) from error
 
 
 def describe(network: Segmenter, run: Run | None, licence: str | None) -> dict[str, Any]:
-    """Put together what config.json holds."""
+    """Compile the content of config.json."""
     facts: dict[str, Any] = {
         "fakd_version": own_version(),
         "network": without_folders(network.config),
@@ -189,7 +190,7 @@ def describe(network: Segmenter, run: Run | None, licence: str | None) -> dict[s
 
 
 def _licence_of_start(recipe: Mapping[str, Any]) -> str | None:
-    """Name the licence of the weights that a run's network began with; None if it had none."""
+    """Return the licence of a run's initial weights; None if they were random."""
     spec = recipe.get("student") or recipe.get("network")
     given = (spec.get("init_args") or {}) if specs.is_spec(spec) else {}
     inner = given.get("network")
@@ -202,7 +203,7 @@ def _licence_of_start(recipe: Mapping[str, Any]) -> str | None:
 
 
 def _verdict(run: Run) -> str | None:
-    """Say what the comparison that a run is part of says of its method."""
+    """Return the verdict on a run's method from the comparison that it is part of."""
     if place_in_grid(run.folder) is None or run.method == ALONE:
         return None
     finished, _ = read_grid(run.folder.absolute().parents[2])
@@ -212,7 +213,7 @@ def _verdict(run: Run) -> str | None:
 
 
 def _own_code(spec: Any) -> list[str]:
-    """List the files and modules of nobody we know that a network is built by."""
+    """List the files and modules outside fakd and known libraries that build a network."""
     if not specs.is_spec(spec):
         return []
     path, found = spec["class_path"], []
@@ -225,7 +226,7 @@ def _own_code(spec: Any) -> list[str]:
 
 
 def without_folders(value: Any) -> Any:
-    """Reduce absolute paths to their last part: where things lay here is nobody's business.
+    """Reduce absolute paths to their last part, for privacy.
 
     >>> without_folders({"root": "/home/me/streets", "steps": 3})
     {'root': 'streets', 'steps': 3}
@@ -242,7 +243,7 @@ def without_folders(value: Any) -> Any:
 
 
 def card(title: str, facts: Mapping[str, Any]) -> str:
-    """Write README.md: the model card, with what hubs read of it at its head."""
+    """Compose README.md, the model card, with the metadata that hubs read at its head."""
     head: dict[str, Any] = {
         "library_name": "fakd",
         "pipeline_tag": "image-segmentation",
@@ -271,7 +272,7 @@ def card(title: str, facts: Mapping[str, Any]) -> str:
         "",
     ]
     if code:
-        lines += [f"It needs code that is not here: {', '.join(code)}.", ""]
+        lines += [f"It needs code that is not included: {', '.join(code)}.", ""]
     lines += ["## Scores", "", *_scores(facts), "", "## Training", ""]
     if "recipe" in facts:
         data = facts["data"]
@@ -286,7 +287,7 @@ def card(title: str, facts: Mapping[str, Any]) -> str:
             "",
         ]
     else:
-        lines += ["Not known: it is no run of fakd.", ""]
+        lines += ["Not known: it is not a run of fakd.", ""]
     lines += ["## Licences", ""]
     lines += [f"- this network: {facts['licence'] or 'not stated'}"]
     known = facts.get("licences", {})

@@ -1,4 +1,4 @@
-"""What people type instead of class paths, and what they meant when they mistyped it."""
+"""Expand short forms on the command line and in recipes to specs; suggest names for typos."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from fakd.settings import Optimizer
 from fakd.sources import IN_MODULE, is_source, resolve
 from fakd.specs import CLASS_PATH, allow, arguments_of, full_path, is_spec, nearest, written
 
-# Parameter -> the package whose public names may be given bare.
+# Parameter -> the package whose public names need no prefix.
 PACKAGES = {
     "data": "fakd.data",
     "distillation": "fakd.losses",
@@ -25,7 +25,7 @@ PACKAGES = {
     "network": "fakd.models",
     "student": "fakd.models",
 }
-# What opens a path, its parameter, and what may lie there.
+# Class path that opens a path -> its parameter, and what the path may be.
 OPENERS = {
     "fakd.data.folder": ("root", "a folder of data or the .yaml file that describes it"),
     "fakd.models.load": ("path", "a finished run, a .safetensors file, or mmsegmentation's .pth"),
@@ -39,14 +39,14 @@ _EXAMPLES = {
     "distillation": "ChannelKL",
 }
 _FILES = (".yaml", ".yml")
-# Groups of settings whose name alone stands for one of them.
+# Group of settings -> the setting that the group's name alone sets.
 _LEADING = {"optimizer": "kind", "freeze": "names"}
 _OPTIMIZER = {each.name for each in fields(Optimizer)}
 # Several numbers without brackets.
 _NUMBERS = re.compile(r"[-+.\deE]*\d[-+.\deE]*(,[-+.\deE]*\d[-+.\deE]*)+")
 # Flags without a value.
 _BARE = ("help", "print_config")
-# Settings of version 0.1 that are called otherwise now.
+# Settings of version 0.1 that have been renamed.
 MOVED = {
     "weight": "distillation.weight, an argument of the loss,",
     "auxiliary_weight": "task.auxiliary_weight",
@@ -72,7 +72,7 @@ def _meant_in_file(flag: str, value: Any) -> Any:
 
 
 def _meant(flag: str, value: str) -> str | dict[str, Any]:
-    """Say what a short form stands for: a class path, or one with its arguments."""
+    """Expand a short form to a class path, or to a spec."""
     if flag == "distillation":
         return _distillation(value)
     if flag == "teacher" and (source := described(value, partial(_meant, flag))) is not None:
@@ -85,7 +85,7 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
     if value.lstrip().startswith("{") or (CLASS_PATH.match(value) and not is_path):
         return value
     hint = nearest(value, package.__all__, cutoff=0.7)
-    # In capitals it stands for a path, as in examples.
+    # Capitals are placeholders for a path, as in examples.
     if hint and not is_path and "/" not in value and not value.isupper():
         raise InputError(f"--{flag}: there is no {value}{hint}")
     if flag == "data":
@@ -97,7 +97,7 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
 
 
 def _distillation(value: str) -> str | dict[str, Any]:
-    """Write a preset out, so that the recipe of a run shows every number."""
+    """Expand a preset, so that a run's recipe contains all numbers."""
     if value in losses.PRESETS:
         return losses.PRESETS[value]
     name = value.removeprefix(f"{PACKAGES['distillation']}.")
@@ -115,16 +115,16 @@ def gather(
     switches: Collection[str] = (),
     lists: Collection[str] = (),
 ) -> tuple[list[str], list[Mapping[str, Any]]]:
-    """Collect every spec from its flags and the recipes, short forms written out.
+    """Collect every spec from its flags and the recipes, and expand short forms.
 
     ``--student pspnet`` is a builder, ``--data PATH`` a folder, ``--student.backbone X`` an
-    argument; ``--teacher.weights FILE`` without a ``--teacher`` is that file. ``switches`` are on
-    where no value follows them; ``--data.size 48,64`` is a list, and so are those of ``lists``. A
-    YAML file that comes first is the recipe, and may hold the same short forms. Code that a flag
-    names is thereby allowed.
+    argument; ``--teacher.weights FILE`` without a ``--teacher`` is that file. ``switches`` need no
+    value to be on; ``--data.size 48,64`` is a list, and so are values of the flags in ``lists``. A
+    YAML file as the first argument is the recipe, and may hold the same short forms. Code that a
+    flag names is thereby allowed.
 
     Returns:
-        One ``--name=value`` for each other flag and each spec, and what the recipes hold besides.
+        One ``--name=value`` for each other flag and each spec, and the remaining recipe contents.
 
     >>> gather(["--student=pspnet", "--student.backbone", "resnet18"], ["student"])[0]
     ['--student={"class_path": "fakd.models.pspnet", "init_args": {"backbone": "resnet18"}}']
@@ -155,7 +155,7 @@ def gather(
             content = _recipe(value or "", built)
             found |= {each: content.pop(each) for each in built & set(content)}
             recipes.append(content)
-            # What says nothing is as if it were not there.
+            # A null value is the same as none.
             said = {each: inside for each, inside in content.items() if inside is not None}
             rest.append(f"--recipe={yaml_text(said)}")
         elif key in built and value is not None:
@@ -169,17 +169,17 @@ def gather(
             found[key] = _changed(found.get(key), inner.split(".") if inner else [], meant)
         else:
             if name == "augmentation.extra":
-                # The parser cannot replace one class path, such as a recipe's, by another.
+                # The parser cannot replace a class path, such as a recipe's, by another.
                 rest.append(f"--{name}=null")
             if value is not None:
-                _plain(name, value)  # refuses what only looks like a mapping
+                _plain(name, value)  # refuses malformed mappings
             rest.append(f"--{name}" if value is None else f"--{name}={value}")
     for key, spec in found.items():
         if isinstance(spec, str):
             found[key] = spec = written(spec)
         if spec is not None and not is_spec(spec):
             example = f"--{key} {_EXAMPLES[key]}"
-            raise InputError(f"{key}: name it before its options, such as {example}")
+            raise InputError(f"{key}: give it before its options, such as {example}")
     if options:
         rest.append(f"--optimizer.arguments={json.dumps(options)}")
     rest += [f"--{key}={json.dumps(spec, default=str)}" for key, spec in found.items()]
@@ -187,7 +187,7 @@ def gather(
 
 
 def _code_in(typed: Any) -> Iterator[str]:
-    """Find what may be code of the user's own in what stands on the command line."""
+    """Find names on the command line that may be the user's own code."""
     if isinstance(typed, Mapping | list):
         for each in typed.values() if isinstance(typed, Mapping) else typed:
             yield from _code_in(each)
@@ -198,7 +198,7 @@ def _code_in(typed: Any) -> Iterator[str]:
 
 
 def _recipe(file: str, built: set[str]) -> dict[str, Any]:
-    """Read a recipe, its short forms written out."""
+    """Read a recipe and expand its short forms."""
     path = expanded(file)
     content = read_yaml(path)
     try:
@@ -218,7 +218,7 @@ def _recipe(file: str, built: set[str]) -> dict[str, Any]:
 
 
 def require_there(key: str, spec: Mapping[str, Any]) -> None:
-    """Refuse a path that does not exist, before whatever would read it is imported."""
+    """Check that a spec's path exists, before the code that reads it is imported."""
     arguments = arguments_of(spec)
     for each in (arguments.get("teacher"), *(arguments.get("teachers") or [])):
         if is_spec(each):
@@ -226,16 +226,16 @@ def require_there(key: str, spec: Mapping[str, Any]) -> None:
     parameter, kinds = OPENERS.get(spec["class_path"], ("", ""))
     path = arguments.get(parameter)
     if path is not None and not expanded(str(path)).exists():
-        raise InputError(f"{key}: {path} does not exist; name {kinds}")
+        raise InputError(f"{key}: {path} does not exist; give {kinds}")
 
 
 def _split(
     arguments: Sequence[str], switches: Collection[str], lists: Collection[str]
 ) -> Iterable[tuple[str, str | None]]:
-    """Tell flags from their values.
+    """Split arguments into flags and values.
 
     Raises:
-        InputError: something stands where a flag should.
+        InputError: a value is found instead of a flag, or a value is missing.
     """
     words = deque(arguments)
     while words:
@@ -250,7 +250,7 @@ def _split(
         if word == "-h":
             yield "help", None
         elif not word.startswith("--"):
-            raise InputError(f"there is no {word} here; give values as --NAME VALUE")
+            raise InputError(f"unexpected argument {word}; give values as --NAME VALUE")
         elif equals or name in _BARE:
             yield name, value if equals else None
         elif words and not words[0].startswith("--"):
@@ -262,7 +262,7 @@ def _split(
 
 
 def _changed(spec: Any, inner: Sequence[str], value: Any) -> Any:
-    """Set one value in a spec: its class path, or one of its arguments however deep."""
+    """Set one value in a spec: its class path, or an argument at any depth."""
     if not inner or list(inner) == ["class_path"]:
         if isinstance(value, dict) or value is None:
             return value
@@ -278,10 +278,10 @@ def _changed(spec: Any, inner: Sequence[str], value: Any) -> Any:
 
 
 def _plain(name: str, text: str) -> Any:
-    """Read a value as YAML; what is none is text.
+    """Parse a value as YAML; a value that is not YAML is text.
 
     Raises:
-        InputError: it begins as a mapping or list and is none.
+        InputError: it begins like a mapping or list, but is none.
     """
     try:
         return parse_yaml(text)
@@ -294,7 +294,7 @@ def _plain(name: str, text: str) -> Any:
 def first_unknown(
     arguments: Sequence[str], recipes: Sequence[Mapping[str, Any]], known: Collection[str]
 ) -> str | None:
-    """Find the first name that is no flag, in flags of the form ``--name=value`` and recipes.
+    """Find the first unknown name in flags of the form ``--name=value`` and in recipes.
 
     >>> first_unknown(["--schedle.steps=5"], [], ["schedule.steps"])
     'schedle.steps'
@@ -324,7 +324,7 @@ _WORDS = {
 
 
 def one_line(message: str) -> str:
-    r"""Reduce the parser's words on a value to a line that names it, and all that may stand there.
+    r"""Shorten the parser's message to one line with the setting's name and all accepted types.
 
     >>> one_line("Parser key \"seed\":\n  Expected a <class 'int'>. Got value: many")
     'seed: expected a whole number, got many'

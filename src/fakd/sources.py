@@ -1,4 +1,4 @@
-"""The one word that names a network, wherever it comes from, and the spec it stands for."""
+"""Names of networks from any source, such as hf:FOLDER or FILE.onnx, and the specs they mean."""
 
 import json
 import re
@@ -23,28 +23,28 @@ SCHEMES = {
 }
 EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts", ".xml")
 GUARANTEE, REJECTED = "guarantee.json", ".rejected"
-"""What is known of an exported file, and the ending of one that is worse than its student."""
+"""File with an export's guarantee, and the suffix of exports that are worse than their student."""
 _LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _QUERIED = re.compile(r"(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\?(?P<query>.+)")
-"""A network of this package, or a class path, with its arguments."""
+"""A network of this package, or a class path, with arguments."""
 IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Spec = dict[str, Any]
 
 
 def written(class_path: str, **arguments: Any) -> Spec:
-    """Write a spec."""
+    """Build a spec from a class path and arguments."""
     return {"class_path": class_path, "init_args": arguments}
 
 
 def is_source(word: str) -> bool:
-    """Tell whether a word names a network by its source: a scheme, a file of code, or an export."""
+    """Return whether a word names a network by a scheme, a code or weights file, or arguments."""
     ending = word.endswith((*EXPORTED, *_LOADED))
     return ":" in word or ending or _QUERIED.fullmatch(word) is not None
 
 
 def resolve(word: str) -> Spec:
-    """Write out what a word stands for, without opening it.
+    """Convert a network's name to a spec, without opening it.
 
     ``hf:FOLDER``, ``hf:ID``, ``smp:Unet?encoder_name=resnet18``, ``smp:FOLDER``,
     ``torchvision:deeplabv3_resnet50?weights=NAME``, ``timm:NAME``, ``pspnet?backbone=resnet18``,
@@ -75,7 +75,7 @@ def resolve(word: str) -> Spec:
     if (inside := IN_FILE.fullmatch(word)) is not None:
         if not Path(inside["file"]).expanduser().is_file():
             raise InputError(
-                f"{inside['file']} does not exist; name the .py file with the function"
+                f"{inside['file']} does not exist; give the .py file with the function"
             )
         return written(word)
     if colon and not Path(word).exists():
@@ -111,13 +111,13 @@ def _of_library(scheme: str, name: str, given: Mapping[str, Any]) -> Spec:
         others = {key: value for key, value in given.items() if key != "head"}
         return written(f"fakd.models.{head}", backbone=f"timm/{name}", **others)
     if scheme == "torchvision":
-        # Nothing is fetched that was not asked for.
+        # Nothing is downloaded unless requested.
         defaults = {} if given.get("weights") else {"weights_backbone": None}
         return written(f"torchvision.models.segmentation.{name}", **{**defaults, **given})
     if scheme == "smp" and "/" not in name and not Path(name).exists():
         return written(f"segmentation_models_pytorch.{name}", **{"encoder_weights": None, **given})
     if not Path(name).expanduser().exists() and not _HUB_ID.fullmatch(name):
-        raise InputError(f"{name} does not exist; name a folder or an id of the hub")
+        raise InputError(f"{name} does not exist; give a folder or an id of the hub")
     opener = "open_transformers" if scheme == "hf" else "open_smp"
     return written(f"fakd.models.{opener}", source=name, **given)
 
@@ -142,13 +142,13 @@ def _at_path(word: str) -> Spec:
     path = Path(word).expanduser()
     _refuse_rejected(path)
     if path.suffix == ".py":
-        raise InputError(f"{word} may hold several networks; name the function: {word}:FUNCTION")
+        raise InputError(f"{word} may hold several networks; add the function: {word}:FUNCTION")
     if path.is_dir() and (kind := _saved_by(path)) is not None:
         require_library(SCHEMES[kind])
         return _of_library(kind, word, {})
     if path.suffix in EXPORTED or (path.is_file() and _is_torchscript(path)):
         if not path.is_file():
-            raise InputError(f"{word} does not exist; name an exported network")
+            raise InputError(f"{word} does not exist; give the file of an exported network")
         if path.suffix == ".onnx":
             require_library("onnxruntime")
         return written("fakd.models.open_exported", path=word)
@@ -156,7 +156,7 @@ def _at_path(word: str) -> Spec:
 
 
 def _refuse_rejected(path: Path) -> None:
-    """Say why an export was rejected that is named so, or without that ending."""
+    """Raise an error if an export was rejected; its name may lack the suffix of rejected files."""
     meant = path.with_suffix("") if path.suffix == REJECTED else path
     rejected = Path(f"{meant}{REJECTED}")
     if meant.suffix not in EXPORTED or not rejected.is_file() or (path == meant and path.exists()):
@@ -167,13 +167,13 @@ def _refuse_rejected(path: Path) -> None:
         sides = [f"{told['guarantee'][side]['miou']:.2f}" for side in ("file", "student")]
         why = f"it scores {sides[0]} mIoU and its student {sides[1]}"
     raise InputError(
-        f"{rejected} was rejected when it was exported: {why} (card.md{REJECTED} beside it); "
-        f"rename it to {meant.name} to use it all the same"
+        f"{rejected} was rejected when it was exported: {why} (see card.md{REJECTED} next to it); "
+        f"rename it to {meant.name} to use it anyway"
     )
 
 
 def _saved_by(folder: Path) -> str | None:
-    """Tell which library saved a folder: its scheme; None if neither did."""
+    """Return the scheme of the library that saved a folder; None if neither did."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -184,7 +184,7 @@ def _saved_by(folder: Path) -> str | None:
 
 
 def _is_torchscript(file: Path) -> bool:
-    """Tell an exported program, which holds code, from a file of tensors."""
+    """Return whether a file is an exported program, with code, instead of a file of tensors."""
     if file.suffix not in (".pt", ".pth") or not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as content:

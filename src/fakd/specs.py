@@ -1,9 +1,9 @@
-"""From a class path to an object and back, and what may be imported for whom.
+"""Specs: build objects from class paths, and check which code may be imported.
 
-A spec is ``{"class_path": ..., "init_args": {...}}``, plain values that a recipe or the metadata of
-a weights file holds; the arguments may be specs themselves. Code that the user names is built as
-it is. Code that only a file names is built if it makes networks and is fakd's or a known library's,
-or if the user has allowed it (`fakd.imports`).
+A spec is ``{"class_path": ..., "init_args": {...}}``, plain values in a recipe or in the metadata
+of a weights file; arguments may be specs themselves. Code that the user names is always built. Code
+that only a file names is built if it constructs networks and is fakd's or a known library's, or if
+the user has allowed it (`fakd.imports`).
 """
 
 import inspect
@@ -44,7 +44,7 @@ STARTING_WEIGHTS: Mapping[str, Any] = {
     "use_pretrained_backbone": False,
     "checkpoint_path": "",
 }
-"""Arguments that say what a network starts from, and the value that means: from nothing."""
+"""Arguments for a network's initial weights -> the value that means random weights."""
 _CLASS_COUNTS = ("classes", "num_classes")
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
@@ -52,7 +52,7 @@ _built: WeakKeyDictionary[Any, Spec] = WeakKeyDictionary()
 
 
 def full_path(name: str, package: str) -> str:
-    """Complete a bare name, which is one of a package's; a dotted path is complete.
+    """Complete a bare name with its package; a dotted path is complete.
 
     >>> full_path("pspnet", "fakd.models"), full_path("my.net", "fakd.models")
     ('fakd.models.pspnet', 'my.net')
@@ -61,24 +61,24 @@ def full_path(name: str, package: str) -> str:
 
 
 def is_spec(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether a plain value describes an object."""
+    """Return whether a plain value is a spec."""
     return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
 
 
 def arguments_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Take a spec's arguments, or refuse what is no mapping from their names."""
+    """Return a spec's arguments; refuse anything but a mapping with names as keys."""
     given = spec.get("init_args") or {}
     if not isinstance(given, Mapping) or any(type(name) is not str for name in given):
         raise InputError(
-            f"{spec.get('class_path')}: init_args must hold arguments by their names, got {given!r}"
+            f"{spec.get('class_path')}: init_args must map names to arguments, got {given!r}"
         )
     return dict(given)
 
 
 def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
-    """List what a class path takes by name, and tell whether it takes any other name as well."""
+    """List the named parameters of a class path, and whether it accepts other names as well."""
     function = find(path)
-    # A class's own __new__ need not say what its __init__ takes.
+    # A class's __new__ may not have the parameters of its __init__.
     made = inspect.isclass(function) and function.__init__ is not object.__init__
     try:
         found = dict(inspect.signature(function.__init__ if made else function).parameters)
@@ -91,18 +91,18 @@ def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     named = {name: each for name, each in found.items() if each.kind not in kinds}
     if path.startswith("torchvision.models.segmentation."):
-        return named, False  # its builders drop what they do not know
-    # The configurations of transformers take num_labels and more without saying so.
+        return named, False  # its builders ignore unknown arguments
+    # Configurations of transformers accept num_labels and others that their signature lacks.
     silent = path.startswith("transformers.") and path.endswith("Config")
     return named, silent or any(each.kind is kinds[0] for each in found.values())
 
 
 def with_claims(spec: Any) -> Any:
-    """Hand what is said of a foreign network, and its builder does not take, to `adapt`.
+    """Pass arguments of an external network that its builder does not take to `adapt`.
 
     ``{class_path: net.py:net, init_args: {width: 8, mean: [0, 0, 0]}}`` becomes an ``adapt`` with
-    ``mean``, whose network is a ``net`` of that width. What is said of plain weights is said of the
-    network named beside them.
+    ``mean``, whose network is a ``net`` of that width. Arguments of a plain weights file are passed
+    to the network that is given with it.
     """
     path = spec.get("class_path") if isinstance(spec, Mapping) else None
     given = arguments_of(spec) if isinstance(spec, Mapping) else {}
@@ -133,26 +133,26 @@ def checked(
     asked_by: object = None,
     ours: Collection[str] = ARCHITECTURES,
 ) -> Spec:
-    """Check a spec and all in it against the signatures it names, and write out all values.
+    """Check a spec recursively against the signatures it names, and write out all defaults.
 
     Args:
-        spec: what the user or a file wrote.
-        where: what errors call it, such as ``network``.
-        package: the one whose names may stand bare.
+        spec: spec from the user or a file.
+        where: its name in error messages, such as ``network``.
+        package: the package whose names need no prefix.
         counted: whether the number of classes will be filled in.
-        asked_by: the file that holds the spec; None for what the user wrote.
-        ours: what of this package such a file may ask for.
+        asked_by: the file that holds the spec; None for a spec from the user.
+        ours: class paths of this package that such a file may use.
 
     Raises:
         InputError: there is no such class path or argument, one is missing or of another type, or
-            only a file asks for what may not be built for it.
+            the spec is from a file and not permitted.
     """
     if not is_spec(spec):
         raise InputError(f"{where}: expected {{class_path: ..., init_args: ...}}, got {spec!r}")
     if strange := set(spec) - {"class_path", "init_args"}:
         raise InputError(
             f"{where}: expected class_path and init_args, got {', '.join(sorted(strange))}; "
-            "arguments belong into init_args"
+            "put arguments into init_args"
         )
     path, given = full_path(spec["class_path"], package), arguments_of(spec)
     if asked_by is None:
@@ -178,9 +178,9 @@ def checked(
         hint, usual = hints.get(name, Any), getattr(known.get(name), "default", None)
         welcome = hint is Any or usual is None or type(None) in get_args(hint)
         if value is None and not welcome:
-            del given[name]  # nothing means the default
+            del given[name]  # null means the default
             continue
-        # Those of smp drop what an encoder does not know; a slip of the pen is no such thing.
+        # smp ignores arguments that an encoder does not know; a typing error is refused here.
         slip = path.startswith("segmentation_models_pytorch.") and nearest(name, known, cutoff=0.8)
         if name not in known and (slip or not open_ended):
             place = f"{where}.{name}"
@@ -199,7 +199,7 @@ def checked(
 
 
 def _as_spec(text: str) -> Any:
-    """Read a word that stands where an object is wanted; what names none is itself."""
+    """Convert text where an object is expected to a spec; other text is returned unchanged."""
     if is_source(text):
         return resolve(text)
     return written(text) if CLASS_PATH.match(text) else text
@@ -212,7 +212,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Write paths and enumerations as text and tuples as lists, as JSON and YAML hold them."""
+    """Convert paths and enumerations to text and tuples to lists, for JSON and YAML."""
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -223,15 +223,15 @@ def plain(value: Any) -> Any:
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
-    """Read a value as the type that the signature names, by the parser's rules."""
+    """Convert a value to the signature's type, by the parser's rules."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     try:
         parser.add_argument("--value", type=hint)
     except ValueError:
-        return value  # a type of somebody else's making
-    # What was read as YAML may have been meant as text: a folder called 2024.
+        return value  # a type that the parser does not know
+    # A value parsed from YAML may have been meant as text, such as a folder called 2024.
     for each in (value, *([] if isinstance(value, str | list | dict | None) else [str(value)])):
         try:
             return parser.parse_object({"value": each})["value"]
@@ -241,7 +241,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
 
 
 def _wording(hint: Any) -> str:
-    """Say what may stand where a signature has a type, as plainly as that goes."""
+    """Describe a type of a signature in plain words."""
     parts = [each for each in get_args(hint) if each is not type(None)]
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(_wording, parts))
@@ -253,9 +253,9 @@ def _wording(hint: Any) -> str:
 
 
 def _with_tuple(value: Any, hint: Any) -> Any:
-    """Undo that YAML and JSON have made a list of a tuple; a file's values are converted no more.
+    """Restore tuples that YAML and JSON turned into lists; the only conversion of a file's values.
 
-    The parser would import what a text names, where the signature wants something to call.
+    For a callable parameter the parser would import what a text names.
     """
     wanted = "tuple" in str(hint) and "list" not in str(hint)
     return tuple(value) if wanted and isinstance(value, list) else value
@@ -282,16 +282,16 @@ def build(
     asked_by: object = None,
     ours: Collection[str] = ARCHITECTURES,
 ) -> Any:
-    """Build what a spec describes, inside out; other plain values are what they are.
+    """Build the object of a spec, inner specs first; other plain values are returned unchanged.
 
     Args:
-        spec: a spec, or a mapping or list with specs in it.
-        classes: the number of classes, for whatever takes one and was given none.
-        asked_by: the file that holds the spec; None for what the user wrote, who may name anything.
-        ours: what of this package such a file may ask for.
+        spec: a spec, or a mapping or list that contains specs.
+        classes: number of classes, for everything that takes one and was not given one.
+        asked_by: the file that holds the spec; None for one from the user, who may name any code.
+        ours: class paths of this package that such a file may use.
 
     Raises:
-        InputError: the class path cannot be built, or may not be because only a file names it.
+        InputError: the class path cannot be built, or is named by a file and not permitted.
     """
     inner = partial(build, asked_by=asked_by, ours=ours)
     if isinstance(spec, list | tuple):
@@ -310,7 +310,7 @@ def build(
         made = find(path)(**arguments)
     except InputError:
         raise
-    # A file may hold any value, which a network's layers refuse in ways of their own.
+    # A file may hold any value, and layers raise various errors for invalid ones.
     except (TypeError, ValueError, OSError, ArithmeticError, LookupError, RuntimeError) as error:
         if asked_by is None:
             raise
@@ -322,7 +322,7 @@ def build(
 def counted_for(spec: Mapping[str, Any], classes: int) -> Spec:
     """Fill in the number of classes where it is not given.
 
-    Weights of torchvision have theirs; `adapt` is told by whoever knows whether it may change it.
+    Except for pretrained weights of torchvision, which fix it, and `adapt`, whose caller decides.
     """
     known, open_ended = parameters(spec["class_path"])
     path, arguments = spec["class_path"], spec["init_args"]
@@ -339,15 +339,15 @@ def _remember(made: Any, spec: Spec) -> None:
         json.dumps(spec)
         _built[made] = spec
     except TypeError:
-        return  # a number, which describes itself; or made from objects that no file could name
-    # What this package's functions make knows more about itself than what they were called with.
+        return  # not weakly referable, such as a number, or not JSON
+    # Networks built by this package's functions set these themselves, in more detail.
     own = spec["class_path"].startswith("fakd.")
     if not own and hasattr(made, "config") and hasattr(made, "origin"):
         made.config, made.origin = architecture(spec), spec
 
 
 def spec_of(made: Any) -> Spec | None:
-    """Return the spec that an object was built from here; None if it was not."""
+    """Return the spec that an object was built from in this process; None if there is none."""
     try:
         return _built.get(made)
     except TypeError:
@@ -355,7 +355,7 @@ def spec_of(made: Any) -> Spec | None:
 
 
 def architecture(spec: Mapping[str, Any]) -> Spec:
-    """Write a network's spec without what its weights started from, which a file has anyway."""
+    """Remove initial weights from a network's spec, for a file that has weights itself."""
     known, _ = parameters(spec["class_path"])
     arguments = {
         name: architecture(value) if is_spec(value) else value
@@ -377,16 +377,21 @@ def _require_permitted(
     if path not in ours and not is_network(path):
         code = inside["file"] if (inside := IN_FILE.fullmatch(path)) else path
         raise InputError(
-            f"{asked_by} asks for {path}, which is no network of fakd, {', '.join(LIBRARIES)}; "
-            "give the network: fakd.load(path, network=...), or allow code that you trust: "
+            f"{asked_by} uses {path}, which is not a network of fakd, {', '.join(LIBRARIES)}; "
+            "pass the network: fakd.load(path, network=...), or allow code that you trust: "
             f"fakd.load(path, allow={code!r}), --code {code}"
         )
     if path in OPENERS - ARCHITECTURES:
         if given.get("allow"):
-            raise InputError(f"{asked_by} allows {given['allow']}, which only you can: allow it")
+            raise InputError(
+                f"{asked_by} allows the code {given['allow']}, which a file cannot; if you trust "
+                "that code, allow it yourself with --code"
+            )
         return
     for name, value in given.items():
         starting = value not in (None, STARTING_WEIGHTS.get(name, value))
-        # Libraries take names such as hf-hub:... for an architecture, and fetch what they say.
+        # Libraries accept names such as hf-hub:... as an architecture, and download it.
         if starting or (isinstance(value, str) and ":" in value):
-            raise InputError(f"{asked_by} asks {path} for other files ({name}: {value})")
+            raise InputError(
+                f"{asked_by} makes {path} open other files ({name}: {value}), which is not allowed"
+            )

@@ -1,4 +1,4 @@
-"""How fast a network is here: from an image's bytes to its classes, in every runtime there is."""
+"""Latency and memory of a network on this machine, from image bytes to classes, by runtime."""
 
 import copy
 import ctypes
@@ -37,7 +37,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     name: each for name, each in writing.LIBRARIES.items() if each
 }
-"""What a runtime of files needs."""
+"""Libraries that runtimes of exported files need."""
 ENDINGS: Mapping[str, str] = {
     "onnx": writing.ENDINGS["onnx"],
     "openvino": writing.ENDINGS["openvino"],
@@ -47,29 +47,29 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Timing:
-    """What one network takes in one runtime, for one image."""
+    """Latency and memory of one network in one runtime, for one image."""
 
     network: str
-    """The word that names it."""
+    """Name of the network."""
     runtime: str
     size: tuple[int, int]
     """Height and width of the image."""
     device: str
     parameters: int | None = None
-    """None if they are not seen."""
+    """None if unknown."""
     median: float | None = None
     """Milliseconds, after a warm-up, from bytes to class ids."""
     p90: float | None = None
-    """Milliseconds that 90 % of the passes stayed below."""
+    """90th percentile, in milliseconds."""
     memory: float | None = None
-    """MB: weights and what a pass adds at most; of a file, all that opening and running it adds."""
+    """MB: weights and peak of a pass; for a file, everything that opening and running it adds."""
     miou: float | None = None
-    """In percent, where it is known."""
+    """In percent, if known."""
     problem: str = ""
     """Why there are no times."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Turn it into plain JSON."""
+        """Convert it to plain JSON."""
         return asdict(self) | {"size": list(self.size)}
 
 
@@ -82,17 +82,17 @@ def time_network(
     inference: Inference | None = None,
     classes: int | None = None,
 ) -> Iterator[Timing]:
-    """Time a network in one runtime after the other; an exported file in its own.
+    """Time a network in one runtime after the other, or an exported file in its own runtime.
 
-    Auxiliary heads are left out, as no device runs them. What does not run says why.
+    Auxiliary heads are removed, as they are not deployed. Failures are reported in ``problem``.
 
     Args:
-        given: a network, or the word that names it.
+        given: a network, or its name.
         size: height and width of the image.
-        device: what computes.
-        runtimes: of `fakd.budget.RUNTIMES`.
-        inference: how the image is shown; as in the network's training if None.
-        classes: the number of classes, for what takes one.
+        device: device that is timed.
+        runtimes: some of `fakd.budget.RUNTIMES`.
+        inference: inference settings; by default those of the network's training.
+        classes: number of classes, if the network takes one.
 
     Raises:
         InputError: there is no such network.
@@ -133,26 +133,26 @@ def time_network(
 
 
 def available() -> list[str]:
-    """List the runtimes whose libraries are there."""
+    """List the runtimes whose libraries are installed."""
     return [name for name in RUNTIMES if all(map(find_spec, LIBRARIES.get(name, ())))]
 
 
 def require_runtimes(names: Sequence[str]) -> None:
-    """Refuse runtimes that there are none of, or whose libraries are missing.
+    """Refuse unknown runtimes, and those whose libraries are missing.
 
     Raises:
-        InputError: names those there are, or the line that installs what is missing.
+        InputError: lists the runtimes, or names the command that installs the library.
     """
     for name in names:
         if name not in RUNTIMES:
-            hint = nearest(name, RUNTIMES, f"; choose of {', '.join(RUNTIMES)}")
+            hint = nearest(name, RUNTIMES, f"; choose from {', '.join(RUNTIMES)}")
             raise InputError(f"there is no runtime {name}{hint}")
         for library in LIBRARIES.get(name, ()):
             require_library(library)
 
 
 def place_name(device: torch.device) -> str:
-    """Say what computes: the GPU, or the processor's name and the number of threads."""
+    """Name the device: the GPU, or the processor with its number of threads."""
     return device_name(device).replace("processor", machine(), 1)
 
 
@@ -162,7 +162,7 @@ def _as_file(
     """Export a network for images of one size, and time the file."""
     form = Form(size=(image.shape[-2], image.shape[-1]), inference=exportable_inference(shown))
     if form.inference != shown:
-        return {"problem": "windows, mirrored and several sizes are no part of a file"}
+        return {"problem": "windows, flips and several scales cannot be exported"}
     graph, file = folder / "network.onnx", folder / f"network{ENDINGS[runtime]}"
     try:
         if not graph.exists():
@@ -185,7 +185,7 @@ def _first_line(error: Exception) -> str:
 def _timed(
     call: Callable[[], object], kind: str, before: float | None, weights: float = 0.0
 ) -> dict[str, Any]:
-    """Time a call, and tell the memory it takes: since ``before``, or beside so many MB."""
+    """Time a call and measure its memory, since ``before`` or in addition to ``weights`` (MB)."""
     try:
         times = timed(call, torch.device(kind))
         if before is None:
@@ -201,7 +201,7 @@ def _timed(
 
 
 def _known_score(network: Segmenter, path: Path | None) -> float | None:
-    """Find the mIoU that a run, a file of weights or an exported file says it has."""
+    """Read the mIoU that a run, a weights file or an exported file records."""
     if path is not None and (path / RESULT).is_file():
         with suppress(OSError, ValueError, KeyError, TypeError):
             return float(read_json(path / RESULT)["best"]["miou"])
@@ -212,13 +212,13 @@ def _known_score(network: Segmenter, path: Path | None) -> float | None:
 
 
 def _weight(network: torch.nn.Module) -> float:
-    """Tell the MB of a network's weights and buffers."""
+    """Compute the size of a network's weights and buffers, in MB."""
     tensors = network.state_dict().values()
     return float(sum(each.numel() * each.element_size() for each in tensors)) / 1e6
 
 
 def _growth(call: Callable[[], object], kind: str) -> float | None:
-    """Tell by how many MB a call adds to what is held, at most; None if the system does not say."""
+    """Measure the peak memory that a call adds, in MB; None if the system does not report it."""
     if kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
@@ -232,12 +232,12 @@ def _growth(call: Callable[[], object], kind: str) -> float | None:
 
 
 def _resident() -> float | None:
-    """Tell the MB that the process holds, and begin a new peak; None if it cannot (not Linux)."""
+    """Measure the process's memory in MB and reset its peak; None except on Linux."""
     gc.collect()
     if sys.platform != "linux":
         return None
     with suppress(OSError, AttributeError):
-        # What was freed before would hide what is taken now.
+        # Freed memory that the allocator keeps would hide new allocations.
         ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR.write_text("5")
@@ -247,7 +247,7 @@ def _resident() -> float | None:
 
 
 def _peak() -> float | None:
-    """Tell the most MB that the process has held since `_resident`."""
+    """Read the process's peak memory since `_resident`, in MB."""
     return _status("VmHWM") if sys.platform == "linux" else None
 
 

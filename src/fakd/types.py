@@ -1,4 +1,4 @@
-"""The two contracts everything else meets: what a segmenter answers and what a loss may see.
+"""The two central interfaces: segmenters and distillation losses.
 
 Axes: ``batch``, ``classes``, ``channels`` (of a feature), ``height x width`` (an image),
 ``rows x cols`` (a feature map). Labels are class ids; ``IGNORE``, which is -1,
@@ -23,22 +23,22 @@ from fakd.settings import IGNORE as IGNORE
 
 
 class Prediction(NamedTuple):
-    """What a segmenter saw and said, before any upsampling."""
+    """Output of a segmenter, before any upsampling."""
 
     logits: Float[Tensor, "batch classes rows cols"]
     features: Float[Tensor, "batch channels rows cols"] | None = None
-    """The final classifier's input, dropout included; None where only the logits are known."""
+    """Input of the final classifier, after dropout; None if only the logits are known."""
     auxiliary: Tensor | tuple[Tensor, ...] | None = None
-    """Logits of the auxiliary head or heads, each on any grid; None where there is none."""
+    """Logits of the auxiliary head or heads, each on any grid; None if there is none."""
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """The final linear layer, from features to logits; a convolution of odd size is one."""
+    """The final linear layer, from features to logits, such as a convolution of odd size."""
 
     @property
     def weight(self) -> Float[Tensor, "classes channels size size"]:
-        """What features are multiplied by; read anew at every step."""
+        """Weight of the layer; read again at every step."""
 
     @property
     def in_channels(self) -> int:
@@ -46,28 +46,28 @@ class Classifier(Protocol):
 
 
 class Segmenter(nn.Module, ABC):
-    """A network that classifies pixels: images in [0, 1] in, `Prediction` out.
+    """A network that classifies pixels: maps images in [0, 1] to a `Prediction`.
 
-    Every segmenter normalises its input for itself, so a teacher and a student that were trained
-    with different statistics see the same images.
+    Every segmenter normalises its input itself, so that a teacher and a student with different
+    normalisation can be given the same images.
     """
 
     classes: int
     class_names: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
-    """Names and colours that the weights came with; None if they came without."""
+    """Class names and colours stored with the weights; None if there are none."""
     extra: Mapping[str, Any] = MappingProxyType({})
-    """What else the file of its weights says: step, score, how it was shown images."""
+    """Further metadata of its weights file: step, score, inference settings."""
     remarks: tuple[str, ...] = ()
-    """What its user should know before it is trained or asked."""
+    """Notes for the user before training or inference."""
     opaque: str = ""
-    """Why it shows no classifier; empty if it shows one, or nothing is known."""
+    """Why it provides no classifier; empty if it does, or the reason is unknown."""
     align_corners: bool = False
-    """How its logits are meant to be enlarged to the image."""
+    """How its logits are to be upsampled to the image."""
     config: dict[str, Any] | None = None
-    """How to build this architecture again: ``{"class_path": ..., "init_args": {...}}``, JSON."""
+    """Spec that rebuilds the architecture: ``{"class_path": ..., "init_args": {...}}``, JSON."""
     origin: dict[str, Any] | None = None
-    """How this very network came to be, its starting weights included; same form as `config`."""
+    """Spec that this network was built from, including its initial weights; as `config`."""
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
@@ -79,7 +79,7 @@ class Segmenter(nn.Module, ABC):
         """The final linear layer, from features to logits; None if only logits are known."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Name what may learn at different rates: ``backbone``, then ``head``; or all ``network``.
+        """Group parameters by learning rate: ``backbone`` and ``head``, or all in ``network``.
 
         By default the backbone is the attribute of that name, if there is one.
         """
@@ -93,33 +93,33 @@ class Segmenter(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Everything a distillation loss may look at, all on the student's output grid."""
+    """Inputs of a distillation loss, all on the student's output grid."""
 
     student: Prediction
     teacher: Prediction
     labels: Integer[Tensor, "batch rows cols"]
-    """Class ids, nearest-resized; `IGNORE` where a pixel has none."""
+    """Class ids, resized by nearest neighbour; `IGNORE` for pixels without one."""
     statistics: LogitStatistics | None = None
-    """How the student's logits vary under feature augmentation; None if the loss asked for none."""
+    """Statistics of the student's logits under augmentation; None if the loss needs none."""
     progress: float = 0.0
     """Share of the training steps done, 0 to 1."""
 
 
 ClassWeights = Literal["auto"] | Sequence[float] | None
-"""One factor for each class, or auto for ones that follow from how rare the classes are."""
+"""One weight per class, or auto for weights by rarity."""
 
 
 class ClassWeighing(nn.Module, ABC):
-    """What may weigh classes, in a buffer: the task's loss, PD, CWD."""
+    """Base of losses with class weights, kept in a buffer: the task loss, PD, CWD."""
 
     class_weights: Float[Tensor, " classes"] | None
     given_weights: ClassWeights
 
     def set_class_weights(self, name: str, given: ClassWeights, classes: int | None = None) -> None:
-        """Take in what was given; automatic weights are 1 until `weigh` is told better.
+        """Set the given weights; automatic weights are 1 until `weigh` is called.
 
         Raises:
-            InputError: they are impossible, or not as many as classes where these are known.
+            InputError: they are invalid, or their number differs from that of the classes.
         """
         require_class_weights(name, given, classes)
         self.given_weights = given
@@ -135,45 +135,45 @@ class ClassWeighing(nn.Module, ABC):
 
     @abstractmethod
     def scaled(self, weights: Sequence[float]) -> Sequence[float]:
-        """Scale weights as their use asks for."""
+        """Scale weights as the loss requires."""
 
 
 Weight = float | dict[str, Any]
-"""A loss's factor, or how it fades: ``{from: 1, to: 0, schedule: linear, start: 0, end: 1}``."""
+"""A loss's weight, or its schedule: ``{from: 1, to: 0, schedule: linear, start: 0, end: 1}``."""
 _FADING = {"from": None, "to": None, "schedule": "linear", "start": 0.0, "end": 1.0}
 
 
 class DistillationLoss(nn.Module, ABC):
-    """A scalar that falls as the student nears the teacher; unweighted, mean over the batch.
+    """Base of distillation losses: unweighted, averaged over the batch, lower if closer to teacher.
 
-    Between two calls it keeps nothing but what its state dict and its optimisers hold.
+    Its only state is in its state dict and its optimisers.
 
     Args:
-        weight: The factor that whoever adds it up multiplies it by, or how it fades; see
+        weight: Weight of the loss in a sum, applied by the caller, or its schedule; see
             `weight_at`.
 
     Raises:
-        ValueError: the weight is below 0 or not finite, it fades to where it began or ends before
-            it starts, or an argument that is annotated with a ``Literal`` is none of its values.
+        ValueError: the weight is below 0 or not finite, its schedule is constant or ends before
+            it starts, or an argument annotated with a ``Literal`` is none of its values.
     """
 
     arguments: dict[str, Any]
-    """What its constructor was given, by name, defaults included: how a recipe writes it."""
+    """Arguments of its constructor by name, with defaults, as a recipe writes them."""
 
     covariance: CovarianceKind | None = None
-    """Which class statistics of the student must be tracked for this loss; None for none."""
+    """Class statistics of the student that must be tracked for this loss; None for none."""
 
     momentum: float | None = None
-    """Exponential window of those statistics; None keeps everything ever seen."""
+    """Momentum of those statistics; None weights all pixels seen equally."""
 
     margin: bool = False
     """Whether the running median margin of the student's logits must be tracked for this loss."""
 
     image_by_image: bool = True
-    """Whether the loss of a batch is the mean over its images, so that a step may go in parts."""
+    """Whether the loss of a batch is the mean over its images, so that gradients may accumulate."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Record the arguments, which a loss may keep under other names, or not at all."""
+        """Record the arguments, which a loss may store under other names or not at all."""
         loss = super().__new__(cls)
         loss.__dict__["arguments"] = _recorded(cls, args, kwargs)
         return loss
@@ -192,19 +192,19 @@ class DistillationLoss(nn.Module, ABC):
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Build what depends on the two networks, such as an alignment layer; called once.
 
-        Parameters made here train with the student, unless one of `optimizers` has them.
+        Parameters created here are trained with the student, unless one of `optimizers` has them.
 
         Raises:
-            InputError: a network does not show what the loss needs.
+            InputError: a network does not provide what the loss needs.
         """
 
     def weight_at(self, progress: float) -> float:
-        r"""Compute the factor where so large a share of the training steps is done.
+        r"""Compute the weight at a share of the training steps.
 
         .. math:: (1 - s) \cdot from + s \cdot to, \quad
             s = \min(\max(\tfrac{progress - start}{end - start}, 0), 1)
 
-        With ``schedule: cosine``, :math:`(1 - \cos(\pi s)) / 2` takes the place of s.
+        With ``schedule: cosine``, :math:`(1 - \cos(\pi s)) / 2` replaces s.
         """
         if not isinstance(self.weight, dict):
             return self.weight
@@ -215,11 +215,11 @@ class DistillationLoss(nn.Module, ABC):
         return float((1 - share) * first + share * last)
 
     def fading(self, progress: float) -> dict[str, float]:
-        """Name the factors that change over the run, and what they are now."""
+        """Return the current values of the weights that change over the run."""
         return {"weight": self.weight_at(progress)} if isinstance(self.weight, dict) else {}
 
     def over(self, progress: float) -> bool:
-        """Tell whether the factor has faded to 0, and the teacher is of no more use."""
+        """Return whether the weight has faded to 0, so that the teacher is no longer needed."""
         fades = self.weight if isinstance(self.weight, dict) else None
         return fades is not None and fades["to"] == 0 and progress >= fades["end"]
 
@@ -228,11 +228,11 @@ class DistillationLoss(nn.Module, ABC):
         """Compute the loss in float32."""
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Compute the unweighted parts whose sum the loss is, by the name of their curve."""
+        """Compute the unweighted parts that add up to the loss, by the name of their curve."""
         return {"distillation": self(inputs)}
 
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Train what opposes the student, once it has stepped on ``inputs``; its losses by name."""
+        """Train a critic after the student's step on ``inputs``; returns its losses by name."""
         return {}
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
@@ -240,22 +240,24 @@ class DistillationLoss(nn.Module, ABC):
         return ()
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Quantities worth a curve beside the loss, by name; computed only when logged."""
+        """Compute further quantities to log, by name; called only when they are logged."""
         return {}
 
 
 def _fading(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in how a weight fades, in the order of `_FADING`, and refuse what cannot be meant."""
+    """Complete and check a weight's schedule, in the order of `_FADING`."""
     known, full = ", ".join(_FADING), {**_FADING, **given}
     if full.keys() != _FADING.keys() or None in full.values():
-        raise ValueError(f"expected a weight that fades to have {known}, got {given}")
+        raise ValueError(f"expected a fading weight with {known}, got {given}")
     require_choice("weight.schedule", full["schedule"], Literal["linear", "cosine"])
     for name in ("from", "to", "start", "end"):
         if type(full[name]) not in (int, float):
             raise ValueError(f"expected weight.{name} to be a number, got {full[name]!r}")
         require_at_least(0, **{f"weight.{name}": full[name]})
     if full["from"] == full["to"]:
-        raise ValueError(f"expected a weight that fades, got {given}; give weight: {full['to']}")
+        raise ValueError(
+            f"expected a weight that changes, got {given}; give weight: {full['to']} instead"
+        )
     if not full["start"] < full["end"] <= 1:
         raise ValueError(
             "expected weight.start below weight.end, both shares of the steps from 0 to 1, got "
@@ -267,10 +269,10 @@ def _fading(given: Mapping[str, Any]) -> dict[str, Any]:
 def _recorded(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(kind.__init__)  # type: ignore[misc]
     try:
-        # Partial, because a copy is made without arguments and then given its state.
+        # Partial, because a copy is created without arguments and then given its state.
         bound = signature.bind_partial(None, *args, **kwargs)
     except TypeError:
-        return {}  # The constructor, which comes next, says what is wrong.
+        return {}  # The constructor, called next, reports the error.
     bound.apply_defaults()
     arguments = dict(list(bound.arguments.items())[1:])
     for name, parameter in signature.parameters.items():

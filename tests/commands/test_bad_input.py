@@ -51,7 +51,7 @@ def weight_file(tmp_path, tiny_network):
         (["distill", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
           "--distillation=ChannelKL", "--distillation.strenght=1"], "distillation.strength"),
         (["distill", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
-          "--distillation.strength=1"], "name it before its options, such as --distillation Chan"),
+          "--distillation.strength=1"], "give it before its options, such as --distillation Chan"),
         (["distill", "--teacher=.", "--student=pspnet", *DATA, "--run=x",
           "--distillation=ChannelKL", "--distillation.strength=much"], "much"),
         (["compare", "--teacher=gone", "--student=pspnet", *DATA, "--run=x",
@@ -224,7 +224,7 @@ def test_what_a_flag_says_in_a_word_a_recipe_may_too(tmp_path):
         ("--optimizer.arguments={a: 1, a: 2}", "a stands twice"),
         ("--network.backbone=null", "needs backbone"),
         ("--optimizer.arguments={0: 1}", "optimizer.arguments: expected names, got 0"),
-        ('--network={"class_path": "fakd.models.pspnet", "init_args": [1]}', "by their names"),
+        ('--network={"class_path": "fakd.models.pspnet", "init_args": [1]}', "must map names"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_what_may_stand_there(capsys, flag, expected):

@@ -63,7 +63,7 @@ def test_ones_own_network_learns_from_it_and_is_loaded_when_allowed(mine, tmp_pa
     capsys.readouterr()
     assert main(["evaluate", f"--network={run}", *DATA]) == 2
     error = capsys.readouterr().err
-    assert "asks for own_nets.net" in error
+    assert "uses own_nets.net" in error
     assert "--code own_nets.net" in error
     assert error.count("\n") == 1
     assert main(["evaluate", f"--network={run}", "--code=own_nets.net", *DATA]) == 0
@@ -159,7 +159,7 @@ def test_a_function_in_a_file_is_a_network_without_annotations(tmp_path, monkeyp
     capsys.readouterr()
     assert main(["evaluate", "--network=run", *DATA]) == 2
     error = capsys.readouterr().err
-    assert "asks for mine.py:net" in error
+    assert "uses mine.py:net" in error
     assert "--code mine.py" in error
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "mine.py").rename(tmp_path / "elsewhere" / "mine.py")
@@ -217,7 +217,7 @@ def test_another_teacher_is_another_run(mine, tmp_path):
         ("smq:Unet", "did you mean smp?"),
         ("hf:", "expected a name after hf:"),
         ("hf:./gone", "./gone does not exist"),
-        ("hf:nobody/nothing", "hub that may have it cannot be reached"),
+        ("hf:nobody/nothing", "the hub cannot be reached"),
         ("smp:Unett", "did you mean Unet?"),
         ("smp:fpn", "did you mean FPN?"),
         ("smp:Unet?encoder_name=resnet1000", "Wrong encoder name"),
@@ -226,7 +226,7 @@ def test_another_teacher_is_another_run(mine, tmp_path):
         ("torchvision:fcn_resnet50?aux=true", "there is no teacher.aux"),
         ("timm:resnet5000", "resnet5000"),
         ("timm:resnet18?head=deeplab", "no head deeplab; did you mean deeplabv3plus?"),
-        ("small.py", "name the function: small.py:FUNCTION"),
+        ("small.py", "add the function: small.py:FUNCTION"),
         ("small.py:net --teacher.mean=0.5", "teacher.mean: expected numbers such as [0.5, 0.5]"),
         ("small.py:net --teacher.order=brg", "teacher.order: expected rgb or bgr or gray, got"),
         ("small.py:net --code=gone.py", "--code: gone.py does not exist"),
@@ -237,12 +237,12 @@ def test_another_teacher_is_another_run(mine, tmp_path):
         ("small.py:nett", "did you mean net?"),
         ("small.py:nothing", "expected a network"),
         ("small.py:ids", "class ids only"),
-        ("small.py:net --teacher.classifier=0", "'0' does not make the answer"),
-        ("small.py:net --teacher.output=aux", "must answer at 'aux'"),
+        ("small.py:net --teacher.classifier=0", "'0' does not output the logits"),
+        ("small.py:net --teacher.output=aux", "must return logits at 'aux'"),
         ("small.py:four", "images of 4 channels"),
         ("plain.pth", "--teacher.network net.py:FUNCTION"),
         ("text.onnx", "cannot be opened"),
-        ("detr", "type detr, which segments no images into classes"),
+        ("detr", "type detr, which is not for semantic segmentation"),
         ("empty", "empty cannot be opened with transformers"),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_network_of_smp_in_a_folder_is_opened_without_the_hub(tmp_path, connec
     smp.Unet("resnet18", encoder_weights=None, classes=3).save_pretrained(tmp_path / "net")
     network = models.open_network(f"smp:{tmp_path / 'net'}")
     assert network.classes == 3
-    assert any("nothing says how it normalises images" in each for each in network.remarks)
+    assert any("its normalisation of images is unknown" in each for each in network.remarks)
     assert connections == []
 
 

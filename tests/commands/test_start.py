@@ -55,7 +55,7 @@ def test_help_imports_nothing_heavy(arguments, tmp_path):
         ("train --network pspnet --data scenes --run r --schedule.steps many", "schedule.steps"),
         ("train --network pspnet --data scenes --run r --schedule.steps 0", "at least 1, got 0"),
         ("train --network pspnet --data scenes", "run"),
-        ("train --network.backbone resnet18 --data scenes --run r", "name it before"),
+        ("train --network.backbone resnet18 --data scenes --run r", "give it before"),
         ("train --recipe gone.yaml", "gone.yaml"),
         ("train --recipe bad.yaml", "bad.yaml"),
         ("train --network pspnet --data scenes --run r --schedle.steps 3", "schedule.steps"),

@@ -345,7 +345,7 @@ def test_transforms_may_hold_transforms():
         (transform("GausianBlur", kernel_size=5), "there is no .*did you mean GaussianBlur"),
         (transform("GaussianBlur", kernelsize=5), "did you mean augmentation.extra.kernel_size"),
         (transform("GaussianBlur", kernel_size=4), "GaussianBlur: .*odd"),
-        ({"class_path": "fractions.Fraction"}, "comes with Python itself"),
+        ({"class_path": "fractions.Fraction"}, "is in Python's standard library"),
     ],
 )
 def test_extra_transforms_that_cannot_be_built_are_refused(extra, expected):

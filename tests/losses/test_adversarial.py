@@ -231,7 +231,7 @@ def test_a_batch_norm_made_for_several_devices_changes_nothing():
 
 
 def test_small_maps_are_refused():
-    with pytest.raises(ValueError, match="at least 64 x 64 positions, got 63 x 80; enlarge them"):
+    with pytest.raises(ValueError, match="at least 64 x 64 positions, got 63 x 80; upsample them"):
         Critic(CLASSES)(torch.zeros(2, CLASSES, 63, 80))
 
 

@@ -131,7 +131,7 @@ def test_without_strength_or_progress_it_is_the_plain_loss(loss, plain):
     "setting", [{"covariance": "full"}, {"momentum": 0.9}, {"spare_own_class": True}]
 )
 def test_settings_of_an_augmentation_without_strength_are_refused(loss, setting):
-    with pytest.raises(ValueError, match=f"expected strength above 0 beside {next(iter(setting))}"):
+    with pytest.raises(ValueError, match=f"expected strength above 0 with {next(iter(setting))}"):
         loss(**setting)
     loss(strength=0.1, **setting)
 
@@ -383,9 +383,9 @@ def test_the_variance_may_be_kept_from_changing_the_classifier(loss):
 @pytest.mark.parametrize("loss", [PixelKL, ChannelKL])
 def test_settings_of_a_strength_that_would_do_nothing_are_refused(loss):
     for setting in ({"strength_unit": "margin"}, {"classifier_gradient": False}):
-        with pytest.raises(ValueError, match=f"strength above 0 beside {next(iter(setting))}"):
+        with pytest.raises(ValueError, match=f"strength above 0 with {next(iter(setting))}"):
             loss(**setting)
-    with pytest.raises(ValueError, match="classifier_gradient=False changes nothing beside"):
+    with pytest.raises(ValueError, match="classifier_gradient=False has no effect"):
         loss(strength=1.0, covariance="logits", classifier_gradient=False)
     with pytest.raises(ValueError, match="expects the running median margin"):
         loss(strength=1.0, strength_unit="margin")(inputs_for(*scene()))

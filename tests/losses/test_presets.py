@@ -45,7 +45,7 @@ def test_parts_share_the_statistics_of_feature_augmentation():
 
 
 def test_parts_that_cannot_share_statistics_are_refused():
-    with pytest.raises(ValueError, match="one covariance and momentum"):
+    with pytest.raises(ValueError, match="same covariance and momentum"):
         WeightedSum({"a": PixelKL(strength=1.0), "b": ChannelKL(strength=1.0, covariance="full")})
 
 

@@ -57,7 +57,7 @@ def test_an_onnx_file_of_any_size(original, tmp_path):
     expected = original(teacher.normalize(images))
     torch.testing.assert_close(teacher(images).logits, expected, rtol=0, atol=1e-5)
     assert teacher.probe.sizes == "any"
-    assert any("nothing says how it normalises" in remark for remark in teacher.remarks)
+    assert any("its normalisation of images is unknown" in remark for remark in teacher.remarks)
 
 
 def test_an_onnx_file_that_takes_bytes_is_given_the_pixels(original, tmp_path):

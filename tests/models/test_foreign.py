@@ -69,7 +69,7 @@ def test_a_sum_of_two_classifiers_shows_its_logits_only():
     network = adapt(foreign).eval()
 
     assert network.classifier is None
-    assert network.opaque == "no single layer is seen to make its logits"
+    assert network.opaque == "no single layer was found that outputs its logits"
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(network(images).logits, foreign(network.normalize(images))["out"])
     with pytest.raises(InputError, match=r"no single layer .*; use covariance='logits'"):
@@ -172,7 +172,7 @@ def test_a_softmax_at_the_end_is_taken_off(how, after):
 
 
 def test_a_named_classifier_that_does_not_make_the_answer_is_refused():
-    with pytest.raises(InputError, match=r"'auxiliary' does not make the answer.* 'last' does"):
+    with pytest.raises(InputError, match=r"'auxiliary' does not output the logits.* 'last' does"):
         adapt(Small(answer="out"), classifier="auxiliary")
     assert adapt(Small(), classifier="last").probe.classifier == "last"
 
@@ -252,7 +252,7 @@ def test_what_is_not_linear_per_position_is_named_as_the_reason():
             return self.last(torch.relu(self.trunk(images)))
 
     assert "transposed convolution" in adapt(Enlarging()).opaque
-    assert adapt(Small(groups=2)).opaque.startswith("its last layer last is no ungrouped")
+    assert adapt(Small(groups=2)).opaque.startswith("its last layer last is not an ungrouped")
 
 
 def test_deep_supervision_trains_all_its_outputs():
@@ -305,12 +305,12 @@ def test_a_network_with_an_attribute_of_a_modules_name_is_adapted():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classifier": "trunk"}, "'trunk' does not make the answer.* 'last' does"),
+        ({"classifier": "trunk"}, "'trunk' does not output the logits.* 'last' does"),
         ({"classifier": "nowhere"}, "the last ones are trunk, last, auxiliary"),
         ({"classes": 9}, "must have 9 classes, got 4"),
-        ({"backbone": "stem"}, "no part 'stem' in the network; it has trunk, last, auxiliary"),
+        ({"backbone": "stem"}, "no part 'stem'; it has trunk, last, auxiliary"),
         ({"mean": (0.5,)}, "expected mean with 3 numbers"),
-        ({"output": "scores"}, "must answer at 'scores' with logits"),
+        ({"output": "scores"}, "must return logits at 'scores'"),
     ],
 )
 def test_misuse_is_explained(arguments, message):
@@ -388,8 +388,8 @@ def test_what_a_function_closes_over_is_not_changed_by_asking_it():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda images: None, "must answer with logits"),
-        (lambda images: 3, "must answer with logits"),
+        (lambda images: None, "must return logits"),
+        (lambda images: 3, "must return logits"),
         (lambda images: images.argmax(1), "got class ids only"),
         (nn.Identity(), "classes"),
         (7, "expected a network, got a int"),
@@ -459,4 +459,4 @@ def test_what_an_encoder_of_smp_was_trained_with_is_taken():
 
     assert network.probe.mean == (0.0, 0.0, 0.0)
     assert network.probe.told_by == "its encoder's preprocessing parameters"
-    assert network.remarks == ("all its weights start at random; see encoder_weights",)
+    assert network.remarks == ("all its weights are initialised randomly; see encoder_weights",)

@@ -169,8 +169,8 @@ def test_useless_names_are_left_out(state, meta):
             r"backbone.conv1.weight \(1, 2\) instead of \(64, 3, 7, 7\)",
         ),
         (lambda s: s.pop("decode_head.conv_seg.weight"), "with decode_head.conv_seg.weight"),
-        (lambda s: s.update(text="no tensor"), "must hold tensors by name"),
-        (lambda s: s.clear(), "must hold tensors by name"),
+        (lambda s: s.update(text="no tensor"), "must hold a state dictionary"),
+        (lambda s: s.clear(), "must hold a state dictionary"),
     ],
 )
 def test_misfits_are_named(state, change, message):

@@ -41,5 +41,5 @@ def test_a_part_is_taken_alone_where_there_is_one():
 
 @pytest.mark.parametrize("content", [None, [], {}, {"state_dict": {}}, {"a": 1}, {1: STATE}])
 def test_what_holds_no_tensors_by_name_is_refused(content):
-    with pytest.raises(InputError, match=r"a.pth must hold tensors by name"):
+    with pytest.raises(InputError, match=r"a.pth must hold a state dictionary"):
         network_state(content, "a.pth")

@@ -309,7 +309,7 @@ def test_losses_on_features_take_stored_ones_or_say_that_there_are_none(fabric, 
     loss = FeatureDistance()
     loss.prepare(student, with_features.network)
     without = stored(tiny_data, fabric).network
-    assert "only its logits" in message(lambda: FeatureDistance().prepare(student, without))
+    assert "only logits" in message(lambda: FeatureDistance().prepare(student, without))
 
 
 def test_a_student_learns_from_a_store(fabric, tiny_data):

@@ -1,4 +1,4 @@
-"""Distillation losses: pure functions of logits or features, and modules recipes can name."""
+"""Distillation losses: pure functions of logits or features, and modules for use in recipes."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Holistic distillation (SKDS): the student learns to pass for the teacher before a critic."""
+"""Holistic distillation (SKDS): adversarial training of the student against a critic."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
@@ -15,19 +15,19 @@ from fakd.processes import average_gradients
 from fakd.types import DistillationLoss, LossInputs, Segmenter, Weight
 
 SMALLEST = 64
-"""The shortest side that five convolutions, each of which halves it or more, can score."""
+"""Shortest side of a map that the critic's five convolutions, each of stride 2 or more, accept."""
 
 
 class SpectralConv(nn.Module):
-    r"""A 4 x 4 convolution of stride 2 whose weight has a largest singular value of about 1.
+    r"""A 4 x 4 convolution of stride 2 whose weight's largest singular value is about 1.
 
     .. math:: v \leftarrow \frac{W^\top u}{\|W^\top u\|}, \quad
         u \leftarrow \frac{W v}{\|W v\|}, \quad \hat W = \frac{W}{u^\top W v}
 
     Spectral normalisation (Miyato et al., 2018, arXiv 1802.05957) by one step of power iteration
     in each forward pass of training, and none in evaluation. W has one row for each output channel.
-    The gradient takes u and v as given, and as they were in that very pass: where one backward pass
-    follows several forward passes, public code often uses the latest.
+    In the gradient, u and v are constants, with their values of that forward pass; public code
+    often uses the latest values where one backward pass follows several forward passes.
     """
 
     left: Float[Tensor, " outputs"]
@@ -47,7 +47,7 @@ class SpectralConv(nn.Module):
         matrix = weight.flatten(1)
         if self.training:
             with torch.no_grad():
-                # New tensors, as the backward pass of an earlier forward may need the old ones.
+                # New tensors, as a pending backward pass may need the old ones.
                 self.right = F.normalize(matrix.mT @ self.left, dim=0)
                 self.left = F.normalize(matrix @ self.right, dim=0)
         largest = self.left @ matrix @ self.right
@@ -55,15 +55,15 @@ class SpectralConv(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    r"""Adds to each position what the positions that it attends to have in common.
+    r"""Self-attention with a residual connection.
 
     .. math:: x_i + \gamma \sum_j \mathrm{softmax}_j(q_i \cdot k_j) \, v_j
 
-    The block of SAGAN (Zhang et al., 2018, arXiv 1805.08318): 1 x 1 convolutions, products not
-    scaled, and a :math:`\gamma` that starts at 0, so that the block starts as the identity.
+    The block of SAGAN (Zhang et al., 2018, arXiv 1805.08318): 1 x 1 convolutions, unscaled dot
+    products, and a :math:`\gamma` initialised to 0, so that the block starts as the identity.
 
     Args:
-        channels: Of the map; queries and keys have an eighth of them.
+        channels: Channels of the map; queries and keys have an eighth of them.
     """
 
     def __init__(self, channels: int) -> None:
@@ -76,20 +76,20 @@ class SelfAttention(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch channels rows cols"]
     ) -> Float[Tensor, "batch channels rows cols"]:
-        """Attend from every position to all of the same image."""
+        """Attend from every position to all positions of the same image."""
         queries, keys = self.query(maps).flatten(2), self.key(maps).flatten(2)
-        # Not scaled_dot_product_attention, whose fast forms cannot be differentiated twice.
+        # Not scaled_dot_product_attention: its fast kernels have no second derivative.
         attention = (queries.mT @ keys).softmax(2)
         context: Tensor = self.value(maps).flatten(2) @ attention.mT
         return self.gamma * context.view(maps.shape) + maps
 
 
 class Critic(nn.Module):
-    """Scores how much a map of logits looks like one of the teacher's: high is like the teacher.
+    """Scores how much a map of logits resembles the teacher's: higher is more like the teacher.
 
-    The critic of SKDS's public code (Liu et al., 2019, arXiv 1903.04197), which sees the logits
-    alone, whereas the paper's is also shown the image. A 64 x 64 map gets one score, a larger one a
-    grid of scores for overlapping parts.
+    The critic of SKDS's public code (Liu et al., 2019, arXiv 1903.04197), whose input is the logits
+    only; the paper's also receives the image. A 64 x 64 map gets one score, a larger one a grid of
+    scores for overlapping parts.
 
     Args:
         classes: Channels of the logits.
@@ -126,11 +126,11 @@ class Critic(nn.Module):
             rows, cols = logits.shape[2:]
             raise ValueError(
                 f"expected logits of at least {SMALLEST} x {SMALLEST} positions, got "
-                f"{rows} x {cols}; enlarge them, as Adversarial does"
+                f"{rows} x {cols}; upsample them, as Adversarial does"
             )
         norm = self.norm
-        # Not norm(logits): the trainer replaces batch norms by ones that work across devices, and
-        # those cannot be differentiated twice, as a gradient penalty asks.
+        # Not norm(logits): the trainer replaces batch norms by synchronised ones, which lack the
+        # second derivative that a gradient penalty needs.
         running = norm.running_mean, norm.running_var
         logits = F.batch_norm(
             logits, *running, norm.weight, norm.bias, self.training, 0.1, norm.eps
@@ -144,11 +144,11 @@ CriticSchedule = Literal["constant", "poly"]
 
 
 def critic_hinge(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    r"""Ask a critic for scores above 1 for the teacher's maps and below -1 for the student's.
+    r"""Compute the critic's hinge loss: scores above 1 for the teacher, below -1 for the student.
 
     .. math:: \mathrm{mean} \max(0, 1 - D(t)) + \mathrm{mean} \max(0, 1 + D(s))
 
-    The scores D(t) of the teacher's maps are ``real``, those of the student's ``fake``.
+    ``real`` are the scores D(t) of the teacher's maps, ``fake`` the scores D(s) of the student's.
 
     >>> critic_hinge(torch.tensor([[0.5]]), torch.tensor([[-2.0]]))
     tensor(0.5000)
@@ -157,12 +157,12 @@ def critic_hinge(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Floa
 
 
 def critic_wasserstein(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    r"""Ask a critic to score the teacher's maps as far above the student's as it can.
+    r"""Compute the critic's Wasserstein loss: the teacher's scores as far above as possible.
 
     .. math:: \mathrm{mean} D(s) - \mathrm{mean} D(t)
 
-    Of use together with a `gradient_penalty` (Gulrajani et al., 2017, arXiv 1704.00028). The scores
-    are those of `critic_hinge`.
+    Use it with a `gradient_penalty` (Gulrajani et al., 2017, arXiv 1704.00028). Arguments are as in
+    `critic_hinge`.
 
     >>> critic_wasserstein(torch.tensor([[0.5]]), torch.tensor([[-2.0]]))
     tensor(-2.5000)
@@ -171,7 +171,7 @@ def critic_wasserstein(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -
 
 
 def student_adversarial(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    r"""Ask the student for maps that a critic scores high: :math:`-\mathrm{mean} D(s)`.
+    r"""Compute the student's loss, low if the critic's score is high: :math:`-\mathrm{mean} D(s)`.
 
     >>> student_adversarial(torch.tensor([[-2.0]]))
     tensor(2.)
@@ -185,14 +185,14 @@ def gradient_penalty(
     fake: Float[Tensor, "batch classes rows cols"],
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Ask a critic for a slope of 1 somewhere between the teacher's map and the student's.
+    r"""Penalise gradient norms of the critic other than 1 between the two networks' maps.
 
     .. math:: \frac{1}{N} \sum_n (\|\nabla_{x_n} \textstyle\sum D(x)\| - 1)^2, \quad
         x_n = \alpha_n t_n + (1 - \alpha_n) s_n, \quad \alpha_n \sim U(0, 1)
 
-    The penalty of WGAN-GP (Gulrajani et al., 2017, arXiv 1704.00028), one random weight for each
-    image, the norm over all classes and positions. Only the critic's weights get a gradient;
-    the teacher's logits (``real``) come to the grid of the student's (``fake``).
+    The penalty of WGAN-GP (Gulrajani et al., 2017, arXiv 1704.00028), with one random
+    :math:`\alpha` per image and the norm over all classes and positions. Only the critic's weights
+    get a gradient; the teacher's logits (``real``) are resampled to the student's grid (``fake``).
 
     >>> gradient_penalty(lambda maps: 3 * maps, torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
     tensor(4.)
@@ -210,23 +210,22 @@ def gradient_penalty(
 class Adversarial(DistillationLoss):
     """SKDS's holistic part: a critic learns to tell the two networks' logits apart, as in a GAN.
 
-    The student learns to give logits that the critic takes for the teacher's, and the critic takes
-    a step of its own after each of the student's. Needs no labels; adds a network of about 3
-    million weights, of use in training only. Maps with fewer than 64 rows or columns are enlarged
-    for it.
+    The student learns to produce logits that the critic takes for the teacher's, and the critic
+    takes a step after each of the student's. Needs no labels; adds a network of about 3 million
+    weights during training only, for which maps with fewer than 64 rows or columns are upsampled.
 
     Args:
-        loss: What the critic minimises: its scores must keep a margin (hinge), or differ as much
-            as its slope allows (wgan-gp), which costs it another forward and backward pass.
-        critic_weight: Factor of the critic's whole loss; makes next to no difference to adam.
-        gradient_penalty: Factor of the penalty on slopes other than 1, used by wgan-gp only.
-        optimizer: Trains the critic: adam with ``betas``, or sgd with ``sgd_momentum``.
-        learning_rate: Of the critic.
-        betas: Share of the past in adam's running means of the gradient and of its square.
-        sgd_momentum: Share of the past in sgd's steps.
-        weight_decay: Of the critic's weights; SKDS's authors have 0.0005 with sgd.
+        loss: The critic's loss: hinge, or Wasserstein with gradient penalty (wgan-gp), which costs
+            the critic another forward and backward pass.
+        critic_weight: Weight of the critic's whole loss; has almost no effect with adam.
+        gradient_penalty: Weight of the penalty on gradient norms other than 1, for wgan-gp only.
+        optimizer: Optimiser of the critic: adam with ``betas``, or sgd with ``sgd_momentum``.
+        learning_rate: Learning rate of the critic.
+        betas: Adam's decay rates of the running means of the gradient and of its square.
+        sgd_momentum: Momentum of sgd.
+        weight_decay: Weight decay of the critic; SKDS's authors use 0.0005 with sgd.
         schedule: The critic's learning rate: constant, or falling to 0 with exponent 0.9 (poly).
-        weight: Factor beside the task's loss; SKDS's authors use 0.1.
+        weight: Weight relative to the task loss; SKDS's authors use 0.1.
     """
 
     image_by_image = False
@@ -249,7 +248,7 @@ class Adversarial(DistillationLoss):
         require_at_least(0, gradient_penalty=gradient_penalty, weight_decay=weight_decay)
         if len(betas) != 2 or not all(0 <= share < 1 for share in (*betas, sgd_momentum)):
             raise ValueError(
-                "expected two betas and an sgd_momentum, all from 0 to below 1, "
+                "expected two betas and an sgd_momentum, all at least 0 and below 1, "
                 f"got {betas} and {sgd_momentum}; (0.9, 0.99) and 0.9 are usual"
             )
         self.loss, self.critic_weight, self.gradient_penalty = loss, critic_weight, gradient_penalty
@@ -270,7 +269,7 @@ class Adversarial(DistillationLoss):
             self._optimizer = torch.optim.Adam(weights, rate, self.betas, weight_decay=decay)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """Compute how far the student's logits are from a high score; the critic learns nothing."""
+        """Compute the student's adversarial loss; the critic gets no gradient."""
         critic, _ = self._prepared()
         logits = inputs.student.logits
         with torch.autocast(logits.device.type, enabled=False):
@@ -279,7 +278,7 @@ class Adversarial(DistillationLoss):
 
     @torch.enable_grad()
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Let the critic take a step on both networks' logits; returns its weighted loss."""
+        """Train the critic for one step on both networks' logits; returns its weighted loss."""
         critic, optimizer = self._prepared()
         fake = inputs.student.logits.detach()
         real = on_grid_of(fake, inputs.teacher.logits.detach())
@@ -303,7 +302,7 @@ class Adversarial(DistillationLoss):
         return {"critic": value.detach()}
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
-        """Name the critic's optimiser, once it is built."""
+        """List the critic's optimiser, once it is built."""
         return () if self._optimizer is None else (self._optimizer,)
 
     def _prepared(self) -> tuple[Critic, torch.optim.Optimizer]:
@@ -316,7 +315,7 @@ class Adversarial(DistillationLoss):
 
 
 def _shown(critic: Critic, logits: Tensor) -> Tensor:
-    """Bring logits to the critic's precision and the least size that it can score."""
+    """Convert logits to the critic's precision and upsample them to its minimum size."""
     logits = precise(logits).to(critic.norm.weight.dtype)
     size = [max(SMALLEST, length) for length in logits.shape[2:]]
     if size == list(logits.shape[2:]):

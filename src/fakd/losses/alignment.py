@@ -1,4 +1,4 @@
-"""A trained layer between the student's features and a loss that compares them by channel."""
+"""Trained layer that maps the student's features to the teacher's channels, and feature checks."""
 
 from typing import Literal, cast
 
@@ -19,25 +19,25 @@ def feature_channels(
     """Count the channels of both networks' features, the input of their final classifiers.
 
     Raises:
-        InputError: a network shows only its logits; names the loss and what to use instead.
+        InputError: a network provides only logits; names the loss and an alternative.
     """
     for role, network in (("student", student), ("teacher", teacher)):
         if network.classifier is None:
             raise InputError(
-                f"{type(loss).__name__} compares features, the input of the final classifier, and "
-                f"this {role} shows only its logits; use a loss on logits, such as ChannelKL or "
+                f"{type(loss).__name__} compares features, the input of the final classifier, but "
+                f"this {role} provides only logits; use a loss on logits, such as ChannelKL or "
                 "PixelKL"
             )
     return student.classifier.in_channels, teacher.classifier.in_channels  # type: ignore[union-attr]
 
 
 def require_features(loss: DistillationLoss, student: Segmenter, teacher: Segmenter) -> None:
-    """Check that both networks show their features: ``prepare`` of a loss that builds nothing."""
+    """Check that both networks provide features: ``prepare`` for losses that build no layer."""
     feature_channels(loss, student, teacher)
 
 
 def features_of(inputs: LossInputs) -> tuple[Features, Features]:
-    """Get the features of student and teacher; raises a ValueError if one shows only logits."""
+    """Get the features of student and teacher; raises a ValueError if one has only logits."""
     student, teacher = inputs.student.features, inputs.teacher.features
     if student is None or teacher is None:
         role = "student" if student is None else "teacher"
@@ -49,15 +49,15 @@ AlignmentKind = Literal["conv", "conv-bias", "conv-bn-relu", "none"]
 
 
 class Alignment(nn.Module):
-    """Brings the student's features to the teacher's number of channels, whichever they have.
+    """Maps the student's features to the teacher's number of channels, even if they are equal.
 
     A 1x1 convolution: without bias as in CIRKD (conv), with bias as in the CWD authors' code for
     mmsegmentation (conv-bias), or without bias and followed by batch norm and ReLU as in their code
-    for Cityscapes (conv-bn-relu). The last one has a leaky ReLU before the ReLU there, which
-    changes nothing. Runs in at least float32, outside autocast.
+    for Cityscapes (conv-bn-relu; their leaky ReLU before the ReLU has no effect). Runs in at least
+    float32, outside autocast.
 
     Raises:
-        InputError: the kind is none, which leaves the features as they are, and channels differ.
+        InputError: the kind is none, which leaves the features unchanged, and channels differ.
     """
 
     def __init__(
@@ -92,19 +92,19 @@ def check_channels(
     student: Float[Tensor, "batch _channels _rows _cols"],
     teacher: Float[Tensor, "batch _channels _rows _cols"],
 ) -> None:
-    """Refuse to compare features channel by channel whose channels do not correspond."""
+    """Check that student and teacher features have equally many channels."""
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(
-            f"expected student features of the teacher's {teacher.shape[1]} channels, got "
+            f"expected student features with the teacher's {teacher.shape[1]} channels, got "
             f"{student.shape[1]}; pass Alignment({student.shape[1]}, {teacher.shape[1]})(features)"
         )
 
 
 def aligned_features(inputs: LossInputs, align: Alignment | None) -> tuple[Features, Features]:
-    """Get the student's features as the alignment maps them, and the teacher's."""
+    """Get the student's aligned features and the teacher's features."""
     if align is None:
         raise ValueError(
-            "expected a loss with an alignment to be prepared, got one that was not; "
+            "expected a prepared loss, got one without an alignment; "
             "call loss.prepare(student, teacher) first"
         )
     student, teacher = features_of(inputs)

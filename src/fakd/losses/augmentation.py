@@ -1,4 +1,4 @@
-"""Feature augmentation without samples: its strength over training, its size, its bounds."""
+"""Implicit feature augmentation in closed form: strength schedule, magnitude and bounds."""
 
 import math
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from fakd.types import ClassWeighing, ClassWeights, DistillationLoss, LossInputs
 StrengthUnit = Literal["lambda", "margin"]
 
 _LEAST = 1e-12
-"""Mean variance below which logits do not vary to speak of."""
+"""Mean variance below which logits count as constant."""
 
 
 def half_cosine(progress: float) -> float:
-    r"""Rise from 0 to 1 while ``progress`` does: :math:`(1 - \cos(\pi p)) / 2`.
+    r"""Compute the ramp :math:`(1 - \cos(\pi p)) / 2`, from 0 to 1 over ``progress``.
 
-    Slow at the start, where the statistics of the features are still poor, and at the end.
+    It is slow at the start, when the feature statistics are still poor, and at the end.
 
     >>> half_cosine(0.0), half_cosine(1.0)
     (0.0, 1.0)
@@ -34,7 +34,7 @@ def half_cosine(progress: float) -> float:
 
 
 def statistics_of(inputs: LossInputs) -> LogitStatistics:
-    """Get the statistics that an augmented loss cannot do without."""
+    """Get the statistics that an augmented loss requires; raises a ValueError without them."""
     if inputs.statistics is None:
         raise ValueError(
             "a loss with strength above 0 expects inputs.statistics, got None; "
@@ -44,7 +44,7 @@ def statistics_of(inputs: LossInputs) -> LogitStatistics:
 
 
 class AugmentedKL(DistillationLoss, ClassWeighing):
-    """What PD and CWD have in common: a temperature, augmentation, and weights of classes."""
+    """Common base of PD and CWD: temperature, augmentation and class weights."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
         bound: str = "marginal",
     ) -> None:
         super().__init__(weight)
-        require_above_zero("1 leaves logits alone", temperature=temperature)
-        require_at_least(0, "0 is the loss without it, 1 the paper's best", strength=strength)
+        require_above_zero("1 leaves logits unchanged", temperature=temperature)
+        require_at_least(0, "0 turns augmentation off, 1 is the paper's best", strength=strength)
         check_momentum(momentum)
         chosen = {
             "covariance": covariance != "diagonal",
@@ -71,17 +71,17 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
             "strength_unit": strength_unit != "lambda",
             "classifier_gradient": not classifier_gradient,
         }
-        # Silently doing nothing, they would be taken for augmentation that does not help.
+        # If they were silently ignored, users would conclude that augmentation does not help.
         if strength == 0 and any(chosen.values()):
             names = ", ".join(name for name, given in chosen.items() if given)
             raise ValueError(
-                f"expected strength above 0 beside {names}, which say how features are augmented, "
-                "got 0, which augments nothing; set strength, the paper's best is 1"
+                f"expected strength above 0 with {names}, which configure the augmentation, "
+                "got 0, which turns it off; set strength, the paper's best is 1"
             )
         if covariance == "logits" and not classifier_gradient:
             raise ValueError(
-                "classifier_gradient=False changes nothing beside covariance 'logits', which sends "
-                "no gradient there; leave it out, or choose 'diagonal' or 'full'"
+                "classifier_gradient=False has no effect with covariance 'logits', which gives the "
+                "classifier no gradient; leave it out, or choose 'diagonal' or 'full'"
             )
         self.temperature, self.strength = temperature, strength
         self.margin, self.classifier_gradient = strength_unit == "margin", classifier_gradient
@@ -90,24 +90,25 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
         self.set_class_weights("class_weights", class_weights)
 
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
-        """Check that there is one weight for each class; automatic ones begin as 1."""
+        """Check that there is one weight per class; automatic weights start as 1."""
         name = f"class_weights of {type(self).__name__}"
         self.set_class_weights(name, self.given_weights, student.classes)
 
     def scaled(self, weights: Sequence[float]) -> Sequence[float]:
-        """Scale weights to mean 1, equal ones to 1 exactly."""
+        """Scale weights to mean 1; equal weights become exactly 1."""
         total = math.fsum(weights)
         return [len(weights) * each / total for each in weights]
 
     def augmentation(self, inputs: LossInputs) -> tuple[LogitStatistics, float | Tensor]:
-        r"""Give the statistics that features are augmented by, and :math:`\lambda` at this step.
+        r"""Return the statistics of the augmentation and :math:`\lambda` at this step.
 
-        With r the ramp, it is ``strength * r`` or, in the unit margin, what makes the mean of
-        :math:`\lambda v_{ic} / (2 T^2)` that share of the running median margin M over T:
+        With r the ramp, :math:`\lambda` is ``strength * r``. In the unit margin it is chosen so
+        that the mean of :math:`\lambda v_{ic} / (2 T^2)` is that share of M / T, with M the running
+        median margin:
 
         .. math:: \lambda = strength \cdot r \cdot 2 T M / \bar v
 
-        A tensor then, without gradient, and 0 where :math:`\bar v` is.
+        It is then a tensor without gradient, and 0 where :math:`\bar v` is 0.
         """
         statistics = statistics_of(inputs)
         if not self.classifier_gradient and statistics.weight is not None:
@@ -121,17 +122,17 @@ class AugmentedKL(DistillationLoss, ClassWeighing):
                 "inputs.statistics, got None; pass LogitStatistics(..., margin=)"
             )
         mean = statistics.mean_variance(self.spare_own_class)
-        # Below the limit the term fades with the variance, where the quotient would overflow.
+        # Below this limit the quotient would overflow, so the term fades with the variance instead.
         share = strength * 2 * self.temperature * statistics.margin / mean.clamp(min=_LEAST)
         return statistics, torch.where(mean > 0, share, 0.0)
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        r"""Say how strong the augmentation is now, in both units.
+        r"""Measure the current strength of the augmentation, in both units.
 
         ``augmentation`` is the mean of :math:`\lambda v_{ic} / (2 T^2)` over classes and labelled
-        pixels, to be read beside the loss: near 0, the method does nothing. ``margin_share`` is
-        that as a share of the median margin over T: the running one in the unit margin, else that
-        of this batch. Empty without strength.
+        pixels, on the scale of the loss: near 0, the augmentation has no effect. ``margin_share``
+        is its ratio to the median margin divided by T: the running median in the unit margin, else
+        that of this batch. Empty if strength is 0.
         """
         if self.strength == 0:
             return {}
@@ -157,22 +158,22 @@ def difference_bound(
 ) -> Float[Tensor, "batch rows cols"]:
     r"""Bound the mean cross-entropy of noisy logits by the variances of their differences.
 
-    For :math:`\tilde z_i \sim N(z_i, G_{y_i})`, Jensen for :math:`\log \sum_k
-    e^{\tilde z_k - \tilde z_c}`, for each class c of the target:
+    For :math:`\tilde z_i \sim N(z_i, G_{y_i})`, apply Jensen's inequality to :math:`\log \sum_k
+    e^{\tilde z_k - \tilde z_c}` for each class c of the target:
 
     .. math:: E[-\sum_c q_c \log \mathrm{softmax}(\tilde z)_c] \le \sum_c q_c \log \sum_k
         \exp(z_k - z_c + \tfrac12 D_{kc}), \quad D_{kc} = G_{kk} + G_{cc} - 2 G_{kc}
 
-    The form of ISDA (Wang et al., 2019, arXiv 1909.12220) with soft labels. Costs ``pixels *
-    classes^2`` exponentials, but memory for ``pixels * classes`` only: one class at a time, and
-    again in the backward pass. Grouping the pixels by class into products of matrices would be
-    cheaper, but underflows where logits lie far apart.
+    The form of ISDA (Wang et al., 2019, arXiv 1909.12220) with soft labels. It computes ``pixels *
+    classes^2`` exponentials, but needs memory for ``pixels * classes`` only: classes are computed
+    one at a time, and recomputed in the backward pass. Grouping the pixels by class into matrix
+    products would be cheaper, but underflows where logits lie far apart.
 
     Args:
         logits: Means of the noisy logits, already divided by the temperature.
         target: Probabilities of the teacher.
-        covariance: Of the logits, of each class.
-        class_rows: The row of ``covariance`` for each pixel; past the end for no noise.
+        covariance: Covariance of the logits for each class.
+        class_rows: The row of ``covariance`` for each pixel; an index past the end means no noise.
     """
     variance = covariance.diagonal(dim1=1, dim2=2)
     total = torch.zeros_like(target[:, 0])
@@ -195,18 +196,18 @@ def tilted_bound(
     class_rows: Int[Tensor, "batch rows cols"],
     steps: int = 2,
 ) -> Float[Tensor, "batch rows cols"]:
-    r"""Bound the mean cross-entropy of noisy logits, tighter than the marginal form.
+    r"""Bound the mean cross-entropy of noisy logits more tightly than the marginal form.
 
-    The softmax does not change when one vector is taken from all rows of the classifier. With
-    :math:`u = \sum_k a_k w_k`, Jensen for what is left gives, for any a that adds up to 1,
+    The softmax does not change when one vector is subtracted from all rows of the classifier. With
+    :math:`u = \sum_k a_k w_k` subtracted, Jensen's inequality gives, for any a that sums to 1,
 
     .. math:: E \log \sum_k e^{\tilde z_k} \le \log \sum_k \exp(z_k + \tfrac12 G_{kk} - (G a)_k)
         + \tfrac12 a^\top G a
 
     and :math:`a = 0` is the marginal form. The best a is the softmax of the exponents, a fixed
-    point sought from :math:`\mathrm{softmax}(z)`. It can overshoot where the noise is large, so
-    each pixel keeps the best a it has met, 0 included. The gradient takes a as given. ``steps`` is
-    how often the fixed-point equation is applied; for the others see `difference_bound`.
+    point iterated from :math:`\mathrm{softmax}(z)`. The iteration can overshoot where the noise is
+    large, so each pixel keeps the best a of all iterations, 0 included. a is a constant in the
+    gradient. ``steps`` is the number of iterations; see `difference_bound` for the other arguments.
     """
     raised = logits + look_up(covariance.diagonal(dim1=1, dim2=2) / 2, class_rows)
     with torch.no_grad():
@@ -224,7 +225,7 @@ def tilted_bound(
 
 
 def _covariance_times(covariance: Tensor, tilt: Tensor, class_rows: Tensor) -> Tensor:
-    """Compute G a at each pixel, one class at a time: memory for ``pixels * classes`` only."""
+    """Compute G a at each pixel, one class at a time, in memory for ``pixels * classes``."""
     product = torch.zeros_like(tilt)
     for c in range(tilt.shape[1]):
         product = product + look_up(covariance[:, :, c], class_rows) * tilt[:, c : c + 1]

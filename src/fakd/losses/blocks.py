@@ -1,4 +1,4 @@
-"""Divergence of softmaxed similarities, in blocks of rows: too many to hold all at once."""
+"""Divergence of softmaxed similarities, in blocks of rows to limit memory."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK_ENTRIES = 2**24
-"""Similarities held at once when no block is given: 64 MiB in float32, about five times over."""
+"""Similarities held at once if no block is given: 64 MiB in float32, about five such tensors."""
 
-# Finite, so that a hidden entry adds 0 * (a number), and not 0 * (inf - inf), to the divergence.
+# Finite, so that a hidden entry adds 0 to the divergence and not 0 * (inf - inf).
 HIDDEN = -1e9
 
 
 def unit(maps: Float[Tensor, "batch channels *pixels"]) -> Float[Tensor, "batch channels *pixels"]:
     """Divide each pixel's channels by their Euclidean norm, at least 1e-12.
 
-    A vector of zeros has no direction: it stays as it is and gets no gradient, which would be 1e12
-    times that of a unit vector.
+    A vector of zeros stays unchanged and gets no gradient, which would be 1e12 times that of a unit
+    vector.
     """
     norm = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
     return maps / torch.where(norm > 0, norm.clamp(min=1e-12), torch.inf)
@@ -33,19 +33,19 @@ def similarity_kl(
     hidden: Bool[Tensor, "groups entries"] | None = None,
     block: int | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Match how similar each row is to the entries of each group, relative to one another.
+    r"""Match the softmaxed similarities of each row to the entries of each group.
 
     .. math:: \frac{1}{R G} \sum_{r,g} \mathrm{KL}\big(\mathrm{softmax}_e(t_r \cdot t_{ge} / \tau)
         \,\|\, \mathrm{softmax}_e(s_r \cdot s_{ge} / \tau)\big)
 
-    The gradient, which reaches both sides of the student's product, is
+    The gradient, which flows to both the student's rows and columns, is
     :math:`(p^s - p^t) / (\tau R G)` for each similarity. It is computed together with the value,
-    so that no similarity outlives its block: memory for ``block * groups * entries`` of them
-    instead of ``rows * groups * entries``, at no repeated work. It cannot be differentiated again.
-    No rows give 0. The result is not scaled back by the temperature, :math:`\tau`.
+    so only the similarities of one block are in memory, ``block * groups * entries`` instead of
+    ``rows * groups * entries``, and none is computed twice. There are no second derivatives.
+    Without rows the result is 0. It is not multiplied by the squared temperature :math:`\tau`.
 
-    ``hidden`` entries are left out of the softmax; ``block`` is how many rows are treated at once,
-    by default as many as fit `BLOCK_ENTRIES`.
+    ``hidden`` entries are excluded from the softmax; ``block`` is the number of rows computed at
+    once, by default as many as fit `BLOCK_ENTRIES`.
 
     >>> rows, columns = torch.eye(2), torch.eye(2)[None]
     >>> similarity_kl(rows, rows.flip(0), columns, columns, temperature=1.0)

@@ -1,4 +1,4 @@
-"""Channel-wise distillation (CWD), and its augmented form: match where each class is seen."""
+"""Channel-wise distillation (CWD), plain and augmented: match where each class is seen."""
 
 import torch
 from jaxtyping import Float
@@ -26,14 +26,14 @@ def channel_kl(
     The softmax runs over positions i, not classes. Without variance this is the Kullback-Leibler
     divergence of each class's map (Eq. 2 of FAKD, arXiv 2208.14143; Shu et al., 2021, arXiv
     2011.13256); with it, an upper bound of its mean over infinitely many feature augmentations
-    (Eq. 7). Every pixel counts, labelled or not. The teacher gets no gradient.
+    (Eq. 7). All pixels are used, labelled or not. The teacher gets no gradient.
 
     Args:
         student_logits: Scores of the student.
-        teacher_logits: Scores of the teacher, brought to the student's grid if on another.
-        temperature: Divides both; the result is scaled back by its square.
+        teacher_logits: Scores of the teacher, resampled to the student's grid if it differs.
+        temperature: Divides both; the result is multiplied by its square.
         logit_variance: Variance of each student logit under augmentation, lambda included.
-        class_weights: What each class counts, :math:`w_c`; 1 if not given.
+        class_weights: Weight of each class, :math:`w_c`; 1 if not given.
 
     >>> channel_kl(torch.zeros(1, 1, 1, 2), torch.tensor([3.0, 1.0]).log().view(1, 1, 1, 2))
     tensor(0.1308)
@@ -50,28 +50,29 @@ def channel_kl(
 class ChannelKL(AugmentedKL):
     """Channel-wise distillation: for each class, the student learns where the teacher sees it.
 
-    With a strength above 0 it is FAKD: the student must agree with the teacher for every meaning
-    that a pixel's feature could take on within its class. See `channel_kl`.
+    With strength above 0 it is FAKD: the student must match the teacher for all augmentations of a
+    pixel's feature within its class. See `channel_kl`.
 
     Args:
-        temperature: Softens teacher and student: above 1, faint places count more.
-        strength: How far features are augmented at the end of training, rising from 0 on a half
-            cosine. 0 is plain distillation (CWD); the paper's best is 1, in its own unit.
-        covariance: What is known about a class: the variance of each feature channel (diagonal),
-            how all vary together (full), or the variance of the logits themselves (logits).
-        spare_own_class: Leave the logit of a pixel's own class unaugmented, so that the places of
+        temperature: Softens teacher and student: above 1, weakly active positions count more.
+        strength: Augmentation strength at the end of training, reached from 0 on a half cosine. 0
+            is plain distillation (CWD); the paper's best is 1, in the unit lambda.
+        covariance: Class statistics for the augmentation: the variance of each feature channel
+            (diagonal), the covariance of all channels (full), or the variance of the logits
+            themselves (logits).
+        spare_own_class: Do not augment the logit of a pixel's own class, so that the pixels of
             a class are not pushed down in its own map.
-        momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
-            follows features that drift; by default all pixels seen count the same.
-        strength_unit: What strength counts: the variance of each class (lambda, the paper's), or
-            the share that the augmentation's term has of the median difference between the
-            student's two likeliest logits (margin), which means the same early and late in
-            training and for every network; 0.1 is a tenth of it.
-        classifier_gradient: Whether the term may also be lowered by changing the classifier, and
-            not by the features alone; covariance logits never does.
-        class_weights: What each class's map counts, scaled to mean 1: one number for each, or auto
-            from how rare classes are, as of the task's loss; all alike if not given.
-        weight: Factor beside the task's loss.
+        momentum: Weight of the past when the covariance is updated, such as 0.99, to track
+            drifting features; by default all pixels seen have equal weight.
+        strength_unit: Unit of strength: a factor of each class's variance (lambda, as in the
+            paper), or the augmentation term as a share of the median difference between the
+            student's two largest logits (margin), which means the same early and late in training
+            and for every network; 0.1 is a tenth of it.
+        classifier_gradient: Whether the augmentation term also trains the classifier and not only
+            the features; with covariance logits it never does.
+        class_weights: Weight of each class's map, scaled to mean 1: one number per class, or auto
+            for weights by rarity as in the task loss; all equal if not given.
+        weight: Weight relative to the task loss.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class ChannelKL(AugmentedKL):
         super().__init__(*augmented, *relative, class_weights, weight)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """Compute CWD or, with a strength, the bound of its mean over augmentations."""
+        """Compute CWD or, with strength above 0, the bound of its mean over augmentations."""
         logits, variance = (inputs.student.logits, inputs.teacher.logits), None
         if self.strength > 0:
             statistics, strength = self.augmentation(inputs)

@@ -1,4 +1,4 @@
-"""Memory-based distillation (CIRKD): match how alike pixels are to what was seen before."""
+"""Memory-based distillation (CIRKD): match similarities of pixels to features of past batches."""
 
 from typing import Literal, NamedTuple
 
@@ -17,18 +17,18 @@ PixelSampling = Literal["class", "legacy"]
 
 
 class Contrast(NamedTuple):
-    """What pixels are compared with: rows of all classes, one class after the other."""
+    """Memory entries that pixels are compared with, grouped by class in class order."""
 
     entries: Float[Tensor, "entries channels"]
     written: Bool[Tensor, " entries"]
-    """False where a row is still the random vector it started as."""
+    """False where an entry is still its initial random vector."""
 
 
 class ClassQueue(nn.Module):
-    """A fixed number of slots for each class, filled with random unit vectors, then written to.
+    """A ring buffer with a fixed number of slots per class, initialised with random unit vectors.
 
-    A run of rows that reaches the end of its class's slots takes the last ones, and the next run
-    starts at the first slot again.
+    A run of rows that would reach the end of its class's slots is written to the last slots, and
+    the next run starts at the first slot again.
     """
 
     rows: Float[Tensor, "classes slots channels"]
@@ -39,16 +39,16 @@ class ClassQueue(nn.Module):
         super().__init__()
         self.slots = slots
         rows = torch.randn(classes, slots, channels)
-        # In place, as this may be gigabytes.
+        # In place, as this may take gigabytes.
         rows /= torch.linalg.vector_norm(rows, dim=2, keepdim=True)
         self.register_buffer("rows", rows)
         self.register_buffer("pointer", torch.zeros(classes, dtype=torch.int64))
         self.register_buffer("written", torch.zeros(classes, dtype=torch.int64))
 
     def write(self, runs: list[tuple[int, int]], rows: Float[Tensor, "rows channels"]) -> None:
-        """Write runs of rows in order; each run is a class and how many of the rows it takes."""
+        """Write runs of rows in order; each run is a class and its number of rows."""
         pointer, written = torch.stack([self.pointer, self.written]).tolist()
-        # By slot, so that of two rows for one slot the later one stays, in one parallel write.
+        # Keyed by slot, so that the later of two rows for a slot wins, in one parallel write.
         source: dict[int, int] = {}
         taken = 0
         for label, number in runs:
@@ -67,7 +67,7 @@ class ClassQueue(nn.Module):
             self.written.copy_(torch.tensor(written))
 
     def draw(self, number: int, generator: torch.Generator | None = None) -> Contrast:
-        """Draw slots, the same ones for all classes; no more than there are."""
+        """Draw up to ``number`` slots, the same ones for all classes."""
         drawn = torch.randperm(self.slots, generator=generator)[:number].to(self.rows.device)
         written = drawn < self.written[:, None]
         return Contrast(self.rows[:, drawn].flatten(0, 1), written.flatten())
@@ -76,18 +76,18 @@ class ClassQueue(nn.Module):
 class PixelRegionMemory(nn.Module):
     """Teacher features of past batches by class: single pixels, and means over regions.
 
-    The memory of CIRKD (Yang et al., 2022, arXiv 2204.06986). Every image leaves, for each class
-    that it shows, the mean of the class's pixels and a few of the pixels, all of unit length.
+    The memory of CIRKD (Yang et al., 2022, arXiv 2204.06986). For each class it contains, an image
+    adds the mean of the class's pixels (a region) and a few of the pixels, all of unit length.
 
     Args:
-        classes: How many classes the labels have.
+        classes: Number of classes of the labels.
         channels: Channels of the teacher's features.
-        pixel_slots: How many pixels of each class are kept.
-        region_slots: How many regions of each class are kept.
-        pixels_per_class: How many pixels of a class an image adds at most.
-        pixel_sampling: Which ones: random pixels of the class, or (legacy) as CIRKD's public code
-            does it, random ones of as many pixels at the top of the image as the class has,
-            whatever their class.
+        pixel_slots: Number of pixels stored per class.
+        region_slots: Number of regions stored per class.
+        pixels_per_class: Maximum number of pixels that an image adds per class.
+        pixel_sampling: Which pixels are added: random pixels of the class (class), or as in CIRKD's
+            public code (legacy), random ones of the image's first n pixels, whatever their class,
+            where n is the number of pixels of the class.
     """
 
     def __init__(
@@ -115,18 +115,18 @@ class PixelRegionMemory(nn.Module):
         labels: Integer[Tensor, "batch rows cols"],
         generator: torch.Generator | None = None,
     ) -> None:
-        """Take in one batch; with several processes, all of them call this and keep the same.
+        """Add one batch; with several processes, all must call this, and all store the same.
 
-        Images in order and, in each, classes in ascending order, one random permutation for each,
-        drawn by the generator, the same on every process. Features may have any length; labels are
-        class ids at the same positions.
+        Images are added in order, the classes of each in ascending order, with one random
+        permutation for each. The generator must be in the same state on every process. Features may
+        have any norm; labels are class ids at the same positions.
         """
         with torch.autocast(labels.device.type, enabled=False):
-            # Rows, because processes exchange contiguous memory only.
+            # Contiguous rows, because processes can exchange contiguous memory only.
             rows = unit(precise(teacher_features)).flatten(2).mT.contiguous()
             images, owners = gathered(rows), gathered(labels.flatten(1).contiguous())
-            # Waits for the device, for the batch and not for each class: the labels decide how
-            # many rows are written.
+            # Synchronises with the device, once per batch instead of once per class: the labels
+            # determine how many rows are written.
             present = owners.cpu()
             regions, region_runs = [images[:0, 0]], []
             pixels, pixel_runs = [images[:0, 0]], []
@@ -155,7 +155,7 @@ class PixelRegionMemory(nn.Module):
         contrast_regions: int = 1024,
         generator: torch.Generator | None = None,
     ) -> tuple[Contrast, Contrast]:
-        """Draw about so many pixels and regions in all, equally many of each class."""
+        """Draw about this many pixels and regions in total, equally many of each class."""
         return (
             self.pixels.draw(contrast_pixels // self.classes + 1, generator),
             self.regions.draw(contrast_regions // self.classes + 1, generator),
@@ -171,23 +171,23 @@ def contrast_kl(
     written: Bool[Tensor, " entries"] | None = None,
     block: int | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Match how similar each pixel is to remembered features of the teacher.
+    r"""Match the similarities of each pixel to stored features of the teacher.
 
     .. math:: \frac{T^2}{R} \sum_i \mathrm{KL}\big(\mathrm{softmax}_e(t_i \cdot v_e / (\tau T))
         \,\|\, \mathrm{softmax}_e(s_i \cdot v_e / (\tau T))\big)
 
     The memory-based part of CIRKD (Yang et al., 2022, arXiv 2204.06986). Neither the teacher nor
-    the entries get a gradient. No pixels give 0. All vectors are of unit length, the student's
-    projected to the teacher's channels.
+    the entries get a gradient. Without pixels the loss is 0. All vectors are of unit length, the
+    student's already projected to the teacher's channels.
 
     Args:
-        student: Pixels as the student sees them.
-        teacher: The same pixels as the teacher sees them.
-        entries: What they are compared with.
+        student: The student's features of R pixels.
+        teacher: The teacher's features of the same pixels.
+        entries: Memory entries v that both are compared with.
         temperature: Divides the similarities, :math:`\tau`.
-        kd_temperature: Divides them once more, T.
-        written: False leaves an entry out of the softmax; by default all count.
-        block: How many pixels are compared at once; does not change the result.
+        kd_temperature: Divides them again, T.
+        written: False excludes an entry from the softmax; by default all are included.
+        block: Number of pixels compared at once; does not change the result.
 
     >>> pixels = torch.eye(2)
     >>> contrast_kl(pixels, pixels.flip(0), pixels, temperature=1.0)
@@ -204,11 +204,11 @@ def contrast_kl(
 
 
 class MemoryContrast(DistillationLoss):
-    """CIRKD across batches: the student compares pixels with a memory as the teacher does.
+    """CIRKD across batches: pixels relate to a memory of features as they do for the teacher.
 
-    The memory holds features of the teacher, single pixels and means over regions, of each class.
-    Labels say which class a pixel is remembered for; pixels without a class are left out. The
-    student's features pass through a small head that is trained with it and then thrown away.
+    The memory holds the teacher's features, single pixels and means over regions, of each class.
+    Labels determine the class a pixel is stored for; pixels without a class are ignored. The
+    student's features pass through a small head that is trained with it and then discarded.
 
     The memory takes ``classes * (pixel_slots + region_slots) * channels`` floats on every device
     and in every checkpoint: 0.9 GB for 19 classes and 512 channels, but 6.8 GB for 150 (ADE20K),
@@ -217,16 +217,18 @@ class MemoryContrast(DistillationLoss):
 
     Args:
         temperature: Divides the similarities: the smaller, the more the nearest features count.
-        kd_temperature: Softens teacher and student once more.
-        pixel_slots: How many pixels of each class are remembered.
-        region_slots: How many regions of each class are remembered.
-        pixels_per_class: How many pixels of a class each image adds to the memory at most.
-        contrast_pixels: With about how many remembered pixels, of all classes, each is compared.
-        contrast_regions: With about how many remembered regions.
-        pixel_sampling: Which pixels are remembered for a class: its own (class), or as in the
+        kd_temperature: Divides them again, which softens teacher and student.
+        pixel_slots: Number of pixels stored per class.
+        region_slots: Number of regions stored per class.
+        pixels_per_class: Maximum number of pixels that an image adds per class.
+        contrast_pixels: Approximate number of stored pixels, over all classes, that each pixel is
+            compared with.
+        contrast_regions: Approximate number of stored regions that each pixel is compared with.
+        pixel_sampling: Which pixels are stored for a class: its own (class), or as in the
             authors' code, pixels from the top of the image, whatever their class (legacy).
-        mask_unwritten: Leave out slots not written to; else they count, random, as in that code.
-        weight: Factor beside the task's loss.
+        mask_unwritten: Exclude slots that still hold their initial random vector; the authors' code
+            includes them.
+        weight: Weight relative to the task loss.
     """
 
     image_by_image = False
@@ -245,7 +247,7 @@ class MemoryContrast(DistillationLoss):
         weight: Weight = 0.1,
     ) -> None:
         super().__init__(weight)
-        remedy = "1 changes nothing"
+        remedy = "1 has no effect"
         require_above_zero(remedy, temperature=temperature, kd_temperature=kd_temperature)
         require_at_least(1, pixel_slots=pixel_slots, region_slots=region_slots)
         require_at_least(1, contrast_pixels=contrast_pixels, contrast_regions=contrast_regions)
@@ -262,7 +264,7 @@ class MemoryContrast(DistillationLoss):
         own, channels = feature_channels(self, student, teacher)
         self.head = nn.Sequential(
             nn.Conv2d(own, channels, 1, bias=False),
-            # Always on the batch's own statistics: the head is of no use once training is over.
+            # Always batch statistics: the head is discarded after training.
             nn.BatchNorm2d(channels, track_running_stats=False),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1, bias=False),
@@ -270,18 +272,18 @@ class MemoryContrast(DistillationLoss):
         self.memory = PixelRegionMemory(student.classes, channels, *self.remembered)
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """Add up `terms`; like them, for one call in each step."""
+        """Sum `terms`; call it once per step."""
         return torch.stack(list(self.terms(inputs).values())).sum()
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Compare with remembered pixels and regions; in training mode, remember the batch first.
+        """Compare with stored pixels and regions; in training mode, store the batch first.
 
-        With several processes, all of them must call this.
+        With several processes, all must call this.
         """
         if self.head is None or self.memory is None:
             raise ValueError(
-                "MemoryContrast expects the two networks before the first batch, got none; "
-                "call prepare(student, teacher)"
+                "expected a prepared loss, got one without a memory; "
+                "call prepare(student, teacher) first, as Distillation does"
             )
         student, teacher = features_of(inputs)
         labels = labels_on_grid_of(student, inputs.labels)

@@ -1,4 +1,4 @@
-"""Cross-image distillation (CIRKD, mini-batch part): match how alike the pixels of a batch are."""
+"""Cross-image distillation (CIRKD, mini-batch part): match similarities of a batch's pixels."""
 
 import torch
 import torch.nn.functional as F
@@ -18,22 +18,22 @@ def cross_image_similarity(
     temperature: float = 0.1,
     block: int | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Match how similar each pixel is to all pixels of each image of the batch, its own included.
+    r"""Match the similarities of each pixel to all pixels of each image of the batch.
 
     .. math:: \frac{1}{B^2 P} \sum_{i,j} \sum_u \mathrm{KL}\big(
         \mathrm{softmax}_v(t_{iu} \cdot t_{jv} / \tau) \,\|\,
         \mathrm{softmax}_v(s_{iu} \cdot s_{jv} / \tau)\big)
 
-    Features are of unit length; the softmax runs over the P pixels v of image j. Both pixels of a
-    similarity learn from it. The mini-batch part of CIRKD (Yang et al., 2022, arXiv 2204.06986),
-    without its scale by a squared temperature. Only similarities are compared, so student and
-    teacher may differ in channels. Every pixel counts, labelled or not. The teacher gets no
-    gradient; its features come to the student's grid.
+    Features are normalised to unit length; the softmax runs over the P pixels v of image j, which
+    may be image i itself. The gradient flows to both pixels of a similarity. The mini-batch part of
+    CIRKD (Yang et al., 2022, arXiv 2204.06986), without its factor of a squared temperature. Only
+    similarities are compared, so student and teacher may differ in channels. All pixels are used,
+    labelled or not. The teacher gets no gradient; its features are resampled to the student's grid.
 
-    The work grows with the square of ``batch * P``, the memory only with ``block * batch * P``:
-    ``block`` pixels are compared with the batch at once, by default what fits a few hundred MiB,
-    which does not change the result. A temperature :math:`\tau` below 1 makes the most similar
-    pixels count more.
+    Time is quadratic in ``batch * P``, memory only proportional to ``block * batch * P``: ``block``
+    pixels are compared with the batch at once, by default as many as fit a few hundred MiB, which
+    does not change the result. With a temperature :math:`\tau` below 1 the most similar pixels
+    count more.
 
     >>> apart, alike = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 1, 1, 2)
     >>> cross_image_similarity(alike, apart, temperature=1.0)
@@ -48,20 +48,21 @@ def cross_image_similarity(
 
 
 def _rows(features: Tensor) -> Tensor:
-    """Bring features to [batch pixels channels], each pixel of unit length."""
+    """Rearrange features to [batch pixels channels], each pixel normalised to unit length."""
     return unit(precise(features)).flatten(2).mT.contiguous()
 
 
 class CrossImageSimilarity(DistillationLoss):
-    """CIRKD within a batch: the student learns which pixels, of whichever image, look alike.
+    """CIRKD within a batch: the student learns which pixels, across all images, are alike.
 
-    Needs no labels and nothing that is trained. Its work grows with the square of the number of
-    pixels in the batch. See `cross_image_similarity`.
+    Needs no labels and has no trained parameters. Time is quadratic in the number of pixels in the
+    batch. See `cross_image_similarity`.
 
     Args:
         temperature: Divides the similarities: the smaller, the more the nearest pixels count.
-        pool: Average squares of this many features a side first; 2 makes it 16 times cheaper.
-        weight: Factor beside the task's loss.
+        pool: Side of the squares of features that are average-pooled first; 2 makes the loss 16
+            times cheaper.
+        weight: Weight relative to the task loss.
     """
 
     image_by_image = False
@@ -73,7 +74,7 @@ class CrossImageSimilarity(DistillationLoss):
         super().__init__(weight)
         require_above_zero("CIRKD's authors use 0.1", temperature=temperature)
         if pool is not None:
-            require_at_least(1, "None leaves all features", pool=pool)
+            require_at_least(1, "None keeps all features", pool=pool)
         self.temperature, self.pool = temperature, pool
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:

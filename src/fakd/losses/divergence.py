@@ -1,4 +1,4 @@
-"""Divergence of two softmaxed maps, value and gradient together, in blocks that a cache keeps."""
+"""Divergence of two softmaxed maps, value and gradient together, in cache-sized blocks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from fakd.losses.grid import precise
 
 BLOCK_NUMBERS = {"cpu": 2**20}
-"""Logits treated at once, but no less than an image; 2^26 elsewhere."""
+"""Number of logits per block, but at least one image; 2^26 on other devices."""
 
 
 def divergence(
@@ -22,11 +22,11 @@ def divergence(
 ) -> Float[Tensor, "..."]:
     r"""Compute :math:`\sum_k q_k (\log q_k - z_k / T) + \log \sum_k \exp(z_k / T + v_k / (2 T^2))`.
 
-    ``q`` is the teacher's softmax over ``dim``, which the result has no more; without variance,
-    this is the KL divergence. With P the softmax of the student's exponents, the gradients are
+    ``q`` is the teacher's softmax over ``dim``, which is summed out; without variance, this is the
+    KL divergence. With P the softmax of the student's exponents, the gradients are
     :math:`(P - q) / T` for the student and :math:`P / (2 T^2)` for the variance. They are computed
-    with the value, so that each map is read once; they cannot be differentiated again. In at least
-    float32.
+    together with the value, so that each map is read once; there are no second derivatives. All in
+    at least float32.
     """
     value: Tensor = _Divergence.apply(student, teacher, temperature, variance, dim)
     return value

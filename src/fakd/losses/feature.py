@@ -1,4 +1,4 @@
-"""Distillation of features: by distance, by direction, or by where each channel is active."""
+"""Feature distillation: by squared distance, by cosine, or by where each channel is active."""
 
 from typing import Literal
 
@@ -34,12 +34,12 @@ def feature_distance(
     .. math:: \frac{1}{N D} \sum_i \lVert s_i - t_i \rVert^2 \quad \text{or} \quad
         \frac{1}{N} \sum_i \big( 1 - \cos(s_i, t_i) \big)
 
-    over the N pixels of all images. The first, l2, is that of FitNets (Romero et al., 2015, arXiv
-    1412.6550) as a mean over channels too: it knows the features' scale, and grows with its
-    square. The second, cosine, knows directions only; a vector of zeros has none, counts as 1 and
-    gets no gradient. Student features of other channels must go through an `Alignment` first.
-    Every pixel counts, labelled or not. The teacher gets no gradient; its features come to the
-    student's grid.
+    over the N pixels of all images and D channels. The first, l2, is that of FitNets (Romero et
+    al., 2015, arXiv 1412.6550), averaged over channels too: it depends on the features' scale, and
+    grows with its square. The second, cosine, compares directions only; a vector of zeros has none,
+    so its loss is 1 and its gradient 0. If the channels differ, map the student's features with an
+    `Alignment` first. All pixels are used, labelled or not. The teacher gets no gradient; its
+    features are resampled to the student's grid.
 
     Raises:
         ValueError: the channels differ.
@@ -67,15 +67,16 @@ def _build_alignment(
 class FeatureDistance(DistillationLoss):
     """Plain feature distillation: the student learns to reproduce the teacher's features.
 
-    Needs features of both networks, and trains an alignment with the student. No labels. See
-    `feature_distance`.
+    Needs the features of both networks but no labels, and trains an alignment layer with the
+    student. See `feature_distance`.
 
     Args:
-        kind: Match features with their scale, by squared difference (l2), whose size depends on
-            the teacher, or only the direction at each pixel (cosine), 0 to 2 for any teacher.
-        alignment: To the teacher's channels: by a 1x1 convolution without bias (conv) or with
-            (conv-bias), one with batch norm and ReLU (conv-bn-relu), or nothing (none).
-        weight: Factor beside the task's loss.
+        kind: Squared difference (l2), whose magnitude depends on the teacher's features, or cosine
+            distance at each pixel (cosine), 0 to 2 for any teacher.
+        alignment: Layer that maps the student's features to the teacher's channels: a 1x1
+            convolution without bias (conv) or with (conv-bias), one with batch norm and ReLU
+            (conv-bn-relu), or no layer (none).
+        weight: Weight relative to the task loss.
     """
 
     prepare = _build_alignment
@@ -108,10 +109,10 @@ def feature_channel_kl(
     .. math:: \frac{T^2}{K} \sum_k \mathrm{KL}\big( \mathrm{softmax}_i(t_k / T) \,\|\,
         \mathrm{softmax}_i(s_k / T) \big)
 
-    `channel_kl` with the K channels of a feature in the place of classes; the softmax runs over
-    positions i (Shu et al., 2021, arXiv 2011.13256). Student features of other channels must go
-    through an `Alignment` first. Every pixel counts, labelled or not. The teacher gets no
-    gradient; its features come to the student's grid.
+    `channel_kl` with the K feature channels in place of classes; the softmax runs over positions i
+    (Shu et al., 2021, arXiv 2011.13256). If the channels differ, map the student's features with an
+    `Alignment` first. All pixels are used, labelled or not. The teacher gets no gradient; its
+    features are resampled to the student's grid.
 
     Raises:
         ValueError: the channels differ.
@@ -129,18 +130,19 @@ def feature_channel_kl(
 class FeatureChannelKL(DistillationLoss):
     """Channel-wise distillation on features: the student learns where each channel is active.
 
-    Needs features of both networks, and trains an alignment with the student. No labels. See
-    `feature_channel_kl`.
+    Needs the features of both networks but no labels, and trains an alignment layer with the
+    student. See `feature_channel_kl`.
 
     Args:
-        temperature: Softens teacher and student: above 1, faint places count more.
-        alignment: To the teacher's channels: by a 1x1 convolution without bias (conv, CIRKD) or
-            with (conv-bias, the CWD authors' code for mmsegmentation), one with batch norm and
-            ReLU (conv-bn-relu, their code for Cityscapes), or nothing (none).
-        divisor: Whose number of channels the sum over channels is divided by: the teacher's, which
-            is that after alignment, or the student's before it, as in CIRKD's code and in the CWD
-            authors' for mmsegmentation.
-        weight: Factor beside the task's loss.
+        temperature: Softens teacher and student: above 1, weakly active positions count more.
+        alignment: Layer that maps the student's features to the teacher's channels: a 1x1
+            convolution without bias (conv, CIRKD) or with (conv-bias, the CWD authors' code for
+            mmsegmentation), one with batch norm and ReLU (conv-bn-relu, their code for Cityscapes),
+            or no layer (none).
+        divisor: Number of channels that the sum over channels is divided by: the teacher's, equal
+            to that after alignment, or the student's before it, as in CIRKD's code and the CWD
+            authors' code for mmsegmentation.
+        weight: Weight relative to the task loss.
     """
 
     prepare = _build_alignment

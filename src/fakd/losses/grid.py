@@ -1,4 +1,4 @@
-"""One policy for maps of different size: everything comes to the student's grid."""
+"""Resampling of maps of different sizes: everything is resampled to the student's grid."""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ def on_grid_of(
     reference: Float[Tensor, "batch _channels rows cols"],
     maps: Float[Tensor, "batch channels _rows _cols"],
 ) -> Float[Tensor, "batch channels rows cols"]:
-    """Bring logits or features to the grid of ``reference``, bilinearly and in at least float32.
+    """Resample logits or features to the grid of ``reference``, bilinearly, in at least float32.
 
-    Pixel centres correspond (``align_corners=False``). Maps that already fit are returned as they
-    are. Used for whatever the teacher shows on another grid than the student, in training and in
+    Pixel centres are aligned (``align_corners=False``). Maps of the right size are returned
+    unchanged. Used for all teacher outputs on another grid than the student's, in training and in
     every public function of two maps.
     """
     if maps.shape[-2:] == reference.shape[-2:]:
@@ -25,7 +25,7 @@ def labels_on_grid_of(
     reference: Float[Tensor, "batch _channels rows cols"],
     labels: Integer[Tensor, "batch _rows _cols"],
 ) -> Int[Tensor, "batch rows cols"]:
-    """Bring labels to the grid of ``reference``: row i takes row floor(i * height / rows)."""
+    """Resample labels to the grid of ``reference``: row i takes row floor(i * height / rows)."""
     size = reference.shape[-2:]
     if labels.shape[-2:] == size:
         return labels.long()

@@ -1,4 +1,4 @@
-"""Hard pseudo-labels: the teacher's class as a label, where the teacher is sure of it."""
+"""Hard pseudo-labels: the teacher's class as the label, where its confidence is high enough."""
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,14 @@ def hard_label_cross_entropy(
     teacher_logits: Float[Tensor, "batch classes _rows _cols"],
     threshold: float = 0.0,
 ) -> Float[Tensor, ""]:
-    r"""Take the teacher's likeliest class for the label of each pixel.
+    r"""Compute the cross-entropy with the teacher's most likely class as each pixel's label.
 
     .. math:: - \frac{1}{|S|} \sum_{i \in S} \log \mathrm{softmax}(s_i)_{\hat y_i}, \quad
         \hat y_i = \arg\max_c t_{ic}, \quad S = \{i : \max_c \mathrm{softmax}(t_i)_c \ge \tau\}
 
     Pseudo-labels (Lee, 2013) with the threshold of FixMatch (Sohn et al., 2020, arXiv 2001.07685).
-    Every pixel counts, labelled or not, and none gives 0. The teacher gets no gradient; its logits
-    come to the student's grid. ``threshold`` is :math:`\tau`.
+    Pixels are used whether labelled or not; if S is empty the loss is 0. The teacher gets no
+    gradient; its logits are resampled to the student's grid. ``threshold`` is :math:`\tau`.
 
     >>> hard_label_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([2.0, 0]).view(1, 2, 1, 1))
     tensor(0.6931)
@@ -37,14 +37,14 @@ def hard_label_cross_entropy(
 
 
 class HardLabels(DistillationLoss):
-    """The student learns the teacher's class of each pixel as if it were its label.
+    """Pseudo-labels: the student learns the teacher's class of each pixel as its label.
 
-    What most do with images without labels, and the rival of every loss that learns how sure the
-    teacher is. See `hard_label_cross_entropy`.
+    The usual method for images without labels, and the baseline for every loss on the teacher's
+    probabilities. See `hard_label_cross_entropy`.
 
     Args:
-        threshold: How likely the teacher must find its class for a pixel to count.
-        weight: Factor beside the task's loss.
+        threshold: Minimum probability of the teacher's class for a pixel to be used.
+        weight: Weight relative to the task loss.
     """
 
     def __init__(self, threshold: float = 0.0, weight: Weight = 1.0) -> None:
@@ -52,7 +52,7 @@ class HardLabels(DistillationLoss):
         if not 0 <= threshold < 1:
             raise ValueError(f"expected threshold from 0 to below 1, got {threshold}")
         self.threshold = threshold
-        # Else images in which the teacher is surer count more.
+        # With a threshold, images in which the teacher is more confident count more.
         self.image_by_image = threshold == 0
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:

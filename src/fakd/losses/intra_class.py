@@ -1,4 +1,4 @@
-"""Intra-class feature variation (IFVD): match how typical of its class each pixel is."""
+"""Intra-class feature variation (IFVD): match each pixel's similarity to its class's mean."""
 
 from typing import Literal
 
@@ -20,21 +20,21 @@ def intra_class_variation(
     normalise: Normalise = "all",
     classes: int = 255,
 ) -> Float[Tensor, ""]:
-    r"""Match how similar each pixel is to the mean of its class in its image.
+    r"""Match the similarity of each pixel to the mean of its class in its image.
 
     .. math:: \frac{1}{N} \sum_i \big( \cos(s_i, \mu^s_i) - \cos(t_i, \mu^t_i) \big)^2, \quad
         \mu_i = \frac{\sum_{j: y_j = y_i} f_j}{|\{j: y_j = y_i\}| + 10^{-6}}
 
-    The sum over j is over the pixels of the same image; the gradient flows through the mean as
-    well, and a norm counts as at least 1e-8. Wang et al., ECCV 2020, "Intra-class Feature
-    Variation Distillation for Semantic Segmentation". Only similarities are compared, so
-    student and teacher may differ in channels. The teacher gets no gradient. Teacher and labels
-    come to the student's grid.
+    j runs over the pixels of the same image; the gradient also flows through the mean, and norms
+    are clamped to at least 1e-8. Wang et al., ECCV 2020, "Intra-class Feature Variation
+    Distillation for Semantic Segmentation". Only similarities are compared, so student and teacher
+    may differ in channels. The teacher gets no gradient. Teacher and labels are resampled to the
+    student's grid.
 
     A pixel without a class, with a label outside 0 to ``classes - 1``, is compared with itself: it
-    adds 0, or 1 where exactly one of the networks gives it a vector of zeros. Published code counts
-    these pixels in N (all); leaving them out altogether (valid) keeps the loss from fading where
-    much is unlabelled, and gives 0 where all is.
+    adds 0, or 1 where exactly one of the networks gives it a vector of zeros. The published code
+    counts these pixels in N (all); excluding them (valid) keeps the loss from shrinking where many
+    pixels are unlabelled, and gives 0 where all are.
 
     >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.ones(2, 2)
     >>> labels = torch.zeros(1, 1, 2, dtype=torch.int64)
@@ -59,10 +59,10 @@ def _typicality(
     rows: Int[Tensor, "batch pixels"],
     classes: int,
 ) -> Float[Tensor, "batch pixels"]:
-    """Compute the cosine of each pixel with the mean of its class; with itself, if it has none.
+    """Compute the cosine of each pixel with the mean of its class, or with itself if it has none.
 
-    Products with a table of members instead of indexed sums: they add in a fixed order on a GPU
-    too, and neither they nor their gradients need a mean spread out over the pixels. Beside the
+    Matrix products with a membership matrix replace indexed sums: they are deterministic on a GPU
+    too, and neither they nor their gradients need the means gathered per pixel. In addition to the
     features, this takes memory for ``batch * classes * pixels`` numbers.
     """
     members = features.new_zeros(len(rows), classes + 1, rows.shape[1])
@@ -76,15 +76,16 @@ def _typicality(
 
 
 class IntraClassVariation(DistillationLoss):
-    """IFVD: the student learns how typical of its class each pixel is, as the teacher sees it.
+    """IFVD: the student learns how close each pixel is to its class's mean feature.
 
-    Needs labels, features of both networks and nothing that is trained. Its authors use it beside
-    a loss on the logits: alone, it has been reported to harm. See `intra_class_variation`.
+    Needs labels and the features of both networks, and has no trained parameters. Its authors
+    combine it with a loss on logits; alone, it has been reported to do harm. See
+    `intra_class_variation`.
 
     Args:
-        normalise: Which pixels the loss is the mean over: all, as published, or only those with a
-            class (valid), for data of which much is unlabelled.
-        weight: Factor beside the task's loss.
+        normalise: Pixels that the loss averages over: all, as published, or only those with a class
+            (valid), for data with many unlabelled pixels.
+        weight: Weight relative to the task loss.
     """
 
     prepare = require_features

@@ -1,4 +1,4 @@
-"""How far apart a student's two likeliest logits lie: a running median from a histogram."""
+"""Margin between a student's two largest logits: a running median from a histogram."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,24 +8,24 @@ from fakd.losses.grid import precise
 from fakd.processes import summed
 
 LOWEST, HIGHEST, PER_OCTAVE = -12, 12, 16
-"""Margins from 2^-12 to 2^12 are told apart, in bins that are 4.4 % wide."""
+"""Margins from 2^-12 to 2^12 are resolved, in bins that are 4.4 % wide."""
 BINS = (HIGHEST - LOWEST) * PER_OCTAVE + 1
 WINDOW = 0.02
-"""Share of the training steps after which what was seen counts 1/e."""
+"""Share of the training steps after which older counts are weighted by 1/e."""
 
 
 def margin_counts(
     logits: Float[Tensor, "batch classes rows cols"], labelled: Bool[Tensor, "batch rows cols"]
 ) -> Int[Tensor, " bins"]:
-    """Count labelled pixels by the difference of their two largest logits.
+    """Compute a histogram of the difference of the two largest logits over labelled pixels.
 
-    The bins grow by a constant factor. The first one holds all that is below 2^-12, 0 included, the
-    last one also all that is above 2^12.
+    Bins are logarithmic. The first holds everything below 2^-12, 0 included, the last also
+    everything above 2^12.
     """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         first, *others = precise(logits).contiguous().unbind(1)
         second = torch.full_like(first, -torch.inf) if others else first
-        # Several times as fast as looking for the two largest at once.
+        # Several times as fast as topk(2).
         for other in others:
             second = torch.maximum(second, torch.minimum(first, other))
             first = torch.maximum(first, other)
@@ -37,7 +37,7 @@ def margin_counts(
 
 
 def median_of(counts: Float[Tensor, " bins"] | Int[Tensor, " bins"]) -> Float[Tensor, ""]:
-    """Read the median off `margin_counts`, evenly spread in each bin's logarithm; 0 if empty."""
+    """Compute the median of `margin_counts`, log-linear within a bin; 0 if empty."""
     below = precise(counts).cumsum(0)
     half = below[-1:] / 2
     place = torch.searchsorted(below, half).clamp(max=BINS - 1)
@@ -50,11 +50,11 @@ def median_of(counts: Float[Tensor, " bins"] | Int[Tensor, " bins"]) -> Float[Te
 
 
 class RunningMargin(nn.Module):
-    """Counts of recent margins, in buffers; with several processes, those of all of them.
+    """Histogram of recent margins, in buffers; with several processes, summed over all of them.
 
-    What was seen fades by ``exp(-(progress - former progress) / WINDOW)``. It fades with the share
-    of the run that is done and not with the number of updates, and the counts of one step are
-    integers, so that a step in several parts leaves what the whole step leaves, to the last bit.
+    Older counts decay by ``exp(-(progress - former progress) / WINDOW)``. The decay depends on the
+    run's progress and not on the number of updates, and the counts of one step are integers, so
+    gradient accumulation gives the same result as the whole step, bit for bit.
     """
 
     past: Float[Tensor, " bins"]
@@ -74,10 +74,10 @@ class RunningMargin(nn.Module):
         labelled: Bool[Tensor, "batch rows cols"],
         progress: float,
     ) -> None:
-        """Take in one batch, or a part of it; with several processes, every one must call this."""
+        """Add one batch, or a part of it; with several processes, all must call this."""
         counts = summed(margin_counts(logits, labelled))
         now = torch.full_like(self.progress, progress)
-        # A run that is made longer has less of it done than before.
+        # Progress falls when a run is extended.
         faded = torch.exp(-(now - self.progress).clamp(min=0) / WINDOW)
         same = now == self.progress
         self.past = torch.where(same, self.past, (self.past + self.present) * faded)
@@ -86,9 +86,9 @@ class RunningMargin(nn.Module):
 
     @property
     def counts(self) -> Float[Tensor, " bins"]:
-        """What counts now of the labelled pixels seen, by bin."""
+        """Decayed counts of the labelled pixels seen, by bin."""
         return self.past + self.present
 
     def median(self) -> Float[Tensor, ""]:
-        """Compute the median margin of the labelled pixels seen of late; 0 before any."""
+        """Compute the median margin of recent labelled pixels; 0 before the first."""
         return median_of(self.counts)

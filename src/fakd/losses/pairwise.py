@@ -1,4 +1,4 @@
-"""Pair-wise distillation (SKDS): match how alike the regions of an image are."""
+"""Pair-wise distillation (SKDS): match the similarities between regions of an image."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def pairwise_similarity(
     kernel: Sequence[int] = (2, 2),
     detach_norm: bool = False,
 ) -> Float[Tensor, ""]:
-    r"""Match how similar each region of an image is to each other region of it.
+    r"""Match the similarities between all pairs of regions of an image.
 
     .. math:: \frac{1}{N M^2} \sum_{n,m,m'} \Big( \frac{t_{nm} \cdot t_{nm'}}{\|t_{nm}\|
         \|t_{nm'}\|} - \frac{s_{nm} \cdot s_{nm'}}{\|s_{nm}\| \|s_{nm'}\|} \Big)^2
@@ -28,12 +28,13 @@ def pairwise_similarity(
     The M regions are blocks of the feature map, each max-pooled to one vector; at the bottom and
     right edges they may be smaller. The pair-wise part of SKDS (Liu et al., 2019, arXiv
     1903.04197), whose paper describes average pooling and whose public code takes the maximum.
-    Only similarities are compared, so student and teacher may differ in channels. Every pixel
-    counts, labelled or not. The teacher gets no gradient; its features come to the student's grid.
+    Only similarities are compared, so student and teacher may differ in channels. All pixels are
+    used, labelled or not. The teacher gets no gradient; its features are resampled to the
+    student's grid.
 
     ``kernel`` is the rows and columns of a block; memory for two maps of ``batch * M^2``.
-    ``detach_norm`` takes the length of a vector as given in the gradient, as the authors' code
-    does, so that the student also learns by making its vectors longer or shorter.
+    ``detach_norm`` treats the norm of a vector as a constant in the gradient, as the authors' code
+    does, so that the gradient also changes the length of the student's vectors.
 
     >>> apart, alike = torch.eye(2).view(1, 2, 1, 2), torch.ones(1, 1, 1, 2)
     >>> pairwise_similarity(alike, apart, kernel=(1, 1))
@@ -61,15 +62,16 @@ def _similarities(
 class PairwiseSimilarity(DistillationLoss):
     """SKDS's pair-wise part: the student learns which regions of an image look alike.
 
-    Needs no labels and nothing that is trained. See `pairwise_similarity`.
+    Needs no labels and has no trained parameters. See `pairwise_similarity`.
 
     Args:
-        kernel: Rows and columns of the blocks of features that count as one region: with 2 x 2
-            on a 64 x 64 map, 1024 regions and 4 MiB for each image and network.
-        scale: Size of a block as a share of the map's instead, such as 0.5 for two or, where it
-            does not divide evenly, three blocks along each side, as SKDS's authors have it.
-        detach_norm: Leave the length of feature vectors out of the gradient, as SKDS's authors do.
-        weight: Factor beside the task's loss.
+        kernel: Rows and columns of the blocks of features that form one region: 2 x 2 on a
+            64 x 64 map gives 1024 regions and takes 4 MiB for each image and network.
+        scale: Size of a block as a share of the map, instead of kernel, as SKDS's authors use it:
+            0.5 gives two blocks along each side, or three if the side does not divide evenly.
+        detach_norm: Treat the norm of feature vectors as a constant in the gradient, as SKDS's
+            authors do.
+        weight: Weight relative to the task loss.
     """
 
     prepare = require_features
@@ -90,7 +92,7 @@ class PairwiseSimilarity(DistillationLoss):
         if scale is not None and not 0 < scale <= 1:
             raise ValueError(
                 f"expected scale above 0 and at most 1, got {scale}; 0.5 is what SKDS's authors "
-                "use, None leaves the size of a block to kernel"
+                "use; with None, kernel sets the size of a block"
             )
         self.kernel, self.scale, self.detach_norm = tuple(kernel), scale, detach_norm
 
@@ -99,6 +101,6 @@ class PairwiseSimilarity(DistillationLoss):
         student, teacher = features_of(inputs)
         kernel = self.kernel
         if self.scale is not None:
-            # The teacher's map has the student's size by the time they are compared.
+            # The teacher's map is resampled to the student's size before they are compared.
             kernel = tuple(max(1, math.floor(self.scale * size)) for size in student.shape[2:])
         return pairwise_similarity(student, teacher, kernel, self.detach_norm)

@@ -1,4 +1,4 @@
-"""Pixel-wise distillation (PD), and its augmented form: match which class each pixel shows."""
+"""Pixel-wise distillation (PD), plain and augmented: match class probabilities at each pixel."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -32,26 +32,26 @@ def pixel_kl(
     t_squared: bool = True,
     pixel_weights: Float[Tensor, "batch rows cols"] | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Match which class each pixel shows.
+    r"""Match the class probabilities at each pixel.
 
     .. math:: \frac{T^2}{N} \sum_i w_i \Big[ \sum_c q_{ic} (\log q_{ic} - z_{ic} / T) + \log \sum_c
         \exp(z_{ic} / T + \frac{\lambda v_{ic}}{2 T^2}) \Big], \quad q_i = \mathrm{softmax}_c(t_i/T)
 
     Without variance this is the Kullback-Leibler divergence of the two softmaxes over classes
     (Eq. 1 of FAKD, arXiv 2208.14143; Hinton et al., 2015); with it, an upper bound of its mean
-    over infinitely many feature augmentations (Eq. 8). Every pixel counts, labelled or not. The
+    over infinitely many feature augmentations (Eq. 8). All pixels are used, labelled or not. The
     teacher gets no gradient.
 
     Args:
         student_logits: Scores of the student.
-        teacher_logits: Scores of the teacher, brought to the student's grid if on another.
-        temperature: Divides both; the result is scaled back by its square.
+        teacher_logits: Scores of the teacher, resampled to the student's grid if it differs.
+        temperature: Divides both; the result is multiplied by its square.
         logit_variance: Variance of each student logit under augmentation, lambda included.
-        reduction: What the sum over images and pixels is divided by: images times pixels
-            (pixel_mean), that times classes (element_mean, IFVD), pixels of one image
-            (sum_over_hw, SKDS), or images (batch_mean, MMRazor).
-        t_squared: Scale the result back by the temperature's square; False leaves it, as IFVD does.
-        pixel_weights: What each pixel counts, :math:`w_i`; 1 if not given.
+        reduction: Divisor of the sum over images and pixels: images times pixels (pixel_mean), that
+            times classes (element_mean, IFVD), pixels of one image (sum_over_hw, SKDS), or images
+            (batch_mean, MMRazor).
+        t_squared: Multiply by the temperature's square; IFVD does not (False).
+        pixel_weights: Weight of each pixel, :math:`w_i`; 1 if not given.
 
     >>> pixel_kl(torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1))
     tensor(0.1308)
@@ -74,12 +74,12 @@ def joint_pixel_kl(
     t_squared: bool = True,
     pixel_weights: Float[Tensor, "batch rows cols"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Match which class each augmented pixel shows, by a bound that knows how logits covary.
+    """Match the class probabilities of augmented pixels by a bound that uses covariances of logits.
 
-    The same mean over augmentations as `pixel_kl` with a variance, bounded in another way by
-    ``bound``, `difference_bound` or `tilted_bound`. ``covariance`` is that of all student logits
-    under augmentation, for each class, lambda included; a pixel whose row in it
-    (``class_rows``) lies past the end is not augmented. All else as in `pixel_kl`.
+    The same mean over augmentations as in `pixel_kl` with a variance, but bounded by ``bound``,
+    either `difference_bound` or `tilted_bound`. ``covariance`` is that of all student logits under
+    augmentation, for each class, lambda included; a pixel whose row in it (``class_rows``) is past
+    the end is not augmented. All else as in `pixel_kl`.
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         student = F.log_softmax(precise(student_logits) / temperature, dim=1)
@@ -111,38 +111,39 @@ def _reduced(
 
 
 class PixelKL(AugmentedKL):
-    """Pixel-wise distillation: at each pixel, the student learns how the teacher ranks the classes.
+    """Pixel-wise distillation: the student learns the teacher's class probabilities at each pixel.
 
-    With a strength above 0 it is FAKD: the student must agree with the teacher for every meaning
-    that a pixel's feature could take on within its class. See `pixel_kl`.
+    With strength above 0 it is FAKD: the student must match the teacher for all augmentations of a
+    pixel's feature within its class. See `pixel_kl`.
 
     Args:
         temperature: Softens teacher and student: above 1, unlikely classes count more.
-        strength: How far features are augmented at the end of training, rising from 0 on a half
-            cosine. 0 is plain distillation (PD); the paper's best is 1, in its own unit.
-        covariance: What is known about a class: the variance of each feature channel (diagonal),
-            how all vary together (full), or the variance of the logits themselves (logits).
-        bound: How the mean over all augmentations is bounded: each logit by itself (marginal), by
-            differences to the target class (difference, ISDA's form, asks for a margin), or
-            tighter and dearer (tilted). The last two need diagonal or full covariance and a 1x1
-            classifier.
-        spare_own_class: Leave the logit of a pixel's own class unaugmented.
-        momentum: Weight of the past when the covariance is updated, such as 0.99, so that it
-            follows features that drift; by default all pixels seen count the same.
-        strength_unit: What strength counts: the variance of each class (lambda, the paper's), or
-            the share that the augmentation's term has of the median difference between the
-            student's two likeliest logits (margin), which means the same early and late in
-            training and for every network; 0.1 is a tenth of it.
-        classifier_gradient: Whether the term may also be lowered by changing the classifier, and
-            not by the features alone; covariance logits never does.
-        reduction: What the sum over images and pixels is divided by: images times pixels
-            (pixel_mean), that times classes (element_mean, IFVD), pixels of one image
-            (sum_over_hw, SKDS), or images (batch_mean, MMRazor). Sets what a weight means.
-        t_squared: Scale the loss back by the temperature's square.
-        class_weights: What a pixel of each class counts, scaled to mean 1: one number for each, or
-            auto from how rare classes are, as of the task's loss; all alike if not given. The class
-            is the pixel's label, or without one the teacher's most likely class.
-        weight: Factor beside the task's loss.
+        strength: Augmentation strength at the end of training, reached from 0 on a half cosine. 0
+            is plain distillation (PD); the paper's best is 1, in the unit lambda.
+        covariance: Class statistics for the augmentation: the variance of each feature channel
+            (diagonal), the covariance of all channels (full), or the variance of the logits
+            themselves (logits).
+        bound: How the mean over all augmentations is bounded: each logit separately (marginal), by
+            differences to the target class (difference, ISDA's form, which demands a margin), or
+            more tightly at a higher cost (tilted). The last two need diagonal or full covariance
+            and a 1x1 classifier.
+        spare_own_class: Do not augment the logit of a pixel's own class.
+        momentum: Weight of the past when the covariance is updated, such as 0.99, to track
+            drifting features; by default all pixels seen have equal weight.
+        strength_unit: Unit of strength: a factor of each class's variance (lambda, as in the
+            paper), or the augmentation term as a share of the median difference between the
+            student's two largest logits (margin), which means the same early and late in training
+            and for every network; 0.1 is a tenth of it.
+        classifier_gradient: Whether the augmentation term also trains the classifier and not only
+            the features; with covariance logits it never does.
+        reduction: Divisor of the sum over images and pixels: images times pixels (pixel_mean), that
+            times classes (element_mean, IFVD), pixels of one image (sum_over_hw, SKDS), or images
+            (batch_mean, MMRazor). Choose weight accordingly.
+        t_squared: Multiply the loss by the temperature's square.
+        class_weights: Weight of the pixels of each class, scaled to mean 1: one number per class,
+            or auto for weights by rarity as in the task loss; all equal if not given. The class is
+            the pixel's label or, if unlabelled, the teacher's most likely class.
+        weight: Weight relative to the task loss.
     """
 
     def __init__(
@@ -165,13 +166,13 @@ class PixelKL(AugmentedKL):
         super().__init__(*augmented, *relative, class_weights, weight, bound)
         if covariance == "logits" and bound != "marginal":
             raise ValueError(
-                f"bound {bound!r} needs to know how logits covary, got covariance 'logits', which "
-                "knows each one's variance only; choose 'diagonal' or 'full', or bound 'marginal'"
+                f"bound {bound!r} needs covariances of logits, got covariance 'logits', which "
+                "has their variances only; choose 'diagonal' or 'full', or bound 'marginal'"
             )
         self.bound, self.reduction, self.t_squared = bound, reduction, t_squared
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """Compute PD or, with a strength, the chosen bound of its mean over augmentations."""
+        """Compute PD or, with strength above 0, the chosen bound of its mean over augmentations."""
         logits, variance = (inputs.student.logits, inputs.teacher.logits), None
         scale, weights = (self.reduction, self.t_squared), self._pixel_weights(inputs)
         if self.strength > 0:
@@ -184,7 +185,7 @@ class PixelKL(AugmentedKL):
         return pixel_kl(*logits, self.temperature, variance, *scale, weights)
 
     def _pixel_weights(self, inputs: LossInputs) -> Float[Tensor, "batch rows cols"] | None:
-        """Look up what each pixel counts."""
+        """Look up the weight of each pixel."""
         if self.class_weights is None:
             return None
         labels = labels_on_grid_of(inputs.student.logits, inputs.labels)

@@ -1,4 +1,4 @@
-"""Published settings of each method by name: plain data, which help lists without torch."""
+"""Published settings of each method by name, as plain data that --help lists without torch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PRESETS: Mapping[str, Spec] = {
     "cwd": _channel(5.0),
     "cwd-fa": _channel(5.0, strength=1.0),
     "cwd-fa-logits": _channel(5.0, strength=1.0, covariance="logits"),
-    # The CWD authors' configurations for mmsegmentation and for Cityscapes, and CIRKD's harness.
+    # The CWD authors' configurations for mmsegmentation and Cityscapes, and those in CIRKD's code.
     "cwd-mmseg-ade20k": _channel(10.0),
     "cwd-mmseg-cityscapes": _channel(5.0),
     "cwd-td": _channel(3.0, temperature=4.0),
@@ -91,17 +91,17 @@ PRESETS: Mapping[str, Spec] = {
     "features-l2": _loss("FeatureDistance", kind="l2", weight=1.0),
     "features-cosine": _loss("FeatureDistance", kind="cosine", weight=1.0),
     "dist": _loss("Relational", weight=1.0),
-    # Pseudo-labels, the rival of all of these where images have no labels.
+    # Pseudo-labels, the baseline for images without labels.
     "hard": _loss("HardLabels", threshold=0.0, weight=1.0),
 }
-"""Name -> what ``distillation:`` holds in a recipe; docs/methods.md says where each comes from."""
+"""Name -> value of ``distillation:`` in a recipe; docs/methods.md lists the sources."""
 
 
 def preset(name: str) -> DistillationLoss:
     """Build the loss, or sum of losses, of a published setting.
 
     Raises:
-        ValueError: there is no such preset; lists those there are.
+        ValueError: there is no such preset; lists the available ones.
 
     >>> preset("cwd-td").weight
     3.0

@@ -1,4 +1,4 @@
-"""Relational distillation (DIST): match how scores correlate, whatever their scale."""
+"""Relational distillation (DIST): match correlations of scores, independent of their scale."""
 
 import math
 
@@ -25,14 +25,14 @@ def relational(
         p_i = \mathrm{softmax}_c(s_i / T), \; q_i = \mathrm{softmax}_c(t_i / T)
 
     :math:`\rho` is Pearson's correlation: over the classes at each of the N pixels, and over all
-    pixels of all images for each class. A student that is surer or less sure than the teacher is
-    not told to change that. Huang et al., 2022, "Knowledge Distillation from a Stronger Teacher"
-    (arXiv 2205.10536). As in the authors' code, 1e-8 is added to the product of the two norms. What
-    is constant, such as a map of one pixel, correlates with nothing: it counts as 1 and gets no
-    gradient, which would be 1e8 times the teacher's deviation. Every pixel counts, labelled or
-    not. The teacher gets no gradient; its logits come to the student's grid. ``inter`` is
-    :math:`\beta`, the weight of the ranking of the classes, ``intra`` :math:`\gamma`, that of the
-    pixels.
+    pixels of all images for each class. The student's confidence may differ from the teacher's
+    without penalty. Huang et al., 2022, "Knowledge Distillation from a Stronger Teacher"
+    (arXiv 2205.10536). As in the authors' code, 1e-8 is added to the product of the two norms. A
+    constant input, such as a map of one pixel, has no correlation: its loss is 1 and its gradient
+    0, where the formula would give 1e8 times the teacher's deviation. All pixels are used, labelled
+    or not. The teacher gets no gradient; its logits are resampled to the student's grid. ``inter``
+    is :math:`\beta`, the weight of the ranking of the classes, ``intra`` :math:`\gamma`, that of
+    the pixels.
 
     >>> teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]]).view(1, 2, 1, 2)
     >>> relational(torch.zeros(1, 2, 1, 2), teacher)
@@ -54,7 +54,7 @@ def _correlation(
     teacher: Float[Tensor, "batch classes rows cols"],
     dims: tuple[int, ...],
 ) -> Float[Tensor, "..."]:
-    """Compute Pearson's correlation over some of the dimensions."""
+    """Compute Pearson's correlation over ``dims``."""
     student = student - student.mean(dims, keepdim=True)
     teacher = teacher - teacher.mean(dims, keepdim=True)
     lengths = [torch.linalg.vector_norm(each, dim=dims) for each in (student, teacher)]
@@ -63,16 +63,16 @@ def _correlation(
 
 
 class Relational(DistillationLoss):
-    """DIST: the student learns how the teacher ranks classes and pixels, not how sure it is.
+    """DIST: the student learns how the teacher ranks classes and pixels, not its confidence.
 
-    Made for teachers much stronger than the student. Needs neither labels nor features, and trains
-    nothing. See `relational`.
+    Designed for teachers much stronger than the student. Needs neither labels nor features, and
+    has no trained parameters. See `relational`.
 
     Args:
         temperature: Softens teacher and student: above 1, unlikely classes count more.
-        inter: Weight of how the classes rank at each pixel.
-        intra: Weight of how all pixels of the batch rank for each class.
-        weight: Factor of both, beside the task's loss.
+        inter: Weight of the ranking of the classes at each pixel.
+        intra: Weight of the ranking of all pixels of the batch for each class.
+        weight: Weight of both relative to the task loss.
     """
 
     image_by_image = False
@@ -85,10 +85,10 @@ class Relational(DistillationLoss):
         weight: Weight = 1.0,
     ) -> None:
         super().__init__(weight)
-        require_above_zero("1 leaves logits alone", temperature=temperature)
+        require_above_zero("1 leaves logits unchanged", temperature=temperature)
         if not (min(inter, intra) >= 0 and 0 < inter + intra < math.inf):
             raise ValueError(
-                f"expected inter and intra of at least 0, one of them above, got {inter} and "
+                f"expected inter and intra of at least 0, one of them above 0, got {inter} and "
                 f"{intra}; the authors use 1 and 1"
             )
         self.temperature, self.inter, self.intra = temperature, inter, intra

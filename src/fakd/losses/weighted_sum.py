@@ -1,4 +1,4 @@
-"""Several distillation losses at once."""
+"""Weighted sum of several distillation losses."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,13 +11,13 @@ from fakd.types import DistillationLoss, LossInputs, Segmenter
 
 
 class WeightedSum(DistillationLoss):
-    """Several distillation losses at once, each with its own weight: most published methods.
+    """Weighted sum of several distillation losses, as in most published methods.
 
     Args:
-        losses: The losses by name; each becomes a curve of that name.
+        losses: The losses by name; each is logged as a curve of that name.
 
     Raises:
-        ValueError: there is no loss, a name is taken, or two losses need different class
+        ValueError: there is no loss, a name is reserved, or two losses need different class
             statistics.
     """
 
@@ -29,7 +29,7 @@ class WeightedSum(DistillationLoss):
         if taken or any("." in name for name in losses):
             raise ValueError(
                 "expected names of losses without a dot, and other than task, auxiliary, dice, "
-                f"lovasz and gradient_norm, got {', '.join(losses)}; choose others"
+                f"lovasz and gradient_norm, got {', '.join(losses)}; choose other names"
             )
         self.losses = nn.ModuleDict(losses)
         self.image_by_image = all(loss.image_by_image for loss in losses.values())
@@ -42,8 +42,8 @@ class WeightedSum(DistillationLoss):
         if len(set(wanted.values())) > 1:
             listed = "; ".join(f"{name}: {kind}, {past}" for name, (kind, past) in wanted.items())
             raise ValueError(
-                "expected one covariance and momentum for all losses with a strength, as they "
-                f"share the statistics, got {listed}; choose one"
+                "expected the same covariance and momentum for all losses with strength above 0, "
+                f"as they share the statistics, got {listed}; choose one of each"
             )
         self.covariance, self.momentum = next(iter(wanted.values()), (None, None))
 
@@ -60,24 +60,24 @@ class WeightedSum(DistillationLoss):
         return torch.stack(list(self.terms(inputs).values())).sum()
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Compute each weighted loss, by its name in ``losses``."""
+        """Compute each weighted loss, keyed by its name in ``losses``."""
         now, parts = inputs.progress, self._parts().items()
         return {name: loss.weight_at(now) * loss(inputs) for name, loss in parts}
 
     def fading(self, progress: float) -> dict[str, float]:
-        """Ask each loss for its factor."""
+        """Collect the fading weights of all losses."""
         return self._named(lambda loss: loss.fading(progress))
 
     def over(self, progress: float) -> bool:
-        """Tell whether every loss is over."""
+        """Return whether every loss is over."""
         return all(loss.over(progress) for loss in self._parts().values())
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Ask each loss for its measures."""
+        """Collect the measures of all losses."""
         return self._named(lambda loss: loss.measures(inputs))
 
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Let each loss train its opponent."""
+        """Let each loss train its critic."""
         return self._named(lambda loss: loss.after_step(inputs))
 
     def _named(self, ask: Callable[[DistillationLoss], dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What satisfies `fakd.types.Segmenter`: the paper's networks and everybody else's."""
+"""Networks that implement `fakd.types.Segmenter`: the paper's and external ones."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Backbones: the paper's, as timm arguments plus patches, and any other of timm by its name."""
+"""Backbones: the paper's, as timm models with patches, and any other timm model by its name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from fakd.models.heads import resize
 
 
 def undilate_second_convolutions(resnet: nn.Module) -> None:
-    """Let only the first 3x3 convolution of a basic block be dilated; timm dilates both."""
+    """Dilate only the first 3x3 convolution of each basic block; timm dilates both."""
     for block in resnet.modules():
         if isinstance(block, BasicBlock):
             set_dilation(block.conv2, 1)
@@ -27,8 +27,8 @@ def dilate_first_blocks_only(mobilenet: nn.Module) -> None:
     """Dilate the depthwise convolution of the first block of a stage, never of the others.
 
     At output stride 8 the stages of 64 and 96 channels (3 and 4) have dilation 2, those of 160 and
-    320 (5 and 6) dilation 4; timm spreads the dilation over all blocks of a stage instead. Its
-    last block tells which output stride the network was built for.
+    320 (5 and 6) dilation 4; timm dilates all blocks of a stage instead. The output stride is
+    inferred from the dilation of the last stage.
     """
     last = mobilenet.get_submodule("blocks.6.0.conv_dw").dilation
     deepest = last[0] if isinstance(last, tuple) else 1
@@ -40,7 +40,7 @@ def dilate_first_blocks_only(mobilenet: nn.Module) -> None:
 
 
 def set_dilation(convolution: nn.Module, dilation: int) -> None:
-    """Change a 3x3 convolution's dilation, with the padding that keeps the size."""
+    """Set a 3x3 convolution's dilation, and the padding that keeps the size."""
     if not isinstance(convolution, nn.Conv2d):
         raise TypeError(f"expected a Conv2d to dilate, got {type(convolution).__name__}")
     convolution.dilation = (dilation, dilation)
@@ -48,11 +48,11 @@ def set_dilation(convolution: nn.Module, dilation: int) -> None:
 
 
 class BilinearFusion(nn.Module):
-    """HRNet's exchange between resolutions with bilinear upsampling, for images of any size.
+    """HRNet's fusion of resolutions with bilinear upsampling, for images of any size.
 
-    timm copies pixels (nearest) and needs sizes that divide by 32. Here a coarse map is enlarged
-    by its stride ratio, then once more to the finer map's exact size where that differs. The
-    layers, and so their names, are those of the module it stands in for.
+    timm upsamples by nearest neighbour and needs sizes divisible by 32. Here a coarse map is
+    upsampled by its stride ratio, then resized to the finer map's exact size if that differs. The
+    layers and their names are those of the module that it replaces.
     """
 
     def __init__(self, module: HighResolutionModule) -> None:
@@ -65,7 +65,7 @@ class BilinearFusion(nn.Module):
                 layer.mode, layer.align_corners = "bilinear", False
 
     def forward(self, x: list[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Run the branches, then sum what each resolution sends to each."""
+        """Run the branches, then sum the contributions of all resolutions at each resolution."""
         maps = [branch(features) for branch, features in zip(self.branches, x, strict=True)]
         fused = []
         for paths, target in zip(self.fuse_layers, maps, strict=False):
@@ -86,12 +86,12 @@ def fuse_bilinearly(hrnet: nn.Module) -> None:
 
 
 PROBE = 64
-"""Side of the image that measures a backbone's stages."""
+"""Side of the image used to measure a backbone's stages."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A backbone in timm's terms."""
+    """A backbone as a timm model with arguments and a patch."""
 
     timm_name: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -99,15 +99,15 @@ class Architecture:
     weights: str | None = None
     """Tag of the ImageNet weights at timm's hub; None if there are none for this network."""
     file: str | None = None
-    """Name of the file with the ImageNet weights the published networks started from."""
+    """File name of the ImageNet weights that the published networks started from."""
 
     @property
     def full_name(self) -> str:
-        """Return timm's name of the network and its weights."""
+        """Name of the network and its weights in timm."""
         return f"{self.timm_name}.{self.weights}" if self.weights else self.timm_name
 
     def describe(self) -> str:
-        """Say which network this is, for errors."""
+        """Describe the network, for error messages."""
         stem = " with the deep stem" if "stem_type" in self.arguments else ""
         return f"{self.full_name}{stem}"
 
@@ -139,11 +139,11 @@ PAPER = {
     ),
 }
 """The paper's backbones. ``resnet101`` and ``resnet18`` have the deep stem of three 3x3
-convolutions (v1c), ``resnet18b`` the classic 7x7 one, which ImageNet weights exist for."""
+convolutions (v1c), ``resnet18b`` the classic 7x7 stem, for which timm has ImageNet weights."""
 
 
 class Backbone(NamedTuple):
-    """A feature extractor and what its stages look like, fine to coarse."""
+    """A feature extractor, with channels and strides of its stages, fine to coarse."""
 
     module: nn.Module
     channels: tuple[int, ...]
@@ -152,15 +152,15 @@ class Backbone(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The head's width that suits it: the paper's 512 above ResNet-101, 128 above ResNet-18."""
+        """Default width of the head: 512 for ResNet-101 and 128 for ResNet-18, as in the paper."""
         return 512 if self.channels[-1] >= 1024 else 128
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return what a backbone's name stands for.
+    """Look up a backbone by name.
 
     Args:
-        name: one of `PAPER`, else a model name of timm. ``timm/NAME`` always means timm's own, so
+        name: one of `PAPER`, else a model name of timm. ``timm/NAME`` always means timm's model, so
             ``timm/hrnet_w48`` is not the paper's ``hrnet_w48``.
 
     Raises:
@@ -202,7 +202,7 @@ def build_backbone(name: str, output_stride: int | None) -> Backbone:
 
 
 def create(architecture: Architecture, output_stride: int | None = None) -> Backbone:
-    """Let timm build the feature extractor, patch it, and run it once to see its stages."""
+    """Build timm's feature extractor, patch it, and run it once to measure its stages."""
     arguments = dict(architecture.arguments)
     if output_stride is not None:
         arguments["output_stride"] = output_stride
@@ -225,7 +225,7 @@ def create(architecture: Architecture, output_stride: int | None = None) -> Back
 
 
 def offer(name: str, architecture: Architecture, output_stride: int | None) -> str:
-    """Say what a backbone can do where it cannot do what was asked."""
+    """Describe what a backbone supports, for the error that it cannot be used."""
     wanted = f"backbone '{name}' must take images of any size"
     if output_stride is not None:
         wanted += f" and reach output stride {output_stride}"

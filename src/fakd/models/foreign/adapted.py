@@ -1,4 +1,4 @@
-"""Anybody's network as a `Segmenter`: fed as it wants, read where it answers."""
+"""An external network as a `Segmenter`: converts its inputs and extracts logits and features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,50 +24,50 @@ from fakd.models.normalize import Normalize
 from fakd.types import Classifier, Prediction, Segmenter
 
 _LUMA = (0.299, 0.587, 0.114)
-"""How bright red, green and blue are (ITU-R BT.601), for networks that take grey images."""
+"""Luma weights of red, green and blue (ITU-R BT.601), for networks that take grey images."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is known about a foreign network once it was looked at."""
+    """Properties of an external network, as found by probing."""
 
     library: str
     name: str
     parameters: int
     classes: int
     classifier: str | None
-    """Name of the layer that makes the logits; None if there is no such one."""
+    """Name of the layer that outputs the logits; None if there is none."""
     kind: str
-    """What that layer is; else ``queries and masks`` or ``unknown``."""
+    """Type of that layer, or else ``queries and masks`` or ``unknown``."""
     features: int | None
-    """Channels of what it is applied to; None if that is not seen."""
+    """Channels of its input; None if unknown."""
     opaque: str
-    """Why feature augmentation through the classifier is impossible; empty if it is not."""
+    """Why feature augmentation through the classifier is impossible; empty if it is possible."""
     channels: int
-    """Of the images it takes."""
+    """Channels of the images that it takes."""
     order: Order
     mean: tuple[float, ...]
     std: tuple[float, ...]
     told_by: str
-    """What says how images are normalised."""
+    """Source of mean and standard deviation."""
     sizes: str
     stride: int | None
     activation: str
-    """What the network does to its logits, and is undone: none, softmax, log-softmax, sigmoid."""
+    """Final activation, which is undone: none, softmax, log-softmax or sigmoid."""
     auxiliary: tuple[str, ...]
     class_names: tuple[str, ...] | None
     remarks: tuple[str, ...]
 
 
 class LinearView:
-    """A linear layer, or a classifier of one class, as a 1x1 convolution of the features."""
+    """View of a linear layer, or of a classifier of one class, as a 1x1 convolution."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         self._layer = layer
 
     @property
     def weight(self) -> Tensor:
-        """Its weight [classes, channels, size, size]; one class becomes absence and presence."""
+        """Its weight [classes, channels, size, size]; one class becomes two, absent and present."""
         weight = self._layer.weight
         weight = weight[:, :, None, None] if weight.ndim == 2 else weight
         return torch.cat([torch.zeros_like(weight), weight]) if len(weight) == 1 else weight
@@ -87,17 +87,17 @@ class LinearView:
 
 
 class Adapted(Segmenter):
-    """A foreign network whose logits, and the features they are made of, are taken where they are.
+    """An external network whose logits and features are extracted with hooks.
 
-    Made by `adapt`. What flows into the classifier is the feature, what flows out the logits,
-    before the network's own upsampling; where no layer is seen to make the answer, the answer is
-    the logits. The state dictionary has the names of the network's own.
+    Built by `adapt`. The classifier layer's input is the feature, its output the logits, before the
+    network's own upsampling; if no such layer is found, the network's output is the logits. The
+    state dictionary has the external network's names.
 
     Args:
-        network: the foreign network.
-        answer: what `look` found out.
-        carried: how images are fed.
-        backbone: the part that learns at the plain rate where heads learn faster.
+        network: the external network.
+        answer: result of `look`.
+        carried: normalisation, channel order and further inputs.
+        backbone: the part that is excluded from a higher learning rate for heads.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Adapted(Segmenter):
 
     @property
     def classifier(self) -> Classifier | None:
-        """The layer that makes the logits of the features, if it is linear; else None."""
+        """The layer from features to logits, if it is linear; else None."""
         if self.head is None or self.head.opaque:
             return None
         layer = self.network.get_submodule(self.head.name)
@@ -135,7 +135,7 @@ class Adapted(Segmenter):
         return LinearView(cast(nn.Linear, layer))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Tell the backbone from the head: the classifier, or all but what was named backbone."""
+        """Split parameters into backbone and head, the classifier or all but the named backbone."""
         every = list(self.parameters())
         if self.slow is not None:
             slow = {id(each) for each in self.network.get_submodule(self.slow).parameters()}
@@ -150,23 +150,23 @@ class Adapted(Segmenter):
         }
 
     def remember(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep what passed the classifier last until `forward` takes it."""
+        """Store the classifier's last input and output until `forward` uses them."""
         self.calls[:] = [(inputs[0], output)]
 
     def remember_beside(self, _: nn.Module, __: Any, output: Tensor) -> None:
-        """Keep what an auxiliary head answered."""
+        """Store an auxiliary head's output."""
         if self.training:
             self.beside.append(output)
 
     def feed(self, images: Float[Tensor, "batch 3 height width"]) -> Tensor:
-        """Bring images in [0, 1] to the channels, their order and the scale of the network."""
+        """Convert images in [0, 1] to the network's channels, channel order and normalisation."""
         if self.order == "gray":
             images = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
         images = self.normalize(images)
         return images.flip(1) if self.order == "bgr" else images
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
-        """Run the foreign network and return what its classifier saw and said."""
+        """Run the network and return the input and output of its classifier."""
         self.calls.clear()
         self.beside.clear()
         shown = self.answer.sizes.fit(self.feed(images), self.answer.stride)
@@ -176,7 +176,7 @@ class Adapted(Segmenter):
         if self.answer.queries:
             queries = queries_in(answer)
             if queries is None:
-                raise InputError("the network must answer with queries and masks in training too")
+                raise InputError("the network must return queries and masks in training too")
             return Prediction(crop(class_scores(*queries), shown))
         features, logits = self._taken(answer, shown)
         auxiliary = self._beside(answer, logits) if self.training else ()
@@ -201,7 +201,7 @@ class Adapted(Segmenter):
         return None if self.head.opaque else seen, said
 
     def _beside(self, answer: Any, logits: Tensor) -> list[Tensor]:
-        """Find the auxiliary outputs of a training step; networks may have more then."""
+        """Find the auxiliary outputs, of which there may be more in training mode."""
         found = list(self.beside)
         if self.answer.extra:
             place, _ = pick(answer)
@@ -217,7 +217,7 @@ class Adapted(Segmenter):
         return two_classes(logits) if logits.shape[1] == 1 else logits
 
     def describe(self, carried: Carried, remarks: Sequence[str]) -> None:
-        """Write down what is known about it."""
+        """Set ``probe`` and ``remarks`` to what is known about the network."""
         head, answer = self.head, self.answer
         kind = head.kind if head else "queries and masks" if answer.queries else "unknown"
         normalize = cast(Normalize, self.normalize)
@@ -247,9 +247,9 @@ class Adapted(Segmenter):
 
 def _opaque(answer: Answer) -> str:
     if answer.queries:
-        return "it classifies masks, and no layer makes the scores of a pixel's classes"
+        return "it classifies masks, and no layer outputs class scores of pixels"
     if answer.head is None:
-        return "no single layer is seen to make its logits"
+        return "no single layer was found that outputs its logits"
     return answer.head.opaque
 
 

@@ -1,4 +1,4 @@
-"""From anything that classifies pixels to a `Segmenter`: looking, feeding, writing down."""
+"""Adapt anything that classifies pixels to a `Segmenter`: probing, preprocessing, recording."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,25 +39,25 @@ def adapt(
     inputs: Mapping[str, Any] | None = None,
     new_head: bool = False,
 ) -> Segmenter:
-    """Make a `Segmenter` of whatever is given; what is not said is found out by one forward pass.
+    """Adapt a network to a `Segmenter`; what is not given is found by probing with forward passes.
 
     Args:
-        network: a `Segmenter` (returned as it is), a module, a function from images to logits, an
+        network: a `Segmenter` (returned unchanged), a module, a function from images to logits, an
             exported program, or an ONNX session.
-        classes: how many classes it must have.
-        classifier: name of the layer that makes its logits; it is checked.
-        backbone: name of a module's part that learns at the plain rate where heads learn faster;
-            all but the classifier if not given.
-        mean: what the network subtracts from images in [0, 1], red, green, blue.
-        std: what it then divides by.
-        order: rgb, bgr or gray: the channels it takes; mean and std are in red, green, blue.
-        side: the height and width of the images it takes, where it takes one size only.
-        output: where in its answer the logits are, such as logits, out or 0.
-        inputs: what it is given beside images, by name.
-        new_head: replace its classifier where it has another number of classes.
+        classes: number of classes that it must have.
+        classifier: name of the layer that outputs its logits; it is checked.
+        backbone: name of the submodule that is excluded from a higher learning rate for heads; by
+            default all but the classifier.
+        mean: subtracted from images in [0, 1], for red, green, blue.
+        std: divides images after that.
+        order: channels that it takes, rgb, bgr or gray; mean and std are for red, green, blue.
+        side: height and width of the images that it takes, if it takes one size only.
+        output: path of the logits in its output, such as logits, out or 0.
+        inputs: further inputs besides images, by name.
+        new_head: replace its classifier if it has another number of classes.
 
     Raises:
-        InputError: it does not run, does not answer with logits, or a claim does not hold.
+        InputError: it does not run, does not return logits, or an argument contradicts the probing.
     """
     if isinstance(network, Segmenter):
         if classes is not None and network.classes != classes:
@@ -70,10 +70,10 @@ def adapt(
     remarks = [*carried.remarks]
     if any(each.dtype in (torch.bfloat16, torch.float16) for each in module.parameters()):
         module.float()
-        remarks.append("its 16-bit weights are computed with in 32 bits")
+        remarks.append("its 16-bit weights are converted to 32 bits")
     if backbone is not None and backbone not in dict(module.named_modules()):
         parts = ", ".join(name for name, _ in module.named_children())
-        raise InputError(f"there is no part {backbone!r} in the network; it has {parts}")
+        raise InputError(f"the network has no part {backbone!r}; it has {parts}")
     channels = _channels(module, order)
     claims: dict[str, Any] = {"classifier": classifier, "place": output}
     takes = _takes(module)
@@ -95,7 +95,7 @@ def adapt(
         _replace_head(module, answer, classes)
         remarks.append(
             f"its classifier of {found} classes was replaced by a new one of {classes}, which "
-            "starts at random"
+            "is initialised randomly"
         )
         answer = look(module, run, channels=channels, likely=carried.sizes, **claims)
         carried = replace(carried, class_names=None)
@@ -107,10 +107,10 @@ def adapt(
         )
     fed = _fed(carried, channels, mean, std, order, given, remarks)
     if answer.activation != "none":
-        where = "is taken before" if answer.head else "is undone after"
-        remarks.append(f"it ends in a {answer.activation}: the answer {where} that")
+        where = "are taken before it" if answer.head else "are recovered by inverting it"
+        remarks.append(f"it ends in a {answer.activation}: the logits {where}")
     if answer.channels == 1:
-        remarks.append("its single class is taken as two: absent and present")
+        remarks.append("its single class becomes two: absent and present")
     adapted = Adapted(module, answer, fed, backbone)
     adapted.describe(fed, remarks)
     _record(adapted, fed, new_head and replaced, claims)
@@ -122,7 +122,7 @@ def _takes(module: nn.Module) -> Takes | None:
 
 
 def _channels(module: nn.Module, order: Order | None) -> int:
-    """Tell how many channels its images have, from its first convolution."""
+    """Infer the number of image channels from the first convolution."""
     if order is not None:
         return 1 if order == "gray" else 3
     if (takes := _takes(module)) is not None:
@@ -134,8 +134,8 @@ def _channels(module: nn.Module, order: Order | None) -> int:
         return count
     if count in (2, 4):
         raise InputError(
-            f"the network takes images of {count} channels and is shown red, green and blue; wrap "
-            "it in one that makes the others of these"
+            f"the network takes images of {count} channels, but images have red, green and blue; "
+            "wrap it in a network that computes its channels from these"
         )
     return 3
 
@@ -149,7 +149,7 @@ def _fed(
     inputs: Mapping[str, Any],
     remarks: list[str],
 ) -> Carried:
-    """Settle how images are fed: as was said, else as the network carries, else as is usual."""
+    """Choose the preprocessing: as given, else from the network's metadata, else the default."""
     usual = _GREY if channels == 1 else (carried.mean, carried.std)
     told = carried.told_by
     if mean is not None or std is not None:
@@ -157,9 +157,9 @@ def _fed(
     elif channels == 1 or not told:
         told = ""
         remarks.append(
-            "nothing says how it normalises images: ImageNet's mean "
-            f"{list(usual[0])} and standard deviation {list(usual[1])} are taken; "
-            "mean and std say otherwise"
+            "its normalisation of images is unknown: ImageNet's mean "
+            f"{list(usual[0])} and standard deviation {list(usual[1])} are used; "
+            "set mean and std to change that"
         )
     chosen = [tuple(usual[0] if mean is None else mean), tuple(usual[1] if std is None else std)]
     for name, value in zip(("mean", "std"), chosen, strict=True):
@@ -171,11 +171,11 @@ def _fed(
 
 
 def _replace_head(module: nn.Module, answer: Answer, classes: int) -> None:
-    """Give the classifier, and those of auxiliary heads, another number of outputs."""
+    """Replace the classifier, and those of auxiliary heads, for another number of classes."""
     if answer.head is None:
         raise InputError(
             f"the network has {answer.channels} classes, the data {classes}, and no single layer "
-            "is seen to make its logits, which could be replaced; build it with "
+            "that outputs its logits was found, which could be replaced; build it with "
             f"{classes} classes"
         )
     if not answer.head.name:
@@ -206,7 +206,7 @@ def _like(layer: nn.Module, outputs: int) -> nn.Module:
 
 
 def _record(adapted: Adapted, fed: Carried, new_head: bool, claims: Mapping[str, Any]) -> None:
-    """Let the network say how to build it again, if a file can say it."""
+    """Record the specification that rebuilds the network, if there is one."""
     module, answer = adapted.network, adapted.answer
     if isinstance(module, FunctionNetwork):
         return

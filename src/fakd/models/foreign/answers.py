@@ -1,4 +1,4 @@
-"""What a foreign network answers with: where in it the logits are, and what was done to them."""
+"""Output of an external network: where the logits are in it, and their final activation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -13,12 +13,12 @@ from fakd.errors import InputError
 Activation = Literal["none", "softmax", "log-softmax", "sigmoid"]
 _NAMED = ("logits", "out")
 _QUERIES = (("class_queries_logits", "masks_queries_logits"), ("pred_logits", "pred_masks"))
-"""What mask classifiers call the classes and the masks of their queries."""
+"""Names of the classes and the masks of queries in outputs of mask classifiers."""
 _DEPTH = 3
 
 
 def tensors_in(answer: Any) -> dict[str, Tensor]:
-    """List the tensors of an answer by their place in it; the answer itself is at ``""``.
+    """List the tensors of an output by their path in it; the path of the output itself is ``""``.
 
     >>> list(tensors_in({"out": torch.zeros(1), "levels": [torch.zeros(1)]}))
     ['out', 'levels.0']
@@ -42,7 +42,7 @@ def _walk(answer: Any, place: str, depth: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def maps_in(answer: Any) -> dict[str, Tensor]:
-    """List what may be logits: floating-point tensors of four axes."""
+    """List the tensors that may be logits: floating-point, with four axes."""
     found = tensors_in(answer)
     return {
         key: value for key, value in found.items() if value.ndim == 4 and value.is_floating_point()
@@ -50,7 +50,7 @@ def maps_in(answer: Any) -> dict[str, Tensor]:
 
 
 def queries_in(answer: Any) -> tuple[Tensor, Tensor] | None:
-    """Find the classes and the masks of a mask classifier's queries; None in other answers."""
+    """Find the classes and the masks of a mask classifier's queries; None in other outputs."""
     found = tensors_in(answer)
     for classes, masks in _QUERIES:
         if classes in found and masks in found:
@@ -65,9 +65,9 @@ def class_scores(
 
     .. math:: z_{ic} = \log \sum_q p_q(c) \, \sigma(m_{qi})
 
-    with p the softmax over all classes and "no object", which is last and then left out; Cheng et
-    al., 2021 (arXiv 2107.06278), semantic inference. The largest factors are taken out of the sum
-    before it is one product of matrices; what is below their 1e-38th part counts as that.
+    with p the softmax over all classes and "no object", which is last and not in the result; Cheng
+    et al., 2021 (arXiv 2107.06278), semantic inference. The largest factors are factored out of the
+    sum, which is then one matrix product; it is clamped at about 1e-38 relative to them.
     """
     chances = F.log_softmax(queries.float(), dim=-1)[..., :-1]
     covered = F.logsigmoid(masks.float())
@@ -78,7 +78,7 @@ def class_scores(
 
 
 def pick(answer: Any, place: str | None = None) -> tuple[str, Tensor]:
-    """Find the map that answers: at the given place, named ``logits`` or ``out``, or the largest.
+    """Find the map with the logits: at the given path, named ``logits`` or ``out``, or the largest.
 
     Raises:
         InputError: there is none.
@@ -97,16 +97,16 @@ def pick(answer: Any, place: str | None = None) -> tuple[str, Tensor]:
     found = {key: tuple(value.shape) for key, value in tensors_in(answer).items()}
     ids = any(not value.is_floating_point() for value in tensors_in(answer).values())
     what = "class ids only" if ids and not maps else found or type(answer).__name__
-    wanted = f"at {place!r} " if place else ""
+    wanted = f" at {place!r}" if place else ""
     raise InputError(
-        f"the network must answer {wanted}with logits [batch, classes, height, width], alone or in "
-        f"a dictionary, a list or an object, got {what}; name the place of the logits with output, "
+        f"the network must return logits{wanted} [batch, classes, height, width], alone or in "
+        f"a dictionary, a list or an object, got {what}; set output to the path of the logits, "
         "or wrap the network in one that returns them"
     )
 
 
 def activated(logits: Tensor, kind: Activation) -> Tensor:
-    """Do to logits what a network does at its end."""
+    """Apply a final activation to logits."""
     if kind == "softmax":
         return logits.softmax(1)
     if kind == "log-softmax":
@@ -115,7 +115,7 @@ def activated(logits: Tensor, kind: Activation) -> Tensor:
 
 
 def deactivated(answer: Tensor, kind: Activation) -> Tensor:
-    """Recover logits: up to a constant per pixel after a softmax, whose logarithm they are."""
+    """Invert a final activation; after a softmax, logits are known up to a constant per pixel."""
     if kind == "softmax":
         return answer.clamp(min=torch.finfo(answer.dtype).tiny).log()
     if kind == "sigmoid":
@@ -124,7 +124,7 @@ def deactivated(answer: Tensor, kind: Activation) -> Tensor:
 
 
 def activation_of(answer: Tensor) -> Activation:
-    """Tell from values whether they are probabilities: those of a pixel sum to 1."""
+    """Infer the final activation from values: probabilities of a pixel sum to 1."""
     if answer.shape[1] == 1:
         return "sigmoid" if bool(((answer >= 0) & (answer <= 1)).all()) else "none"
     if bool((answer >= 0).all()) and bool(((answer.sum(1) - 1).abs() < 1e-3).all()):
@@ -135,5 +135,5 @@ def activation_of(answer: Tensor) -> Activation:
 
 
 def two_classes(logits: Float[Tensor, "batch 1 rows cols"]) -> Float[Tensor, "batch 2 rows cols"]:
-    """Write the logit of one sigmoid as those of two classes: without it, 0; with it, the logit."""
+    """Convert a sigmoid's logit to those of two classes: 0 for absent, the logit for present."""
     return torch.cat([torch.zeros_like(logits), logits], dim=1)

@@ -1,4 +1,4 @@
-"""A network that `fakd export` wrote, opened again: asked through the runtime of its file."""
+"""A network written by `fakd export`, run by the runtime of its file format."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,23 +15,23 @@ from fakd.errors import InputError
 from fakd.types import Classifier, Prediction, Segmenter
 
 KEY = "fakd"
-"""The entry of a file's metadata that holds what `fakd export` says of it, as JSON."""
+"""The metadata entry that `fakd export` writes, as JSON."""
 Call = Callable[[np.ndarray], np.ndarray]
 
 
 class Deployed(Segmenter):
-    """An exported network: classes, logits or probabilities at the image's own size, out of a file.
+    """An exported network, with classes, logits or probabilities at the image's size as output.
 
-    It is shown images as its metadata say, in batches as large as it takes; images of another size
-    than a fixed one are resized to it, and what it answers back.
+    Images are converted and batched as its metadata say. For a fixed size, other images are resized
+    to it, and class ids back.
 
     Args:
         call: runs the file on one array.
-        metadata: what `fakd export` wrote into it, JSON.
-        title: what errors call it.
+        metadata: metadata written by `fakd export`, JSON.
+        title: name of the network in error messages.
 
     Raises:
-        InputError: the metadata are damaged, or of a version this one does not know.
+        InputError: the metadata are damaged, or of an unknown version.
     """
 
     def __init__(self, call: Call, metadata: str, title: str) -> None:
@@ -57,17 +57,17 @@ class Deployed(Segmenter):
 
     @property
     def classifier(self) -> Classifier | None:
-        """None: a file shows its answers only."""
+        """None: the file provides only its output."""
         return None
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
-        """Ask the file for logits; those of probabilities are their logarithms.
+        """Run the file and return logits; probabilities are converted to their logarithms.
 
         Raises:
-            InputError: it answers with classes only.
+            InputError: its output is class ids.
         """
         if self.output == "classes":
-            self.refuse("it cannot teach, nor be shown images in windows, mirrored or resized")
+            self.refuse("it cannot be a teacher, nor be used with windows, flips or scales")
         shown = images.detach().float().cpu()
         if self.fixed and shown.shape[-2:] != self.fixed:
             shown = F.interpolate(shown, self.fixed, mode="bilinear", antialias=True)
@@ -77,16 +77,16 @@ class Deployed(Segmenter):
         return Prediction(answer)
 
     def refuse(self, consequence: str) -> NoReturn:
-        """Say that there are no logits, and the way out."""
+        """Raise an error that there are no logits."""
         raise InputError(
-            f"{self.title} answers with class ids and has no logits, so {consequence}; export the "
+            f"{self.title} outputs class ids and no logits, so {consequence}; export the "
             "network with --output logits for that"
         )
 
     def name_classes(
         self, images: UInt8[Tensor, "batch 3 height width"]
     ) -> Int[Tensor, "batch height width"]:
-        """Ask the file for the likeliest class of every pixel, where that is what it answers."""
+        """Run a file whose output is class ids; returns the most likely class of each pixel."""
         size = images.shape[-2:]
         if self.fixed is None or size == self.fixed:
             named = self._asked(images.cpu().numpy())
@@ -102,7 +102,7 @@ class Deployed(Segmenter):
         return torch.from_numpy(named).to(images.device).long()
 
     def _asked(self, images: np.ndarray) -> np.ndarray:
-        """Show the file bytes or values in [0, 1], in the form and the batches that it takes."""
+        """Run the file on bytes or values in [0, 1], after conversion to its input format."""
         given, (kind, order, most) = images, self._taken
         if kind == "uint8":
             if given.dtype != np.uint8:

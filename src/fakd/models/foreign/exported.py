@@ -1,4 +1,4 @@
-"""Networks without their code, teachers only: ONNX, TorchScript, `torch.export`, functions."""
+"""Networks without their code, as teachers only: ONNX, TorchScript, `torch.export`, functions."""
 
 import hashlib
 import inspect
@@ -26,14 +26,14 @@ from fakd.models.foreign.sizes import Size
 
 @dataclass(frozen=True)
 class Takes:
-    """What images an exported network takes.
+    """Input format of an exported network.
 
     Args:
-        batch: how many at a time; None for any number.
-        channels: of the images.
-        side: the one height and width; None for many.
+        batch: batch size; None for any.
+        channels: channels of the images.
+        side: fixed height and width; None for any.
         last: whether channels come last.
-        dtype: of the values.
+        dtype: data type of the images.
     """
 
     batch: int | None
@@ -43,7 +43,7 @@ class Takes:
     dtype: torch.dtype
 
     def parts(self, images: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
-        """Bring images to its axes, type and batches; the last batch is filled with zeros."""
+        """Convert images to its axes, type and batch size; the last batch is padded with zeros."""
         if self.dtype == torch.uint8:
             images = (images * 255).round().clamp(0, 255)
         images = (images.movedim(1, -1) if self.last else images).to(self.dtype).contiguous()
@@ -55,7 +55,7 @@ class Takes:
 
 
 def takes_of(shape: Sequence[int | None], dtype: torch.dtype) -> Takes | None:
-    """Read what images a network takes from its input's shape; None stands for any size.
+    """Infer a network's input format from its input's shape, in which None means any size.
 
     >>> takes_of([1, 257, 257, 3], torch.float32).last
     True
@@ -69,13 +69,13 @@ def takes_of(shape: Sequence[int | None], dtype: torch.dtype) -> Takes | None:
 
 
 def _joined(parts: Sequence[Any], count: int) -> Any:
-    """Put the answers for parts of a batch together, whatever holds the tensors."""
+    """Concatenate the outputs for parts of a batch, in any nested structure of tensors."""
     flat = [tree_flatten(each) for each in parts]
     columns = [
         torch.cat(each)[:count] if isinstance(each[0], Tensor) and each[0].ndim else each[0]
         for each in zip(*(values for values, _ in flat), strict=True)
     ]
-    # In 32 bits, as losses compare them.
+    # In float32, as losses need.
     columns = [
         each.float() if isinstance(each, Tensor) and each.is_floating_point() else each
         for each in columns
@@ -84,14 +84,13 @@ def _joined(parts: Sequence[Any], count: int) -> Any:
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file, run by onnxruntime on the CPU; images in, what it names and answers out.
+    """An ONNX file, run by onnxruntime on the CPU; maps images to a dictionary of its outputs.
 
-    It is shown as many images at a time as its batch is fixed to, channels last where its input
-    says so, and as 8-bit values where it takes bytes.
+    A fixed batch size, channels last and 8-bit inputs are supported.
 
     Args:
         session: an open ``onnxruntime.InferenceSession``.
-        title: what errors call it.
+        title: name of the network in error messages.
     """
 
     def __init__(self, session: Any, title: str = "the ONNX network") -> None:
@@ -102,7 +101,7 @@ class OnnxNetwork(nn.Module):
         takes = takes_of(shape, kinds.get(inputs[0].type, torch.float32))
         if len(inputs) != 1 or takes is None:
             shapes = ", ".join(f"{each.name} {each.shape}" for each in inputs)
-            raise InputError(f"{title} must have one input, images of four axes, got {shapes}")
+            raise InputError(f"{title} must have one input, images with four axes, got {shapes}")
         self.input, self.takes = inputs[0].name, takes
         keep(self, Carried("ONNX"))
         if takes.dtype == torch.uint8:
@@ -110,7 +109,7 @@ class OnnxNetwork(nn.Module):
             keep(self, Carried("ONNX", nothing, one, told_by="its input of bytes"))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return what the file names and answers."""
+        """Run the network; returns its outputs by name."""
         names = [each.name for each in self.session.get_outputs()]
         answers = []
         for part in self.takes.parts(images.detach().float().cpu()):
@@ -125,8 +124,7 @@ class OnnxNetwork(nn.Module):
 class FunctionNetwork(nn.Module):
     """A function from images to logits, with the modules that it closes over or belongs to.
 
-    Those it is seen to use are put into evaluation mode and onto the device with it, and never
-    learn.
+    The modules that are found follow this one's mode and device, and are not trained.
     """
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
@@ -140,7 +138,7 @@ class FunctionNetwork(nn.Module):
 
 
 def _modules_of(function: Any) -> list[nn.Module]:
-    """Find the modules that a function belongs to, closes over, has as defaults or attributes."""
+    """Find the modules among a function's owner, closure, globals, defaults and attributes."""
     used = [getattr(function, "__self__", None), *(getattr(function, "__defaults__", None) or ())]
     with suppress(TypeError):
         variables = inspect.getclosurevars(function)
@@ -151,11 +149,11 @@ def _modules_of(function: Any) -> list[nn.Module]:
 
 
 class ExportedNetwork(nn.Module):
-    """A program of `torch.export` or TorchScript; it does not learn.
+    """A program of `torch.export` or TorchScript; it is not trained.
 
     Args:
-        program: what is called with images.
-        takes: what images it takes, where that is known.
+        program: the program, called with images.
+        takes: its input format, if known.
     """
 
     def __init__(self, program: nn.Module, takes: Takes | None = None) -> None:
@@ -163,7 +161,7 @@ class ExportedNetwork(nn.Module):
         self.takes = takes
         for parameter in program.parameters():
             parameter.requires_grad_(False)
-        # Not a submodule: an exported program refuses to be switched between modes.
+        # Not a submodule: an exported program does not support train() and eval().
         self._program = (program,)
         keep(self, Carried("exported"))
 
@@ -177,20 +175,20 @@ class ExportedNetwork(nn.Module):
 
 
 def _of_program(program: torch.export.ExportedProgram) -> ExportedNetwork:
-    """Make a network of a program, which remembers the sizes it was exported for."""
+    """Wrap a program as a network, with the input format that it was exported for."""
     names = program.graph_signature.user_inputs
     found = [each.meta["val"] for each in program.graph.nodes if each.name in names[:1]]
     if not found or not isinstance(found[0], Tensor):
         return ExportedNetwork(program.module())
-    # A side that may differ is a symbol.
+    # Dynamic sizes are symbols.
     shape = [side if type(side) is int else None for side in found[0].shape]
     return ExportedNetwork(program.module(), takes_of(shape, found[0].dtype))
 
 
 def open_exported(path: str) -> nn.Module:
-    """Open an exported network, a teacher: it cannot be trained.
+    """Open an exported network, for use as a teacher: it cannot be trained.
 
-    Its ``digest`` tells the file from others, for such networks may show no weights.
+    Its ``digest`` identifies the file, since the weights of such networks may not be accessible.
 
     Args:
         path: an .onnx file, a TorchScript file, a .pt2 file of `torch.export`, or an .xml file that
@@ -201,10 +199,10 @@ def open_exported(path: str) -> nn.Module:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise InputError(f"{path} does not exist; name an exported network")
+        raise InputError(f"{path} does not exist; give the file of an exported network")
     opened = _opened(file, path)
     digest = hashlib.sha256()
-    # Formats keep large weights in a file beside the program.
+    # Some formats store large weights in a separate file.
     for part in (file, file.with_suffix(".bin"), file.with_name(f"{file.name}.data")):
         if part.is_file():
             digest.update(part.read_bytes())
@@ -231,7 +229,7 @@ def _opened(file: Path, path: str) -> nn.Module:
             module = program.module()
             return Deployed(lambda images: _numpy(module, images), beside[KEY], path)
         with warnings.catch_warnings():
-            # That TorchScript is deprecated helps nobody who was given such a file.
+            # The file exists already, so a warning that TorchScript is deprecated does not help.
             warnings.simplefilter("ignore", FutureWarning)
             program = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
         return ExportedNetwork(program.eval())
@@ -263,19 +261,19 @@ def _numpy(module: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray
 
 
 def _openvino(file: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """Open an .xml file with its weights beside it; what it says of itself comes second."""
+    """Open an .xml file and its weights; returns a function that runs it, and its metadata."""
     require_library("openvino")
     openvino: Any = import_module("openvino")
     model = openvino.Core().read_model(file)
     if not model.has_rt_info([KEY]):
-        raise InputError(f"{file} must have been written by fakd export, and is something else")
+        raise InputError(f"{file} must have been written by fakd export, but lacks its metadata")
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(model, "CPU", options)
     return lambda images: compiled(images)[0].copy(), model.get_rt_info([KEY]).value
 
 
 def as_module(given: Any) -> nn.Module | None:
-    """Make a module of a program, a session or a function; None of anything else."""
+    """Wrap a program, a session or a function as a module; None for anything else."""
     if isinstance(given, torch.jit.ScriptModule):
         return ExportedNetwork(given.eval())
     if isinstance(given, torch.export.ExportedProgram):

@@ -1,4 +1,4 @@
-"""What networks of known libraries carry: how they see images, class names, how they are saved."""
+"""Networks of known libraries: opening, preprocessing, class names, and their own file formats."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,31 +21,31 @@ from fakd.specs import Spec, plain, spec_of, written
 Order = Literal["rgb", "bgr", "gray"]
 _CARRIED = "_fakd_carried"
 _OTHERWISE = ("detr", "videomt")
-"""Networks of transformers whose masks are of objects or of videos."""
+"""Model types of transformers whose masks are of objects or of videos."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What a network says about itself, apart from its layers."""
+    """Metadata that a network of a library comes with."""
 
     library: str
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     order: Order = "rgb"
     told_by: str = ""
-    """Where mean, standard deviation and order of the channels come from; empty for the default."""
+    """Source of mean, standard deviation and channel order; empty for the defaults."""
     class_names: tuple[str, ...] | None = None
     sizes: tuple[Size, ...] = ()
-    """That it may be made for."""
+    """Image sizes that it may be designed for."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """What it is given beside images: token ids, ``[1, length]``."""
+    """Inputs besides images: token ids, ``[1, length]``."""
     processor: Any = None
-    """What transformers saves beside the weights."""
+    """Image processor that transformers saves with the weights."""
     remarks: tuple[str, ...] = ()
 
 
 def carried_by(network: object) -> Carried:
-    """Read what a network carries; a network of nobody we know carries nothing."""
+    """Read a network's metadata; defaults for a network of an unknown library."""
     if isinstance(known := getattr(network, _CARRIED, None), Carried):
         return known
     library = type(network).__module__.partition(".")[0]
@@ -66,7 +66,7 @@ def carried_by(network: object) -> Carried:
 
 
 def keep(network: nn.Module, carried: Carried) -> None:
-    """Let a network carry what whoever opened it knows."""
+    """Attach metadata to a network."""
     network.__dict__[_CARRIED] = carried
 
 
@@ -94,11 +94,11 @@ def open_transformers(source: str) -> nn.Module:
             name = None if config.model_type in _OTHERWISE else kinds.get(config.model_type)
             if name is None:
                 raise InputError(
-                    f"{source} holds a network of type {config.model_type}, which segments "
-                    f"no images into classes; types that do are "
+                    f"{source} holds a network of type {config.model_type}, which is not for "
+                    f"semantic segmentation of images; choose one of the types "
                     f"{', '.join(sorted(set(kinds) - set(_OTHERWISE)))}"
                 )
-            # OneFormer would want sentences in training, for a loss that is not used here.
+            # In training mode OneFormer needs texts, for a loss that is not used here.
             extra = {"is_training": False} if config.model_type == "oneformer" else {}
             network, info = getattr(transformers, name).from_pretrained(
                 source, output_loading_info=True, **extra, **where
@@ -116,8 +116,8 @@ def open_transformers(source: str) -> nn.Module:
     remarks = []
     if missing:
         remarks.append(
-            f"{source} lacks {len(missing)} weights of {name} ({some(missing, 3)}), which start at "
-            "random"
+            f"{source} lacks {len(missing)} weights of {name} ({some(missing, 3)}), which are "
+            "initialised randomly"
         )
     carried = _of_transformers(network, settings, inputs, processor, tuple(remarks))
     keep(network, carried)
@@ -127,12 +127,12 @@ def open_transformers(source: str) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the progress bars and warnings of transformers from the terminal."""
+    """Suppress progress bars and warnings of transformers."""
     if "transformers" not in sys.modules:
         yield
         return
     logging = sys.modules["transformers"].utils.logging
-    # What torchao, which it may import, makes PyTorch say of its types helps nobody here.
+    # transformers may import torchao, whose types make PyTorch log irrelevant messages.
     tree = getLogger("torch.utils._pytree")
     before = tree.level
     tree.setLevel("ERROR")
@@ -149,21 +149,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _reachable(source: str) -> dict[str, bool]:
-    """Say where to look, once: the hub's client would retry for most of a minute."""
+    """Choose between hub and local cache, once: the hub's client would retry for up to a minute."""
     if Path(source).expanduser().exists():
         return {}
     known = isinstance(huggingface_hub.try_to_load_from_cache(source, "config.json"), str)
     if is_reachable():
         return {}
     if not known:
-        raise InputError(
-            f"{source} is no folder, and the hub that may have it cannot be reached; give a folder"
-        )
+        raise InputError(f"{source} is not a folder, and the hub cannot be reached; give a folder")
     return {"local_files_only": True}
 
 
 def _processor(transformers: Any, source: str, where: Any) -> tuple[dict[str, Any], Any]:
-    """Read how images are prepared; some processors cannot be built without the hub."""
+    """Read the image processor's settings; some processors cannot be built without the hub."""
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(source, **where)
         return processor.to_dict(), processor
@@ -176,7 +174,7 @@ def _processor(transformers: Any, source: str, where: Any) -> tuple[dict[str, An
 
 
 def _task(transformers: Any, source: str, config: Any, where: Any) -> list[list[int]]:
-    """Write the task that OneFormer is told as token ids; padding is 0."""
+    """Tokenize OneFormer's task input to token ids; padding is 0."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
         length = config.task_seq_len
@@ -184,7 +182,7 @@ def _task(transformers: Any, source: str, config: Any, where: Any) -> list[list[
         tokens = tokenizer("the task is semantic", **options)
     except Exception as error:
         raise InputError(
-            f"{source} has no tokenizer, and OneFormer is told its task in words; save its "
+            f"{source} has no tokenizer, which OneFormer needs for its task input; save its "
             "processor to the same folder"
         ) from error
     pairs = zip(tokens["input_ids"], tokens["attention_mask"], strict=True)
@@ -240,7 +238,7 @@ def _as_size(given: Any) -> Size | None:
 
 
 def open_smp(source: str) -> nn.Module:
-    """Open a network that segmentation_models_pytorch saved.
+    """Open a network saved by segmentation_models_pytorch.
 
     Args:
         source: a folder that ``save_pretrained`` wrote, or an id of the hub.
@@ -254,7 +252,7 @@ def open_smp(source: str) -> nn.Module:
     where = _reachable(source)
     at_hub = not where and not Path(source).expanduser().exists()
     try:
-        # The hub's client prints that it looks in a folder.
+        # The hub's client prints that it reads a folder.
         with redirect_stdout(None):
             network: nn.Module = smp.from_pretrained(source)
     except Exception as error:
@@ -268,7 +266,7 @@ def open_smp(source: str) -> nn.Module:
 
 
 def _of_smp(network: Any, ask: bool = False) -> Carried:
-    """Read how the encoder's training saw images, from the hub's cache or, if asked to, the hub."""
+    """Read the encoder's preprocessing from the hub's cache or, with ``ask``, from the hub."""
     config = getattr(network, "config", None) or {}
     name, weights = config.get("encoder_name"), config.get("encoder_weights") or "imagenet"
     size = _as_size(None if config.get("dynamic_img_size") else config.get("img_size"))
@@ -319,7 +317,7 @@ def _of_torchvision(network: Any) -> Carried:
 
 
 def architecture_of(network: nn.Module) -> Spec | None:
-    """Write how to build a network of transformers or smp again, without its weights."""
+    """Write the specification that rebuilds a network of transformers or smp, without weights."""
     root, kind = type(network).__module__.partition(".")[0], type(network).__name__
     config: Any = getattr(network, "config", None)
     if root == "transformers" and config is not None:
@@ -341,7 +339,7 @@ def architecture_of(network: nn.Module) -> Spec | None:
 
 
 def tell_classes(network: nn.Module, classes: int) -> None:
-    """Tell a network's own configuration that it has another number of classes."""
+    """Set the number of classes in a network's own configuration."""
     config: Any = getattr(network, "config", None)
     if isinstance(config, dict) and "classes" in config:
         config["classes"] = classes
@@ -353,10 +351,10 @@ def tell_classes(network: nn.Module, classes: int) -> None:
 
 
 def save_own(network: nn.Module, folder: Path, class_names: Sequence[str] | None) -> bool:
-    """Write a network as its own library does, for whoever has only that.
+    """Save a network in its own library's format.
 
     Returns:
-        Whether its library has a way.
+        Whether its library has such a format.
     """
     carried = carried_by(network)
     if carried.library not in ("transformers", "segmentation_models_pytorch"):

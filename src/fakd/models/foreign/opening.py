@@ -1,4 +1,4 @@
-"""From a word, a spec or an object to a `Segmenter`."""
+"""Open a network from a name, a spec or an object."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,17 +14,17 @@ from fakd.types import Segmenter
 
 
 def open_network(given: Any, classes: int | None = None, trained: bool = False) -> Segmenter:
-    """Open a network, and adapt one that is not made for this package.
+    """Open a network, and adapt it to a `Segmenter` if it is external.
 
     Args:
-        given: a word (see `fakd.sources.resolve`), a spec, a `Segmenter`, or whatever `adapt`
+        given: a name (see `fakd.sources.resolve`), a spec, a `Segmenter`, or anything that `adapt`
             takes.
-        classes: the number of classes, for what takes one and was given none.
-        trained: whether it is to be trained: then a foreign network with other classes gets a new
-            classifier.
+        classes: number of classes, used if the network takes one and it is not given otherwise.
+        trained: whether it is to be trained: then an external network with another number of
+            classes gets a new classifier.
 
     Raises:
-        InputError: it cannot be built, or not trained.
+        InputError: it cannot be built, or is to be trained and cannot be.
     """
     spec = None
     if isinstance(given, str | Path):
@@ -38,25 +38,26 @@ def open_network(given: Any, classes: int | None = None, trained: bool = False) 
     if isinstance(made, Segmenter):
         network = made
     else:
-        # A function's class count cannot be seen, and a new classifier needs one.
+        # A function's class count is unknown, and a new classifier needs one.
         wanted = classes if trained or not isinstance(made, nn.Module) else None
         network = adapt(made, wanted, new_head=trained)
     if trained and not any(each.requires_grad for each in network.parameters()):
         raise InputError(
-            "this network cannot be trained, it has no weights that learn; an exported network or "
-            "a function can only be a teacher"
+            "this network cannot be trained, as it has no trainable weights; an exported network "
+            "or a function can only be a teacher"
         )
     if trained and spec is not None and (names := _unweighted(spec)):
         named = " or ".join(names)
-        network.remarks = (*network.remarks, f"all its weights start at random; see {named}")
+        remark = f"all its weights are initialised randomly; see {named}"
+        network.remarks = (*network.remarks, remark)
     if spec is not None and not spec["class_path"].startswith("fakd.models.load"):
-        # Recorded without the class count, which a recipe's reader takes from the data as well.
+        # Recorded without the class count, which readers of the recipe also take from the data.
         network.origin = specs.plain(spec)
     return network
 
 
 def _unweighted(spec: specs.Spec) -> list[str]:
-    """Name the arguments that would let a network start from weights, where all are off."""
+    """List the arguments for pretrained weights if none of them is set."""
     inner = spec["init_args"].get("network", spec) if spec["init_args"] else spec
     given = inner.get("init_args", {}) if specs.is_spec(inner) else {}
     known = {name: value for name, value in given.items() if name in specs.STARTING_WEIGHTS}
@@ -73,7 +74,7 @@ def _built(spec: specs.Spec, classes: int | None, trained: bool) -> Any:
     except InputError:
         raise
     except Exception as error:
-        # What somebody else's code raises is about the arguments it was given.
+        # An error raised by external code is most likely due to its arguments.
         if spec["class_path"].startswith("fakd."):
             raise
         reason = f"{type(error).__name__}: {error}"

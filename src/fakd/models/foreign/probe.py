@@ -1,4 +1,4 @@
-"""One look at a network: the sizes it takes, where its logits are, and which layer makes them."""
+"""Probe a network: image sizes, location of the logits, and the layer that outputs them."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +24,10 @@ from fakd.models.foreign.sizes import EVEN, Size, Sizes, find_sizes
 
 Layer = nn.Conv2d | nn.Linear | nn.ConvTranspose2d
 TOLERANCE = 1e-3
-"""Largest difference, relative to the range of the answer, between it and a resized candidate."""
+"""Largest difference between output and resized candidate, relative to the output's range."""
 _AUXILIARY = re.compile(r"(^|[._])aux")
 _PREFIXES = range(6)
-"""How many tokens may come before those of the image: of classes, distillation, registers."""
+"""Possible numbers of tokens before those of the image: class, distillation, registers."""
 _RESIZED: Mapping[str, Mapping[str, Any]] = {
     "bilinear": {"mode": "bilinear", "align_corners": False},
     "corners": {"mode": "bilinear", "align_corners": True},
@@ -43,34 +43,34 @@ class Head:
     name: str
     kind: str
     channels: int | None
-    """Of the features it is applied to; None if it is not linear per position."""
+    """Channels of the features it is applied to; None if it is not linear per position."""
     opaque: str = ""
-    """Why feature augmentation cannot see through it; empty if it can."""
+    """Why feature augmentation through it is impossible; empty if it is possible."""
     prefix: int = 0
     """Tokens before those of the image."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network's answer is, as one forward pass shows it."""
+    """Properties of a network's output, as found by probing."""
 
     place: str
-    """Where the logits are, as ``logits`` or ``decoder.0``; empty for the answer itself."""
+    """Path of the logits, such as ``logits`` or ``decoder.0``; empty for the output itself."""
     channels: int
     channels_last: bool
     activation: Activation
     queries: bool
     """Whether it classifies masks."""
     enlarged: str
-    """How the network enlarges its logits: bilinear, corners (aligned), bicubic or nearest."""
+    """How the network upsamples its logits: bilinear, corners (aligned), bicubic or nearest."""
     sizes: Sizes
     stride: int | None
-    """Image pixels per position of the logits; None if that is no whole number."""
+    """Image pixels per position of the logits; None if that is not a whole number."""
     head: Head | None
     auxiliary: tuple[str, ...]
-    """Auxiliary heads, or places in the answer, that are trained too."""
+    """Names of auxiliary heads, or paths of auxiliary logits in the output; both are trained."""
     extra: bool
-    """Whether the auxiliary outputs stand in the answer."""
+    """Whether the auxiliary logits are in the output."""
 
 
 def look(
@@ -83,19 +83,19 @@ def look(
     classifier: str | None = None,
     place: str | None = None,
 ) -> Answer:
-    """Run a network, in evaluation mode and on noise, and say what it is; it is left as it was.
+    """Probe a network by running it on noise in evaluation mode; its state is restored afterwards.
 
     Args:
-        network: whose layers may make the logits.
-        run: shows it images [1, channels, height, width].
-        channels: of the images.
-        side: the one size that the caller says it takes.
-        likely: sizes that it may be made for.
-        classifier: the name of the layer that makes the logits, which is checked.
-        place: where in the answer the logits are.
+        network: the network whose layers are searched.
+        run: runs it on images [1, channels, height, width].
+        channels: channels of the images.
+        side: the fixed size, if stated by the caller.
+        likely: sizes that it may be designed for.
+        classifier: name of the layer that outputs the logits, which is checked.
+        place: path of the logits in the output.
 
     Raises:
-        InputError: it does not run, does not answer with logits, or a claim does not hold.
+        InputError: it does not run, does not return logits, or an argument contradicts the probing.
     """
     draw = torch.Generator().manual_seed(0)
     weight = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(1))
@@ -132,7 +132,7 @@ def look(
     head, activation, enlarged, grid = _head(network, calls, main, classifier, size)
     stride = _whole(size[0], grid[0])
     if head is not None and head.kind == "linear" and sizes == Sizes() and stride is not None:
-        # Patches leave over what does not fill one, whatever size the network enlarges to.
+        # Pixels that do not fill a patch are ignored, even if logits are upsampled to the image.
         sizes = Sizes(stride)
     others = [k for k, v in maps_in(answer).items() if k != key and v.shape[1] == main.shape[1]]
     return Answer(
@@ -155,7 +155,7 @@ def _whole(side: int, cells: int) -> int | None:
 
 
 def _is_channels_last(main: Tensor, size: Size) -> bool:
-    """Tell channels last from first: by which axes have the proportions of the image."""
+    """Return whether channels come last, judged by which axes have the image's aspect ratio."""
 
     def fits(rows: int, cols: int) -> bool:
         return abs(rows * size[1] - cols * size[0]) <= max(size) + min(size)
@@ -170,7 +170,7 @@ def _head(
     claimed: str | None,
     size: Size,
 ) -> tuple[Head | None, Activation, str, Size]:
-    """Find the layer whose output, resized and activated, is the answer."""
+    """Find the layer whose output, resized and activated, equals the network's output."""
     modules = dict(network.named_modules())
     if claimed is not None and not isinstance(modules.get(claimed), Layer):
         layers = [name for name, module in modules.items() if isinstance(module, Layer)]
@@ -188,10 +188,10 @@ def _head(
         if claimed in (None, head.name):
             return head, activation, enlarged, grid
     if claimed is not None:
-        instead = f"'{agreeing[0][0].name}' does" if agreeing else "no layer alone does"
+        instead = f"'{agreeing[0][0].name}' does" if agreeing else "no single layer does"
         raise InputError(
-            f"classifier '{claimed}' does not make the answer, resized or not; {instead}; leave it "
-            "out"
+            f"classifier '{claimed}' does not output the logits, resized or not; {instead}; leave "
+            "it out"
         )
     return None, activation_of(main), "bilinear", _size(main)
 
@@ -206,13 +206,13 @@ def _described(name: str, layer: nn.Module, prefix: int) -> Head:
         raise TypeError(f"expected a layer, got {type(layer).__name__}")
     kind = f"{layer.kernel_size[0]}x{layer.kernel_size[1]} convolution"
     if not keeps_size(layer):
-        why = f"its last layer {name} is no ungrouped convolution that keeps the size of its input"
+        why = f"its last layer {name} is not an ungrouped convolution that keeps its input's size"
         return Head(name, kind, None, why)
     return Head(name, kind, layer.in_channels)
 
 
 def keeps_size(layer: nn.Conv2d) -> bool:
-    """Tell whether a convolution is ungrouped and square, and keeps the size of its input."""
+    """Return whether a convolution is ungrouped and square, and keeps its input's size."""
     spans = zip(layer.kernel_size, layer.dilation, strict=True)
     same = tuple(dilation * (size - 1) // 2 for size, dilation in spans)
     return (
@@ -227,7 +227,7 @@ def keeps_size(layer: nn.Conv2d) -> bool:
 
 
 def _as_maps(output: Tensor, layer: nn.Module, size: Size) -> Iterator[tuple[Tensor, int]]:
-    """Read a layer's output as maps, [batch, classes, rows, cols], in the ways it may be meant."""
+    """Interpret a layer's output as maps [batch, classes, rows, cols] in all possible ways."""
     if not isinstance(layer, nn.Linear):
         yield output, 0
         return
@@ -237,9 +237,9 @@ def _as_maps(output: Tensor, layer: nn.Module, size: Size) -> Iterator[tuple[Ten
 
 
 def tokens_to_map(tokens: Tensor, size: Size, prefix: int) -> Tensor | None:
-    """Lay tokens, [batch, prefix + rows * cols, channels], out in an image's proportions.
+    """Arrange tokens [batch, prefix + rows * cols, channels] on a grid with the image's shape.
 
-    Channels-last maps stay maps. None where the tokens do not fill a grid.
+    Channels-last maps are only transposed. None if the tokens do not fill a grid.
     """
     if tokens.ndim == 4:
         return tokens.movedim(-1, 1) if prefix == 0 else None
@@ -252,7 +252,7 @@ def tokens_to_map(tokens: Tensor, size: Size, prefix: int) -> Tensor | None:
 
 
 def _agrees(output: Tensor, answer: Tensor) -> tuple[Activation, str] | None:
-    """Say how an answer follows from a layer's output; None if it does not."""
+    """Find the activation and resizing from a layer's output to the answer; None if none fits."""
     if output.ndim != 4 or output.shape[:2] != answer.shape[:2]:
         return None
     output, answer = output.double(), answer.double()
@@ -273,9 +273,9 @@ def _agrees(output: Tensor, answer: Tensor) -> tuple[Activation, str] | None:
 
 @contextmanager
 def _recorded(network: nn.Module, classes: int) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
-    """Collect outputs of as many channels from layers, in the order of their last calls.
+    """Record the outputs of layers with ``classes`` channels, in the order of their last calls.
 
-    Also the names of auxiliary heads that answer with maps of as many channels.
+    Also record the names of auxiliary heads that output maps with ``classes`` channels.
     """
     calls: dict[str, Tensor] = {}
     beside: list[str] = []

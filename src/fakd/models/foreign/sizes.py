@@ -1,4 +1,4 @@
-"""Which image sizes a foreign network takes, and how images of other sizes are shown to it."""
+"""Image sizes that an external network accepts, and padding or resizing of other images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,31 +16,31 @@ _SQUARES = (224, 256, 384, 512, 513, 518, 640, 768, 1024, 128, 64)
 
 
 class Shown(NamedTuple):
-    """Images as the network takes them."""
+    """Images at a size that the network accepts."""
 
     images: Tensor
     padded_from: Size | None = None
-    """What of them is image, from the upper left corner on; None for all."""
+    """Height and width without the padding below and to the right; None without padding."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What image sizes a network takes: any, multiples of a number, or one.
+    """Image sizes that a network accepts: any, multiples of a number, or a fixed one.
 
     Args:
-        multiple: what both sides must be multiples of.
-        fixed: the one height and width it takes; None for many.
+        multiple: number that both sides must be multiples of.
+        fixed: the only accepted height and width; None if there are others.
     """
 
     multiple: int = 1
     fixed: Size | None = None
 
     def fit(self, images: Tensor, stride: int | None) -> Shown:
-        """Bring normalised images to a size the network takes.
+        """Pad or resize normalised images to a size that the network accepts.
 
-        For multiples they are padded with zeros, the mean colour, below and to the right, if the
+        To multiples they are padded below and to the right with zeros, the mean colour, if the
         logits can be cropped exactly, that is if the sides are multiples of the logits' ``stride``.
-        Else, and to a fixed size, they are resized (bilinear, antialiased).
+        Otherwise, and to a fixed size, they are resized (bilinear, antialiased).
         """
         height, width = images.shape[-2:]
         wanted = self.fixed or (
@@ -63,7 +63,7 @@ class Sizes:
 
 
 def crop(maps: Tensor, shown: Shown) -> Tensor:
-    """Cut a map of padded images to what is image."""
+    """Crop the padding from a map."""
     if shown.padded_from is None:
         return maps
     rows, cols = (
@@ -78,18 +78,18 @@ def crop(maps: Tensor, shown: Shown) -> Tensor:
 def find_sizes(
     grid_at: Callable[[Size], Size], side: Size | None, likely: Iterable[Size] = ()
 ) -> Sizes:
-    """Find what sizes a network takes, by trying.
+    """Find the sizes that a network accepts, by trying.
 
-    A size counts if the logits' grid covers the image: what only drops the pixels that its patches
-    leave over does not take the size.
+    A size counts as accepted only if the logits' grid covers the image, so not if the network
+    ignores pixels that do not fill a patch.
 
     Args:
-        grid_at: runs the network on images of a size; the rows and columns of its logits.
-        side: the one size that the caller says it takes.
-        likely: sizes that it may be made for.
+        grid_at: runs the network on images of a size; returns rows and columns of its logits.
+        side: the fixed size, if stated by the caller.
+        likely: sizes that it may be designed for.
 
     Raises:
-        InputError: it runs at none.
+        InputError: it runs at no size.
     """
     problem = ""
 
@@ -119,12 +119,12 @@ def find_sizes(
         if tried(square):
             return Sizes(fixed=square)
     raise InputError(
-        f"the network must run on images of some size and none of those tried works, the first "
-        f"said '{problem}'; give the side of an image it takes (side)"
+        f"the network must run on images of some size, but failed at all sizes tried, first with "
+        f"'{problem}'; give the side of images that it takes (side)"
     )
 
 
 def _covers(even: Size, odd: Size) -> bool:
-    """Tell whether the odd size's grid leaves out less than a cell of the even one's stride."""
+    """Return whether the odd size's grid misses less than one cell of the even size's stride."""
     sides = zip(ODD, odd, EVEN, even, strict=True)
     return all(cells * whole / grid > side - whole / grid for side, cells, whole, grid in sides)

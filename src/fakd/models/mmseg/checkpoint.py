@@ -1,4 +1,4 @@
-"""The published mmsegmentation checkpoints of the paper's networks, in and out."""
+"""Load and write mmsegmentation checkpoints of the paper's networks."""
 
 import hashlib
 import re
@@ -24,27 +24,27 @@ BACKBONES = {
     "hrnet_w48": (("stage4.2",), ()),
     "hrnet_w18s": (("stage4.1",), ("stage4.2",)),
 }
-"""Layers that tell the backbones apart: those each has, and those it has not; first match."""
+"""Layers that identify a backbone: those present, and those absent; the first match counts."""
 
 HASH = re.compile(r"-([0-9a-f]{8})\.pth")
-"""A published file's name ends in the first digits of its SHA-256."""
+"""The end of a published file's name: the first digits of its SHA-256."""
 
 
 def load_mmseg(
     source: Path | str | Mapping[str, Any], *, align_corners: bool | None = None
 ) -> EncoderDecoder:
-    """Load a checkpoint of mmsegmentation into the same network here, in evaluation mode.
+    """Load a checkpoint of mmsegmentation into the equivalent network of fakd, in evaluation mode.
 
-    Network, backbone, widths and class count are read from the entries. Class names and palette,
-    where the file has them, are ``class_names`` and ``palette`` of the result.
+    Network, backbone, widths and class count are inferred from the entries. Class names and
+    palette, if the file has them, become ``class_names`` and ``palette`` of the result.
 
     Args:
         source: a .pth file, or its content: a state dictionary, alone or under ``state_dict``.
-        align_corners: how the network interpolates; by default True if the file's name says
-            769x769, as those recipes do, else False.
+        align_corners: how the network interpolates; by default True if the file's name contains
+            769x769, as those recipes align corners, else False.
 
     Raises:
-        InputError: the file is damaged, asks for code to be run, or holds another network.
+        InputError: the file is damaged, would run code, or holds another network.
     """
     if isinstance(source, Mapping):
         name, checkpoint = "the state dictionary", source
@@ -60,7 +60,7 @@ def load_mmseg(
     if problems:
         kind = str((network.config or {}).get("class_path", "")).rpartition(".")[2]
         raise InputError(
-            f"{name} must hold exactly the entries of {kind} on {backbone}, and does not: "
+            f"{name} must hold exactly the entries of {kind} on {backbone}, but does not: "
             f"{'; '.join(problems)}; choose a checkpoint of one of the paper's networks"
         )
     renamed = from_mmseg(state, backbone)
@@ -74,19 +74,19 @@ def load_mmseg(
 
 
 def to_mmseg(network: EncoderDecoder) -> dict[str, Tensor]:
-    """Return a network's state dictionary by mmsegmentation's names.
+    """Return a network's state dictionary with mmsegmentation's names.
 
     Args:
         network: one of the paper's networks, on one of the paper's backbones.
 
     Raises:
-        InputError: mmsegmentation's names are not known for its backbone.
+        InputError: mmsegmentation's names for its backbone are not known.
     """
     return to_mmseg_names(network.state_dict(), backbone_of(network))
 
 
 def read(path: Path) -> Any:
-    """Read a checkpoint after comparing it with the digits in its name."""
+    """Read a checkpoint after checking it against the SHA-256 digits in its name."""
     if not path.is_file():
         raise InputError(f"a checkpoint must be a .pth file, got {path}, which does not exist")
     digits = HASH.search(path.name)
@@ -95,14 +95,14 @@ def read(path: Path) -> Any:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if not found.startswith(digits[1]):
             raise InputError(
-                f"{path} must have a SHA-256 that starts with {digits[1]}, as its name says, got "
-                f"{found[:8]}; the file is damaged, download it again"
+                f"{path} must have the SHA-256 {digits[1]}... of its name, got "
+                f"{found[:8]}...; the file is damaged, download it again"
             )
     return load_pickled(path)
 
 
 def build(state: Mapping[str, Tensor], align_corners: bool, source: str) -> EncoderDecoder:
-    """Build the network whose entries these are, with the widths their shapes tell."""
+    """Build the network that these entries belong to, with widths inferred from their shapes."""
     backbone = find_backbone(state)
     head = {name.split(".")[1] for name in state if name.startswith("decode_head.")}
     classifier = state.get("decode_head.conv_seg.weight")
@@ -122,14 +122,14 @@ def build(state: Mapping[str, Tensor], align_corners: bool, source: str) -> Enco
             return isanet(backbone, classes, attention_channels=attention, **options)
     known = "PSPNet, DeepLabV3+, ISANet or FCN-HRNet on one of " + ", ".join(BACKBONES)
     raise InputError(
-        f"{source} must hold {known}, with decode_head.conv_seg.weight, and holds {len(state)} "
+        f"{source} must hold {known}, with decode_head.conv_seg.weight, but holds {len(state)} "
         f"entries such as {', '.join(list(state)[:2])}; choose a checkpoint of such a network, "
-        "or name beside it the network it is of: --teacher.network net.py:FUNCTION"
+        "or name the code that builds its network: --teacher.network net.py:FUNCTION"
     )
 
 
 def find_backbone(state: Mapping[str, Tensor]) -> str | None:
-    """Return the paper's name of the backbone whose entries these are."""
+    """Return the paper's name of the backbone that these entries belong to."""
 
     def has(layer: str) -> bool:
         return any(name.startswith(f"backbone.{layer}.") for name in state)
@@ -141,18 +141,18 @@ def find_backbone(state: Mapping[str, Tensor]) -> str | None:
 
 
 def width(state: Mapping[str, Tensor], name: str) -> int:
-    """Return a convolution's number of outputs; 1 if it is missing, which is reported later."""
+    """Return a convolution's output channels; 1 if it is missing, which is reported later."""
     return state[name].shape[0] if name in state else 1
 
 
 def describe(network: EncoderDecoder, meta: object) -> None:
-    """Note the class names and the palette of a checkpoint's ``meta`` at the network."""
+    """Set the network's class names and palette from a checkpoint's ``meta``."""
     meta = meta if isinstance(meta, Mapping) else {}
     newer = meta.get("dataset_meta")
     meta = {**meta, **(newer if isinstance(newer, Mapping) else {})}
     names = meta.get("CLASSES", meta.get("classes"))
     palette = meta.get("PALETTE", meta.get("palette"))
-    # Only what has one entry for each class.
+    # Ignored unless there is one entry per class.
     if isinstance(names, Sequence) and len(names) == network.classes:
         network.class_names = tuple(str(name).strip() for name in names)
     if isinstance(palette, Sequence) and len(palette) == network.classes:

@@ -1,4 +1,4 @@
-"""Converting files between mmsegmentation and this package."""
+"""Convert files between mmsegmentation and this package."""
 
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +14,7 @@ from fakd.models.paper import EncoderDecoder
 
 
 def import_mmseg(source: Path | str, target: Path | str) -> None:
-    """Convert a checkpoint of mmsegmentation to a .safetensors file of ours.
+    """Convert a checkpoint of mmsegmentation to a .safetensors file of fakd.
 
     Args:
         source: the .pth file.
@@ -31,17 +31,16 @@ def import_mmseg(source: Path | str, target: Path | str) -> None:
 
 
 def export_mmseg(source: Path | str, target: Path | str) -> None:
-    """Convert a network of ours to a checkpoint that mmsegmentation loads.
+    """Convert a saved network to a checkpoint that mmsegmentation loads.
 
-    A network brought along from elsewhere leaves as its own plain state dictionary, with its
-    classes' names beside it.
+    An external network is written as its own plain state dictionary, together with its class names.
 
     Args:
         source: a .safetensors file, or the folder of a finished run.
         target: the .pth file to write.
 
     Raises:
-        InputError: the network is neither one of the paper's nor one brought along.
+        InputError: the network is neither one of the paper's nor an external one.
     """
     network = load(source)
     names = None if network.class_names is None else list(network.class_names)
@@ -57,10 +56,10 @@ def export_mmseg(source: Path | str, target: Path | str) -> None:
         state = dict(network.network.state_dict())
     else:
         raise InputError(
-            f"{source} must hold one of the paper's networks, or one brought along with its "
+            f"{source} must hold one of the paper's networks, or an external one with its "
             "weights; choose such a run"
         )
-    # Not straight into the file, whose refusal torch would take for an error of its own.
+    # Through a buffer: torch.save would report a failed write as an error of its own.
     buffer = BytesIO()
     torch.save({"state_dict": state, "meta": meta}, buffer)
 

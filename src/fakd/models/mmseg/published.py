@@ -1,4 +1,4 @@
-"""The published checkpoints of the paper's teachers and of networks like its students."""
+"""Published checkpoints of the paper's teachers and of networks similar to its students."""
 
 from typing import NamedTuple
 
@@ -9,24 +9,24 @@ class Published(NamedTuple):
     """One checkpoint of mmsegmentation's model zoo."""
 
     recipe: str
-    """The configuration it was trained with; network, crop, iterations and data set in one name."""
+    """Name of its training configuration: network, crop, iterations and data set."""
     stamp: str
     """Date and the first digits of the file's SHA-256."""
     miou: float
     """Published mIoU in percent, single scale."""
     miou_augmented: float | None = None
-    """Published mIoU at several scales and flipped."""
+    """Published mIoU at several scales with flips."""
     paper: tuple[float, float] | None = None
     """mIoU and mAcc of this teacher in the paper's tables; None for those it does not use."""
 
     @property
     def file(self) -> str:
-        """Return the file's name."""
+        """File name."""
         return f"{self.recipe}_{self.stamp}.pth"
 
     @property
     def url(self) -> str:
-        """Return where the file is offered."""
+        """Download URL of the file."""
         group = "mobilenet_v2" if "_m-v2-" in self.recipe else self.recipe.split("_")[0]
         return f"{SITE}/{group.replace('fcn', 'hrnet')}/{self.recipe}/{self.file}"
 
@@ -78,7 +78,7 @@ fcn_hr18s_512x512_80k_ade20k 20200614_144345-77fc814a 31.38 -
 deeplabv3plus_m-v2-d8_512x512_160k_ade20k 20200825_223255-465a01d4 34.02 -
 fcn_hr18s_512x512_40k_voc12aug 20200614_000648-4f8d6e7f 66.61 -
 """
-"""Recipe, stamp, mIoU, augmented mIoU or a dash, and the paper's two numbers of its teachers."""
+"""Recipe, stamp, mIoU, augmented mIoU or a dash; for the paper's teachers, its two numbers."""
 
 
 def _published(row: str) -> Published:
@@ -93,4 +93,4 @@ def _published(row: str) -> Published:
 
 
 PUBLISHED = tuple(map(_published, _ROWS.strip().splitlines()))
-"""In the order of the networks; the last eight are like the paper's students."""
+"""Grouped by network; the last eight are similar to the paper's students."""

@@ -1,6 +1,6 @@
-"""The names of mmsegmentation's state dictionaries and ours, in both directions.
+"""Rename entries of state dictionaries between mmsegmentation and fakd, in both directions.
 
-Heads and HRNets have the same names on both sides; ResNets differ in the deep stem, MobileNetV2
+Heads and HRNets have the same names in both; ResNets differ in the deep stem, MobileNetV2
 everywhere.
 """
 
@@ -12,10 +12,13 @@ PREFIX = "backbone."
 
 
 def mobilenet_layers() -> dict[str, str]:
-    """List MobileNetV2's layers; the first stage's block has no expansion."""
+    """Map mmsegmentation's names of MobileNetV2's layers to timm's.
+
+    The first stage's block has no expansion.
+    """
     names = {"conv1.conv": "conv_stem", "conv1.bn": "bn1"}
     for stage, blocks in enumerate((1, 2, 3, 4, 3, 3, 1)):
-        # In order; each is followed by bn1, bn2, bn3 likewise.
+        # In order; each is followed by its batch norm, bn1 to bn3.
         convolutions = ("conv_pw", "conv_dw", "conv_pwl") if stage else ("conv_dw", "conv_pw")
         for block in range(blocks):
             for number, convolution in enumerate(convolutions):
@@ -25,7 +28,7 @@ def mobilenet_layers() -> dict[str, str]:
     return names
 
 
-# The last batch norm of a deep stem is a layer of its own in timm.
+# timm has the last batch norm of a deep stem as a separate layer.
 DEEP_STEM = {"stem.7": "bn1"} | {f"stem.{layer}": f"conv1.{layer}" for layer in range(7)}
 
 LAYERS = {
@@ -33,26 +36,26 @@ LAYERS = {
     "resnet18": DEEP_STEM,
     "mobilenetv2": mobilenet_layers(),
 }
-"""For each backbone, mmsegmentation's names of layers and timm's, where they differ."""
+"""For each backbone, mmsegmentation's layer names -> timm's, where they differ."""
 
 
 def from_mmseg(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
-    """Rename a state dictionary of mmsegmentation to ours.
+    """Rename the entries of a state dictionary of mmsegmentation to fakd's names.
 
     Args:
-        state: by mmsegmentation's names.
+        state: keyed by mmsegmentation's names.
         backbone: the paper's name of the backbone, a key of `fakd.models.backbones.PAPER`.
     """
     return rename(state, LAYERS.get(backbone, {}))
 
 
 def to_mmseg_names(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
-    """Rename a state dictionary of ours to mmsegmentation's names; the inverse of `from_mmseg`."""
+    """Rename the entries of a state dictionary to mmsegmentation's names; inverts `from_mmseg`."""
     return rename(state, {ours: theirs for theirs, ours in LAYERS.get(backbone, {}).items()})
 
 
 def rename(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
-    """Rename the layers of the backbone; the last part of an entry's name stays."""
+    """Rename the backbone's layers; the last part of an entry's name is kept."""
     renamed = {}
     for name, tensor in state.items():
         layer, _, kind = name.removeprefix(PREFIX).rpartition(".")

@@ -1,4 +1,4 @@
-"""Reading other people's .pth files: their tensors and plain data, never their code."""
+"""Read untrusted .pth files: their tensors and plain data, never their code."""
 
 import _codecs
 import pickle
@@ -25,18 +25,18 @@ PLAIN = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
 }
-"""What makes tensors, numbers and containers; loaded as what they are."""
+"""Names that create tensors, numbers and containers; resolved as usual."""
 
 HARMLESS = ("mmcv", "mmengine", "mmseg", "mmrazor", "addict", "yapf", "pathlib", "datetime")
-"""Packages whose objects appear in checkpoints beside the weights; they become `Inert`."""
+"""Packages whose objects appear in checkpoints besides the weights; they become `Inert`."""
 
 
 class Refused(pickle.UnpicklingError):
-    """A file names something that could run code; the message is that name."""
+    """Raised for a name that could run code; the message is that name."""
 
 
 class Inert(dict):
-    """What an object of a training framework becomes: it takes any state and does nothing."""
+    """Stand-in for an object of a training framework: accepts any state and does nothing."""
 
     def __new__(cls, *_: object, **__: object) -> "Inert":
         """Accept and drop the constructor's arguments."""
@@ -46,12 +46,12 @@ class Inert(dict):
         super().__init__()
 
     def append(self, item: object) -> None:
-        """Drop the state, or the item or items of what was a list."""
+        """Drop the state, or a list's item or items."""
 
     __setstate__ = extend = append
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle to an empty one."""
+        """Pickle as an empty object."""
         return Inert, ()
 
 
@@ -59,7 +59,7 @@ class Unpickler(pickle.Unpickler):
     """A pickle reader that resolves `PLAIN` names, makes others inert or refuses them."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """Return what a pickled name may become; importing and calling are not among it."""
+        """Resolve a pickled name without importing or calling anything outside `PLAIN`."""
         if (module_name, global_name) in PLAIN or (
             module_name in ("torch", "torch.storage") and global_name.endswith("Storage")
         ):
@@ -84,11 +84,12 @@ def load(file: IO[bytes], **options: Any) -> Any:
 def load_pickled(path: Path) -> Any:
     """Read a file written by ``torch.save``.
 
-    PyTorch's own restricted reader comes first. It refuses the configuration objects and numbers
-    that old training frameworks put beside the weights; the reader of this file makes those inert.
+    PyTorch's own restricted reader is tried first. It refuses the configuration objects and numbers
+    that old training frameworks store besides the weights; the reader of this module makes those
+    inert.
 
     Raises:
-        InputError: it is no such file, or it asks for anything that could run code.
+        InputError: it is no such file, or it refers to anything that could run code.
     """
     module = SimpleNamespace(Unpickler=Unpickler, load=load, __name__=__name__)
     try:
@@ -100,8 +101,8 @@ def load_pickled(path: Path) -> Any:
                 return torch.load(path, "cpu", pickle_module=module, weights_only=False)
     except Refused as error:
         raise InputError(
-            f"{path} must hold tensors and plain data, and asks for '{error}', which was not run; "
-            "save its state dictionary alone, where you trust it"
+            f"{path} must hold tensors and plain data, but needs '{error}', which was not run; "
+            "if you trust the file, load it yourself and save its state dictionary only"
         ) from error
     except Exception as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
