@@ -156,7 +156,7 @@ def test_red_and_blue_exchanged_and_classes_turned_are_seen_from_the_labels(data
     assert "normalised to [0, 255] and with red and blue exchanged; give --teacher.mean" in fed
     assert fed.endswith("--teacher.order bgr")
     assert "the teacher's classes are in another order" in turned
-    assert "100.0 if 3 classes are exchanged" in turned
+    assert "100.0 if 3 classes are permuted" in turned
     assert "road is its class 2, sky is its class 1, car is its class 0" in turned
     assert wrong.order == "rgb"
 
