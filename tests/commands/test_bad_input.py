@@ -91,7 +91,7 @@ def test_a_recipe_for_another_command_is_recognised(capsys, tmp_path):
     ("loss", "weight", "instead"),
     [
         ("{class_path: ChannelKL}", "weight: 7.5", "write distillation.init_args.weight: 7.5"),
-        ("cwd", "weight: null", "a loss has it among its arguments; leave it out"),
+        ("cwd", "weight: null", "but an argument of the loss; leave it out"),
         (
             "{class_path: fakd.losses.WeightedSum, init_args: {weights: {a: 2.0}, losses: {}}}",
             "",
@@ -240,9 +240,9 @@ def test_what_a_builder_of_torchvision_would_drop_is_refused(capsys):
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
-        ({}, "is no readable checkpoint ('state'); give --existing overwrite"),
-        ({"state": "{}"}, "in format 0 and not 1; continue with that version, or give --existing"),
-        ({"state": "{", "format": "1"}, "is no readable checkpoint"),
+        ({}, "is not a readable checkpoint ('state'); give --existing overwrite"),
+        ({"state": "{}"}, "in format 0 instead of 1; resume with that version, or give --existing"),
+        ({"state": "{", "format": "1"}, "is not a readable checkpoint"),
         ({"state": '{"step": 1, "decay": 1}', "format": "1"}, "holds decay, which fakd"),
     ],
 )

@@ -147,7 +147,7 @@ def test_the_python_function_is_the_command(teacher, tmp_path):
 def test_a_finished_run_is_not_overwritten(teacher, tmp_path, capsys):
     before = (teacher / "best.safetensors").stat().st_mtime_ns
     assert train(teacher, steps=6) == 2
-    assert "holds a finished run" in capsys.readouterr().err
+    assert "contains a finished run" in capsys.readouterr().err
     assert (teacher / "best.safetensors").stat().st_mtime_ns == before
 
 

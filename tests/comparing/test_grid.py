@@ -283,7 +283,7 @@ def test_one_pair_or_several():
 
 def test_a_weight_beside_a_methods_loss_is_refused():
     own = {"distillation": {"class_path": "ChannelKL"}, "weight": 3.0}
-    expected = r"methods\.own: there is no weight beside .* distillation\.init_args\.weight: 3\.0"
+    expected = r"methods\.own: weight is no longer a setting .* distillation\.init_args\.weight: 3\.0"
     with pytest.raises(InputError, match=expected):
         resolve_methods({"own": own})
 

@@ -68,7 +68,7 @@ def test_weighed_classes_that_never_occur_are_named(weights, monkeypatch):
     objective.loss = WeightedSum({"only": loss})
     fabric = start(Hardware(accelerator="cpu"), 0)
     weigh_classes(fabric, console, objective, data, Settings(), None)
-    expected = "class_weights: none of 3 training images shows unicorn\n"
+    expected = "class_weights: none of 3 training images contains unicorn\n"
     assert console.file.getvalue() == f"note: {expected}"
     if weights == "auto":
         counts = [int((seen == k).sum()) for k in range(data.classes)]
