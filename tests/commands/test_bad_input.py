@@ -91,7 +91,7 @@ def test_a_recipe_for_another_command_is_recognised(capsys, tmp_path):
     ("loss", "weight", "instead"),
     [
         ("{class_path: ChannelKL}", "weight: 7.5", "write distillation.init_args.weight: 7.5"),
-        ("cwd", "weight: null", "a loss has it among its arguments; leave it out"),
+        ("cwd", "weight: null", "but an argument of the loss; leave it out"),
         (
             "{class_path: fakd.losses.WeightedSum, init_args: {weights: {a: 2.0}, losses: {}}}",
             "",
@@ -123,7 +123,7 @@ def test_a_loaded_network_must_fit_the_data(capsys, tmp_path):
     network = models.pspnet("mobilenetv3_small_050", 7, channels=8)
     models.save(network, path, class_names=None, palette=None)
     arguments = ["train", "--network", path, *DATA, "--run", tmp_path / "r"]
-    assert "network knows 7 classes, scenes has 12" in refused(capsys, arguments)
+    assert "network has 7 classes, scenes has 12" in refused(capsys, arguments)
     assert not (tmp_path / "r").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_blind_teacher_is_refused_before_training(capsys, tmp_path, tiny_netwo
                  "--student.backbone=mobilenetv3_small_050", "--student.channels=8",
                  "--schedule.batch_size=2", "--schedule.steps=2", "--run", tmp_path / "r",
                  "--augmentation.crop=[32,48]"]  # fmt: skip
-    assert "no better than naming one class" in refused(capsys, arguments)
+    assert "no better than predicting one class" in refused(capsys, arguments)
 
 
 def test_a_damaged_or_pickled_checkpoint_is_not_read(capsys, tmp_path, weight_file):
@@ -240,9 +240,9 @@ def test_what_a_builder_of_torchvision_would_drop_is_refused(capsys):
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
-        ({}, "is no readable checkpoint ('state'); give --existing overwrite"),
-        ({"state": "{}"}, "in format 0 and not 1; continue with that version, or give --existing"),
-        ({"state": "{", "format": "1"}, "is no readable checkpoint"),
+        ({}, "is not a readable checkpoint ('state'); give --existing overwrite"),
+        ({"state": "{}"}, "in format 0 instead of 1; resume with that version, or give --existing"),
+        ({"state": "{", "format": "1"}, "is not a readable checkpoint"),
         ({"state": '{"step": 1, "decay": 1}', "format": "1"}, "holds decay, which fakd"),
     ],
 )

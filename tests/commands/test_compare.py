@@ -229,7 +229,7 @@ def test_the_test_split_is_opened_once(teacher, tmp_path, in_process, monkeypatc
     assert {path.split("/")[-2] for path in in_process[ran:]} == {"broken"}
     assert compare(teacher, run, "--seeds=3", *broken) == 2
     error = capsys.readouterr().err
-    assert "was opened (test.json), so that it takes no more runs, and seed 2 is new" in error
+    assert "was opened (test.json), so no runs may be added, and seed 2 is new" in error
     assert main(["report", str(run), f"--out={tmp_path / 'page.html'}", "--images=0"]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "On the test split" in page

@@ -156,7 +156,7 @@ def test_red_and_blue_exchanged_and_classes_turned_are_seen_from_the_labels(data
     assert "normalised to [0, 255] and with red and blue exchanged; give --teacher.mean" in fed
     assert fed.endswith("--teacher.order bgr")
     assert "the teacher's classes are in another order" in turned
-    assert "100.0 if 3 classes are exchanged" in turned
+    assert "100.0 if 3 classes are permuted" in turned
     assert "road is its class 2, sky is its class 1, car is its class 0" in turned
     assert wrong.order == "rgb"
 
@@ -198,10 +198,10 @@ def test_a_learning_rate_that_is_far_too_large(data):
     result = checked(data, schedule=Schedule(steps=20, batch_size=4, learning_rate=300.0))
     assert not result["ready"]
     assert "at learning rate 300 the loss of one batch rose" in texts(result, "stops")[0]
-    assert "0.00063 to 0.01 are usual for SGD at 4 images" in texts(result, "stops")[0]
+    assert "0.00063 to 0.01 is usual for SGD at 4 images" in texts(result, "stops")[0]
     small = checked(data, schedule=Schedule(steps=20, batch_size=4, learning_rate=1e-6))
     assert small["ready"]
-    assert "learning rate 1e-06 is below what is usual" in texts(small, "harms")[0]
+    assert "learning rate 1e-06 is below the usual range" in texts(small, "harms")[0]
     warmed = Schedule(steps=20, batch_size=4, learning_rate=300.0, warmup=10)
     assert checked(data, schedule=warmed)["ready"]
 
@@ -248,7 +248,7 @@ def test_the_command_takes_what_distil_and_train_take(data, tmp_path, monkeypatc
     capsys.readouterr()
     assert main(["check", "--recipe=run/recipe.yaml", "--run=again"]) == 0
     assert main(["check", *right, "--student=net.py:net", *given]) == 2
-    assert "run holds a finished run" in capsys.readouterr().err
+    assert "run contains a finished run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

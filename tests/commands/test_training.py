@@ -147,7 +147,7 @@ def test_the_python_function_is_the_command(teacher, tmp_path):
 def test_a_finished_run_is_not_overwritten(teacher, tmp_path, capsys):
     before = (teacher / "best.safetensors").stat().st_mtime_ns
     assert train(teacher, steps=6) == 2
-    assert "holds a finished run" in capsys.readouterr().err
+    assert "contains a finished run" in capsys.readouterr().err
     assert (teacher / "best.safetensors").stat().st_mtime_ns == before
 
 
@@ -347,7 +347,7 @@ def assert_the_same_after_two_kills(arguments, folder, at):
         ("--task.class_weights=[1,2]", "each of 12 classes, got 2"),
         ("--optimizer.nesterof=true", "did you mean nesterov?"),
         ("--freeze=bakcbone", "there is no bakcbone in the network"),
-        ("--freeze=*", "a network that is frozen as a whole"),
+        ("--freeze=*", "a network with all weights frozen"),
         ("--schedule.accumulate=3", "a multiple of 3"),
         ("--ema=1", "expected ema between 0 and 1"),
         ('--augmentation.extra={"class_path": "torchvision.transforms.v2.Blur"}', "there is no"),

@@ -98,7 +98,7 @@ def test_a_run_that_says_nothing_or_is_killed_is_named_so(tmp_path, stand_in):
     each = cell(tmp_path)
     sys.executable = str(silent)
     run([each])
-    assert each.failure == "killed by SIGKILL: it said nothing"
+    assert each.failure == "killed by SIGKILL: no output"
 
 
 def test_two_drivers_share_a_grid_without_doing_anything_twice(tmp_path, stand_in):
@@ -206,7 +206,7 @@ def test_the_student_alone_is_always_among_the_methods():
     rounded = resolve_methods({"cwd-int8": {"distillation": "cwd", "int8": True}})["cwd-int8"]
     assert rounded == resolve_methods("cwd")["cwd"] | {"int8": True}
     for alone in ({"alone": {"int8": True}}, {"bare": {"distillation": None, "int8": True}}):
-        with pytest.raises(InputError, match=r"int8: the student alone is not trained so"):
+        with pytest.raises(InputError, match=r"int8: not available for the student alone"):
             resolve_methods(alone)
 
 
@@ -283,7 +283,7 @@ def test_one_pair_or_several():
 
 def test_a_weight_beside_a_methods_loss_is_refused():
     own = {"distillation": {"class_path": "ChannelKL"}, "weight": 3.0}
-    expected = r"methods\.own: there is no weight beside .* distillation\.init_args\.weight: 3\.0"
+    expected = r"methods\.own: weight is no longer .* distillation\.init_args\.weight: 3\.0"
     with pytest.raises(InputError, match=expected):
         resolve_methods({"own": own})
 
@@ -312,7 +312,7 @@ def test_a_grid_may_grow_but_not_change(tmp_path):
 def test_a_grid_does_not_move_into_a_folder_of_something_else(tmp_path):
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "thesis.tex").touch()
-    with pytest.raises(InputError, match="holds no grid"):
+    with pytest.raises(InputError, match="contains no grid"):
         grid(tmp_path).open()
 
 

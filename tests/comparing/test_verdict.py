@@ -113,13 +113,13 @@ def test_what_cannot_be_told_says_what_could():
 def test_two_seeds_decide_nothing():
     text = judged(2.0, 1.5, 2.5, seeds=2)
     assert "cannot tell" in text
-    assert text.endswith("; a verdict takes at least 3 seeds")
+    assert text.endswith("; a verdict needs at least 3 seeds")
 
 
 def test_one_seed_claims_nothing(made_up):
     methods = grid(made_up, {"alone": 0.0, "cwd": 0.05}, seeds=1)
     (text,) = verdicts(references(methods))
-    assert text.startswith("CWD: one seed shows no more than itself: +")
+    assert text.startswith("CWD: cannot tell from one seed: +")
     assert "over images only" in text
     assert text.endswith("run at least 3 seeds")
     assert "helped" not in text
@@ -244,7 +244,7 @@ def test_what_only_chance_sets_apart_is_not_promising():
     assert tone(alone) == "helped"
     one_of_many = Comparison("dist", "alone", difference, 1.0, family=4, corrected=0.18)
     assert tone(one_of_many) == "unsure"
-    assert sentence(one_of_many).endswith("it does not stand out among 4 comparisons (Holm)")
+    assert sentence(one_of_many).endswith("not significant among 4 comparisons (Holm)")
     # New seeds of many methods at once are many comparisons again.
     confirming = replace(one_of_many, design=Design(confirms="runs/first"))
     assert tone(confirming) == "unsure"
@@ -284,7 +284,7 @@ def test_a_copy_of_a_seed_is_no_seed(made_up):
     second = made_up.in_grid("cwd", 1, BASE)
     shutil.copy(first / "result.json", second / "result.json")
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
-    with pytest.raises(InputError, match=r"same scores in .*seed-0 and .*seed-1; remove the copy"):
+    with pytest.raises(InputError, match=r"same scores in .*seed-0 and .*seed-1; delete the copy"):
         references(methods)
     shutil.copy(first / "recipe.yaml", second / "recipe.yaml")
     (failure,) = read_grid(made_up.root).failures
@@ -358,7 +358,7 @@ def test_a_class_that_some_seeds_lose_is_named(made_up):
         made_up.in_grid("cwd", seed, BASE * np.array([1, -1 if seed == 1 else 1, 1, 1, 1]))
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
     (text,) = verdicts(references(methods))
-    assert "too narrow as some seeds lost building" in text
+    assert "too narrow, as some seeds lost building" in text
 
 
 def test_networks_that_learnt_nothing_are_not_called_equal(made_up):
@@ -370,7 +370,7 @@ def test_networks_that_learnt_nothing_are_not_called_equal(made_up):
     (found,) = references(next(iter(by_pair(runs).values())))["alone"]
     assert found.blind
     assert tone(found) == "unsure"
-    assert "neither is better than naming the most frequent class everywhere" in sentence(found)
+    assert "neither is better than predicting the most frequent class everywhere" in sentence(found)
 
 
 def test_one_that_learnt_something_is_compared(made_up):

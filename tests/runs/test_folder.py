@@ -184,7 +184,9 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     recorded = {"data": "1"}
     with RunFolder(tmp_path / "a", RECIPE, fingerprints=recorded):
         for existing in ("refuse", "reuse", "overwrite", "extend"):
-            with pytest.raises(InputError, match=rf"at work on .*process {os.getpid()} on "):
+            with pytest.raises(
+                InputError, match=rf"another process uses .*process {os.getpid()} on "
+            ):
                 RunFolder(tmp_path / "a", RECIPE, existing)
     RunFolder(tmp_path / "a", RECIPE)
 
@@ -289,7 +291,7 @@ def test_what_a_run_reads_is_not_overwritten_by_it(tmp_path):
     (folder / BEST).write_text("mine")
     write_json(folder / RESULT, {"miou": 1})
     for content in ({"teacher": {"path": str(folder)}}, {"data": [str(folder / BEST)]}):
-        with pytest.raises(InputError, match=r"is to be overwritten, but .* is what the run reads"):
+        with pytest.raises(InputError, match=r"would be overwritten, but the run reads .*"):
             RunFolder(folder, RECIPE | content | {"run": str(folder)}, "overwrite")
         assert (folder / BEST).read_text() == "mine"
         assert (folder / RESULT).is_file()
@@ -304,7 +306,7 @@ def test_a_damaged_result_is_mended_by_going_on_where_that_can_be(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read .*--existing overwrite"):
         RunFolder(folder, RECIPE, "reuse")
     (folder / LAST).write_bytes(b"")
-    with pytest.raises(InputError, match=r"remove result\.json there and give its command again"):
+    with pytest.raises(InputError, match=r"delete result\.json there and repeat its command"):
         RunFolder(folder, RECIPE, "reuse")
 
 

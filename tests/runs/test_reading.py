@@ -65,7 +65,7 @@ def test_an_unfinished_run_is_refused(made_up, missing):
 def test_a_broken_run_is_named(made_up, name, content):
     folder = made_up.in_grid("cwd", 0, HALF)
     (folder / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"seed-0 holds a run that cannot be read"):
+    with pytest.raises(InputError, match=r"seed-0 contains a run that cannot be read"):
         read_run(folder)
 
 
@@ -105,7 +105,7 @@ def test_a_run_with_weights_where_version_0_1_had_them_names_its_version(made_up
     loss = {"class_path": "fakd.losses.ChannelKL"}
     folder = made_up.in_grid("cwd", 0, HALF, recipe={"distillation": loss, "weight": 7.5})
     (folder / "environment.json").write_text('{"versions": {"fakd": "0.1.0"}}')
-    expected = r"seed-0, written by fakd 0\.1\.0: there is no weight beside distillation"
+    expected = r"seed-0, written by fakd 0\.1\.0: weight is no longer a setting"
     with pytest.raises(InputError, match=expected):
         read_run(folder)
 

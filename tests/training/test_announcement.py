@@ -68,7 +68,7 @@ def test_weighed_classes_that_never_occur_are_named(weights, monkeypatch):
     objective.loss = WeightedSum({"only": loss})
     fabric = start(Hardware(accelerator="cpu"), 0)
     weigh_classes(fabric, console, objective, data, Settings(), None)
-    expected = "class_weights: none of 3 training images shows unicorn\n"
+    expected = "class_weights: none of 3 training images contains unicorn\n"
     assert console.file.getvalue() == f"note: {expected}"
     if weights == "auto":
         counts = [int((seen == k).sum()) for k in range(data.classes)]
@@ -83,7 +83,7 @@ def test_weighed_classes_that_never_occur_are_named(weights, monkeypatch):
 
 
 def test_weights_without_a_label_to_follow_from_are_refused():
-    with pytest.raises(InputError, match="auto follows from labels, and no training image has"):
+    with pytest.raises(InputError, match="auto is computed from labels, and no training image has"):
         Distillation(Shown(2, 3), Shown(2, 3), ChannelKL(class_weights="auto"))
     Distillation(Shown(2, 3), Shown(2, 3), ChannelKL(class_weights=[1.0, 2.0, 3.0]))
 

@@ -70,7 +70,7 @@ def test_a_process_that_is_killed_is_named_with_the_step_that_is_safe(tmp_path, 
     step = read_checkpoint_state(run / "last.safetensors")["step"]
     (line,) = said(log)
     assert f"was killed{'' if first else ' by SIGKILL'} (out of memory?)" in line
-    assert f"the same command continues at step {step}" in line
+    assert f"the same command resumes at step {step}" in line
     assert "Traceback" not in log.read_text()
     assert code == (-signal.SIGKILL if first else 1)
 

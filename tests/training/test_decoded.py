@@ -171,7 +171,7 @@ def test_a_disk_without_room_is_refused(data, tmp_path, monkeypatch):
 
     usage = replace_free(0)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
-    assert "has 0.0 GB left" in message(lambda: opened(data, tmp_path / "cache"))
+    assert "has 0.0 GB free" in message(lambda: opened(data, tmp_path / "cache"))
     assert not [each for each in (tmp_path / "cache").iterdir() if each.is_dir()]
 
 

@@ -165,5 +165,5 @@ def test_an_extended_run_says_where_a_weight_goes_on(tiny_data):
     loss = ChannelKL(weight={"from": 1, "to": 0, "end": 0.8})
     objective = Distillation(network(1), network(0), loss, TaskLoss(Task(), tiny_data.classes))
     told = extension(Schedule(steps=20, learning_rate=0.1), objective, before=10, step=10)
-    assert "the weight, 0 at step 10 of the old schedule, goes on at 0.375 where" in told
-    assert "the learning rate, 0.0126 at step 10" in told
+    assert "the weight changes from 0, at step 10 of the old schedule, to 0.375 of" in told
+    assert "the learning rate changes from 0.0126, at step 10" in told

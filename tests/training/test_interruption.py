@@ -132,5 +132,5 @@ def test_a_refused_run_leaves_no_folder_even_if_that_was_found_late(tmp_path, mo
     fakd.models.save(blind, path, class_names=data.class_names, palette=data.palette)
     command = ["distill", f"--teacher={path}", *network("student"), *TINY, "--schedule.steps=2"]
     assert main([*command, f"--run={tmp_path / 'run'}"]) == 2
-    assert "naming one class everywhere" in capsys.readouterr().err
+    assert "predicting one class everywhere" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -110,7 +110,7 @@ def test_what_is_thawed_learns_from_then_on_and_the_rest_keeps_its_momentum(tiny
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(("bakcbone",), "there is no bakcbone"), (("*",), "frozen as a whole")],
+    [(("bakcbone",), "there is no bakcbone"), (("*",), "all weights frozen")],
 )
 def test_freezing_nothing_or_everything_is_refused(tiny_data, names, message):
     with pytest.raises(InputError, match=message):

@@ -141,7 +141,7 @@ def test_a_batch_of_both_takes_each_samples_classes_from_where_they_are(tiny_net
 def test_a_step_without_the_teachers_answer_is_refused(tiny_network, batch):
     images, labels = batch
     objective = Distillation(tiny_network, tiny_network, ChannelKL())
-    with pytest.raises(ValueError, match="teacher's answer"):
+    with pytest.raises(ValueError, match="teacher's prediction"):
         objective(tiny_network(images), labels, ALL, 0.0)
 
 

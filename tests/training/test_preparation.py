@@ -32,7 +32,7 @@ def test_recomputed_activations_give_the_same_gradients():
 
 
 def test_a_network_that_cannot_recompute_is_refused():
-    with pytest.raises(InputError, match="no part of Conv2d offers it"):
+    with pytest.raises(InputError, match="no part of Conv2d supports it"):
         checkpoint_activations(nn.Conv2d(3, 3, 1))
 
 

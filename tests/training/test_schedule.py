@@ -167,7 +167,7 @@ def test_what_a_network_or_an_optimiser_has_not_is_refused(settings, message):
 
 
 def test_a_frozen_network_is_refused():
-    with pytest.raises(InputError, match="frozen as a whole"):
+    with pytest.raises(InputError, match="all weights frozen"):
         build_optimizer(Optimizer(), Plain().requires_grad_(False), nn.Conv2d(2, 2, 1).parameters())
 
 

@@ -86,7 +86,7 @@ def test_answers_that_are_not_finite_fail_the_run_and_are_never_best(tiny_data, 
         return answer if self.training else answer._replace(logits=answer.logits * torch.nan)
 
     monkeypatch.setattr(type(run.network), "forward", broken)
-    with pytest.raises(FloatingPointError, match=r"answers on validation images became .* step 2"):
+    with pytest.raises(FloatingPointError, match=r"output on validation images became .* step 2"):
         run.run()
 
 

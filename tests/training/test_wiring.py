@@ -123,7 +123,7 @@ def test_several_teachers_with_stored_answers_and_other_classes(fabric, tiny_dat
     parts, between = wired_of(tiny_network, tiny_data, teacher, ChannelKL())
     assert [each["role"] for each in parts] == ["teacher filled", "teacher mapped", "student"]
     assert parts[0]["network"] == "filled"
-    assert parts[0]["classes"] == "12, 12 called otherwise than the data's"
+    assert parts[0]["classes"] == "12, 12 named unlike the data's"
     assert parts[0]["features"] == "5 channels"
     assert parts[1]["classes"] == "12, summed into the data's 12"
     assert between[0] == "the teachers' confidence is averaged, weights 2, 1"

@@ -1,1 +1,1 @@
-"""Grids of runs: getting them done, and what they say about methods."""
+"""Grids of runs: their execution, and verdicts on methods."""

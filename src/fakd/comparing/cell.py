@@ -1,4 +1,4 @@
-"""One cell of a grid: a run as a process of its own, and the timing of its method's steps."""
+"""One cell of a grid: a run in its own process, and the timing of its method's steps."""
 
 import json
 import os
@@ -33,27 +33,27 @@ from fakd.runs.folder import (
 from fakd.runs.locks import lock
 
 Stop = Callable[[], bool]
-"""Says whether the work is to end early; never, where whoever began it can end the process."""
+"""Tells whether to stop early; always false where the engine kills the process instead."""
 _POLL = 0.1
 _PATIENCE = 60.0
-"""Seconds in which a run may finish its step and save."""
+"""Seconds for a run to finish its step and save."""
 LAP, LAPS = 4, 3
-"""Steps between two measurements, and measurements; the first warms up and does not count."""
+"""Steps per timing, and number of timings; the first is warm-up and does not count."""
 ENDLESS = 10**9
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of a grid: a command, its recipe and where it lies.
+    """One run of a grid: a command, its recipe and its folder.
 
     Args:
-        command: what trains it.
-        folder: the run's folder; recipe, log, lock and failure lie beside it under its name.
-        recipe: of that command, complete.
+        command: the command to run.
+        folder: the run's folder; recipe, log, lock and failure are next to it, with its name.
+        recipe: the command's complete recipe.
         label: its name in lines and tables.
-        outcome: the file whose presence says that it is done; the run's result if not given.
-        directory: where relative paths of the recipe begin.
-        code: what the user lets the recipe run.
+        outcome: the file that exists once it is done; by default the run's result.
+        directory: base of relative paths in the recipe.
+        code: the code that the user allows the recipe to run.
     """
 
     command: Literal["train", "distill", "answer"]
@@ -65,17 +65,17 @@ class Cell:
     code: Sequence[str] = field(default_factory=allowed)
 
     def beside(self, suffix: str) -> Path:
-        """Name a file beside the run's folder: its log, lock, given recipe or failure."""
+        """Return the path of a file next to the run's folder: log, lock, recipe or failure."""
         return self.folder.with_name(self.folder.name + suffix)
 
     @property
     def finished(self) -> bool:
-        """Whether the work is done."""
+        """Whether the outcome exists."""
         return (self.outcome or self.folder / RESULT).is_file()
 
     @property
     def failure(self) -> str | None:
-        """Exit code and last line of the last attempt, if that failed."""
+        """Exit code and last line of the last attempt, if it failed."""
         with suppress(FileNotFoundError):
             return self.beside(FAILED).read_text(encoding="utf-8").strip()
         return None
@@ -89,25 +89,25 @@ class Cell:
 
     @property
     def step(self) -> int:
-        """The last step that the run has logged."""
+        """The last logged step."""
         rows = read_curves(self.folder / CURVES)
         return int(rows[-1]["step"]) if rows else 0
 
     def busy(self) -> bool:
-        """Tell whether someone, perhaps another process, is at work on it."""
+        """Tell whether any process is running it."""
         with lock(self.beside(LOCK)) as held:
             return held is None
 
     def record_failure(self, reason: str) -> None:
-        """Leave the reason for the table, and for whoever looks."""
+        """Write the reason of a failure to its file."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.beside(FAILED), reason + "\n")
 
 
 def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
-    """Run the cell to its end, unless it is finished or someone else is at it.
+    """Run the cell to its end, unless it is finished or another process is running it.
 
-    A run that was interrupted continues at its last checkpoint. A failure is left as a file.
+    An interrupted run resumes from its last checkpoint. A failure is recorded in a file.
     """
     with lock(cell.beside(LOCK)) as held:
         if held is not None and not cell.finished:
@@ -117,7 +117,7 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fal
 
 
 def run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> str | None:
-    """Let the cell's command work, the lock in its hands; say how it ended, None if stopped."""
+    """Run the cell's command, which inherits the lock; return how it failed, None if stopped."""
     cell.beside(FAILED).unlink(missing_ok=True)
     recipe = cell.beside(GIVEN)
     write_yaml(recipe, cell.recipe)
@@ -133,7 +133,7 @@ def run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> st
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             cwd=cell.directory,
             pass_fds=(held,),
-            # A terminal's Ctrl-C must reach us first: we end our runs in order.
+            # A terminal's Ctrl-C must reach this process first, which ends its runs in order.
             start_new_session=True,
         )
     try:
@@ -142,18 +142,18 @@ def run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> st
     finally:
         _end(child)
     if code is None or signals.asked(code):
-        return None  # it continues when it is tried again
+        return None  # it resumes at the next attempt
     how = f"killed by {signals.name(-code)}" if code < 0 else f"exit code {code}"
     said = last_line(cell.beside(LOG).read_bytes()[begin:].decode("utf-8", "replace"))
-    return f"{how}: {said or 'it said nothing'}"
+    return f"{how}: {said or 'no output'}"
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Pass on to a process, and all it started, what asks us to stop; kill what takes too long."""
+    """Forward the stop signal to a process and its children; kill them after the time limit."""
     if child.poll() is not None:
         return
     deadline = time.monotonic() + _PATIENCE
-    # What a shell has started in the background is deaf to Ctrl-C.
+    # Background processes of a shell ignore SIGINT.
     number = signal.SIGTERM if signals.noted() in (0, signal.SIGINT) else signals.noted()
     with suppress(ProcessLookupError):
         os.killpg(child.pid, number)
@@ -164,7 +164,7 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def trial_of(cell: Cell) -> Cell:
-    """Make the cell that times the steps of ``cell``'s method: the same command, cut short."""
+    """Create the cell that times the steps of a cell's method: its command, stopped early."""
     folder = cell.folder.with_name("calibration")
     schedule = {**cell.recipe["schedule"], "steps": ENDLESS}
     intervals = {"log": LAP, "save": ENDLESS, "evaluate": ENDLESS}
@@ -177,7 +177,7 @@ def trial_of(cell: Cell) -> Cell:
 
 
 def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
-    """Time a few steps of a trial and leave the seconds of one in its outcome."""
+    """Time a few steps of a trial and write the seconds per step to its outcome."""
     with lock(trial.beside(LOCK)) as held:
         if held is None or trial.finished or trial.outcome is None:
             return
@@ -193,19 +193,19 @@ def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fa
 
 
 def within(cell: Cell, minutes: float, trial: Cell) -> Cell:
-    """Give a cell the steps that its method, timed by a trial, makes in so many minutes."""
+    """Set a cell's steps to what its method, timed by a trial, does in the given minutes."""
     steps = max(1, round(60 * minutes / seconds_per_step(trial)))
     schedule = {**cell.recipe["schedule"], "steps": steps}
     return replace(cell, recipe={**cell.recipe, "schedule": schedule})
 
 
 def seconds_per_step(trial: Cell) -> float:
-    """Read what a trial has measured."""
+    """Read the seconds per step measured by a trial."""
     return float(read_json(trial.folder.with_name(CALIBRATION))["seconds_per_step"])
 
 
 def _laps(trial: Cell) -> list[float]:
-    """Read the seconds per step of each lap from the curves of the trial."""
+    """Read the seconds per step of each timing from the curves of the trial."""
     batch: float = trial.recipe["schedule"]["batch_size"]
     rows = read_curves(trial.folder / CURVES)
     return [batch / row["images/s"] for row in rows if "images/s" in row]

@@ -1,4 +1,4 @@
-"""What a comparison sets out to decide, declared before it begins and kept in its grid."""
+"""The design of a comparison, declared before it begins and stored in its grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from fakd.files import read_yaml
 from fakd.runs.folder import GRID, place_in_grid, read_json, readable, write_json
 
 LOOKS = "looks.json"
-"""Beside a grid: numbers of seeds at which someone has looked at what it shows."""
+"""In a grid's folder: numbers of seeds at which someone looked at its results."""
 LEVEL = 0.95
 LEAST = 3
-"""Seeds without which nothing is said to have helped or hurt."""
+"""Minimum number of seeds for a verdict."""
 MOST = 12
 _LOOKS = (3, 6, 12)
 Against = Literal["alone", "cwd"]
@@ -21,16 +21,16 @@ Against = Literal["alone", "cwd"]
 
 @dataclass(frozen=True)
 class Design:
-    """The question of a comparison.
+    """What a comparison is to decide, and how.
 
     Args:
         primary: the method that the comparison is about.
-        against: what it is compared with; that difference needs no correction.
+        against: the reference of the primary comparison, which needs no correction.
         worthwhile: the smallest difference in mIoU that matters.
-        most: seeds after which a comparison until decided ends; None for all seeds at once.
-        confirms: the comparison whose choice new seeds are to confirm.
-        seeds: those asked for; None outside of a grid.
-        looked: numbers of seeds at which someone has looked.
+        most: maximum seeds of a comparison that runs until decided; None for all seeds at once.
+        confirms: the comparison whose choice the new seeds are to confirm.
+        seeds: the requested seeds; None outside a grid.
+        looked: numbers of seeds at which someone looked at the results.
     """
 
     primary: str | None = None
@@ -42,7 +42,7 @@ class Design:
     looked: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a margin or a number of seeds that can decide nothing."""
+        """Refuse a margin or a number of seeds that cannot decide anything."""
         if not 0 < self.worthwhile < 100:
             raise InputError(
                 f"expected --worthwhile between 0 and 100 mIoU, got {self.worthwhile}; 1 is usual"
@@ -51,7 +51,7 @@ class Design:
             raise InputError(f"expected --most of at least {LEAST} seeds, got {self.most}")
 
     def describe(self) -> dict[str, Any]:
-        """Write it in the words of `fakd compare`."""
+        """Return the design as arguments of `fakd compare`."""
         return {
             "primary": self.primary,
             "against": self.against,
@@ -63,26 +63,27 @@ class Design:
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Numbers of seeds after which a comparison until decided is looked at."""
+        """Planned interim analyses: numbers of seeds after which a verdict is attempted."""
         most = self.most or 0
         return (*(look for look in _LOOKS if look < most), most)
 
     @property
     def peeked(self) -> int | None:
-        """Seeds at which someone looked before more were added, which no level allows for.
+        """Number of seeds at an unplanned look before more were added; None if there was none.
 
-        Fewer than give a verdict were no look at one.
+        The confidence level does not account for such a look. Looks at fewer seeds than a verdict
+        needs do not count.
         """
         if self.most is not None or self.seeds is None:
             return None
         return min((n for n in self.looked if LEAST <= n < len(self.seeds)), default=None)
 
     def level(self, seeds: int) -> float:
-        """Confidence of an interval after so many seeds.
+        """Compute the confidence level of an interval after a number of seeds.
 
-        The error of 5 % is spent over the looks in proportion to the seeds that each adds, so that
-        all looks together err in no more than 5 % (Lan and DeMets, Biometrika 70, 1983, with
-        Bonferroni's bound in place of the joint distribution).
+        The error of 5 % is spent over the interim analyses in proportion to the seeds that each
+        adds, so that the total error is at most 5 % (Lan and DeMets, Biometrika 70, 1983, with
+        Bonferroni's bound instead of the joint distribution).
         """
         if self.most is None:
             return LEVEL
@@ -92,10 +93,10 @@ class Design:
 
 
 def design_of(folder: Path) -> Design:
-    """Read the design of the grid that a run lies in; that of no grid has no seeds.
+    """Read the design of the grid of a run; outside a grid, return the default design.
 
     Raises:
-        InputError: the grid's file cannot be read or holds what no design can be.
+        InputError: the grid's file cannot be read, or its design is invalid.
     """
     if place_in_grid(folder) is None:
         return Design()
@@ -109,7 +110,7 @@ def design_of(folder: Path) -> Design:
 
 
 def record_look(grid: Path, seeds: int) -> None:
-    """Keep that someone has looked at a grid after so many seeds."""
+    """Record that someone looked at a grid's results after a number of seeds."""
     if seeds not in (looks := _looks(grid)):
         write_json(grid / LOOKS, {"seeds": sorted([*looks, seeds])})
 

@@ -1,4 +1,4 @@
-"""Where a grid's runs are worked on: here, on a Ray cluster, under SLURM."""
+"""Execution of a grid's runs: on this machine, on a Ray cluster or under SLURM."""
 
 import os
 import threading
@@ -16,29 +16,29 @@ from fakd.settings import Hardware
 from fakd.threads import free_cores
 
 Work = Callable[..., None]
-"""Called with a cell, the environment of its process, and perhaps what says to stop."""
-# Clusters queue what they have no room for.
+"""Called with a cell, environment variables for its process and optionally a stop condition."""
+# Clusters queue excess calls themselves.
 _UNLIMITED = 10**6
 Task = Any
-"""A call that was handed over: a future of any library, which has ``done()`` and ``result()``."""
+"""A submitted call: a future of any library, with ``done()`` and ``result()``."""
 
 
 class Engine(ABC):
-    """Calls functions with cells. What comes of a cell is read from its files, not from here."""
+    """Calls functions with cells. Results are read from a cell's files, not from the engine."""
 
     slots: int
-    """How many calls may be handed over at a time."""
+    """Maximum number of concurrent calls."""
 
     @abstractmethod
     def submit(self, function: Work, cell: Cell) -> Task:
-        """Hand a call over."""
+        """Submit a call."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End all calls, and the processes they have started."""
+        """Stop all calls and the processes they have started."""
 
     def close(self) -> None:
-        """Give back what the engine holds, once no call is left."""
+        """Release the engine's resources, once no call is left."""
         return
 
 
@@ -52,16 +52,16 @@ class LocalEngine(Engine):
         self._threads = ThreadPoolExecutor(self.slots, "fakd-run")
 
     def submit(self, function: Work, cell: Cell) -> Task:
-        """Hand a call to a free slot."""
+        """Submit a call to a free slot."""
         return self._threads.submit(self._call, function, cell)
 
     def stop(self) -> None:
-        """Interrupt the runs and wait for their end."""
+        """Interrupt the runs and wait until they have ended."""
         self._stopped.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
-        """End the waiting threads."""
+        """Shut down the thread pool."""
         self._threads.shutdown()
 
     def _call(self, function: Work, cell: Cell) -> None:
@@ -76,7 +76,7 @@ class LocalEngine(Engine):
 def environments(
     hardware: Hardware, parallel: int | None, gpus: Sequence[str], processors: int
 ) -> list[dict[str, str]]:
-    """Divide a machine: one environment per run at a time.
+    """Divide a machine's GPUs and cores: return environment variables per concurrent run.
 
     Raises:
         InputError: a run needs more GPUs than there are.
@@ -89,7 +89,7 @@ def environments(
             f"expected hardware.devices of at most {len(gpus)}, the GPUs here, got {each}"
         )
     count = parallel or (len(gpus) // each if gpus else 1)
-    # What the user has set for all processes is not ours to change.
+    # A value set by the user takes precedence.
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, processors // count))
     result = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
     turns = cycle(gpus)
@@ -99,10 +99,10 @@ def environments(
 
 
 def _gpus(accelerator: str) -> list[str]:
-    """List the CUDA devices runs may use, in the words of CUDA_VISIBLE_DEVICES."""
+    """List the CUDA devices that runs may use, as named in CUDA_VISIBLE_DEVICES."""
     if accelerator not in ("auto", "cuda", "gpu"):
         return []
-    # Imported here because it takes seconds that a run on processors need not wait.
+    # Imported here because it takes seconds, which runs on the CPU need not wait.
     import torch
 
     count = torch.cuda.device_count()
@@ -111,7 +111,7 @@ def _gpus(accelerator: str) -> list[str]:
 
 
 class RayEngine(Engine):
-    """Runs as Ray tasks; Ray gives each its GPUs and cores."""
+    """Executes runs as Ray tasks; Ray assigns GPUs and cores."""
 
     def __init__(
         self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any]
@@ -125,7 +125,7 @@ class RayEngine(Engine):
         self._remote = ray.remote(
             num_cpus=threads + hardware.workers,
             num_gpus=hardware.devices if uses_gpus else 0,
-            # The grid tries again itself, with what the failed attempt has left.
+            # The grid itself retries, from the checkpoint of the failed attempt.
             max_retries=0,
         )
         self._environment = {"OMP_NUM_THREADS": str(threads)}
@@ -133,25 +133,25 @@ class RayEngine(Engine):
         self.slots = parallel or _UNLIMITED
 
     def submit(self, function: Work, cell: Cell) -> Task:
-        """Hand a call to the cluster."""
+        """Submit a call to the cluster."""
         self._references.append(self._remote(function).remote(cell, self._environment))
         return self._references[-1].future()
 
     def stop(self) -> None:
-        """Interrupt the tasks, which end their processes, and wait for that."""
+        """Interrupt the tasks, which stop their processes, and wait for them."""
         for reference in self._references:
             self._ray.cancel(reference)
         self._ray.wait(self._references, num_returns=len(self._references), timeout=30)
         self.close()
 
     def close(self) -> None:
-        """Leave the cluster, unless the caller had joined it."""
+        """Disconnect from the cluster, unless the caller connected to it."""
         if self._ours:
             self._ray.shutdown()
 
 
 class SlurmEngine(Engine):
-    """Runs as SLURM jobs; where there is no SLURM, submitit runs them here."""
+    """Executes runs as SLURM jobs; without SLURM, submitit runs them on this machine."""
 
     def __init__(
         self, hardware: Hardware, parallel: int | None, options: Mapping[str, Any], logs: str
@@ -172,12 +172,12 @@ class SlurmEngine(Engine):
 
     @cached_property
     def _executor(self) -> Any:
-        # Not before it is needed: submitit creates the folder.
+        # Created when first needed, since submitit creates the folder.
         try:
             executor = self._submitit.AutoExecutor(**self._place)
             executor.update_parameters(**self._parameters)
         except (NameError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"--cluster: submitit refuses {self._parameters}: {error}") from error
+            raise InputError(f"--cluster: submitit rejects {self._parameters}: {error}") from error
         return executor
 
     def submit(self, function: Work, cell: Cell) -> Task:
@@ -194,10 +194,10 @@ class SlurmEngine(Engine):
 
 
 class _Requeued:
-    """Lets SLURM queue a job again that it ends before its time, or because its time is over.
+    """Makes SLURM requeue a job that it preempts or that reaches its time limit.
 
-    submitit asks for ``checkpoint`` then, has SLURM requeue the job, and leaves the call, which
-    lets the run save and end. The call made anew goes on at what was saved.
+    submitit then calls ``checkpoint``, lets SLURM requeue the job, and aborts the call, so that the
+    run saves and ends. The new call resumes from the checkpoint.
     """
 
     def __init__(self, function: Work) -> None:
@@ -207,7 +207,7 @@ class _Requeued:
         self._function(cell, environment)
 
     def checkpoint(self, cell: Cell, environment: Mapping[str, str]) -> Any:
-        """Say what is to be called when the job runs again: the same."""
+        """Return the call for the requeued job: the same one."""
         return import_module("submitit.helpers").DelayedSubmission(self, cell, environment)
 
 
@@ -227,16 +227,16 @@ Place = Literal["local", "ray", "slurm"]
 def open_engine(
     place: Place, hardware: Hardware, parallel: int | None, options: Mapping[str, Any], logs: str
 ) -> Engine:
-    """Prepare the engine of a place.
+    """Create the engine for a place.
 
     Args:
         place: this machine, a Ray cluster, or SLURM.
         hardware: what one run needs.
-        parallel: how many runs, tasks or jobs at a time; as many as there is room for if not given.
-        options: of the cluster: what ``ray.init`` takes, for example ``{address: auto}`` for one
-            that runs, or submitit's parameters, for example ``{slurm_partition: gpu, timeout_min:
-            240}``; ``{cluster: local}`` lets submitit run the jobs here.
-        logs: folder of submitit's own files.
+        parallel: maximum concurrent runs, tasks or jobs; by default as many as there is room for.
+        options: of the cluster: arguments of ``ray.init``, for example ``{address: auto}`` for a
+            running cluster, or submitit's parameters, for example ``{slurm_partition: gpu,
+            timeout_min: 240}``; ``{cluster: local}`` lets submitit run the jobs on this machine.
+        logs: folder for submitit's files.
     """
     if place == "ray":
         return RayEngine(hardware, parallel, options)

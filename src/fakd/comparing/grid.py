@@ -1,4 +1,4 @@
-"""A grid of runs, pairs x methods x seeds: what was asked for, in full, and the cells it has."""
+"""A grid of runs, pairs x methods x seeds: its complete specification, and its cells."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*$")
 
 @dataclass(frozen=True)
 class Grid:
-    """Every run of a comparison, written out.
+    """The complete specification of all runs of a comparison.
 
     Args:
         run: the folder of the grid.
-        pairs: name to teacher and student, as a recipe names them.
-        methods: name to its distillation, and settings that differ from the shared ones.
+        pairs: teacher and student by name, as specs of a recipe.
+        methods: distillation by name, and settings that differ from the shared ones.
         seeds: one run per seed of every pair and method.
-        shared: the settings that all runs have in common, the data among them.
-        minutes: equal time for every run instead of equal steps.
+        shared: the settings of all runs, including the data.
+        minutes: equal training time for every run instead of equal steps.
         design: what is to be decided.
     """
 
@@ -40,17 +40,17 @@ class Grid:
     design: Design = field(default_factory=Design)
 
     def __post_init__(self) -> None:
-        """Refuse names no folder can have, and counts that mean nothing."""
+        """Refuse invalid names, seeds, references and minutes."""
         for kind, names in (("pair", self.pairs), ("method", self.methods)):
             for name in names:
                 if not _NAME.match(name):
                     raise InputError(
                         f"expected a {kind} name of letters, digits and . _ + -, got {name!r}; it "
-                        "becomes a folder"
+                        "is used as a folder's name"
                     )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(
-                f"expected seeds that differ, got {list(self.seeds)}; give a count such as 3, or a "
+                f"expected different seeds, got {list(self.seeds)}; give a count such as 3, or a "
                 "list"
             )
         for each in self.seeds:
@@ -70,7 +70,7 @@ class Grid:
             raise InputError(f"expected minutes above 0, got {self.minutes}")
 
     def describe(self) -> dict[str, Any]:
-        """Write the grid as the recipe of `fakd compare` that gives it again."""
+        """Return the recipe of `fakd compare` that reproduces the grid."""
         return {
             "run": str(self.run),
             "pairs": dict(self.pairs),
@@ -85,36 +85,36 @@ class Grid:
         """Write the grid into its folder.
 
         Raises:
-            InputError: the folder holds another grid that differs in more than what was added to
-                it, or something else.
+            InputError: the folder contains a grid that differs in more than added pairs, methods
+                and seeds, or something else.
         """
         make_folder(self.run)
         file, guard = self.run / GRID, self.run / GRID_LOCK
         if not file.is_file() and any(path != guard for path in self.run.iterdir()):
             raise InputError(
-                f"{self.run} is not empty and holds no grid (no {GRID}); choose another --run"
+                f"{self.run} is not empty and contains no grid (no {GRID}); choose another --run"
             )
         new = self.describe()
         with lock(guard, wait=True):
             if (self.run / OPENED).is_file() and (more := _added(read_yaml(file), new)):
                 raise InputError(
-                    f"the test split of {self.run} was opened ({OPENED}), so that it takes no more "
-                    f"runs, and {more[0]} is new; compare it in another --run"
+                    f"the test split of {self.run} was opened ({OPENED}), so no runs may be added, "
+                    f"and {more[0]} is new; compare it in another --run"
                 )
             if file.is_file() and (changed := _changes(read_yaml(file), new)):
                 raise InputError(
-                    f"{self.run} holds another grid ({changed[0]}); only pairs, methods and seeds "
-                    "may be added to it: give the rest as before, or choose another --run"
+                    f"{self.run} contains another grid ({changed[0]}); only pairs, methods and "
+                    "seeds may be added: leave the rest unchanged, or choose another --run"
                 )
             write_yaml(file, new)
 
     def begun(self) -> int:
-        """Count the seeds that the grid in its folder has; 0 where there is none."""
+        """Count the seeds of the grid in the folder; 0 if there is none."""
         file = self.run / GRID
         return len(read_yaml(file).get("seeds", [])) if file.is_file() else 0
 
     def cells(self) -> list[Cell]:
-        """List the runs, every method of a seed before the next seed."""
+        """List the runs, all methods of a seed before the next seed."""
         return [
             self._cell(pair, method, seed)
             for seed in self.seeds
@@ -137,7 +137,7 @@ class Grid:
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Change some values of nested settings, and leave the others."""
+    """Update nested settings recursively."""
     result = dict(settings)
     for key, value in changes.items():
         old = settings.get(key)
@@ -157,7 +157,7 @@ def _added(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Name what is no longer as in the old grid; more pairs, methods and seeds do not count."""
+    """List changes to the old grid; added pairs, methods and seeds do not count."""
     old = {"pairs": {}, "methods": {}, "seeds": [], **Design().describe(), **old}
     missing = [
         f"{kind}: without {name}"

@@ -1,4 +1,4 @@
-"""Methods and networks of a grid, from what people write to what a recipe holds."""
+"""Methods, networks and seeds of a grid: from the user's notation to full specs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ _PLAIN = ("ema", "check_teacher", "teacher", "student", "int8")
 
 
 def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Spec]:
-    """Write methods out: names of presets, or a mapping from names to what is special about each.
+    """Resolve methods: names of presets, or a mapping from names to their settings.
 
-    The student alone comes first, asked for or not.
+    The student alone is always included, and first.
 
     Raises:
         InputError: there is no such preset, setting or loss.
@@ -41,7 +41,7 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
 
 
 def listed(given: Sequence[str] | str) -> list[str]:
-    """Split names at commas, where they are not a list already.
+    """Split names at commas, unless they are a list already.
 
     >>> listed("cwd, cwd+fa")
     ['cwd', 'cwd+fa']
@@ -52,10 +52,10 @@ def listed(given: Sequence[str] | str) -> list[str]:
 
 
 def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
-    """Write seeds out: a count of them from 0 on, a list, or as 3,4,5.
+    """Resolve seeds: a count from 0 on, a list, or text such as 3,4,5.
 
     Raises:
-        InputError: they are no whole numbers, or more than a grid can have.
+        InputError: they are not integers, or too many.
 
     >>> resolve_seeds(3), resolve_seeds("3,4")
     ([0, 1, 2], [3, 4])
@@ -63,8 +63,8 @@ def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
     if isinstance(given, int):
         if given > _MOST_SEEDS:
             raise InputError(
-                f"expected --seeds of at most {_MOST_SEEDS}, a count, got {given}; a list names "
-                "seeds, as [3,4,5]"
+                f"expected --seeds of at most {_MOST_SEEDS}, as a count, got {given}; to name "
+                "seeds give a list such as [3,4,5]"
             )
         return list(range(given))
     if not isinstance(given, str):
@@ -76,7 +76,7 @@ def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
 
 
 def _canonical(name: str) -> str:
-    """Read cwd+fa as cwd-fa; a name that no preset has stays as it is."""
+    """Read cwd+fa as cwd-fa; return other names unchanged."""
     written = name.replace("+", "-")
     return written if written in PRESETS else name
 
@@ -104,12 +104,12 @@ def _method(name: str, entry: Any) -> Spec:
     else:
         loss = _distillation(name, given.get("distillation", name))
     if loss is None and "int8" in special:
-        raise InputError(f"methods.{name}.int8: the student alone is not trained so; leave it out")
+        raise InputError(f"methods.{name}.int8: not available for the student alone; leave it out")
     return {"distillation": loss, **special}
 
 
 def _distillation(name: str, loss: Any) -> Spec | None:
-    """Write a loss out with all its values; a mistake shows here, before the first run."""
+    """Resolve a loss with all its arguments; mistakes are reported before the first run."""
     if loss is None:
         return None
     if isinstance(loss, str):
@@ -130,16 +130,16 @@ def _distillation(name: str, loss: Any) -> Spec | None:
 
 
 def _require_settings(where: str, given: Mapping[str, Any]) -> None:
-    """Refuse what is no setting of a run."""
+    """Refuse keys that are not settings of a run, and invalid values."""
     for key, value in given.items():
         _require_known(where, key, [*_NESTED, *_PLAIN])
         if key in _NESTED:
             if not isinstance(value, Mapping):
-                raise InputError(f"{where}.{key}: expected a mapping of its values, got {value!r}")
+                raise InputError(f"{where}.{key}: expected a mapping of settings, got {value!r}")
             for name in value:
                 _require_known(f"{where}.{key}", name, [each.name for each in fields(_NESTED[key])])
             if "epochs" in value:
-                raise InputError(f"{where}.schedule: a method's length is its steps, not epochs")
+                raise InputError(f"{where}.schedule: give a method's length in steps, not epochs")
             kind = _NESTED[key]
             spec = specs.written(f"{kind.__module__}.{kind.__name__}", **value)
             kind(**specs.checked(spec, f"{where}.{key}")["init_args"])
@@ -154,7 +154,7 @@ def _require_known(where: str, name: str, known: Sequence[str]) -> None:
 def resolve_pairs(
     pairs: Mapping[str, Any] | None, teacher: Any = None, student: Any = None
 ) -> dict[str, Spec]:
-    """Write pairs out: the one of the flags, or those of a mapping.
+    """Resolve pairs: the one given by flags, or those of a mapping.
 
     Raises:
         InputError: both or neither are given, or a pair lacks its teacher or student.
@@ -181,7 +181,7 @@ def resolve_pairs(
 
 
 def network(given: Any, where: str) -> Spec:
-    """Write a network out: a folder or file to load, a builder's bare name, or a spec.
+    """Resolve a network: a folder or file to load, a builder's bare name, or a spec.
 
     >>> network("runs/teacher", "teacher")["init_args"]["path"]
     'runs/teacher'

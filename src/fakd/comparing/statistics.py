@@ -1,6 +1,6 @@
-"""Whether a difference between two methods is more than chance: over seeds, images, and both.
+"""Confidence intervals and tests of a difference between two methods, over seeds and images.
 
-Scores are in percent and differences in percent points, as in ``result.json``.
+Scores are in percent and differences in percentage points, as in ``result.json``.
 """
 
 import math
@@ -21,7 +21,7 @@ MOST_SEEDS = 100
 
 
 class Interval(NamedTuple):
-    """Where a difference lies with 95 % confidence."""
+    """A confidence interval of a difference."""
 
     low: float
     high: float
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one method scores than another with the same seeds."""
+    """Difference in score of one method to another with the same seeds."""
 
     mean: float
     spread: float | None
@@ -38,22 +38,22 @@ class Difference:
     over_seeds: Interval | None = None
     """Student's t interval of the mean; None for one seed."""
     over_images: Interval | None = None
-    """Bootstrap interval over the images, or groups of them; None where they were not counted."""
+    """Bootstrap interval over images or groups of images; None without per-image counts."""
     groups: int | None = None
-    """How many groups the images form; None for images that count as independent."""
+    """Number of groups of images; None for images that count as independent."""
 
     @property
     def interval(self) -> Interval | None:
-        """Both sources together; None for one seed, which says nothing about the next one."""
+        """95 % interval over seeds and images; None for one seed, which has no spread."""
         return self.at(LEVEL)
 
     @property
     def any_interval(self) -> Interval | None:
-        """The interval or, for one seed, that over the images alone."""
+        """The interval over seeds and images or, for one seed, over the images only."""
         return self.interval or self.over_images
 
     def at(self, level: float) -> Interval | None:
-        """Both sources together at another confidence, each widened by its own distribution."""
+        """Compute the interval over both at another level, each widened by its distribution."""
         if self.over_seeds is None:
             return None
         free = self.seeds - 1
@@ -67,9 +67,9 @@ class Difference:
 
     @property
     def p_value(self) -> float:
-        """The smallest error with which the interval leaves 0; 1 for one seed.
+        """The smallest error level whose interval excludes 0; 1 for one seed.
 
-        Without counted images it is that of the paired t test.
+        Without per-image counts it is that of the paired t test.
         """
         low, high = 1e-12, 1.0
         if self.over_seeds is None or self.mean == 0:
@@ -85,7 +85,7 @@ class Difference:
 
 
 def _quantile(free: int | None, level: float = LEVEL) -> float:
-    """Half the width of a standard interval: Student's t, or the normal for no ``free``."""
+    """Half the width of a standard interval: Student's t with ``free`` degrees, else normal."""
     return float(ndtri((1 + level) / 2) if free is None else stdtrit(free, (1 + level) / 2))
 
 
@@ -96,7 +96,7 @@ def _widened(mean: float, interval: Interval, factor: float) -> Interval:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct the p values of a family of comparisons (Holm, Scand. J. Statist. 6, 1979).
+    """Correct p values for multiple comparisons (Holm, Scand. J. Statist. 6, 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -108,10 +108,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_iou(pixels: Pixels) -> Float[np.ndarray, "*sets"]:
-    """Mean IoU of sets of images in percent, from their summed counts.
+    """Compute the mean IoU of sets of images in percent, from their summed counts.
 
-    A class that is not labelled in a set is left out of its mean, as in `fakd.metrics.Scores`; NaN
-    for a set without any class.
+    Classes without labels in a set are left out of its mean, as in `fakd.metrics.Scores`; NaN for a
+    set without any class.
     """
     union = pixels.truth + pixels.said - pixels.hit
     seen = pixels.truth > 0
@@ -124,9 +124,9 @@ def mean_iou(pixels: Pixels) -> Float[np.ndarray, "*sets"]:
 
 
 def paired_difference(method: Sequence[float], reference: Sequence[float]) -> Difference:
-    """Compare scores of the same seeds: mean difference, spread, and Student's t interval.
+    """Compare scores of the same seeds: mean difference, spread and Student's t interval.
 
-    Pairing takes out what the seeds share, the initial weights and the order of the images.
+    Pairing removes what equal seeds share: the initial weights and the order of the images.
 
     >>> difference = paired_difference([32.0, 34.0, 33.0], [30.0, 31.0, 32.0])
     >>> difference.mean, difference.spread
@@ -147,7 +147,7 @@ def paired_difference(method: Sequence[float], reference: Sequence[float]) -> Di
 
 
 def half_width(spread: float, seeds: int) -> float:
-    """Half the width of Student's t interval of a mean over seeds."""
+    """Compute half the width of Student's t interval of a mean over seeds."""
     return _quantile(seeds - 1) * spread / math.sqrt(seeds)
 
 
@@ -157,18 +157,18 @@ def bootstrap_differences(
     resamples: int = RESAMPLES,
     groups: Sequence[str] | None = None,
 ) -> Float[np.ndarray, " resamples"]:
-    """Draw the images anew, with replacement, and compare the methods on each draw.
+    """Resample the images with replacement, and compare the methods on each resample.
 
-    With groups, such as clips, whole groups are drawn (the cluster bootstrap).
+    With groups, such as clips, whole groups are resampled (cluster bootstrap).
 
-    A draw is the same for both methods and all seeds. Its difference is that of the mIoU of the
-    whole drawn set, averaged over the seeds.
+    Each resample is the same for both methods and all seeds. Its difference is that of the mIoU of
+    the whole resampled set, averaged over the seeds.
 
     Args:
         method: Counts ``[seeds, images, classes]``.
         reference: Counts of the same seeds and images.
-        resamples: How many sets are drawn; always the same ones.
-        groups: Of every image.
+        resamples: Number of resamples, drawn with a fixed seed.
+        groups: The group of every image.
     """
     if groups is not None:
         places = np.unique(groups, return_inverse=True)[1].ravel()
@@ -178,7 +178,7 @@ def bootstrap_differences(
         )
     images = method.hit.shape[1]
     chances = np.full(images, 1 / images)
-    # How often each image is in each draw, [resamples, images].
+    # Multiplicity of each image in each resample, [resamples, images].
     draws = np.random.default_rng(0).multinomial(images, chances, resamples).astype(float)
 
     def score(pixels: Pixels) -> Float[np.ndarray, "seeds resamples"]:
@@ -189,31 +189,30 @@ def bootstrap_differences(
 
 
 def percentile_interval(differences: Float[np.ndarray, " resamples"]) -> Interval:
-    """Leave out the same share of draws on both sides; draws without any class do not count."""
+    """Compute the 95 % percentile interval; resamples without any class do not count."""
     low, high = np.nanquantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
 def widened_for_few(mean: float, interval: Interval, groups: int) -> Interval:
-    """Widen a bootstrap interval over few groups, whose draws vary too little.
+    """Widen a bootstrap interval over few groups, which underestimates the variance.
 
-    By Student's t instead of the normal, and by the factor that makes a variance unbiased.
+    The factor replaces the normal by Student's t, and makes the variance unbiased.
     """
     factor = _quantile(groups - 1) / _quantile(None) * math.sqrt(groups / (groups - 1))
     return _widened(mean, interval, factor)
 
 
 def combine(mean: float, *sources: Interval) -> Interval:
-    r"""Join the intervals of sources of chance that do not depend on one another.
+    r"""Combine the intervals of independent sources of variation.
 
     .. math:: \text{low} = m - \sqrt{\textstyle\sum_k (m - \text{low}_k)^2}, \quad
         \text{high} = m + \sqrt{\textstyle\sum_k (\text{high}_k - m)^2}
 
     This adds the variances, each at its own quantile (method of variance estimates recovery, Zou
-    and Donner, Statistics in Medicine 27, 2008). The seeds say how another training would have come
-    out on these images, the images how these trainings would have come out on others. That a seed
-    may suit some images better counts on both sides, so the interval is rather too wide than too
-    narrow.
+    and Donner, Statistics in Medicine 27, 2008). Seeds give the variation of another training on
+    these images, images that of these trainings on other images. The interaction of seeds and
+    images is counted in both, so the interval is conservative.
     """
     low = math.hypot(*(max(mean - source.low, 0.0) for source in sources))
     high = math.hypot(*(max(source.high - mean, 0.0) for source in sources))
@@ -221,16 +220,16 @@ def combine(mean: float, *sources: Interval) -> Interval:
 
 
 def seeds_needed(spread: float, gain: float, over_images: float = 0.0) -> int | None:
-    """Count the seeds that show a true gain in 4 of 5 comparisons, by the noncentral t.
+    """Compute the seeds needed to detect a gain with a power of 80 %, by the noncentral t.
 
     Args:
-        spread: Standard deviation of the paired differences, taken to be the true one: estimated
-            from three seeds, it may be off by a factor of two.
-        gain: What shall be shown.
-        over_images: Half width over the images, which no seed makes smaller.
+        spread: Standard deviation of the paired differences, assumed to be the true one; an
+            estimate from three seeds may be off by a factor of two.
+        gain: The gain to be detected.
+        over_images: Half width over the images, which more seeds do not reduce.
 
     Returns:
-        At least 3; None if even 100 would not do.
+        At least 3; None if more than 100 are needed.
 
     >>> seeds_needed(spread=1.0, gain=1.0)
     10

@@ -1,4 +1,4 @@
-"""Whether a method helped: compared with another on the same seeds and images, in a sentence."""
+"""Verdicts on whether a method helped, compared with another on the same seeds and images."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,52 +30,53 @@ from fakd.runs.reading import Methods, Run
 
 CWD = "cwd"
 _DEAD, _ALIVE = 1.0, 10.0
-"""IoU in percent below which a class has collapsed, and above which it is found."""
+"""IoU in percent below which a class counts as lost, and above which it counts as learnt."""
 Tone = Literal["helped", "hurt", "flat", "standout", "lagging", "unsure"]
-"""What a difference amounts to; one that stands out among many is to be confirmed."""
+"""Kinds of verdict. "standout" and "lagging" are unplanned findings, still to be confirmed."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a method differs from another in mIoU and time."""
+    """Difference of a method to another in mIoU and time."""
 
     method: str
     reference: str
     difference: Difference
     time_ratio: float
-    """Time of a training step over that of the reference, medians over the seeds."""
+    """Time of a training step relative to the reference's, medians over the seeds."""
     design: Design = field(default_factory=Design)
     asked: int | None = None
-    """Seeds that were to count; all that do if not given."""
+    """Number of requested seeds; by default those compared."""
     family: int = 1
-    """Comparisons that were looked at together with this one; 1 if it was planned."""
+    """Number of comparisons made together, including this one; 1 if it was planned."""
     corrected: float | None = None
     """p value corrected for its family."""
     collapsed: tuple[str, ...] = ()
-    """Classes that some of the seeds find and others do not."""
+    """Classes learnt with some seeds and lost with others."""
     blind: bool = False
-    """Whether neither is better, on average, than naming the most frequent class everywhere."""
+    """Whether neither is better, on average, than predicting the most frequent class everywhere."""
     like_frames: bool = False
-    """Whether images that count as independent have names as frames of clips have."""
+    """Whether images that count as independent are named like frames of clips."""
 
     @property
     def interval(self) -> Interval | None:
-        """That of the difference, at the confidence of its look; None for one seed."""
+        """Interval of the difference, at the level of its analysis; None for one seed."""
         return self.difference.at(self.design.level(self.difference.seeds))
 
 
 Compared = Mapping[str, Sequence[Comparison]]
-"""What every other method of a pair was found to be, by the method they are compared with."""
+"""Comparisons of a pair's methods, by reference method."""
 
 
 def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison | None:
     """Compare the runs of a method with those of another, seed by seed.
 
     Returns:
-        The comparison over the seeds both have; None where they share none.
+        The comparison over their common seeds; None if there are none.
 
     Raises:
-        InputError: the runs were scored on different images or classes, or two seeds are one run.
+        InputError: the runs were scored on different images or classes, or two seeds are copies of
+            one run.
     """
     by_seed = {run.seed: run for run in references}
     pairs = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
@@ -90,7 +91,7 @@ def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison |
         [run.miou for run, _ in pairs], [reference.miou for _, reference in pairs]
     )
     counted = [(run.images, other.images) for run, other in pairs if run.images and other.images]
-    # Images that only some of the seeds have counted would tell of other seeds than the mean does.
+    # Only if all seeds have counts: otherwise they would describe other seeds than the mean.
     if len(counted) == len(pairs):
         difference = _over_images(difference, *zip(*counted, strict=True))
     ratio = seconds_per_step(runs) / max(seconds_per_step(references), 1e-9)
@@ -132,9 +133,9 @@ def _collapsed(runs: Sequence[Run]) -> list[str]:
 
 
 def find_method(methods: Methods, name: str) -> str | None:
-    """Find the method of that name or, failing that, one whose recipe is the paper's of that name.
+    """Find the method of that name, else one whose recipe is the paper's of that name.
 
-    None where there is neither.
+    None if there is neither.
     """
     if name in methods:
         return name
@@ -142,7 +143,7 @@ def find_method(methods: Methods, name: str) -> str | None:
 
 
 def augmented_pairs(methods: Methods) -> Iterator[tuple[str, Sequence[Run], Sequence[Run]]]:
-    """Yield each of PD and CWD with its runs without and with augmentation, where both were run."""
+    """Yield PD and CWD, each with its runs without and with augmentation, if both exist."""
     for base in ("pd", "cwd"):
         plain, augmented = find_method(methods, base), find_method(methods, f"{base}-fa")
         if plain and augmented:
@@ -150,7 +151,7 @@ def augmented_pairs(methods: Methods) -> Iterator[tuple[str, Sequence[Run], Sequ
 
 
 def seconds_per_step(runs: Sequence[Run]) -> float:
-    """Time of a training step, median over runs: one may have shared the machine."""
+    """Compute the median time of a training step over runs; one may have shared the machine."""
     return median(run.seconds_per_step for run in runs)
 
 
@@ -169,32 +170,32 @@ def _require_same_set(run: Run, other: Run) -> None:
         what = "labels of the same images"
     if what:
         raise InputError(
-            f"expected runs scored on the same data, got different {what} in {run.folder} and "
+            f"expected runs evaluated on the same data, got different {what} in {run.folder} and "
             f"{other.folder}; compare runs of one data set, or train one of them again"
         )
 
 
 def _require_own_results(runs: Sequence[Run]) -> None:
-    """Refuse one run under two seeds: its chance would count twice."""
+    """Refuse copies of one run under two seeds: they would not be independent."""
     for run, other in combinations(runs, 2):
         same = run.result["final"] == other.result["final"]
-        # Networks that name one class everywhere do agree.
+        # Networks that predict one class everywhere do have equal scores.
         if same and (run.class_iou > 0).sum() > 1:
             raise InputError(
-                f"expected seeds that were trained apart, got the same scores in {run.folder} and "
-                f"{other.folder}; remove the copy, fakd compare trains that seed anew"
+                f"expected independently trained seeds, got the same scores in {run.folder} and "
+                f"{other.folder}; delete the copy, then fakd compare trains that seed"
             )
 
 
 def references(methods: Methods) -> dict[str, list[Comparison]]:
-    """Compare the methods of a pair with the student alone and with CWD, where they are present.
+    """Compare the methods of a pair with the student alone and with CWD, if present.
 
-    All but the primary comparison are corrected for one another (Holm). The bootstrap over
-    images makes this the costly part of a verdict: do it once.
+    All comparisons but the primary one are corrected for multiplicity (Holm). The bootstrap over
+    images makes this the expensive part of a verdict: call it once.
     """
     found: dict[str, list[Comparison]] = {}
     for reference in filter(None, (find_method(methods, each) for each in (ALONE, CWD))):
-        # Against CWD, the student alone would repeat what its own comparison says.
+        # The student alone against CWD would repeat CWD against the student alone.
         left_out = {reference} if reference == ALONE else {reference, ALONE}
         others = (runs for method, runs in methods.items() if method not in left_out)
         compared = (compare_runs(runs, methods[reference]) for runs in others)
@@ -208,21 +209,21 @@ def references(methods: Methods) -> dict[str, list[Comparison]]:
 
 
 def is_primary(comparison: Comparison) -> bool:
-    """Tell whether a comparison was declared to be what its grid is about."""
+    """Tell whether a comparison is the declared primary one of its grid."""
     design = comparison.design
     against_alone = comparison.reference == ALONE
     return design.primary == comparison.method and against_alone == (design.against == ALONE)
 
 
 def tone(comparison: Comparison) -> Tone:
-    """Tell what a difference amounts to.
+    """Classify a difference.
 
-    There is no worthwhile difference if the 90 % interval lies within the margin. A method helped,
-    or hurt, if the whole interval lies on one side of 0 and the comparison was primary, the only
-    one, or made to confirm. Of several, the corrected p value must be below .05 too, and those that
-    nothing has planned stand out or lag behind. Fewer than three seeds never give a verdict, and
-    seeds that were added after a look not planned give none but that, nor do networks that have
-    learnt nothing.
+    "flat" (no worthwhile difference): the 90 % interval lies within the margin. "helped" or "hurt":
+    the whole interval lies on one side of 0 and the comparison was primary, the only one, or made
+    to confirm. With several comparisons the corrected p value must be below .05 too, and unplanned
+    ones are "standout" or "lagging". After an unplanned look followed by more seeds, only
+    "standout", "lagging" and "unsure" are possible. Fewer than three seeds, or networks that have
+    learnt nothing, are always "unsure".
     """
     if comparison.blind:
         return "unsure"
@@ -245,16 +246,16 @@ def tone(comparison: Comparison) -> Tone:
 
 
 def sentence(comparison: Comparison) -> str:
-    """Say whether a method helped, hurt, makes no worthwhile difference, or that none can tell.
+    """Write a verdict: helped, hurt, no worthwhile difference, or cannot tell.
 
-    What it rests on follows: margin, interval, seeds that count, groups of images, time.
+    It states its basis: margin, interval, number of seeds, groups of images, time.
     """
     name, difference = title_of(comparison.method), comparison.difference
     gain = signed(difference.mean, _digits(comparison))
     facts = f"{gain} mIoU{_range(comparison)}, {_basis(comparison)}"
     found = tone(comparison)
     if difference.interval is None:
-        return f"{name}: one seed shows no more than itself: {facts}; run at least 3 seeds"
+        return f"{name}: cannot tell from one seed: {facts}; run at least 3 seeds"
     if found == "flat":
         margin = f"{comparison.design.worthwhile:g}"
         than = f" to {the(comparison.reference)}"
@@ -266,7 +267,7 @@ def sentence(comparison: Comparison) -> str:
         one = f", 1 of {comparison.family}" if comparison.family > 1 else ""
         return f"{name}: {word}{one}: {facts}{_peeked(comparison)}; confirm with new seeds"
     rival, reference = title_of(comparison.reference), comparison.reference
-    # Only what is added to the reference can help it; a rival is better or worse.
+    # An addition to the reference can help it; another method is better or worse.
     added = comparison.method in PRESETS and re.match(rf"{reference}-fa(-|$)", comparison.method)
     if reference == ALONE or added:
         return f"{name} {found}: {facts}"
@@ -287,18 +288,18 @@ def _range(comparison: Comparison) -> str:
 
 
 def _digits(comparison: Comparison) -> int:
-    """Count the digits behind the point that show a margin as one."""
+    """Choose the number of decimals by the margin."""
     return 1 if comparison.design.worthwhile >= 0.5 else 2
 
 
 def _basis(comparison: Comparison) -> str:
-    """Name what a difference rests on."""
+    """State the basis of a difference: seeds, groups of images, lost classes, time."""
     difference, new = comparison.difference, comparison.design.confirms is not None
     asked = comparison.asked or difference.seeds
     seeds = f"{difference.seeds} of {asked} {'new ' if new else ''}seed{'s' if asked > 1 else ''}"
     parts = [seeds]
     if difference.groups == 1:
-        parts.append("on these images, all of one group (other scenes are not covered)")
+        parts.append("on these images only, all of one group")
     elif difference.groups is not None:
         parts.append(f"{difference.groups} groups of images")
     elif comparison.like_frames:
@@ -306,7 +307,7 @@ def _basis(comparison: Comparison) -> str:
     elif difference.over_images is not None:
         parts.append("images counted as independent")
     if comparison.collapsed:
-        parts.append(f"an interval too narrow as some seeds lost {', '.join(comparison.collapsed)}")
+        parts.append(f"interval too narrow, as some seeds lost {', '.join(comparison.collapsed)}")
     ratio = f"at {comparison.time_ratio:.2f}x the time of {the(comparison.reference)}"
     return f"{', '.join(parts)}, {ratio}"
 
@@ -317,7 +318,7 @@ def _peeked(comparison: Comparison) -> str:
 
 
 def ends(interval: Interval, digits: int = 2) -> str:
-    """Write an interval.
+    """Format an interval.
 
     >>> ends(Interval(-0.51, 1.5))
     '-0.51 to +1.50'
@@ -326,13 +327,13 @@ def ends(interval: Interval, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Write a difference with its sign; one that is rounded to 0 is +0."""
+    """Format a difference with its sign; a value rounded to 0 is +0."""
     # Adding 0 turns a rounded -0.0 into 0.0.
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def the(method: str) -> str:
-    """Name a method within a sentence.
+    """Return a method's title for use within a sentence.
 
     >>> the("alone"), the("cwd")
     ('the student alone', 'CWD')
@@ -343,21 +344,21 @@ def the(method: str) -> str:
 def _what_would_do(comparison: Comparison) -> str:
     difference, margin = comparison.difference, f"{comparison.design.worthwhile:g} mIoU"
     if difference.seeds < LEAST:
-        return f"a verdict takes at least {LEAST} seeds"
+        return f"a verdict needs at least {LEAST} seeds"
     if comparison.blind:
-        return "neither is better than naming the most frequent class everywhere: train longer"
+        return "neither is better than predicting the most frequent class everywhere: train longer"
     if comparison.design.peeked is not None:
         return "confirm with new seeds"
     interval = comparison.interval
     if interval is not None and not interval.low <= 0 <= interval.high:
-        return f"it does not stand out among {comparison.family} comparisons (Holm)"
+        return f"not significant among {comparison.family} comparisons (Holm)"
     low, high = difference.over_images or (difference.mean, difference.mean)
     over_images = max(high - difference.mean, difference.mean - low)
     needed = seeds_needed(difference.spread or 0.0, comparison.design.worthwhile, over_images)
     if needed is not None and needed > difference.seeds:
         return f"{margin} needs about {needed} seeds at this spread"
     if needed is not None:
-        return "more seeds narrow it"
+        return "more seeds narrow the interval"
     if over_images >= comparison.design.worthwhile:
         return f"the images are too few to show {margin} with any number of seeds"
     return f"{margin} needs more than 100 seeds at this spread"

@@ -1,4 +1,4 @@
-"""Getting a grid done: each cell once, whoever else is at it, with a live table."""
+"""Execution of a grid's cells, each once, also with concurrent commands; with a live table."""
 
 import time
 from collections.abc import Sequence
@@ -22,38 +22,38 @@ _SHOWN = 12
 
 
 class GridProgress:
-    """What runs, what is done, what has failed, and about how long the rest will take.
+    """Progress of a grid: running, finished and failed cells, and the estimated time left.
 
     Args:
-        console: where to write; its being a terminal decides between a table and lines.
-        title: what is going on.
-        cells: all that is to be done.
+        console: where to print; a live table if it is a terminal, else lines.
+        title: what is running.
+        cells: all cells.
     """
 
     def __init__(self, console: Console, title: str, cells: Sequence[Cell]) -> None:
         self._console, self._title = console, title
         self._states = {cell: "done" if cell.finished else "waiting" for cell in cells}
-        # What was done before says nothing about the pace of this sitting.
+        # Earlier work does not count towards this command's pace.
         self._before = sum(map(self._share, cells))
         self._began = time.monotonic()
         self._started: dict[Cell, float] = {}
 
     def table(self) -> AbstractContextManager[object]:
-        """Show a live table meanwhile, on a terminal."""
+        """Show a live table inside the context, on a terminal."""
         if not self._console.is_terminal:
             return nullcontext()
         options: dict[str, Any] = {"transient": True, "refresh_per_second": 1}
         return Live(console=self._console, get_renderable=self._table, **options)
 
     def started(self, cell: Cell) -> None:
-        """Say that a cell begins, or continues."""
+        """Print that a cell starts or resumes."""
         self._started[cell] = time.monotonic()
         self._states[cell] = "running"
         at = f" at step {cell.step}" if cell.step else ""
-        self._say(f"{cell.label}: {'continues' if at else 'starts'}{at}")
+        self._say(f"{cell.label}: {'resumes' if at else 'starts'}{at}")
 
     def finished(self, cell: Cell) -> None:
-        """Say that a cell is done, unless it was before."""
+        """Print that a cell is done, unless it was before."""
         if self._states[cell] == "done":
             return
         self._states[cell] = "done"
@@ -64,13 +64,13 @@ class GridProgress:
         self._say(f"{cell.label}: done{where}{score}  ({self.summary()})")
 
     def failed(self, cell: Cell) -> None:
-        """Say that a cell has failed, and why."""
+        """Print that a cell has failed, and why."""
         self._states[cell] = "failed"
-        text = f"{cell.failure or ''}; all of it: {cell.beside(LOG)}"
+        text = f"{cell.failure or ''}; full output: {cell.beside(LOG)}"
         remark(self._console, text, f"{cell.label}: failed", "red")
 
     def summary(self) -> str:
-        """Count the cells, and estimate the minutes left from the pace so far."""
+        """Count the cells by state, and estimate the minutes left from the pace so far."""
         states = [*self._states.values()]
         parts = [f"{states.count('done')} of {len(states)} done"]
         parts += [f"{n} {state}" for state in ("running", "failed") if (n := states.count(state))]
@@ -105,9 +105,9 @@ def work(
 ) -> list[Cell]:
     """Call ``function`` with each cell until all are finished or have failed; return the failed.
 
-    Finished cells are left alone, cells that failed in an earlier sitting are tried once more, and
-    cells that another process is at are waited for. A signal that asks to stop is passed on to all
-    that run, which save before they end; a second Ctrl-C does not wait for that.
+    Finished cells are skipped, cells that failed under an earlier command are tried once more, and
+    cells that another process is running are waited for. A signal to stop is forwarded to all
+    running cells, which save before they end; a second Ctrl-C does not wait for that.
     """
     earlier = {cell: cell.failed_at for cell in cells}
     waiting, running = list(cells), dict[Cell, Task]()
@@ -137,7 +137,7 @@ def work(
             raise
         if waiting or running:
             engine.stop()
-            line = f"stopped by {signals.name(signals.noted())}; the same command continues"
+            line = f"stopped by {signals.name(signals.noted())}; the same command resumes"
             raise signals.ended(signals.noted(), line)
     return failed
 
@@ -145,10 +145,10 @@ def work(
 def work_all(
     cells: Sequence[Cell], minutes: float | None, engine: Engine, console: Console
 ) -> list[Cell]:
-    """Do all that is unfinished, with equal minutes for every cell or as many steps as it says.
+    """Run all unfinished cells, with equal minutes for each or its own number of steps.
 
     Returns:
-        The failed: cells whose steps could not be timed, then those that failed themselves.
+        The failed cells: those whose steps could not be timed, then those whose run failed.
     """
     lost: list[Cell] = []
     if minutes is not None:
@@ -159,10 +159,10 @@ def work_all(
 def expected_seconds(
     cells: Sequence[Cell], minutes: float | None, engine: Engine, console: Console
 ) -> float | None:
-    """Estimate the training time of cells, one after the other, from a few steps of each method.
+    """Estimate the total training time of cells, run sequentially, from a few steps per method.
 
-    Evaluation and saving come on top. None where some cannot be timed; what fails there will fail
-    again in its run, and be shown.
+    Evaluation and saving are not included. None if some cannot be timed; their runs will then fail
+    and report the same error.
     """
     if minutes is not None:
         return 60 * minutes * len(cells)
@@ -176,7 +176,7 @@ def expected_seconds(
 def _trials(
     cells: Sequence[Cell], engine: Engine, console: Console
 ) -> tuple[dict[Path, Cell], list[Cell]]:
-    """Time a few steps of each method; the trials by the folders of methods, and the failed."""
+    """Time a few steps of each method; return trials by method folder, and the failed trials."""
     trials = {cell.folder.parent: trial_of(cell) for cell in cells if not cell.finished}
     display = GridProgress(console, "timing", [*trials.values()])
     return trials, work(measure, [*trials.values()], engine, display)
@@ -185,7 +185,7 @@ def _trials(
 def _timed(
     cells: Sequence[Cell], minutes: float, engine: Engine, console: Console
 ) -> tuple[list[Cell], list[Cell]]:
-    """Give every cell the steps its method makes in the time; those that cannot be timed fail."""
+    """Set every cell's steps to what its method does in the time; cells without timing fail."""
     trials, untimed = _trials(cells, engine, console)
     ready, lost = [], []
     for cell in cells:
@@ -200,7 +200,7 @@ def _timed(
 
 
 def _look(cell: Cell, task: Task, earlier: int | None) -> None:
-    """Record what no attempt could: that the engine itself lost the call."""
+    """Record a failure of the engine itself, which no attempt could record."""
     try:
         task.result()
     except Exception as error:
@@ -209,5 +209,5 @@ def _look(cell: Cell, task: Task, earlier: int | None) -> None:
 
 
 def _heard(number: int) -> None:
-    again = "; Ctrl-C again leaves at once" if number == signals.ASKING[0] else ""
+    again = "; press Ctrl-C again to stop at once" if number == signals.ASKING[0] else ""
     signals.say(f"{signals.name(number)}: the runs finish their steps and save{again}")

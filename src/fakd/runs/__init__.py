@@ -1,1 +1,1 @@
-"""Folders of runs: what lies in them, how it is named, written and read."""
+"""Folders of runs: their files, and how these are named, written and read."""

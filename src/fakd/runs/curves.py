@@ -1,4 +1,4 @@
-"""What a run logs: one CSV row per logged step, and the same values for TensorBoard."""
+"""Logged curves of a run: one CSV row per logged step, and the same values for TensorBoard."""
 
 import csv
 import time
@@ -18,14 +18,14 @@ from fakd.runs.folder import CURVES, read_curves
 class Curves:
     """Writes the curves of a run.
 
-    Continuing at a step drops the rows that were written after it, so that a killed run leaves the
+    Resuming at a step drops the rows written after it, so that a killed and resumed run has the
     same curves as an uninterrupted one.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
         self._path = folder / CURVES
         self._columns: list[str] = []
-        # No more than one row, and where it begins: what a long run has logged is in the file.
+        # Only the last row and its offset are kept in memory; the rest is in the file.
         self._last: dict[str, float] = {}
         self._begins = 0
         self._rewrite([row for row in read_curves(self._path) if row["step"] <= first_step])
@@ -35,7 +35,7 @@ class Curves:
         self._record(Event(step=first_step + 1, session_log=start))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the values of a step (from 1 on) to its row; what is measured again counts anew."""
+        """Add the values of a step (from 1 on) to its row, replacing earlier ones of that name."""
         entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._record(Event(step=step, summary=Summary(value=entries)))
         again = self._last.get("step") == step
@@ -53,7 +53,7 @@ class Curves:
 
     def _record(self, event: Any) -> None:
         event.wall_time = time.time()
-        # Not by torch's writer: a thread of its own would meet a full disk, and nobody else.
+        # Not by torch's writer: its thread would meet a full disk without anyone noticing.
         with writing(self._events), self._events.open("ab") as file:
             RecordWriter(file).write(event.SerializeToString())
 

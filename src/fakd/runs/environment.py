@@ -1,4 +1,4 @@
-"""Where and how this process runs, for whoever reads its results later."""
+"""The environment of this process, recorded with its results."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def environment() -> dict[str, Any]:
-    """Describe where and how this process runs: its command, the machine, the versions."""
+    """Describe the environment of this process: command, machine, versions."""
     import torch
 
     packages = ("fakd", "torch", "torchvision", "timm", "lightning-fabric")
@@ -28,7 +28,7 @@ def environment() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """Write this process's command as it would be typed, ``fakd`` without where it is installed."""
+    """Return this process's command as it would be typed, with ``fakd`` without its path."""
     program = Path(sys.argv[0])
     module = program.parts[-2:] == ("fakd", "__main__.py")
     installed = module or program.name in ("fakd", "fakd.exe")

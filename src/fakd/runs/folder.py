@@ -1,4 +1,4 @@
-"""The folder of one run, and of a grid of runs: what lies in it, how it is written and locked."""
+"""The folders of a run and of a grid: their files, how these are written, and locking."""
 
 import csv
 import json
@@ -29,39 +29,39 @@ from fakd.settings import Existing
 from fakd.signals import Interrupted
 
 FORMAT = 1
-"""Version of what a run's files say; raised when readers of the old one would misunderstand it."""
+"""Version of the format of a run's files; increased when older readers would misread them."""
 RECIPE, RESULT, CURVES = "recipe.yaml", "result.json", "metrics.csv"
 LAST, BEST, FINAL = "last.safetensors", "best.safetensors", "final.safetensors"
-"""The checkpoint, the best and the last network; a result's scores are those of the last one."""
+"""The checkpoint, the best and the final network; a result's scores are the final network's."""
 ENVIRONMENT, IMAGES, SHOWN = "environment.json", "images.npz", "shown.npz"
 WRONG = "wrong.json"
-"""The step at which a loss or gradient was not finite; gone when the run goes on."""
+"""The step at which a loss or gradient was not finite; deleted when the run resumes."""
 TRACE = "trace.json"
-"""What PyTorch recorded of some steps, where it was asked to."""
+"""Trace of the profiled steps, if any."""
 GRID, GRID_LOCK, CALIBRATION = "grid.yaml", "grid.lock", "calibration.json"
 OPENED = "test.json"
-"""Beside a grid: when and by which command its test split was opened, and the scores there."""
+"""In a grid's folder: when and by which command its test split was opened, and the scores."""
 TEST_IMAGES = "test.npz"
-"""In a run's folder: what its network got right on each test image."""
+"""In a run's folder: its network's pixel counts on each test image."""
 GUARD = "run.lock"
 """The lock of a run's own folder, held by the process that trains it."""
 LOG, LOCK, GIVEN, FAILED = ".log", ".lock", ".yaml", ".failed"
-"""What lies beside a run of a grid: its output, its lock, its recipe, and why it failed."""
+"""Suffixes of the files next to a run of a grid: output, lock, recipe, reason of failure."""
 _OWN = f"fakd {version('fakd')}"
-# What may change between two sittings of the same run without changing what it computes.
+# Settings that may change when a run resumes, as they do not change what it computes.
 FREE = ("hardware", "intervals", "existing", "run", "broken", "inference.batch_size")
-# Where a recipe says where things lie, not what they are.
+# Arguments that are paths: content is compared by fingerprint instead.
 _PATHS = ("root", "description", "path", "source", "weights")
-# What a kill left of a file that was being written, here or in safetensors.
+# Temporary files left by a killed process, ours or those of safetensors.
 _UNFINISHED = re.compile(r"\.[0-9a-f]{12}\.tmp|\.tmp[A-Za-z0-9]{6}")
 _SEED = re.compile(r"seed-(\d+)")
 
 
 def refuse_taken(path: Path, existing: Existing) -> None:
-    """Refuse a folder of something else, and one with a finished run that is to be left alone.
+    """Refuse a folder that is not a run, or that has a finished run and ``existing`` is refuse.
 
     Raises:
-        InputError: it is one.
+        InputError: the folder is refused.
     """
     require_choice("existing", existing, Existing)
     begun = (path / RECIPE).is_file()
@@ -70,18 +70,18 @@ def refuse_taken(path: Path, existing: Existing) -> None:
         raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
     if begun and existing == "refuse" and (path / RESULT).is_file():
         raise InputError(
-            f"{path} holds a finished run; choose another --run, or give --existing overwrite to "
-            "start it anew"
+            f"{path} contains a finished run; choose another --run, or give --existing overwrite "
+            "to start over"
         )
 
 
 def in_grid(grid: Path, pair: str, method: str, seed: int) -> Path:
-    """Name the folder of a run in a grid."""
+    """Return the folder of a run in a grid."""
     return grid / pair / method / f"seed-{seed}"
 
 
 def place_in_grid(folder: Path) -> tuple[str, str, int] | None:
-    """Tell pair, method and seed of a run from its folder; None outside of a grid."""
+    """Parse pair, method and seed of a run from its folder; None outside a grid."""
     folder = folder.absolute()
     match = _SEED.fullmatch(folder.name)
     if not match or len(folder.parents) < 3 or not (folder.parents[2] / GRID).is_file():
@@ -90,25 +90,25 @@ def place_in_grid(folder: Path) -> tuple[str, str, int] | None:
 
 
 class RunFolder(AbstractContextManager["RunFolder"]):
-    """Opens or continues ``path`` and never destroys a finished run unasked.
+    """Opens or resumes the run in ``path``; never destroys a finished run unless told to.
 
-    Until it is left, no other process gets the folder. Its ``last`` is the checkpoint that training
-    continues from, if there is one, and its ``result`` that of a finished run that is reused.
-    ``extended_from`` is the number of steps that the run had before it was given more, ``remarks``
-    what the user should know.
+    The folder is locked until the context is left. ``last`` is the path of the checkpoint to resume
+    from, if it exists, and ``result`` the result of a finished run that is reused.
+    ``extended_from`` is the number of steps before an extension, ``remarks`` what the user should
+    know.
 
     Args:
         path: the folder; created, with its parents, if missing.
-        recipe: what the run computes, plain values; written as ``recipe.yaml``.
-        existing: what to do where a finished run already is: refuse, reuse its result if the recipe
-            is the same, overwrite it (an unfinished run of another recipe too), or extend it to
-            more steps of the same recipe.
-        fingerprints: of the data and the networks by their keys in the recipe; where one is as
-            before, the paths below its key may have changed.
+        recipe: what the run computes, as YAML values; written as ``recipe.yaml``.
+        existing: what to do with a finished run: refuse, reuse its result if the recipe is the
+            same, overwrite it (also an unfinished run of another recipe), or extend it to more
+            steps of the same recipe.
+        fingerprints: of data and networks by their keys in the recipe; if one is unchanged, the
+            paths below its key may change.
 
     Raises:
-        InputError: the folder holds a finished run, a run of another recipe, or something else, or
-            another process is at work on it.
+        InputError: the folder contains a finished run, a run of another recipe or something else,
+            or another process uses it.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         make_folder(path)
         if self._held.enter_context(lock(path / GUARD)) is None:
             raise InputError(
-                f"another process is at work on {path} ({holder(path / GUARD)}); wait for its end, "
-                "or choose another --run"
+                f"another process uses {path} ({holder(path / GUARD)}); wait until it ends, or "
+                "choose another --run"
             )
         try:
             self._open(existing)
@@ -154,8 +154,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             for each in paths_in({**self._recipe, "run": None}):
                 if each.is_relative_to(path.resolve()):
                     raise InputError(
-                        f"{path} is to be overwritten, but {each} in it is what the run reads; "
-                        "choose another --run"
+                        f"{path} would be overwritten, but the run reads {each} in it; choose "
+                        "another --run"
                     )
             self._clear()
         elif existing == "extend":
@@ -184,7 +184,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             shutil.rmtree(self.path / Path(BEST).stem, ignore_errors=True)
 
     def abandon(self) -> None:
-        """Remove a folder that was not there, unless there is something to continue from."""
+        """Remove the folder if it was new and has no checkpoint or result, and unlock it."""
         if not (self._found or self.last.is_file() or (self.path / RESULT).is_file()):
             self._clear()
             (self.path / GUARD).unlink(missing_ok=True)
@@ -193,40 +193,41 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         self._held.close()
 
     def note(self, **facts: Any) -> None:
-        """Add to what ``environment.json`` says of how the run is made."""
+        """Add facts to ``environment.json``."""
         write_json(self.path / ENVIRONMENT, read_environment(self.path) | facts)
 
     def _fewer_steps(self) -> int:
-        """Read the steps of a run that is to be extended; refuse one of another recipe."""
+        """Return the steps of the run to extend; refuse a run of another recipe."""
         path, schedule = self.path, self._recipe["schedule"]
         with readable(path):
             before: int = read_recipe(path)["schedule"]["steps"]
         former = {**self._recipe, "schedule": {**schedule, "steps": before}}
         if differing := self._differing(former):
             raise InputError(
-                f"{path} holds a run of another recipe ({differing}); --existing extend changes "
-                "schedule.steps only"
+                f"{path} contains a run of another recipe ({differing}); --existing extend may "
+                "change schedule.steps only"
             )
         if not self.last.is_file():
             raise InputError(
-                f"{self.last} is gone, and with it what --existing extend goes on from"
+                f"{self.last} is missing, and --existing extend resumes from it; give --existing "
+                "overwrite to start over"
             )
         if not before < schedule["steps"]:
             raise InputError(
-                f"{path} has {before} steps; --existing extend needs a larger --schedule.steps "
-                f"than that, got {schedule['steps']}"
+                f"{path} has {before} steps; --existing extend needs a larger --schedule.steps, "
+                f"got {schedule['steps']}"
             )
         return before
 
     def _refuse_another(self) -> None:
         if differing := self._differing(self._recipe):
             raise InputError(
-                f"{self.path} holds a run of another recipe ({differing}); use that recipe, choose "
-                "another --run, or give --existing overwrite"
+                f"{self.path} contains a run of another recipe ({differing}); use that recipe, "
+                "choose another --run, or give --existing overwrite"
             )
 
     def _differing(self, recipe: Mapping[str, Any]) -> str | None:
-        """Name the first thing in which the run that is there is another one."""
+        """Name the first difference to the run in the folder; None if it is the same run."""
         with readable(self.path):
             before = read_environment(self.path).get("fingerprints") or {}
             now = self._fingerprints
@@ -236,7 +237,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 if key.partition(".")[0] not in same or key.rpartition(".")[2] not in _PATHS:
                     writer = writer_of(self.path)
                     return each if writer == _OWN else f"{each}; written by {writer}"
-                self.remarks.append(f"the same {key.partition('.')[0]} by another path ({each})")
+                self.remarks.append(f"the same {key.partition('.')[0]} from another path ({each})")
         for key in ("data", "teacher"):
             if key in before and key in now and key not in same:
                 return f"the {key} have changed" if key == "data" else f"the {key} has changed"
@@ -244,7 +245,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """List the settings in which two recipes compute different things, as ``key: old -> new``."""
+    """List the settings, as ``key: old -> new``, that make two recipes compute different things."""
     found = []
     for key in (each for each in {**old, **new} if f"{prefix}{each}" not in FREE):
         before, after = old.get(key), new.get(key)
@@ -256,10 +257,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def read_curves(file: Path) -> list[dict[str, float]]:
-    """Read the rows of a ``metrics.csv``: its step, and what was logged there.
+    """Read the rows of a ``metrics.csv``, each with its step and the logged values.
 
-    A row that is still being written, or that a kill has cut off, is left out; without a file there
-    are no rows.
+    A last row that is incomplete is left out; without a file there are no rows.
+
+    Raises:
+        InputError: a row is damaged.
     """
     if not file.is_file():
         return []
@@ -283,12 +286,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write one JSON file of a run, whole or not at all."""
+    """Write one JSON file of a run atomically."""
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
-    """Read the recipe of a run; to be called where what is wrong with it is `readable`."""
+    """Read the recipe of a run; to be called inside `readable`, which reports its ValueError."""
     try:
         return read_yaml(folder / RECIPE)
     except InputError as error:
@@ -296,7 +299,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Read where and how a run was made; nothing if that is not known."""
+    """Read the environment of a run; empty if unknown."""
     try:
         content = read_json(folder / ENVIRONMENT)
     except (OSError, ValueError):
@@ -305,7 +308,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 
 def writer_of(folder: Path) -> str:
-    """Name the version of fakd that wrote a run, as far as it says so."""
+    """Name the version of fakd that wrote a run, if recorded."""
     versions = read_environment(folder).get("versions")
     known = versions.get("fakd") if isinstance(versions, dict) else None
     return f"fakd {known}" if known else "an unknown version of fakd"
@@ -313,15 +316,15 @@ def writer_of(folder: Path) -> str:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """Refuse in one line what the files of a run say that this version cannot make sense of.
+    """Turn failures to read the files of a run into an error message of one line.
 
     Raises:
-        InputError: they are of another format than `FORMAT`, or broken.
+        InputError: the files have another format than `FORMAT`, or are damaged.
     """
     writer = writer_of(folder)
     if (found := read_environment(folder).get("format", FORMAT)) != FORMAT:
         raise InputError(
-            f"{folder} was written by {writer} in format {found}, and this is {_OWN}, which "
+            f"{folder} was written by {writer} in format {found}, but this is {_OWN}, which "
             f"reads format {FORMAT}; use that version"
         )
     try:
@@ -332,36 +335,36 @@ def readable(folder: Path) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         remedy = "train it again with --existing overwrite"
         if (folder / LAST).is_file() and (folder / RESULT).is_file():
-            remedy = f"remove {RESULT} there and give its command again, which writes what is lost"
+            remedy = f"delete {RESULT} there and repeat its command, which writes the files again"
         raise InputError(
-            f"{folder} holds a run that cannot be read ({reason}), written by {writer}; {remedy}"
+            f"{folder} contains a run that cannot be read ({reason}), written by {writer}; {remedy}"
         ) from error
 
 
 def read_checkpoint_state(path: Path, known: Collection[str] | None = None) -> dict[str, Any]:
-    """Read only the plain values of a checkpoint.
+    """Read only a checkpoint's state, without its tensors.
 
     Raises:
-        InputError: the file is damaged, of another format than `FORMAT`, or says what is not known.
+        InputError: the file is damaged, has another format than `FORMAT`, or unknown fields.
     """
-    remedy = "give --existing overwrite to start the run anew"
+    remedy = "give --existing overwrite to start over"
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
         state = json.loads(metadata["state"])
         found = int(metadata.get("format", 0))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is no readable checkpoint ({error}); {remedy}") from error
+        raise InputError(f"{path} is not a readable checkpoint ({error}); {remedy}") from error
     if found != FORMAT or not isinstance(state, dict):
         raise InputError(
-            f"{path} is a checkpoint of another version of fakd, in format {found} and not "
-            f"{FORMAT}; continue with that version, or {remedy}"
+            f"{path} is a checkpoint of another version of fakd, in format {found} instead of "
+            f"{FORMAT}; resume with that version, or {remedy}"
         )
     if strange := set(state) - set(state if known is None else known):
         raise InputError(
-            f"{path} holds {', '.join(sorted(strange))}, which {_OWN} does not know; continue "
-            f"with the version that wrote it, or {remedy}"
+            f"{path} contains {', '.join(sorted(strange))}, unknown to {_OWN}; resume with the "
+            f"version that wrote it, or {remedy}"
         )
     if type(state.get("step")) is not int:
-        raise InputError(f"{path} is no readable checkpoint (of no step); {remedy}")
+        raise InputError(f"{path} is not a readable checkpoint (no step); {remedy}")
     return state

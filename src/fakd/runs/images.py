@@ -1,4 +1,4 @@
-"""What a network got right on each image of a split, as a run's folder keeps it."""
+"""Per-image pixel counts of a network on a split, as stored in a run's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from fakd.files import write_atomically
 
 
 class Pixels(NamedTuple):
-    """Pixels of each class that are right, labelled, and predicted, ignored ones left out."""
+    """Numbers of correct, labelled and predicted pixels of each class, without ignored ones."""
 
     hit: Num[np.ndarray, "*sets classes"]
     truth: Num[np.ndarray, "*sets classes"]
@@ -19,28 +19,28 @@ class Pixels(NamedTuple):
 
 
 class ImageCounts(NamedTuple):
-    """What a network got right on each image."""
+    """Per-image pixel counts of a network."""
 
     names: tuple[str, ...]
     pixels: Pixels
     """Counts ``[images, classes]``."""
     groups: tuple[str, ...] | None = None
-    """What each image shares with others, such as its clip; None for images that are apart."""
+    """The group of each image, such as its clip; None for independent images."""
 
 
 def write_images(
     path: Path, names: Sequence[str], counts: np.ndarray, groups: Sequence[str | None] = ()
 ) -> None:
-    """Write what a network got right on each image of a split, for comparisons.
+    """Write per-image pixel counts of a split, for comparisons.
 
-    The counts are of pixels right, labelled and predicted, ``[3, images, classes]``.
+    The counts are of correct, labelled and predicted pixels, ``[3, images, classes]``.
     """
     arrays = dict(zip(Pixels._fields, counts, strict=True))
     if all(group is not None for group in groups) and groups:
         arrays["groups"] = np.array(groups)
 
     def write(path: Path) -> None:
-        # Through a file object, as NumPy would add its suffix to a name.
+        # Through a file object, since NumPy would append its suffix to a path.
         with path.open("wb") as file:
             np.savez_compressed(file, names=np.array(names), **arrays)
 
@@ -48,10 +48,10 @@ def write_images(
 
 
 def read_images(path: Path, classes: int) -> ImageCounts | None:
-    """Read what `write_images` wrote; None where it wrote nothing.
+    """Read what `write_images` wrote; None if there is no file.
 
     Raises:
-        ValueError: they are the counts of something else.
+        ValueError: the counts have another shape than expected.
     """
     if not path.is_file():
         return None

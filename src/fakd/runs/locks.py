@@ -1,4 +1,4 @@
-"""Who is at work on a folder: a lock that ends with its process, however that ends."""
+"""File locks that the kernel releases when their process ends, in whatever way."""
 
 import errno
 import os
@@ -13,18 +13,18 @@ from typing import Any
 
 from fakd.files import make_folder, writing
 
-# Windows has none, as some network file systems have no locks.
+# Windows has no fcntl.
 _fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 
 
 @contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
-    """Hold a file's lock and yield its descriptor, or None if another holds it already.
+    """Lock a file and yield its descriptor, or None if another process holds the lock.
 
-    The kernel releases the lock when the last process that has the descriptor ends, however it
-    ends. A run inherits it, and so stays locked if only the process that started it was killed.
-    Some network file systems have no locks, nor has Windows: there a warning is printed, and
-    nothing is held back.
+    The kernel releases the lock when the last process with the descriptor ends, in whatever way. A
+    run inherits the descriptor, and so stays locked if only the process that started it was
+    killed. Windows and some network file systems have no locks: there a warning is printed and
+    nothing is locked.
     """
     make_folder(path.parent)
     with writing(path):
@@ -39,8 +39,8 @@ def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
             return
         except OSError as error:
             print(
-                f"fakd: warning: {path.parent} cannot be locked ({error.strerror}); see to it that "
-                "one process alone works there",
+                f"fakd: warning: {path.parent} cannot be locked ({error.strerror}); make sure that "
+                "only one process uses it",
                 file=sys.stderr,
             )
         with suppress(OSError):
@@ -49,7 +49,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
         try:
             yield descriptor
         finally:
-            # Closing would not do where a straggler of the run still has the descriptor.
+            # Closing is not enough if a child process of the run still has the descriptor.
             if _fcntl is not None:
                 with suppress(OSError):
                     _fcntl.flock(descriptor, _fcntl.LOCK_UN)
@@ -58,7 +58,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[int | None]:
 
 
 def holder(path: Path) -> str:
-    """Name the process that holds a lock, as far as it is known."""
+    """Name the process that holds a lock, or ``unknown``."""
     with suppress(OSError):
         return path.read_text(encoding="utf-8") or "unknown"
     return "unknown"

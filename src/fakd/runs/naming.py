@@ -1,4 +1,4 @@
-"""What a run's recipe says it did: its method, its student, and how tables call them."""
+"""Names of a run's method and student, derived from its recipe, and their titles in tables."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _TITLES = {
 
 
 def title_of(method: str) -> str:
-    """Call a method as papers do.
+    """Return a method's title as papers write it.
 
     >>> title_of("cwd-fa"), title_of("skds-cirkd"), title_of("my own")
     ('CWD+FA', 'SKDS (cirkd)', 'my own')
@@ -42,11 +42,11 @@ def title_of(method: str) -> str:
 def method_of(recipe: Mapping[str, Any]) -> str:
     """Name the method of a recipe: alone, the preset it equals, or its losses with settings.
 
-    Settings count, not how they are written: a lone loss equals a sum of one, and a default equals
-    the same value given.
+    Recipes are compared by their settings, not their notation: a single loss equals a sum of one,
+    and an omitted default equals the same value written out.
 
     Raises:
-        InputError: the recipe has weights where version 0.1 had them.
+        InputError: the recipe has loss weights where version 0.1 stored them.
 
     >>> method_of({"distillation": {"class_path": "fakd.losses.ChannelKL",
     ...                             "init_args": {"strength": 1.0}}})
@@ -66,7 +66,7 @@ def method_of(recipe: Mapping[str, Any]) -> str:
 
 
 def refuse_former_weights(recipe: Mapping[str, Any]) -> None:
-    """Refuse the weights of version 0.1, beside the losses and not among their arguments.
+    """Refuse loss weights as in version 0.1, which are not arguments of the losses.
 
     Raises:
         InputError: says what to write instead.
@@ -79,7 +79,7 @@ def refuse_former_weights(recipe: Mapping[str, Any]) -> None:
         factors = (arguments["weights"] or {}).items()
         own = [f"losses.{name}.init_args.weight: {factor}" for name, factor in factors]
         raise InputError(
-            "distillation: WeightedSum has no weights any more, each of its losses has one; leave "
+            "distillation: WeightedSum no longer has weights, each of its losses has one; leave "
             f"weights out{own and ' and write ' + ', '.join(own)}"
         )
     if "weight" in recipe:
@@ -88,25 +88,25 @@ def refuse_former_weights(recipe: Mapping[str, Any]) -> None:
         if is_sum:
             instead = f"multiply the weight of each loss of the WeightedSum by {factor}"
         raise InputError(
-            "there is no weight beside distillation any more, a loss has it among its arguments; "
+            "weight is no longer a setting of its own but an argument of the loss; "
             f"leave it out{'' if factor is None else ' and ' + instead}"
         )
 
 
 def weighted_losses(spec: Mapping[str, Any]) -> list[tuple[float, str, dict[str, Any]]]:
-    """List the losses that ``distillation`` adds up: weight, class path and all other settings."""
+    """List the losses that ``distillation`` sums: weight, class path and all other settings."""
     path, given = spec["class_path"], spec.get("init_args") or {}
     if path == "fakd.losses.WeightedSum":
         return [part for loss in given["losses"].values() for part in weighted_losses(loss)]
     every = {**defaults_of(path), **specs.plain(given)}
     settings = {key: value for key, value in every.items() if value is not None}
-    if isinstance(settings.get("weight"), Mapping):  # one that fades is no mere factor
+    if isinstance(settings.get("weight"), Mapping):  # a fading weight is not a plain factor
         return [(float(defaults_of(path).get("weight", 1.0)), path, settings)]
     return [(float(settings.pop("weight", 1.0)), path, settings)]
 
 
 def defaults_of(path: str) -> dict[str, Any]:
-    """Look up what one of our losses takes where nothing is given; nothing of others'."""
+    """Return the default arguments of a loss of fakd; nothing for any other loss."""
     package, _, name = path.rpartition(".")
     if package != losses.__name__ or name not in losses.__all__:
         return {}
@@ -117,7 +117,7 @@ def defaults_of(path: str) -> dict[str, Any]:
 
 
 def completed(recipe: Any) -> Any:
-    """Write out what a recipe's losses take by default: versions before a setting lack it.
+    """Add the losses' default arguments to a recipe; older versions may lack newer settings.
 
     >>> completed({"class_path": "fakd.losses.HardLabels", "init_args": {"threshold": 0.5}})
     {'class_path': 'fakd.losses.HardLabels', 'init_args': {'threshold': 0.5, 'weight': 1.0}}

@@ -1,4 +1,4 @@
-"""Whether the test split of a comparison was opened, and how its runs scored there."""
+"""Whether the test split of a comparison was opened, and the scores of its runs there."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,10 @@ from fakd.runs.reading import Run
 
 
 def opening_of(grid: Path) -> dict[str, Any] | None:
-    """Read when the test split of a grid was opened and what came of it; None if it was not.
+    """Read when a grid's test split was opened, and the scores; None if it was not.
 
     Raises:
-        InputError: the file is not what was written.
+        InputError: the file is damaged.
     """
     if not (grid / OPENED).is_file():
         return None
@@ -25,17 +25,18 @@ def opening_of(grid: Path) -> dict[str, Any] | None:
 
 
 def place_of(run: Run) -> str:
-    """Name a run of a grid as its file about the test split does."""
+    """Return the key of a run in its grid's file of test scores."""
     return f"{run.pair}/{run.method}/seed-{run.seed}"
 
 
 def on_test(run: Run) -> Run | None:
-    """Put a run's scores on the test split in the place of the others; None if there are none.
+    """Replace a run's scores by those on the test split; None if there are none.
 
-    Its result tells under ``test`` when the split was opened, by which command, of how many images.
+    Under ``test`` its result states when the split was opened, by which command, and the number of
+    images.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: the scores cannot be read.
     """
     if place_in_grid(run.folder) is None:
         return None

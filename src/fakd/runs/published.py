@@ -1,4 +1,4 @@
-"""What the paper and others published for the very networks and data of a run."""
+"""Published scores of the paper and others for the same networks and data as a run's."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -18,8 +18,8 @@ BENCHMARKS = {
     "cityscapes": ("Table 3", "Cityscapes"),
     "voc2012": ("Table 3", "Pascal VOC 2012 aug"),
 }
-"""The paper's data sets, and the tables their scores are in."""
-# Student: builder, backbone, pretrained or not -> the pair, and how its teacher's file begins.
+"""The paper's data sets, and the tables with their scores."""
+# Student (builder, backbone, pretrained) -> pair, and prefix of its teacher's checkpoint.
 _PAIRS = {
     ("pspnet", "resnet18", True): ("pspnet-r101-to-r18", "pspnet_r101"),
     ("pspnet", "resnet18", False): ("pspnet-r101-to-r18-scratch", "pspnet_r101"),
@@ -32,7 +32,7 @@ _PRESETS = ("skds-cirkd", "ifvd-cirkd", "cirkd")
 
 
 class Score(NamedTuple):
-    """A published score, in percent, and what there is to remark about it."""
+    """A published score, in percent, and any remark on it."""
 
     miou: float
     macc: float
@@ -41,18 +41,18 @@ class Score(NamedTuple):
 
 @cache
 def published_scores() -> Mapping[str, Any]:
-    """Published scores: source -> data set -> pair -> method -> mIoU, mAcc, any remark."""
+    """Load published scores: source -> data set -> pair -> method -> mIoU, mAcc, any remark."""
     text = files("fakd.runs").joinpath("published.yaml").read_text(encoding="utf-8")
     scores: dict[str, Any] = yaml.safe_load(text)
     return scores
 
 
 def published_cell(recipe: Mapping[str, Any], source: str) -> Score | None:
-    """Find the published score of a run's own cell.
+    """Find the published score for a run's data set, networks and method; None if there is none.
 
     Args:
-        recipe: the run's recipe: its data set, networks and method must be those of the cell.
-        source: ``paper`` or ``bpkd``, whose training was twice as long.
+        recipe: the run's recipe.
+        source: ``paper`` or ``bpkd``, which trained twice as long.
     """
     cells = published_scores()[source].get(benchmark_of(recipe), {})
     found = cells.get(pair_of(recipe), {}).get(cell_of(recipe))
@@ -60,7 +60,7 @@ def published_cell(recipe: Mapping[str, Any], source: str) -> Score | None:
 
 
 def teacher_score(recipe: Mapping[str, Any]) -> Score | None:
-    """Find the paper's score of a run's teacher, if teacher and data set are the paper's."""
+    """Find the paper's score of a run's teacher; None unless teacher and data are the paper's."""
     checkpoint = _checkpoint(recipe)
     found = checkpoint.paper if checkpoint and benchmark_of(recipe) else None
     return Score(*found) if found else None
@@ -74,7 +74,7 @@ def _checkpoint(recipe: Mapping[str, Any]) -> Published | None:
 
 
 def _spec(value: Any) -> tuple[str, Mapping[str, Any]]:
-    """Read class path and arguments, none of what is not written so."""
+    """Return class path and arguments of a spec; empty for anything else."""
     if not isinstance(value, Mapping):
         return "", {}
     return str(value.get("class_path", "")), value.get("init_args") or {}
@@ -101,10 +101,10 @@ def pair_of(recipe: Mapping[str, Any]) -> str | None:
 
 
 def cell_of(recipe: Mapping[str, Any]) -> str | None:
-    """Name the cell of the paper's tables that a recipe's method belongs to, None for any other.
+    """Name the method in the paper's tables that a recipe's corresponds to, None for any other.
 
-    The factor beside the cross-entropy is not looked at, nor are the settings of SKDS, IFVD and
-    CIRKD, which are known by the losses they consist of: the paper gives neither.
+    The weight of the loss is not compared, nor are the settings of SKDS, IFVD and CIRKD, which are
+    recognised by the losses they consist of: the paper gives neither.
     """
     spec = recipe.get("distillation")
     if not isinstance(spec, Mapping):
@@ -121,9 +121,9 @@ def _kinds(spec: Mapping[str, Any]) -> frozenset[str]:
 
 
 def base_and_strength(recipe: Mapping[str, Any]) -> tuple[str | None, float]:
-    """Tell PD and CWD, as the paper has them, and how strongly they are augmented.
+    """Recognise PD and CWD as in the paper, and return the strength of their augmentation.
 
-    They have no setting of their own but the strength.
+    All settings other than strength and weight must have their defaults.
     """
     spec = recipe.get("distillation")
     parts = weighted_losses(spec) if isinstance(spec, Mapping) else []

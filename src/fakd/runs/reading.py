@@ -1,4 +1,4 @@
-"""Reading finished runs, alone or as a grid of pairs x methods x seeds."""
+"""Reading of finished runs, single ones or a grid of pairs x methods x seeds."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ from fakd.runs.images import ImageCounts, read_images
 from fakd.runs.naming import ALONE, method_of, student_of
 
 Curve = list[tuple[float, float]]
-"""Step and value of what was logged."""
+"""Steps and values of a logged quantity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,27 +40,27 @@ class Run:
 
     folder: Path
     pair: str
-    """Which student, and in a grid which teacher: methods are compared within a pair."""
+    """Name of the student, in a grid of teacher and student; methods are compared in a pair."""
     method: str
     seed: int
     recipe: dict[str, Any]
     result: dict[str, Any]
     images: ImageCounts | None
-    """None where the trainer did not count the images one by one."""
+    """None if there are no per-image counts."""
 
     @property
     def weights(self) -> Path:
-        """The network after the last step, which the scores belong to, or else the best one."""
+        """The final network, which the scores belong to, or else the best one."""
         return self.folder / FINAL if (self.folder / FINAL).is_file() else self.folder
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """What was logged while it was trained, by quantity."""
+        """Logged curves of the training, by quantity."""
         return curves_of(self.folder / CURVES)
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Where and how it was made; nothing if that is not known."""
+        """The environment of the training; empty if unknown."""
         return read_environment(self.folder)
 
     @property
@@ -70,9 +70,9 @@ class Run:
 
     @property
     def miou(self) -> float:
-        """Final mIoU in percent, over the classes that labels show."""
+        """Final mIoU in percent, over the classes in the labels."""
         classes = self.result["final"]["classes"].values()
-        # Earlier versions counted what was predicted but never labelled as 0.
+        # Earlier versions counted classes that were predicted but never labelled as 0.
         if any(each["iou"] is not None and not each["pixels"] for each in classes):
             return float(np.mean([each["iou"] for each in classes if each["pixels"]]))
         return float(self.result["final"]["miou"])
@@ -84,17 +84,17 @@ class Run:
 
     @property
     def seconds_per_step(self) -> float:
-        """Training time of a step, evaluation left out."""
+        """Training time per step, without evaluation."""
         return float(self.result["train_seconds"] / max(self.result["steps"], 1))
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in order of their ids."""
+        """Names of the classes, ordered by id."""
         return tuple(self.result["final"]["classes"])
 
     @cached_property
     def class_iou(self) -> np.ndarray:
-        """Final IoU of every class in percent; NaN where a class has none."""
+        """Final IoU of every class in percent; NaN for a class without one."""
         classes = self.result["final"]["classes"].values()
         return np.array([each["iou"] for each in classes], dtype=float)
 
@@ -106,32 +106,32 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run of a grid that ended without a result."""
+    """A run of a grid without a result."""
 
     folder: Path
     pair: str
     method: str
     seed: int
     reason: str
-    """Its last line."""
+    """The last line of its output."""
 
 
 class Outcome(NamedTuple):
-    """What folders and grids have to show so far."""
+    """The finished and failed runs of folders and grids so far."""
 
     runs: list[Run]
     failures: list[Failure]
 
 
 Methods = Mapping[str, Sequence[Run]]
-"""The runs of a pair by their method."""
+"""The runs of a pair, by method."""
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a finished run; one of a grid is named by its place there, any other by its recipe.
+    """Read a finished run; in a grid its names come from its path, otherwise from its recipe.
 
     Raises:
-        InputError: the folder holds no finished run, or files that are not those of a run.
+        InputError: the folder contains no finished run, or damaged files.
     """
     folder = expanded(folder)
     for name in (RECIPE, RESULT):
@@ -144,7 +144,7 @@ def read_run(folder: str | Path) -> Run:
         recipe, result = read_recipe(folder), read_json(folder / RESULT)
         if not (classes := result["final"]["classes"]):
             raise ValueError("no classes")
-        # The student alone has no teacher, yet belongs with the runs it is compared with.
+        # Named by the student only, as the student alone has no teacher but is in the same pair.
         by_recipe = student_of(recipe), method_of(recipe), int(recipe["seed"])
         for name in ("miou", "macc"):
             score = result["final"][name]
@@ -160,7 +160,7 @@ def read_run(folder: str | Path) -> Run:
 
 
 def curves_of(file: Path) -> dict[str, Curve]:
-    """Gather the rows of a ``metrics.csv`` by quantity."""
+    """Collect the values of a ``metrics.csv`` by quantity."""
     found: dict[str, Curve] = {}
     for row in read_curves(file):
         for name, value in row.items():
@@ -170,12 +170,12 @@ def curves_of(file: Path) -> dict[str, Curve]:
 
 
 def read_grid(folder: str | Path) -> Outcome:
-    """Read the finished and the failed runs of a grid; those still to be run are passed over.
+    """Read the finished and the failed runs of a grid; unfinished ones are skipped.
 
-    A run without a score, or with files that cannot be read, is one of the failed.
+    A run without a score, or with unreadable files, counts as failed.
 
     Raises:
-        InputError: the folder holds no grid.
+        InputError: the folder contains no grid.
     """
     folder = expanded(folder)
     if not (folder / GRID).is_file():
@@ -203,7 +203,7 @@ def read_folders(folders: Iterable[str | Path]) -> Outcome:
     """Read finished runs, and the runs of every grid among the folders.
 
     Raises:
-        InputError: a folder holds neither, or none holds a finished run.
+        InputError: a folder contains neither, or there is no finished run at all.
     """
     runs: list[Run] = []
     failures: list[Failure] = []
@@ -224,7 +224,7 @@ def by_pair(runs: Iterable[Run]) -> dict[tuple[str, str], dict[str, list[Run]]]:
     """Group runs by data set and pair, then by method, the student alone first.
 
     Raises:
-        InputError: two runs are the same method with the same seed.
+        InputError: two runs of a pair have the same method and seed.
     """
     groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
     for run in sorted(runs, key=_order):

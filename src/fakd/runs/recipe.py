@@ -1,4 +1,4 @@
-"""A recipe: the plain values from which a run can be repeated."""
+"""A recipe: YAML-serialisable values from which a run can be repeated."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,10 +12,9 @@ from fakd.types import DistillationLoss, Segmenter
 
 
 def recipe_of(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe what a command was called with: those of the values that are its parameters.
+    """Describe a command's arguments, taken from ``values`` by the names of its parameters.
 
-    What to do with a finished run, and what to watch, are left out: whoever repeats a recipe
-    elsewhere has not asked for that run to be overwritten.
+    ``existing`` and ``profile`` are left out: repeating a recipe must not overwrite a run.
     """
     left_out = ("existing", "profile")
     names = [name for name in inspect.signature(command).parameters if name not in left_out]
@@ -23,10 +22,10 @@ def recipe_of(command: Callable[..., Any], values: Mapping[str, Any]) -> dict[st
 
 
 def describe(value: Any) -> Any:
-    """Turn a command's argument into the YAML that would produce it again.
+    """Convert a command's argument to the YAML value that reproduces it.
 
     Settings become mappings; networks, data, losses and sources become ``class_path`` and
-    ``init_args``. An object made by the caller's own code, which no file could make again, becomes
+    ``init_args``. An object built by the caller's own code, which no file can reproduce, becomes
     its type's name.
     """
     if isinstance(value, Segmenter):
@@ -48,7 +47,7 @@ def describe(value: Any) -> Any:
 
 
 def _name(value: object) -> str:
-    """Name a public class by the package that offers it, not the file it stands in."""
+    """Name a public class by the package that exports it, not its module."""
     kind = type(value)
     module = kind.__module__
     if module.startswith("fakd."):

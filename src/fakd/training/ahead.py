@@ -1,4 +1,4 @@
-"""Batches on the device with the teacher's answers: as a step needs them, or one batch ahead."""
+"""Transfer of batches to the device and the teacher's predictions, optionally one batch ahead."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -22,40 +22,40 @@ Item = TypeVar("Item")
 
 
 class MicroBatch(NamedTuple):
-    """A part of a batch on the device, and what the teacher says of it."""
+    """A part of a batch on the device, and the teacher's prediction."""
 
     images: Float[Tensor, "batch 3 height width"]
     labels: Integer[Tensor, "batch height width"]
     labelled: Bool[Tensor, " batch"]
     """On the CPU."""
     share: float
-    """What the task's loss of this part counts; see `TaskLoss.shares`."""
+    """Weight of this part's task loss; see `TaskLoss.shares`."""
     answer: Prediction | None
-    """None where nobody asks for it."""
+    """The teacher's prediction; None if it is not needed."""
 
 
 class Asked(NamedTuple):
-    """What a step learns from."""
+    """A batch with the teacher's predictions."""
 
     batch: Batch
     parts: Iterable[MicroBatch]
-    """Can be gone through once."""
+    """Can be iterated once."""
 
 
 class Asking:
-    """Brings batches to the device and asks the teacher about them.
+    """Moves batches to the device and runs the teacher on them.
 
-    With ``hardware.teacher_ahead`` the teacher answers for a batch before the student learns from
-    the one in front of it, on a CUDA stream of its own; elsewhere in the same order on the CPU. A
-    batch is a function of seed and step, so one that is asked about and never learnt from is drawn
-    and asked about again by the run that goes on there.
+    With ``hardware.teacher_ahead`` the teacher predicts for the next batch before the student
+    learns from the current one, on its own CUDA stream; on a CPU in the same order without streams.
+    A batch depends only on seed and step, so a resumed run draws a batch again whose prediction
+    was never used.
 
     Args:
-        fabric: says where to compute.
+        fabric: names the device.
         settings: of the run.
-        objective: says whether the teacher's answer is of use.
-        teacher: whom to ask, if anyone.
-        profile: counts the teacher's time and that spent waiting for batches.
+        objective: decides whether the teacher's prediction is needed.
+        teacher: the teacher, if any.
+        profile: measures the teacher's time and the wait for batches.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Asking:
         self._device, self._settings = fabric.device, settings
         self._objective, self._teacher, self._profile = objective, teacher, profile
         self._ahead = settings.hardware.teacher_ahead and teacher is not None
-        # Those of the CPU do nothing, so that there is one path to test.
+        # torch.cpu's streams do nothing, so that there is one code path to test.
         self._streams: Any = torch.cuda if fabric.device.type == "cuda" else torch.cpu
         self._own: Any = self._streams.Stream() if self._ahead else None
 
     def through(self, batches: Iterable[Batch], first: int) -> Iterator[tuple[int, Asked]]:
-        """Ask about batches from a step on; yields each with its step, counted from 0."""
+        """Yield each batch, with predictions, and its step, counted from 0."""
         asked = (
             (step, self.asked(step, batch))
             for step, batch in enumerate(self._profile.waiting(batches), start=first)
@@ -87,19 +87,19 @@ class Asking:
             yield step, each
 
     def asked(self, step: int, batch: Batch) -> Asked:
-        """Ask about each part of a batch when it is gone to."""
+        """Prepare a batch; the teacher runs on each part when it is iterated to."""
         return Asked(batch, self._parts(step, batch))
 
     def _sent(self, step: int, asked: Asked) -> tuple[int, Asked, Any]:
-        """Let the stream of its own do all of it; the event says when it is done.
+        """Queue all work of a batch on the teacher's stream; the event marks its end.
 
-        It begins once the steps that were made are through. So nothing is overwritten that they
-        still read, though the memory of one stream is used by the other.
+        The stream first waits for the steps queued so far. So nothing that they still read is
+        overwritten, although the two streams share memory.
         """
         self._own.wait_stream(self._streams.current_stream())
         told = refused() if self._settings.hardware.compile else nullcontext()
         with told, self._streams.stream(self._own):
-            # An iterator lets go of its list at the end, while the step still holds the iterator.
+            # An exhausted iterator frees its list, although the step still holds the iterator.
             parts = iter([*asked.parts])
         return step, asked._replace(parts=parts), self._own.record_event()
 
@@ -113,14 +113,14 @@ class Asking:
             if self._settings.hardware.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             labels = part.labels.to(self._device, non_blocking=True)
-            # Asked first, so that its activations are gone before the student's are kept.
+            # Before the student, so that the teacher's activations are freed by then.
             with self._profile.part("teacher"):
                 answer = self._teacher.answer(images, part) if self._teacher and asks else None
             yield MicroBatch(images, labels, part.labelled, share, answer)
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Take each item before the one in front of it is used; an error comes in its item's turn.
+    """Fetch each item before the previous one is yielded; raise its error in its turn.
 
     >>> taken = []
     >>> for item in one_ahead(map(lambda each: taken.append(each) or each, "abc")):

@@ -1,4 +1,4 @@
-"""Asking a network about whole images once, for a store of its answers."""
+"""Computing a network's answers to whole images once, to store them."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
@@ -20,18 +20,19 @@ from fakd.training.teacher import NetworkTeacher, Teacher
 
 
 class Answering:
-    """A frozen network, and how it is shown images.
+    """A frozen network and its inference settings.
 
     Args:
-        teacher: the network, on the device, and how precisely it computes.
-        inference: how images are shown to it.
-        stride: pixels, each way, over which logits are averaged; if not given, those that a place
-            of the network's own grid spans, which is kept where it sees each image as it is.
-        features: whether the classifier's input is kept, too.
-        image: one to try it on.
+        teacher: the network, on the device, and its precision.
+        inference: inference settings (scales, flips, windows).
+        stride: side in pixels of the cells over which logits are averaged. If not given: with plain
+            inference the network's own grid is stored unchanged, otherwise its own stride is used.
+        features: whether to store the classifier's input too.
+        image: a sample image to measure the network's own stride on.
 
     Raises:
-        InputError: features are asked for that there are not, or of several views.
+        InputError: the stride is below 1; or features were requested from a network that has
+            none, or together with a stride or with inference other than plain.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class Answering:
         plain = inference == Inference() and stride is None
         if features and (network.classifier is None or not plain):
             raise InputError(
-                "--features needs a network that shows them, and images shown once and as they "
-                "are; leave out --inference and --stride"
+                "--features needs a network that exposes its features, and plain inference; leave "
+                "out --inference and --stride"
             )
         self._network, self._teacher, self._inference = network, teacher, inference
         self._features = features
@@ -59,7 +60,7 @@ class Answering:
             self.stride = stride or self._own_stride(image)
 
     def _own_stride(self, image: UInt8[Tensor, "3 height width"]) -> int:
-        """Find how many pixels a place of the network's answer spans, at the largest size."""
+        """Measure the stride of the network's logits, in pixels of the image, at the top scale."""
         height, width = image.shape[1:]
         size = self._inference.size((height, width), max(self._inference.scales))
         shown = F.interpolate(image[None].float(), size).to(torch.uint8)
@@ -67,7 +68,7 @@ class Answering:
         return max(1, round(height / rows))
 
     def __call__(self, images: UInt8[Tensor, "batch 3 height width"]) -> list[Maps]:
-        """Answer for images of one size."""
+        """Compute the answers to a batch of images of one size."""
         if self.stride is None:
             return self._shown(images)
         height, width = images.shape[-2:]
@@ -89,7 +90,7 @@ def _maps(
 ) -> list[Maps]:
     if not torch.isfinite(logits).all():
         raise InputError(
-            "the teacher's answer is infinite or NaN; try --hardware.precision 32-true, "
+            "the teacher's output is infinite or NaN; try --hardware.precision 32-true, "
             "--hardware.teacher_precision fp32"
         )
     several = [None] * len(logits) if features is None else list(features.float().cpu().numpy())
@@ -104,7 +105,7 @@ def manifest(
     inference: Inference,
     shard: int,
 ) -> dict[str, Any]:
-    """Say what a store of a teacher's answers will hold."""
+    """Describe the content of a store of a teacher's answers."""
     network = teacher.network
     return {
         "teacher": {
@@ -135,7 +136,7 @@ def records(
     batch_size: int = 1,
     workers: int = 0,
 ) -> Iterator[Record]:
-    """Answer for samples of a part in order, those of one size together."""
+    """Yield the answers to samples of a part in order; batch consecutive images of one size."""
     split = getattr(data, part)
     samples = evaluation_samples(split, workers, indices)
     numbered = zip(indices, samples, strict=True)
@@ -147,6 +148,6 @@ def records(
 
 
 def sized(store: Store, found: Sequence[Record]) -> float:
-    """Average the bytes of answers."""
+    """Compute the mean encoded size of answers, in bytes."""
     lengths = [len(chunk) for record in found for chunk in store.encoded(record.maps)]
     return sum(lengths) / len(found)

@@ -1,4 +1,4 @@
-"""What a teacher knows of a few images, and whether it would know more if asked otherwise."""
+"""Quick evaluation of a teacher, and a search for wrong normalisation or class order."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from fakd.training.teacher import MappedTeacher, NetworkTeacher, Teacher
 from fakd.types import Segmenter
 
 IMAGES = 8
-"""Validation images that a teacher is asked about."""
+"""Number of validation images that a teacher is evaluated on."""
 _Way = tuple[tuple[float, ...], tuple[float, ...]]
 _FED: Mapping[str, _Way] = {
     "ImageNet's way": (IMAGENET_MEAN, IMAGENET_STD),
@@ -28,36 +28,36 @@ _FED: Mapping[str, _Way] = {
     "to [0, 255]": ((0.0,) * 3, (1 / 255,) * 3),
     "Caffe's way": (IMAGENET_MEAN, (1 / 255,) * 3),
 }
-"""Ways in which published networks normalise images."""
+"""Mean and standard deviation of the normalisations that published networks use."""
 _BETTER = 0.02
-"""Of mIoU, that another normalisation must gain on few images to be more than chance."""
+"""Gain of mIoU that another normalisation needs, on few images, to be more than chance."""
 _MOVED = 0.05
-"""Of IoU, that another of the teacher's classes must fit better than the one of that number."""
+"""Gain of mIoU that another order of the teacher's classes needs."""
 
 
 class Asked(NamedTuple):
-    """What a teacher answered for a few validation images."""
+    """A teacher's predictions for a few validation images."""
 
     matrices: list[Int[Tensor, "classes classes"]]
-    """The confusion matrix of each."""
+    """The confusion matrix of each image."""
     samples: list[Sample]
     answers: list[Integer[Tensor, "height width"]]
     seconds: float
 
     @property
     def scores(self) -> Scores:
-        """Scores of all of them."""
+        """Scores over all images."""
         return Scores.from_matrix(self.first())
 
     def first(self, images: int | None = None) -> Int[Tensor, "classes classes"]:
-        """Sum the confusion matrices of the first images; of all, if no number is given."""
+        """Sum the confusion matrices of the first ``images`` images; of all by default."""
         return torch.stack(self.matrices[:images]).sum(0)
 
 
 def ask(
     teacher: Teacher, data: SegmentationData, settings: Settings, seconds: float, most: int = IMAGES
 ) -> Asked:
-    """Ask a teacher about a few validation images, evenly spread, as the time allows."""
+    """Run a teacher on a few evenly spread validation images, until the time is up."""
     classes, began = teacher.network.classes, time.monotonic()
     asked = Asked([], [], [], 0.0)
     for index in spread(len(data.val))[:IMAGES]:
@@ -75,18 +75,18 @@ def ask(
 
 
 def is_blind(matrix: Int[Tensor, "classes classes"], miou: float) -> bool:
-    """Tell whether an mIoU is no better than that of naming the most frequent class everywhere."""
+    """Tell whether an mIoU is no better than predicting the most frequent class everywhere."""
     pixels = matrix.sum(1)
     return miou <= float(pixels.max() / pixels.sum() / (pixels > 0).sum()) * (1 + 1e-9)
 
 
 def reordered(matrix: Int[Tensor, "classes classes"]) -> tuple[float, list[int]]:
-    """Find the order of the teacher's classes in which it knows most of the labels.
+    """Find the order of the teacher's classes that matches the labels best.
 
-    Classes are assigned one to one so that the sum of their IoU is largest (Kuhn, 1955).
+    Classes are assigned one to one so that the sum of their IoUs is largest (Kuhn, 1955).
 
     Returns:
-        The mIoU in that order, over the classes that labels show, and the teacher's class of each.
+        The mIoU in that order, over the classes in the labels, and the teacher's class of each.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -101,7 +101,7 @@ def reordered(matrix: Int[Tensor, "classes classes"]) -> tuple[float, list[int]]
 def asked_otherwise(
     teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
 ) -> tuple[list[Finding], list[Finding]]:
-    """Find a usual way to feed a network, and an order of its classes, in which it knows more."""
+    """Look for a normalisation, channel order or class order in which the teacher scores higher."""
     found, matrix = _fed_better(teacher, data, settings, asked, seconds)
     return found, _in_order(teacher.network, data, matrix)
 
@@ -109,7 +109,7 @@ def asked_otherwise(
 def _in_order(
     network: Segmenter, data: SegmentationData, matrix: Int[Tensor, "classes classes"]
 ) -> list[Finding]:
-    """Judge by labels whether a teacher's classes are the data's in another order."""
+    """Judge by the labels whether a teacher has the data's classes in another order."""
     best, order = reordered(matrix)
     here, pixels = Scores.from_matrix(matrix).miou, matrix.sum(1)
     moved = [i for i, theirs in enumerate(order) if theirs != i and pixels[i]]
@@ -123,7 +123,7 @@ def _in_order(
         Finding(
             Weight.STOPS,
             f"the teacher's classes are in another order: it scores {100 * here:.1f} mIoU, and "
-            f"{100 * best:.1f} if {len(moved)} classes are exchanged ({pairs}); map them: fakd "
+            f"{100 * best:.1f} if {len(moved)} classes are permuted ({pairs}); map them: fakd "
             "classes TEACHER DATA --out map.yaml, then --classes_from map.yaml",
         )
     ]
@@ -132,11 +132,10 @@ def _in_order(
 def _fed_better(
     teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
 ) -> tuple[list[Finding], Int[Tensor, "classes classes"]]:
-    """Feed a network in other usual ways; return what is found, and what it answers then.
+    """Try other common normalisations; return findings, and the confusion matrix of the best.
 
-    Every way is tried with the network's order of channels, then, the best first and as the time
-    allows, with the other. All are compared on the same images, in whatever order of classes each
-    knows most.
+    Each is tried with the network's channel order, then, best first and as time allows, with the
+    other one. All are compared on the same images, each with its best order of classes.
     """
     inner = teacher.inner if isinstance(teacher, MappedTeacher) else teacher
     network: Any = inner.network
@@ -158,7 +157,7 @@ def _fed_better(
             tried[name, order] = found.first()
 
     def best() -> tuple[str, str]:
-        # One that names a class everywhere may come out higher by chance.
+        # One that predicts the same class everywhere may score higher by chance.
         values = {way: reordered(matrix)[0] for way, matrix in tried.items()}
         seeing = [way for way in tried if not is_blind(tried[way], values[way])]
         return max(seeing, key=lambda way: values[way], default=("", before))
@@ -178,19 +177,19 @@ def _fed_better(
     done = [f"normalised {name}"] if name else []
     flags = [f"--teacher.mean '{mean}' --teacher.std '{std}'"] if name else []
     if order != before:
-        done.append("with red and blue exchanged")
+        done.append("with red and blue swapped")
         flags.append(f"--teacher.order {order}")
     finding = Finding(
         Weight.STOPS if there > 1.5 * here else Weight.HARMS,
-        f"the teacher scores {100 * here:.1f} mIoU on {images} images as it is shown them, and "
-        f"{100 * there:.1f} where they are {' and '.join(done)}; give {' '.join(flags)}",
+        f"the teacher scores {100 * here:.1f} mIoU on {images} images as they are fed to it, and "
+        f"{100 * there:.1f} if they are {' and '.join(done)}; give {' '.join(flags)}",
     )
     return [finding], tried[name, order]
 
 
 @contextmanager
 def _fed(network: Any, way: _Way, order: str) -> Iterator[None]:
-    """Let a network normalise, and take channels, otherwise for a while."""
+    """Temporarily change a network's normalisation and channel order."""
     normalize = network.normalize
     before = normalize.mean, normalize.std, getattr(network, "order", None)
     mean, std = (torch.tensor(each).view(-1, 1, 1).to(before[0]) for each in way)

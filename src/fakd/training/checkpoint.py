@@ -1,4 +1,4 @@
-"""Everything a run needs to go on as if it had never stopped, in one file without pickle."""
+"""Checkpoints: everything that a run needs to resume exactly, in one file without pickle."""
 
 import json
 import math
@@ -20,26 +20,26 @@ from fakd.runs.folder import FORMAT
 
 @dataclass
 class State:
-    """Plain values of a run that travel in its checkpoint."""
+    """JSON-serialisable values of a run, stored in its checkpoint."""
 
     step: int = 0
     seconds: float = 0.0
-    """Spent on training, loading included, evaluation and saving left out."""
+    """Training time, including loading, without evaluation and saving."""
     waited: float = 0.0
-    """Of these, spent on waiting for batches."""
+    """The part of it spent waiting for batches."""
     best_miou: float = -math.inf
     best_step: int = 0
     teacher_miou: float | None = None
     teacher_mious: dict[str, float] = field(default_factory=dict)
-    """Of each of several teachers, by name."""
+    """mIoU of each of several teachers, by name."""
     skipped: int = 0
-    """Broken samples that others took the place of."""
+    """Number of broken samples that were replaced by others."""
     pending: bool = False
-    """Whether this step was to be evaluated, and the run was stopped before it was."""
+    """Whether the run was stopped before this step's evaluation was complete."""
     ended: str | None = None
-    """Why the run is over; None while it is not."""
+    """Why the run has ended; None while it has not."""
     scaler: dict[str, Any] = field(default_factory=dict)
-    """How gradients are scaled in 16 bits; empty elsewhere."""
+    """State of the gradient scaler; empty without one."""
 
 
 def save_checkpoint(
@@ -48,10 +48,10 @@ def save_checkpoint(
     optimizers: Sequence[torch.optim.Optimizer],
     state: dict[str, Any],
 ) -> None:
-    """Write the tensors of modules (network, objective, ...) and optimisers, and plain values.
+    """Write the tensors of modules (network, objective, ...) and optimisers, and the run's state.
 
-    ``state`` must be JSON. Random state is not saved because there is none: every draw of a run
-    derives from seed, step and sample.
+    ``state`` must be JSON-serialisable. There is no random state to save: every random draw of a
+    run derives from seed, step and sample.
     """
     tensors = {
         f"{part}.{name}": tensor
@@ -63,7 +63,7 @@ def save_checkpoint(
             for name, value in entries.items():
                 if value is not None:
                     tensors[f"optimizer{number}.{index}.{name}"] = torch.as_tensor(value)
-    # Cloned, because one file may not hold two names of the same memory.
+    # Copied, because safetensors refuses tensors that share memory.
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     metadata = {"state": json.dumps(state), "format": str(FORMAT)}
     write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
@@ -77,7 +77,7 @@ def load_checkpoint(
     """Restore what `save_checkpoint` wrote, strictly.
 
     Raises:
-        InputError: the file belongs to another network, loss or optimiser; names the first misfit.
+        InputError: the file belongs to another network or loss; names the first mismatch.
     """
     parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     with safe_open(path, framework="pt") as file:
@@ -100,7 +100,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     for name, tensor in tensors.items():
         index, _, entry = name.partition(".")
         like = parameters[int(index)]
-        if tensor.shape == like.shape:  # keep the layout, and with it the rounding
+        if tensor.shape == like.shape:  # keep the memory layout, and so the rounding
             tensor = torch.empty_like(like).copy_(tensor)
         state.setdefault(int(index), {})[entry] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,4 +1,4 @@
-"""The processes of a run on several devices: when one ends, the others say so and end too."""
+"""The processes of a run on several devices: if one fails, the others report it and end too."""
 
 import os
 import signal
@@ -18,26 +18,26 @@ from fakd.runs.folder import LAST, read_checkpoint_state
 from fakd.signals import Interrupted
 
 _GRACE = 5.0
-"""Seconds in which a process that fails waits for the first one to fail of the same."""
+"""Seconds that a failing process waits for the first one to report the same failure."""
 _STUCK = 20.0
-"""Seconds after which a process that waits for a dead one, deep inside a library, is ended."""
+"""Seconds after which a process stuck in a library, waiting for a dead one, is killed."""
 
 
 @contextmanager
 def sitting(fabric: Fabric, run: Path) -> Iterator[None]:
-    """Let a run end in order when a signal asks it to, or when one of its processes dies.
+    """End a run in order if a signal asks it to, or if one of its processes dies.
 
-    Signals are taken note of (`fakd.signals`) and handed on to the other processes.
+    Signals are recorded (`fakd.signals`) and forwarded to the other processes.
 
     Raises:
-        ChildProcessError: another process has ended; names it, and the step that is saved.
-        KeyboardInterrupt, SystemExit: a signal asked to stop, and it has stopped.
+        ChildProcessError: another process has ended; names it, and the saved step.
+        KeyboardInterrupt, SystemExit: the run has stopped because of a signal.
     """
     company = _Company(fabric, run) if fabric.world_size > 1 else None
 
     def heard(number: int) -> None:
         if fabric.is_global_zero:
-            again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+            again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
             signals.say(f"{signals.name(number)}: finishing the step and saving{again}")
         if company:
             company.hand_on(number)
@@ -56,7 +56,7 @@ def sitting(fabric: Fabric, run: Path) -> Iterator[None]:
 
 
 class _Company:
-    """What a process knows of the others: the first one its children, these the first one."""
+    """A process's view of the others: the first one watches its children, these watch the first."""
 
     def __init__(self, fabric: Fabric, run: Path) -> None:
         self._rank, self._world, self._run = fabric.global_rank, fabric.world_size, run
@@ -65,20 +65,20 @@ class _Company:
         self._children = [*getattr(launcher, "procs", ())]
         for thread in threading.enumerate():
             if thread.name == "child-process-observer":
-                # It would kill this process before it can say why, at any exit code but 0.
+                # It would kill this process on any exit code but 0, before it can report why.
                 thread._child_processes = []  # type: ignore[attr-defined]
         started_here = type(fabric.strategy.cluster_environment).__name__ == "LightningEnvironment"  # type: ignore[attr-defined]
         self._parent = os.getppid() if started_here and not self._children else None
         self._over = threading.Event()
 
     def hand_on(self, number: int) -> None:
-        """Pass a signal to the children; a terminal's Ctrl-C has reached them by itself."""
+        """Forward a signal to the children; they receive a terminal's Ctrl-C themselves."""
         for child in self._children if number != signal.SIGINT else ():
             child.send_signal(number)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Watch the others meanwhile; end them when this process fails, and wait for them else."""
+        """Watch the other processes; kill them if this one fails, else wait for their end."""
         threading.Thread(target=self._watch, name="fakd-company", daemon=True).start()
         try:
             yield
@@ -101,7 +101,7 @@ class _Company:
         if orderly:
             return
         if self._rank:
-            # The first process ends this one if it has the same to say, or has lost another.
+            # The first process kills this one if it fails in the same way, or has lost another.
             time.sleep(_GRACE)
         elif lost:
             dead = _until(self._dead, _GRACE)
@@ -131,19 +131,19 @@ class _Company:
         return next(((rank, code) for rank, code in codes if code), None)
 
     def _reason(self, rank: int, code: int) -> BaseException:
-        """Name who ended and how; one that failed by itself has said why."""
+        """Describe which process ended and how; one with exit code 1 or 2 has printed why."""
         if code in (1, 2):
             return SystemExit(code)
         how = f"was killed by {signals.name(-code)}" if code < 0 else f"exited with {code}"
         return ChildProcessError(
-            self._line(f"process {rank} of the run's {self._world}, counted from 0, {how}")
+            self._line(f"process {rank} (from 0) of the run's {self._world} {how}")
         )
 
     def _line(self, what: str) -> str:
         step = 0
         with suppress(InputError):
             step = read_checkpoint_state(self._run / LAST)["step"]
-        return f"{what} (out of memory?); the same command continues at step {step}"
+        return f"{what} (out of memory?); the same command resumes at step {step}"
 
     def _kill(self) -> None:
         for child in self._children:

@@ -1,4 +1,4 @@
-"""Compiling networks for the training step, whose shapes never change."""
+"""Compilation of networks for the training step, whose shapes are fixed."""
 
 import os
 import shutil
@@ -18,33 +18,33 @@ _LEAVE_OUT = "leave out --hardware.compile"
 
 
 def require_compiler(device: torch.device) -> None:
-    """Refuse a machine where `compiled` networks cannot be built.
+    """Refuse a machine where `compiled` cannot work.
 
     Raises:
-        InputError: there is no C++ compiler, or for a GPU no Triton.
+        InputError: there is no C++ compiler or, for a GPU, no Triton.
     """
     if device.type == "cuda" and find_spec("triton") is None:
         raise InputError(f"hardware.compile needs Triton, pip install triton; or {_LEAVE_OUT}")
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         raise InputError(
-            f"hardware.compile needs a C++ compiler, and there is no {compiler}; install one, let "
-            f"CXX name it, or {_LEAVE_OUT}"
+            f"hardware.compile needs a C++ compiler, and there is no {compiler}; install one, set "
+            f"CXX to another, or {_LEAVE_OUT}"
         )
 
 
 def compiled(network: nn.Module) -> Any:
-    """Wrap a network to be called with images of one shape; its weights and names stay its own.
+    """Compile a network for images of one shape; weights and their names are unchanged.
 
-    Another shape compiles it anew, so evaluation calls the network itself. Dropout draws what it
-    draws without.
+    Another shape recompiles, so evaluation uses the network itself. Dropout draws the same numbers
+    as without compilation.
     """
     return torch.compile(network, dynamic=False, options={"fallback_random": True})
 
 
 @contextmanager
 def compiling(say: Callable[[str], None]) -> Iterator[None]:
-    """Tell how long a first step takes, within which all is compiled.
+    """Report the time of the first step, in which everything is compiled.
 
     Raises:
         InputError: something cannot be compiled.
@@ -57,7 +57,7 @@ def compiling(say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """Say in a line what the compiler fails of.
+    """Turn a compiler's failure into an error message of one line.
 
     Raises:
         InputError: something cannot be compiled.

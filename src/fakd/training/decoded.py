@@ -1,4 +1,4 @@
-"""Decoded samples on disk, made once and shared by all processes, runs and seeds."""
+"""A cache of decoded samples on disk, shared by all processes, runs and seeds."""
 
 import json
 import shutil
@@ -25,20 +25,20 @@ from fakd.training.interruption import agreed
 from fakd.training.progress import StepProgress
 
 _FORMAT = 1
-"""Raised whenever the same files are decoded to something else."""
+"""Increased whenever decoding of the same files changes."""
 _INDEX, _SAMPLES = "index.json", "samples.bin"
 _LOOKED_AT = 8
-"""Samples whose size stands for that of all."""
+"""Number of samples from which the total size is estimated."""
 
 
 class DecodedSplit(KeptSplit):
-    """Another split whose samples lie decoded in a folder; those that do not are decoded.
+    """A split whose samples are read from a cache folder; samples not in it are decoded.
 
     Args:
-        split: the other one.
-        folder: has one file of images, 8 bits, each with its labels, 16 bits, behind it.
-        samples: for each sample where it begins there, its height and width, whether it has
-            labels, a checksum and its name; or None.
+        split: the original split.
+        folder: contains one file of 8-bit images, each followed by its 16-bit labels.
+        samples: for each sample its offset in that file, height, width, whether it has labels, a
+            checksum and its name; or None.
     """
 
     def __init__(self, split: Split, folder: Path, samples: Sequence[Any]) -> None:
@@ -51,9 +51,9 @@ class DecodedSplit(KeptSplit):
         start, height, width, labelled, checksum, name = known
         size = height * width * (5 if labelled else 3)
         path = self._folder / _SAMPLES
-        remedy = f"delete {self._folder}, and it is made anew"
+        remedy = f"delete {self._folder}; it is then rebuilt"
         try:
-            # Mapped, so that all processes read the same pages; copied, as it is written to later.
+            # Mapped, so that processes share the pages; copied, since augmentation writes to it.
             content = np.array(np.memmap(path, np.uint8, "r", start, (size,)))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
@@ -68,15 +68,15 @@ class DecodedSplit(KeptSplit):
 
 
 def decoded(data: SegmentationData, hardware: Hardware, console: Console) -> list[Split]:
-    """Find data decoded in `hardware.cache_folder`, or decode them there, one process at a time.
+    """Read decoded data from `hardware.cache_folder`, or decode them into it, under a lock.
 
-    A split has a folder of its own there, named by the hash of its identity, so that data that have
-    changed are decoded anew. Together they take at most `hardware.cache`, each by its share of the
-    samples; what does not fit, or cannot be decoded, is left to the split.
+    Each split has its own folder there, named by the hash of its identity, so that changed data are
+    decoded again. Together they take at most `hardware.cache`, divided by number of samples.
+    Samples that do not fit, or cannot be decoded, are left to the original split.
 
     Raises:
-        InputError: the folder cannot be written, or the disk has no room.
-        Interrupted: a signal asks to stop; nothing half done is left.
+        InputError: the folder cannot be written, or the disk is too full.
+        Interrupted: a signal asked to stop; no incomplete folder is left.
     """
     splits = (data.train, data.val)
     place = expanded(hardware.cache_folder or "")
@@ -96,7 +96,7 @@ def decoded(data: SegmentationData, hardware: Hardware, console: Console) -> lis
 
 
 def _known(folder: Path, count: int, limit: int) -> list[Any] | None:
-    """Read what lies in a folder; None if it is not whole, or holds less than there is room for."""
+    """Read a folder's index; None if it is incomplete, or was limited to less than ``limit``."""
     try:
         index = read_json(folder / _INDEX)
         whole = (folder / _SAMPLES).stat().st_size == index["bytes"]
@@ -108,17 +108,17 @@ def _known(folder: Path, count: int, limit: int) -> list[Any] | None:
 
 
 def _fill(split: Split, folder: Path, limit: int, console: Console) -> list[Any] | None:
-    """Decode a split into a folder, and tell how much that will be before; None if interrupted."""
+    """Decode a split into a folder, after printing its estimated size; None if interrupted."""
     needed = min(_estimate(split), limit)
     make_folder(folder.parent)
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InputError(
-            f"hardware.cache_folder {folder.parent} has {free / 1e9:.1f} GB left, and decoded "
-            f"samples take {needed / 1e9:.1f} GB; choose another, or give --hardware.cache less"
+            f"hardware.cache_folder {folder.parent} has {free / 1e9:.1f} GB free, and decoded "
+            f"samples take {needed / 1e9:.1f} GB; choose another folder, or lower --hardware.cache"
         )
     console.print(
-        f"decoding {len(split)} samples, once for all runs: some {needed / 1e9:.2f} GB in {folder}",
+        f"decoding {len(split)} samples once for all runs: about {needed / 1e9:.2f} GB in {folder}",
         soft_wrap=True,
     )
     samples: list[Any] = []
@@ -150,11 +150,11 @@ def _fill(split: Split, folder: Path, limit: int, console: Console) -> list[Any]
 
 
 def _encoded(split: Split, index: int) -> tuple[tuple[Any, ...] | None, bytes]:
-    """Decode a sample to what the index says of it, and bytes; nothing of what is broken."""
+    """Decode a sample to its index entry and its bytes; None and no bytes if it is broken."""
     try:
         image, labels, name = split[index]
     except InputError:
-        # Whoever draws it is told, or leaves it out.
+        # The original split raises the error again when the sample is drawn.
         return None, b""
     content = image.contiguous().numpy().tobytes()
     content += b"" if labels is None else labels.contiguous().numpy().tobytes()
@@ -163,7 +163,7 @@ def _encoded(split: Split, index: int) -> tuple[tuple[Any, ...] | None, bytes]:
 
 
 def _estimate(split: Split) -> int:
-    """Extrapolate the bytes of all samples from some."""
+    """Estimate the bytes of all samples from a few."""
     count = min(_LOOKED_AT, len(split))
     sizes = [len(_encoded(split, place * len(split) // count)[1]) for place in range(count)]
     return sum(sizes) * len(split) // max(count, 1)

@@ -1,4 +1,4 @@
-"""Cross-entropy of enlarged logits in tiles: the enlarged map, many times larger, never exists."""
+"""Cross-entropy of upsampled logits, tile by tile, without storing the whole upsampled map."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,23 +21,23 @@ def summed_cross_entropy(
     counted: Bool[Tensor, "batch height width"] | None = None,
     align_corners: bool = False,
 ) -> Float[Tensor, ""]:
-    r"""Sum the cross-entropy of bilinearly enlarged logits over the pixels that count.
+    r"""Sum the cross-entropy of bilinearly upsampled logits over the counted pixels.
 
     .. math:: - \sum_i \Big[ (1 - \epsilon) w_{y_i} \log p_{i y_i}
         + \frac{\epsilon}{C} \sum_c w_c \log p_{ic} \Big], \quad p_i = \mathrm{softmax}_c (z_i)
 
-    Equal to ``F.cross_entropy(F.interpolate(logits, ...), labels, reduction="sum")`` but for
-    rounding. The gradient is computed with the value, tile by tile, and kept on the grid of the
-    logits: what is needed beyond it does not grow with the labels. In float32 under autocast, or
-    float64; it cannot be differentiated twice.
+    Equal to ``F.cross_entropy(F.interpolate(logits, ...), labels, reduction="sum")`` up to
+    rounding. The gradient is computed with the value, tile by tile, and stored on the grid of the
+    logits; further memory does not depend on the size of the labels. Computed in float32, also
+    under autocast, or in float64; it cannot be differentiated twice.
 
     Args:
         logits: On any grid.
         labels: Class ids; `IGNORE` where there is none.
-        class_weights: The factor of each class, :math:`w_c`; None counts all alike.
+        class_weights: The factor of each class, :math:`w_c`; None means 1.
         label_smoothing: :math:`\epsilon`, the share of a label that is spread over all classes.
-        counted: Which pixels count; all with a label by default, and never one without.
-        align_corners: Whether the grids' outermost centres, not their borders, correspond.
+        counted: Which pixels count, unlabelled ones never; by default all labelled ones.
+        align_corners: Whether the centres of the corner pixels are aligned, not their borders.
 
     >>> summed_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 1], [1, -1]]]))
     tensor(2.0794)
@@ -84,7 +84,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         spread = smoothing / classes
         gradient = None
         if ctx.needs_input_grad[0]:
-            # Contiguous, as the gradients of the distillation losses that it is added to.
+            # Contiguous, like the gradients of the distillation losses that it is added to.
             gradient = torch.zeros(logits.shape, dtype=exact, device=logits.device)
         totals = [logits.new_zeros((), dtype=exact)]
         for tile in _tiles(logits, labels, align_corners):
@@ -123,7 +123,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 class _Tile(NamedTuple):
-    """A part of the enlarged logits, ``[height, classes, width]``."""
+    """A tile of the upsampled logits, ``[height, classes, width]``."""
 
     maps: Tensor
     vertical: Span
@@ -132,23 +132,23 @@ class _Tile(NamedTuple):
 
     @property
     def place(self) -> tuple[int, slice, slice]:
-        """Where it lies in the labels."""
+        """Its index in the labels."""
         return self.image, self.vertical.fine, self.horizontal.fine
 
     @property
     def source(self) -> tuple[int, slice, slice, slice]:
-        """Where it comes from, in logits of ``[batch, rows, classes, cols]``."""
+        """Index of its source in logits of ``[batch, rows, classes, cols]``."""
         return self.image, self.vertical.coarse, slice(None), self.horizontal.coarse
 
     def shrunk(self) -> Tensor:
-        """Bring a gradient that has replaced the maps back to where they come from."""
+        """Apply the adjoint of the interpolation to the gradient stored in ``maps``."""
         height, classes, width = self.maps.shape
         rows = self.vertical.mixing @ self.maps.view(height, classes * width)
         return rows.view(-1, classes, width) @ self.horizontal.mixing.T
 
 
 def _tiles(logits: Tensor, labels: Tensor, align_corners: bool) -> Iterator[_Tile]:
-    """Enlarge the logits tile by tile: columns first, of the few rows a tile comes from."""
+    """Upsample the logits tile by tile: first along columns, on the tile's few source rows."""
     classes, (height, width) = logits.shape[1], labels.shape[1:]
     high, wide = tile_size(logits.device, classes, width)
     down = _spans(logits, 2, height, high, align_corners)

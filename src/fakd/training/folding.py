@@ -1,4 +1,4 @@
-"""Batch norms that no longer learn, as part of the convolutions before them."""
+"""Folding of frozen batch norms into the convolutions before them."""
 
 import copy
 from typing import Any
@@ -11,7 +11,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from fakd.types import Segmenter
 
 _NEAR = 1e-4
-"""Largest difference of an answer, as a share of its largest magnitude, that is rounding."""
+"""Largest difference of an output, relative to its largest magnitude, accepted as rounding."""
 
 
 @torch.no_grad()
@@ -19,16 +19,16 @@ def folded(network: Segmenter, images: Float[Tensor, "batch 3 height width"]) ->
     r"""Copy a frozen network with its batch norms folded into convolutions; the rest is shared.
 
     A norm of an output :math:`w x + b` is :math:`s w x + s (b - \mu) + \beta` with
-    :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}` (Jacob et al., 2018, arXiv 1712.05877). Which
-    norm takes which convolution's output is seen from one run on the ``images``, and that the
-    answers are the same is tried on them. Where they are not, or the network cannot be copied,
-    the network itself is returned.
+    :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}` (Jacob et al., 2018, arXiv 1712.05877). One
+    forward pass on ``images`` shows which norm follows which convolution, and a second one checks
+    that the outputs are the same. If they are not, or the network cannot be copied, the network
+    itself is returned.
     """
     try:
         with torch.autocast(images.device.type, enabled=False):
             return _folded(network, images)
     except Exception:
-        # Whatever a foreign network does not bear: it answers as it is.
+        # A foreign network may fail in any way: use it unchanged.
         return network
 
 
@@ -44,7 +44,7 @@ def _folded(network: Segmenter, images: Tensor) -> Segmenter:
 
 
 def _pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Name each convolution and the norm that takes its output, where both are run once."""
+    """List pairs of a convolution and the norm that follows it, if both run exactly once."""
     made: dict[int, str] = {}
     taken: list[tuple[str, int]] = []
     runs: dict[str, int] = {}
@@ -52,7 +52,7 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 
     def leave(name: str) -> Any:
         def hook(module: nn.Module, given: Any, output: Tensor) -> None:
-            kept.append(output)  # as what is freed would lend its id to another
+            kept.append(output)  # a freed tensor's id could be reused
             made[id(output)] = name
             runs[name] = runs.get(name, 0) + 1
 
@@ -82,7 +82,7 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 def _foldable(module: nn.Module) -> bool:
     """Tell whether a module is a batch norm with fixed statistics, alone or with an activation."""
     plain = type(module) is nn.BatchNorm2d
-    # timm's norms have their activation in them.
+    # timm's norms include their activation.
     joined = type(module).__name__ == "BatchNormAct2d"
     if not (plain or joined) or module.training or module.running_mean is None:
         return False
@@ -90,7 +90,7 @@ def _foldable(module: nn.Module) -> bool:
 
 
 def _after(norm: Any) -> nn.Module:
-    """Tell what is left of a norm."""
+    """Return the remainder of a folded norm: its dropout and activation, if any."""
     return nn.Identity() if type(norm) is nn.BatchNorm2d else nn.Sequential(norm.drop, norm.act)
 
 

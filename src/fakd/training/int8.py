@@ -1,4 +1,4 @@
-"""Training for INT8: layers see 8 bits, and gradients pass straight through the rounding."""
+"""Quantisation-aware training for INT8, with a straight-through estimator."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def train_for_int8(network: nn.Module) -> None:
-    """Let a network learn with the rounding that `fakd export --precision int8` will bring.
+    """Train a network with the rounding that `fakd export --precision int8` applies.
 
     In training mode inputs and weights of convolutions and linear layers are rounded to 8 bits and
-    back; the gradient of rounding is taken to be 1 (Jacob et al., 2018, arXiv 1712.05877). What
-    learns, and is saved, are the weights before rounding. In evaluation mode nothing is rounded.
-    Ranges are those of the batch, so that nothing is remembered from one step to the next.
+    back; the gradient of rounding is taken to be 1 (Jacob et al., 2018, arXiv 1712.05877). The
+    trained and saved weights are those before rounding. In evaluation mode nothing is rounded.
+    Ranges are those of the batch, so that there is no state between steps.
     """
     for module in network.modules():
         if isinstance(module, _LAYERS):
@@ -26,8 +26,8 @@ def train_for_int8(network: nn.Module) -> None:
 def rounded_weight(weight: Float[Tensor, "..."], channel_axis: int = 0) -> Float[Tensor, "..."]:
     """Round to -127 to 127 steps of the largest magnitude of each output channel.
 
-    A norm that follows multiplies whole channels, so that its being folded into the weight, as
-    exporters do, changes the steps and not the rounding.
+    A norm that follows scales whole channels: folding it into the weight, as exporters do, changes
+    the steps but not the rounding.
     """
     others = [axis for axis in range(weight.dim()) if axis != channel_axis]
     scale = _step(weight.detach().abs().amax(others).float() / 127)
@@ -38,7 +38,7 @@ def rounded_weight(weight: Float[Tensor, "..."], channel_axis: int = 0) -> Float
 
 
 def rounded_input(features: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Round to 256 steps from the least to the largest value, of which 0 is one."""
+    """Round to 256 steps from the smallest to the largest value; 0 is one of them."""
     low, high = (each.float() for each in features.detach().aminmax())
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = _step((high - low) / 255)
@@ -54,7 +54,7 @@ def _enter(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if not layer.training:
         return None
     axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-    # It hides the parameter of that name, which stays where it is, until the layer has answered.
+    # Shadows the parameter of that name until the layer's forward pass is done.
     layer.__dict__["weight"] = rounded_weight(layer.weight, axis)
     return (*map(rounded_input, arguments[:1]), *arguments[1:])
 

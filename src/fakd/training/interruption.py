@@ -1,8 +1,8 @@
-"""All processes of a run agree on being asked to stop, at the same step or evaluation."""
+"""Agreement of all processes of a run to stop, at the same step or evaluation."""
 
 from fakd import processes, signals
 
 
 def agreed() -> int:
-    """Tell which signal has asked any process of the run to stop, 0 if none; all must ask."""
+    """Return the signal that any process received, 0 if none; every process must call it."""
     return processes.largest(signals.noted())

@@ -1,4 +1,4 @@
-"""The training loop: step, log, evaluate, save; the same for every objective."""
+"""The training loop (step, log, evaluate, save), the same for every objective."""
 
 import math
 import shlex
@@ -63,11 +63,11 @@ _REMEDY = "try a lower schedule.learning_rate, a schedule.warmup or a schedule.c
 
 
 class Training:
-    """One run from its first or last saved step to its end.
+    """One training run, from step 0 or its checkpoint to its end.
 
-    The weights after step n are a function of settings, seed and data alone: batches, augmentation
-    and dropout are drawn from (seed, step, sample), so that a run killed at any moment and started
-    again ends in the same weights.
+    The weights after step n depend only on settings, seed and data: batches, augmentation and
+    dropout are drawn from (seed, step, sample). A run that is killed at any moment and resumed
+    therefore ends with the same weights.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Training:
         if settings.hardware.compile:
             require_compiler(fabric.device)
         self.teacher = teacher
-        # Small sets are decoded hundreds of times otherwise.
+        # Otherwise small data sets would be decoded hundreds of times.
         self.train, self.val = cached((data.train, data.val), settings.hardware)
         self.shown: Shown | None = None
-        self.batches(first=0)  # refuses what it cannot do before there is a folder
+        self.batches(first=0)  # refuses unsupported settings before the folder is created
         self.folder: RunFolder | None = None
         self.console, self.title = console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -115,7 +115,7 @@ class Training:
         require_enough_images(fabric, self.network, settings)
 
     def _select(self, step: int) -> None:
-        """Set up the optimiser over what learns from a step on: all, or all that is not frozen."""
+        """Freeze parts and set up the optimiser over all parameters that learn from a step on."""
         names, until = self.settings.freeze.names, self.settings.freeze.until
         if until is not None and step >= until:
             self.network.requires_grad_(True)
@@ -125,7 +125,7 @@ class Training:
         self.optimizers = (self.optimizer, *self.objective.optimizers())
 
     def _thaw(self, step: int) -> Any:
-        """Let what was frozen learn; what has learnt keeps its momentum."""
+        """Unfreeze all parameters; those already trained keep their optimiser state."""
         before = self.optimizer.state
         self._select(step)
         self.optimizer.state.update(before)
@@ -139,7 +139,7 @@ class Training:
 
     @property
     def evaluated(self) -> Segmenter:
-        """What is scored and saved: the network, or the moving average of its weights."""
+        """The network that is evaluated and saved: the trained one, or its weights' average."""
         if self.average is None:
             return self.network
         network: Segmenter = self.average.module  # type: ignore[assignment]
@@ -148,18 +148,18 @@ class Training:
     def run(
         self, folder: RunFolder | None = None, check_teacher: bool = False, profile: int = 0
     ) -> dict[str, Any]:
-        """Train to the last step and return the result that ``result.json`` holds.
+        """Train to the last step and return the content of ``result.json``.
 
         Args:
-            folder: where all of it goes; None keeps nothing, as on all processes but the first.
+            folder: the run's folder; None writes nothing, as on all processes but the first.
             check_teacher: evaluate the teacher first.
-            profile: steps that are watched, to say where their time goes.
+            profile: number of steps to profile.
 
         Raises:
-            InputError: the teacher is no better than naming one class everywhere.
-            FloatingPointError: losses, gradients, weights or answers became infinite or NaN; names
+            InputError: the teacher is no better than predicting one class everywhere.
+            FloatingPointError: losses, gradients, weights or outputs became infinite or NaN; names
                 the step. The last checkpoint is intact.
-            Interrupted: a signal asks to stop (`fakd.signals`); all that is learnt is saved.
+            Interrupted: a signal asked to stop (`fakd.signals`); a checkpoint was saved.
         """
         schedule, intervals = self.settings.schedule, self.settings.intervals
         self.folder = folder
@@ -179,7 +179,7 @@ class Training:
             self.curves = Curves(self.folder.path, first)
         found = None
         self.watch.lap()
-        # Closed, as an exception that is on its way would keep the loader's workers alive.
+        # Closed, since the traceback of an exception would keep the loader's workers alive.
         with self.display, closing(self.batches(first)) as batches:
             self.display.begin(first)
             if self.state.pending:
@@ -208,13 +208,13 @@ class Training:
         return self._finish(*(found or self._evaluate(self.state.step)))
 
     def begin(self) -> None:
-        """Set up what makes steps, once all is as the first step wants it."""
+        """Compile and wrap network and optimiser, once weights and layout are final."""
         learns = compiled(self.network) if self.settings.hardware.compile else self.network
         self.student, self.wrapped = self.fabric.setup(learns, self.optimizer)
         self._training_mode()
 
     def advance(self, step: int, asked: Asked, measured: bool) -> Mapping[str, Tensor]:
-        """Make one step; return what is worth a curve."""
+        """Run one step and return the values to log."""
         if step == self.settings.freeze.until and step > self.state.step:
             self.wrapped = self._thaw(step)
         self.skipped.note(asked.batch.skipped, self.display)
@@ -226,13 +226,13 @@ class Training:
         return terms
 
     def _leave(self, number: int, step: int) -> NoReturn:
-        """Save what is learnt, and end as a signal asks."""
+        """Save a checkpoint, then stop because of a signal."""
         if step > self.state.step or self.state.pending:
             self._save(step)
         raise Interrupted(number, step, self.settings.schedule.steps)
 
     def _ends(self, done: int, patience: bool = False) -> bool:
-        """Tell whether a step is the last, and remember why; patience ends after evaluations."""
+        """Tell whether to stop after a step, and record why; check patience only if asked to."""
         limits, state = self.settings.stopping, self.state
         waited = (done - state.best_step) // self.evaluate_every
         minutes = self.fabric.broadcast(state.seconds / 60)
@@ -263,7 +263,7 @@ class Training:
             pin_memory=self.fabric.device.type == "cuda",
             broken=self.settings.broken,
             lookup=None if self.teacher is None else self.teacher.lookup,
-            # Without a teacher nothing is learnt from images without labels.
+            # Without a teacher, unlabelled images contribute nothing.
             unlabelled_share=schedule.unlabelled_share if self.teacher else 0.0,
             rare=(self.shown, schedule.rare) if self.shown and schedule.rare else None,
         )
@@ -286,7 +286,7 @@ class Training:
         )
 
     def _lap(self, done: int) -> float:
-        """Add the time since the last lap to the run's and return its images per second."""
+        """Add the time since the last lap to the run's total and return the images per second."""
         seconds, waited = self.watch.lap(), self.step.profile.waited()
         images = (done - self.lapped) * self.settings.schedule.batch_size
         self.state.seconds += seconds
@@ -295,7 +295,7 @@ class Training:
         return images / max(seconds, 1e-9)
 
     def _look(self, done: int | None = None) -> None:
-        """Fail if a step since the last look went wrong, or weights are broken after a step."""
+        """Fail if a recent step was not finite or, after step ``done``, a weight is not finite."""
         if (wrong := self.step.wrong()) is not None:
             self._fail(*wrong)
         if done is not None:
@@ -323,7 +323,7 @@ class Training:
             self.state.pending = True
             self._leave(interrupted.number, done)
         except FloatingPointError:
-            self._fail(done, ["answers on validation images"])
+            self._fail(done, ["the network's output on validation images"])
         self.state.pending = False
         self._training_mode()
         if self.curves:
@@ -343,8 +343,8 @@ class Training:
             scores, members = scores_of(teacher, self.val, self.settings, self.title, self.console)
         except FloatingPointError as error:
             raise InputError(
-                f"the teacher's answers on {self.data.name} are infinite or NaN; "
-                "train it again, or give another one"
+                f"the teacher's output on {self.data.name} is infinite or NaN; "
+                "train it again, or use another teacher"
             ) from error
         self.state.teacher_miou, self.state.teacher_mious = scores.miou, members
         refuse_degenerate_teacher(scores, self.data.name)
@@ -365,7 +365,7 @@ class Training:
             save_network(self.evaluated, path, self.data, self.settings.inference, done, scores)
 
     def resume(self, path: Path | None) -> None:
-        """Continue at a checkpoint, if there is one."""
+        """Resume from a checkpoint, if there is one."""
         if path is None:
             return
         self.state = State(**read_checkpoint_state(path, State.__annotations__))
@@ -378,13 +378,13 @@ class Training:
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
 
     def _extend(self, before: int) -> None:
-        """Go on beyond the last step of a finished run."""
+        """Continue beyond the last step of a finished run."""
         self.state.ended = None
         told = extension(self.settings.schedule, self.objective, before, self.state.step)
         self.display.say(f"{self.title}: {told}")
 
     def _parts(self) -> dict[str, nn.Module]:
-        """Name all modules whose tensors a checkpoint holds."""
+        """List, by name, the modules whose tensors a checkpoint stores."""
         parts = {"network": self.network, "objective": self.objective}
         return parts if self.average is None else {**parts, "average": self.average}
 

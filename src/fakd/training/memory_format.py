@@ -1,4 +1,4 @@
-"""Which memory layout convolutions run faster in, on this device and at these sizes."""
+"""Choose the memory layout in which a training step runs faster on this device."""
 
 import statistics
 import time
@@ -17,14 +17,14 @@ from fakd.training.profiling import wait_for
 from fakd.types import Segmenter
 
 KEY = "channels_last"
-"""What ``environment.json`` has the choice under."""
+"""Key of the choice in ``environment.json``."""
 _LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
 _SECONDS, _ROUNDS = 10.0, 5
-"""No further round is begun after so long, or so many."""
+"""Limits after which no further round of timing starts."""
 
 
 def settled(settings: Settings, run: Path, existing: Existing = "refuse") -> Settings:
-    """Take the layout that a run has found faster; as it is where nothing was to be found out."""
+    """Replace ``auto`` by the layout that the run chose earlier; else return settings unchanged."""
     known = {} if existing == "overwrite" else read_environment(run).get(KEY)
     if settings.hardware.channels_last != "auto" or not known:
         return settings
@@ -39,10 +39,11 @@ def choose(
     student: Segmenter,
     teacher: Any = None,
 ) -> tuple[Settings, dict[str, Any]]:
-    """Decide ``hardware.channels_last: auto``, and tell what the run's record is to hold of it.
+    """Resolve ``hardware.channels_last: auto``; return the settings and facts to record.
 
-    A run that goes on keeps what it began with, as another layout rounds otherwise. Networks are
-    left as they are but for device and layout. ``teacher`` counts if it is a network.
+    A resumed run keeps its first choice, since layouts round differently. Weights and modes of
+    the networks are unchanged; device and layout may change. ``teacher`` is timed if it is a
+    network.
     """
     settings, known = settled(settings, run, existing), read_environment(run).get(KEY)
     if settings.hardware.channels_last != "auto":
@@ -59,7 +60,7 @@ def choose(
 def _times(
     fabric: Fabric, settings: Settings, student: Segmenter, teacher: Segmenter | None
 ) -> dict[bool, float]:
-    """Time a step of two images in either layout, in turn; medians."""
+    """Measure the median time of a step of two images in either layout, alternating."""
     networks = [each.to(fabric.device) for each in (student, teacher) if each is not None]
     training = [each.training for each in networks]
     kept = [(each, each.clone()) for each in student.buffers()]

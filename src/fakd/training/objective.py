@@ -1,4 +1,4 @@
-"""What a step minimises: the task alone, or the task and a teacher."""
+"""The objective of a step: the task loss alone, or with a distillation loss."""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,28 +21,28 @@ Terms = dict[str, Tensor]
 
 
 class Outcome(NamedTuple):
-    """What a step minimises, and what it was computed from."""
+    """The loss terms of a step, and the inputs of the distillation loss."""
 
     terms: Terms
     """The weighted loss terms by name; their sum is minimised."""
     inputs: LossInputs | None = None
-    """What the distillation loss looked at; None without one, or once it is over."""
+    """Inputs of the distillation loss; None without one, or once it has faded to 0."""
     fading: Mapping[str, float] = MappingProxyType({})
-    """The factors of losses that change over the run, by name."""
+    """Current weights of losses that change over the run, by name."""
 
 
 class Objective(nn.Module, ABC):
-    """Turns a student's answer into the weighted terms whose sum is minimised.
+    """Computes from a student's prediction the weighted terms whose sum is minimised.
 
-    Nothing of a batch is remembered between two calls: what follows a step is given its `Outcome`.
+    It keeps no tensors of a batch between calls: whatever follows a step receives its `Outcome`.
     What it learns or accumulates (class statistics, an alignment layer, a critic, queues) is in its
-    state dict and with that in the checkpoint.
+    state dict, and so in the checkpoint.
     """
 
     task: TaskLoss | None
-    """The task's own loss; None where the data have no labels."""
+    """The task loss; None if the data have no labels."""
     image_by_image: bool = True
-    """Whether a step may go in parts; see `DistillationLoss.image_by_image`."""
+    """Whether a batch may be split into parts; see `DistillationLoss.image_by_image`."""
 
     @abstractmethod
     def forward(
@@ -57,33 +57,33 @@ class Objective(nn.Module, ABC):
         """Compute the terms of one batch, or of a part of it.
 
         Args:
-            student: its answer.
+            student: its prediction.
             labels: class ids; `IGNORE` where there is none.
-            labelled: which samples have labels at all; on the CPU, so that asking costs no wait.
+            labelled: which samples have labels; on the CPU, so that reading it needs no wait.
             progress: share of the training steps done.
-            teacher: its answer to the same images; None where nobody asks for it.
-            share: what the task's loss of a part counts; see `TaskLoss.shares`.
+            teacher: its prediction for the same images; None if it is not needed.
+            share: weight of a part's task loss; see `TaskLoss.shares`.
         """
 
     def class_weights(self) -> list[ClassWeighing]:
-        """List the losses that weigh classes."""
+        """List the losses with class weights."""
         parts = (part for part in self.modules() if isinstance(part, ClassWeighing))
         return [part for part in parts if part.given_weights is not None]
 
     def fading(self, progress: float) -> Mapping[str, float]:
-        """Name the factors that change over the run, and what they are now."""
+        """Return the weights that change over the run, by name, at this progress."""
         return {}
 
     def asks_teacher(self, progress: float) -> bool:
-        """Tell whether the teacher's answer is of any more use."""
+        """Tell whether the teacher's prediction is needed at this progress."""
         return False
 
     def measures(self, outcome: Outcome) -> Terms:
-        """Name further quantities worth a curve; asked for only when logged."""
+        """Compute further quantities to log; called only for logged steps."""
         return {}
 
     def after_step(self, outcome: Outcome) -> Terms:
-        """Train what opposes the student, such as a critic; returns its losses by name."""
+        """Train an adversary of the student, such as a critic; return its losses by name."""
         return {}
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
@@ -91,19 +91,19 @@ class Objective(nn.Module, ABC):
         return ()
 
     def learnt_with_student(self) -> list[nn.Parameter]:
-        """List the parameters that the student's optimiser trains: all that no other one has."""
+        """List the parameters that the student's optimiser trains: all not in `optimizers`."""
         groups = [group for each in self.optimizers() for group in each.param_groups]
         apart = {id(parameter) for group in groups for parameter in group["params"]}
         return [parameter for parameter in self.parameters() if id(parameter) not in apart]
 
 
 def scaled(terms: Terms, factor: float) -> Terms:
-    """Multiply terms, unless by one."""
+    """Multiply all terms by a factor."""
     return terms if factor == 1 else {name: factor * value for name, value in terms.items()}
 
 
 class Supervised(Objective):
-    """Cross-entropy alone: how teachers and undistilled students are trained."""
+    """The task loss alone, for teachers and students without distillation."""
 
     task: TaskLoss
 
@@ -125,20 +125,20 @@ class Supervised(Objective):
 
 
 class Distillation(Objective):
-    """Cross-entropy plus a distillation loss against a teacher's answer.
+    """The task loss plus a distillation loss against a teacher's prediction.
 
     Args:
-        teacher: whose answers will come; looked at for its classes and channels, and not kept.
-        student: the network being trained, whose classifier the class statistics are seen through.
+        teacher: only its number of classes and channels are read; it is not stored.
+        student: the network being trained; its classifier maps class statistics to logits.
         loss: the distillation loss.
-        task: the task's own loss; None leaves it out, for data without any labels. The class of
-            an unlabelled sample's pixel is always the teacher's.
-        confidence: how likely the teacher must find that class; where it does not, the pixel has
-            none, in class statistics and in losses that go by class.
+        task: the task loss; None for data without any labels. Pixels of unlabelled samples get
+            the teacher's class.
+        confidence: minimum probability of that class; below it the pixel has no class in class
+            statistics and class-wise losses.
 
     Raises:
-        InputError: the teacher knows another number of classes than the student, the loss needs
-            the student's features and classifier and the student shows only logits, or nothing is
+        InputError: teacher and student have different numbers of classes, the loss needs the
+            student's features and classifier and the student exposes only logits, or nothing is
             left to learn from once the loss has faded to 0.
     """
 
@@ -154,23 +154,23 @@ class Distillation(Objective):
         self.confidence = confidence
         if teacher.classes != student.classes:
             raise InputError(
-                f"the teacher knows {teacher.classes} classes, the student {student.classes}; "
-                "distillation needs the same classes in the same order on both sides; where they "
-                "differ, give --classes_from MAP.yaml"
+                f"the teacher has {teacher.classes} classes, the student {student.classes}; "
+                "distillation needs the same classes in the same order; if they differ, give "
+                "--classes_from MAP.yaml"
             )
         if task is None and loss.over(math.nextafter(1.0, 0.0)):
             raise InputError(
-                "a distillation weight that is 0 before the last step leaves nothing to learn from "
-                "where no training image has labels; give it an end of 1, or a to above 0"
+                "a distillation weight that reaches 0 before the last step leaves nothing to learn "
+                "from, as no training image has labels; give it 'end: 1', or a 'to:' above 0"
             )
-        # In a tuple, as the student's classifier must not be saved here too.
+        # In a tuple, so that it is not registered as a submodule and saved twice.
         self._classifier = (student.classifier,)
         self.loss, self.image_by_image = loss, loss.image_by_image
         self.task = task
         if task is None and any(each.given_weights == "auto" for each in self.class_weights()):
             raise InputError(
-                "class_weights auto follows from labels, and no training image has any; give one "
-                "number for each class"
+                "class_weights auto is computed from labels, and no training image has any; give "
+                "one number for each class"
             )
         self.covariance = _statistics_for(loss, student)
         self.margin = RunningMargin() if loss.margin else None
@@ -190,7 +190,7 @@ class Distillation(Objective):
         if not self.asks_teacher(progress):
             return Outcome(terms, fading=self.fading(progress))
         if teacher is None:
-            raise ValueError("expected the teacher's answer to the same images, got None")
+            raise ValueError("expected the teacher's prediction for the same images, got None")
         teacher, labels_here = to_student_grid(teacher, labels, student.logits)
         if not labelled.all():
             named = labelled.to(labels_here.device, non_blocking=True)[:, None, None]
@@ -215,27 +215,27 @@ class Distillation(Objective):
     def _class_of(
         self, logits: Float[Tensor, "batch classes rows cols"]
     ) -> Int[Tensor, "batch rows cols"]:
-        """Take the likeliest class where it is likely enough."""
+        """Take the most probable class where it reaches the minimum confidence."""
         with torch.autocast(logits.device.type, enabled=False):
             chance, likely = precise(logits).softmax(1).max(1)
         return torch.where(chance >= self.confidence, likely, IGNORE)
 
     def fading(self, progress: float) -> Mapping[str, float]:
-        """Ask the loss for factors that change."""
+        """Return the loss's changing weights."""
         return self.loss.fading(progress)
 
     def asks_teacher(self, progress: float) -> bool:
-        """Tell whether the loss is not over."""
+        """Tell whether the loss has not yet faded to 0."""
         return not self.loss.over(progress)
 
     @torch.no_grad()
     def measures(self, outcome: Outcome) -> Terms:
-        """Ask the loss for its measures."""
+        """Return the loss's measures and changing weights."""
         measures = {} if outcome.inputs is None else self.loss.measures(outcome.inputs)
         return measures | {name: torch.tensor(now) for name, now in outcome.fading.items()}
 
     def after_step(self, outcome: Outcome) -> Terms:
-        """Let the loss train its opponent on the batch that the student has just learnt from."""
+        """Let the loss train its critic on the same batch."""
         return {} if outcome.inputs is None else self.loss.after_step(outcome.inputs)
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
@@ -248,7 +248,7 @@ def to_student_grid(
     labels: Integer[Tensor, "batch height width"],
     student_logits: Float[Tensor, "batch classes rows cols"],
 ) -> tuple[Prediction, Int[Tensor, "batch rows cols"]]:
-    """Bring teacher logits and features (bilinear) and labels (nearest) to the student's grid."""
+    """Resize teacher logits and features (bilinear) and labels (nearest) to the student's grid."""
     features = teacher.features
     teacher = Prediction(
         logits=on_grid_of(student_logits, teacher.logits),
@@ -265,7 +265,7 @@ def _statistics_for(loss: DistillationLoss, student: Segmenter) -> ClassCovarian
     if student.classifier is None:
         raise InputError(
             f"{type(loss).__name__} with strength above 0 needs the student's features and final "
-            f"classifier, and {student.opaque or 'this student shows only its logits'}; use "
+            f"classifier, and {student.opaque or 'this student exposes only its logits'}; use "
             "covariance='logits' (--distillation.covariance logits)"
         )
     channels = student.classifier.in_channels

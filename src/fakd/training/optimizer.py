@@ -1,4 +1,4 @@
-"""The optimiser: which weights learn how fast, and what pulls at them."""
+"""The optimiser: parameter groups with their learning rates and weight decay."""
 
 import difflib
 import inspect
@@ -22,18 +22,19 @@ _BLOCKS = re.compile(r"(?:^|\.)(?:blocks?|layers?|stages?)\.(\d+)(?:\.(?:blocks?
 def build_optimizer(
     settings: Optimizer, network: Segmenter, extra: Iterable[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """Set up the optimiser over the network and what trains with it, such as an alignment layer.
+    """Set up the optimiser over the network and ``extra``, such as a loss's alignment layer.
 
-    Every group has a ``multiplier`` on the learning rate of the step. ``extra`` learns as the head
-    does. Frozen parameters are left out.
+    Every group has a ``multiplier`` on the learning rate of the step. ``extra`` uses the head's.
+    Frozen parameters are left out.
 
     Raises:
-        InputError: there is no such optimiser or argument, or the network has no such groups.
+        InputError: the optimiser or an argument is unknown, the network is frozen as a whole, or it
+            has no such groups.
     """
     settings = settings.settled()
     kind = _class(settings)
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise InputError("expected weights to train, got a network that is frozen as a whole")
+        raise InputError("expected weights to train, got a network with all weights frozen")
     groups = _groups(settings, network, [*extra])
     arguments = dict(settings.arguments)
     if settings.weight_decay is not None:
@@ -46,19 +47,19 @@ def build_optimizer(
     try:
         optimizer: torch.optim.Optimizer = kind(groups, **{"lr": 1e-3, **arguments})
     except Exception as error:
-        # Optimisers index and compare their arguments before they look at them.
+        # Optimisers index and compare their arguments before they validate them.
         raise InputError(f"optimizer {settings.kind} does not take {arguments}: {error}") from error
     if arguments.get("momentum") and isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                # PyTorch would copy the first gradient, whose memory layout need not be the
+                # PyTorch would clone the first gradient, whose memory layout may not be the
                 # parameter's; rounding could then differ after a resume.
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group its share of the step's learning rate."""
+    """Set the learning rate of every group to ``rate`` times its multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["multiplier"]
 
@@ -88,10 +89,10 @@ def _class(settings: Optimizer) -> type[torch.optim.Optimizer]:
 
 
 def _require_like(parameter: inspect.Parameter, value: object) -> None:
-    """Refuse a value that is nothing like the parameter's default: PyTorch looks at few of them.
+    """Refuse a value of another kind than the parameter's default; PyTorch validates only a few.
 
     Raises:
-        InputError: it is no truth value, no number or not as many numbers.
+        InputError: it is not a Boolean, a number or as many numbers, as the default is.
     """
     usual = parameter.default
     several = isinstance(usual, tuple)
@@ -111,11 +112,11 @@ def _require_like(parameter: inspect.Parameter, value: object) -> None:
 def _groups(
     settings: Optimizer, network: Segmenter, extra: Sequence[nn.Parameter]
 ) -> list[dict[str, Any]]:
-    """Sort the trainable parameters by their factors on learning rate and weight decay."""
+    """Group the trainable parameters by their factors on learning rate and weight decay."""
     parts = network.parameter_groups()
     if settings.head_multiplier != 1 and not {"backbone", "head"} <= parts.keys():
         raise InputError(
-            f"optimizer.head_multiplier needs a network that tells backbone and head apart, and "
+            f"optimizer.head_multiplier needs a network with separate backbone and head, and "
             f"{type(network).__name__} has only {', '.join(parts)}; leave it at 1"
         )
     factors = {"backbone": 1.0, "head": settings.head_multiplier}
@@ -135,7 +136,7 @@ def _groups(
 
 
 def _without_decay(network: nn.Module) -> set[int]:
-    """Find norms, biases and position embeddings."""
+    """Collect the ids of the parameters of norms, biases and position embeddings."""
     found = {
         id(parameter)
         for module in network.modules()
@@ -152,7 +153,7 @@ def _without_decay(network: nn.Module) -> set[int]:
 def _layer_factors(
     decay: float | None, network: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]]
 ) -> dict[int, float]:
-    """Let every block of the backbone learn ``decay`` times slower than the one behind it."""
+    """Compute layer-wise factors: each backbone block gets ``decay`` times that of the next one."""
     if decay is None:
         return {}
     backbone = {id(parameter) for parameter in parts.get("backbone", ())}
@@ -168,7 +169,7 @@ def _layer_factors(
     depth = {place: len(blocks) - number for number, place in enumerate(blocks)}
     factors, reached = {}, False
     for key in names:
-        # Before all blocks stands the patch embedding, behind them the last norm.
+        # The patch embedding comes before all blocks, the last norm after them.
         reached = reached or key in places
         outside = 0 if reached else len(blocks) + 1
         factors[key] = decay ** (depth[places[key]] if key in places else outside)

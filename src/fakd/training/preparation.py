@@ -1,4 +1,4 @@
-"""Before a network is trained: what stays as it is, is computed twice, is averaged."""
+"""Preparation of training: freezing, activation checkpointing, weight averaging, checks."""
 
 from fnmatch import fnmatchcase
 
@@ -19,12 +19,12 @@ from fakd.types import Segmenter
 
 
 def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
-    """Stop the named parts from learning; return their batch norms, which belong into eval mode.
+    """Freeze the named parts; return their batch norms, which must be put into eval mode.
 
-    A name stands for the part of that dotted name with all that is in it, ``*`` for anything.
+    A dotted name freezes a module or parameter and everything below it; ``*`` matches anything.
 
     Raises:
-        InputError: nothing is called so.
+        InputError: no part has such a name.
     """
     norms: list[_NormBase] = []
     for name in names:
@@ -42,10 +42,10 @@ def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
 
 
 def checkpoint_activations(network: nn.Module) -> None:
-    """Let those parts of a network that offer it recompute their activations (timm, transformers).
+    """Enable activation checkpointing in all parts that support it (timm, transformers).
 
     Raises:
-        InputError: none does.
+        InputError: no part does.
     """
     offered = False
     for module in network.modules():
@@ -55,16 +55,16 @@ def checkpoint_activations(network: nn.Module) -> None:
                 offered = True
     if not offered:
         raise InputError(
-            f"hardware.checkpoint_activations: no part of {type(network).__name__} offers it; "
-            "lower schedule.batch_size or give schedule.accumulate"
+            f"hardware.checkpoint_activations: no part of {type(network).__name__} supports it; "
+            "lower schedule.batch_size or set schedule.accumulate"
         )
 
 
 def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Begin an exponential moving average of a network's weights; statistics of norms are copied.
+    """Create an exponential moving average of a network's weights; norm statistics are copied.
 
     Raises:
-        InputError: the share that the average keeps of itself is none.
+        InputError: the decay is not between 0 and 1.
     """
     if decay is None:
         return None
@@ -75,9 +75,9 @@ def average_of(network: nn.Module, decay: float | None) -> AveragedModel | None:
 
 
 def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings) -> None:
-    """Try one image where a step has no more at a time: norms may have nothing to compare it with.
+    """Run one image, if a step processes one at a time, to see whether batch norms accept it.
 
-    Batch norm over a pooled 1 x 1 map takes at least two. What it remembers stays as it was.
+    Batch norm over a pooled 1 x 1 map needs at least two. Its running statistics are restored.
 
     Raises:
         InputError: the network cannot be trained on one image at a time, or there is too little
@@ -98,8 +98,8 @@ def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings
             raise
         raise InputError(
             f"expected schedule.batch_size of at least {2 * parts} with this network, got "
-            f"{schedule.batch_size}; a pooled map of one value is normalised over the images of a "
-            "device, or of one of the parts of schedule.accumulate, and needs 2"
+            f"{schedule.batch_size}; batch norm of a pooled 1 x 1 map needs 2 images per device "
+            "and per part of schedule.accumulate"
         ) from error
     finally:
         with torch.no_grad():
@@ -110,10 +110,10 @@ def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings
 def require_feasible(
     fabric: Fabric, objective: Objective, settings: Settings, teacher: Teacher | None
 ) -> None:
-    """Refuse settings that contradict each other, the networks or the number of devices.
+    """Refuse settings that conflict with each other, the networks or the number of devices.
 
     Raises:
-        InputError: names the setting and what it may be.
+        InputError: names the setting and its valid values.
     """
     parts = fabric.world_size * settings.schedule.accumulate
     if settings.schedule.batch_size % parts:
@@ -124,8 +124,7 @@ def require_feasible(
     if settings.schedule.accumulate > 1 and not objective.image_by_image:
         raise InputError(
             "schedule.accumulate needs a distillation that is a mean over images, and this one "
-            "compares images with each other or trains an opponent on whole batches; leave it "
-            "at 1"
+            "compares images with each other or trains a critic on whole batches; leave it at 1"
         )
     if (settings.freeze.until or 0) >= settings.schedule.steps:
         raise InputError(
@@ -136,10 +135,10 @@ def require_feasible(
         teacher is None or (teacher.maps and not teacher.members)
     ):
         raise InputError(
-            "hardware.teacher_precision needs a teacher that is asked in each step; leave it out"
+            "hardware.teacher_precision needs a teacher that is run in each step; leave it out"
         )
     if settings.freeze.until is not None and fabric.world_size > 1:
-        raise InputError("freeze.until works on one device; leave it out, or give one")
+        raise InputError("freeze.until works on one device only; leave it out, or use one device")
 
 
 def require_step_memory(
@@ -149,10 +148,10 @@ def require_step_memory(
     settings: Settings,
     teacher: Teacher | None = None,
 ) -> None:
-    """Refuse steps, and evaluations of the first image, that there is too little memory for.
+    """Refuse steps, or an evaluation of the first image, that do not fit into memory.
 
     Raises:
-        InputError: says how much is needed, how much is free, and how less would do.
+        InputError: names the memory needed, the memory free, and the ways to need less.
     """
     schedule, hardware = settings.schedule, settings.hardware
     require_room(
@@ -160,7 +159,7 @@ def require_step_memory(
         settings.augmentation.crop,
         fabric.device,
         MORE_MEMORY,
-        # What a compiler computes twice is not kept.
+        # A compiled network recomputes some activations, so the estimate does not apply.
         learner=None if hardware.compile else network,
         asked=() if teacher is None else _asked(teacher),
         half=hardware.precision != "32-true" and hardware.teacher_precision != "fp32",
@@ -169,7 +168,7 @@ def require_step_memory(
 
 
 def _asked(teacher: Teacher) -> list[Segmenter]:
-    """List the networks that a teacher asks."""
+    """List the networks that a teacher runs."""
     teacher = getattr(teacher, "inner", teacher)
     several = [one for each in teacher.members.values() for one in _asked(each)]
     return several or [teacher.network]

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: waiting for batches, the teacher, the student, its optimiser."""
+"""Profiling of training steps: time spent in loader, teacher, student, loss and optimiser."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -16,34 +16,34 @@ from fakd.files import writing
 
 Item = TypeVar("Item")
 _WARM = 3
-"""Steps of a sitting that are left out, in which memory is found and kernels are chosen."""
+"""Warm-up steps, not profiled: memory is allocated and kernels are selected in them."""
 
 
 def require_steps(wanted: int | None, steps: int) -> None:
-    """Refuse to watch more steps than come after those that warm up.
+    """Refuse to profile more steps than follow the warm-up.
 
     Raises:
-        InputError: says how many there are.
+        InputError: names the valid range.
     """
     if wanted is not None and not 1 <= wanted <= steps - _WARM:
         raise InputError(
-            f"expected --profile from 1 to {steps - _WARM}, the schedule's {steps} steps but for "
-            f"{_WARM} that warm up, got {wanted}"
+            f"expected --profile from 1 to {steps - _WARM}, the schedule's {steps} steps without "
+            f"{_WARM} of warm-up, got {wanted}"
         )
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Synchronise with a device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Profile:
-    """Counts the time spent waiting for batches, and watches some steps by their parts.
+    """Measures the time spent waiting for batches, and profiles the parts of some steps.
 
     Args:
-        device: where steps are made; while they are watched it is waited for at the borders of
-            parts, so that each part has its own time.
+        device: runs the steps; it is synchronised after each part of a profiled step, so that
+            times are attributed correctly.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,11 +54,11 @@ class Profile:
         self._recorder: profile | None = None
 
     def watch(self, steps: int, trace: Path | None) -> None:
-        """Have so many steps watched, after a few others, and recorded in Chrome's format."""
+        """Profile ``steps`` steps after the warm-up, and record a trace in Chrome's format."""
         self._steps, self._trace = steps, trace
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Pass on batches, and count the time until each comes."""
+        """Yield the batches, measuring the wait for each."""
         iterator = iter(batches)
         while True:
             began = time.perf_counter()
@@ -70,13 +70,13 @@ class Profile:
             yield batch
 
     def waited(self) -> float:
-        """Tell the seconds of waiting since this was asked last."""
+        """Return the seconds spent waiting since the last call."""
         seconds, self._waited = self._waited, 0.0
         return seconds
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what is done inside as a part of the step, if this one is watched."""
+        """Attribute the time inside to a part of the step, if the step is profiled."""
         if self._recorder is None:
             yield
             return
@@ -89,7 +89,7 @@ class Profile:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def after_step(self, console: Console) -> None:
-        """Begin to watch after the steps that warm up; say where time went after the last one.
+        """Start profiling after the warm-up; print the table after the last profiled step.
 
         Raises:
             InputError: the trace cannot be written.
@@ -110,7 +110,7 @@ class Profile:
                 console.print(f"trace of {self._steps} steps: {self._trace}", soft_wrap=True)
 
     def table(self) -> Table:
-        """Lay out the milliseconds of each part of a step, and their shares."""
+        """Format the milliseconds of each part of a step, and their shares."""
         table = Table(title=f"a step, mean of {self._steps}", title_justify="left")
         table.add_column("part")
         table.add_column("ms", justify="right")

@@ -1,4 +1,4 @@
-"""Timing and showing a long run: a live bar on a terminal, plain lines anywhere else."""
+"""Timing and progress of a long run: a progress bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,20 +17,20 @@ from rich.progress import (
 
 
 class Stopwatch:
-    """Counts seconds from its making on, except inside ``paused``."""
+    """Counts seconds since its creation, except inside ``paused``."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
 
     def lap(self) -> float:
-        """Return the seconds since the last lap and begin a new one."""
+        """Return the seconds since the last lap and start a new one."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         return seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time spent inside out of the lap."""
+        """Exclude the time spent inside from the lap."""
         began = time.perf_counter()
         yield
         self._since += time.perf_counter() - began
@@ -40,10 +40,10 @@ class StepProgress(AbstractContextManager["StepProgress"]):
     """Progress of a training run.
 
     Args:
-        console: where to write; its being a terminal decides between a bar and lines.
+        console: where to print; a bar if it is a terminal, else lines.
         title: what is running.
-        total: the last step.
-        interval: seconds between two lines where there is no terminal.
+        total: number of steps.
+        interval: minimum seconds between two lines, without a terminal.
     """
 
     def __init__(self, console: Console, title: str, total: int, interval: float = 15.0) -> None:
@@ -51,10 +51,10 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         self._interval = interval
         self._started = time.monotonic()
         self._last_line = 0.0
-        # Of a long name its end tells runs apart.
+        # Long names differ at their end.
         name, bar = max(8, console.width // 5), 24 if console.width >= 100 else 6
         shown = title if len(title) <= name else f"…{title[1 - name :]}"
-        # What bar, step and time left take, with a space between columns, is never given away.
+        # Width reserved for title, bar, step and time left, with a space between columns.
         taken = len(shown) + bar + len(f"{total}/{total}") + len("left") + len("0:00:00") + 5
         self._room = console.width - taken
         self._bar = Progress(
@@ -86,7 +86,7 @@ class StepProgress(AbstractContextManager["StepProgress"]):
             self._bar.stop()
 
     def begin(self, step: int) -> None:
-        """Say where a continued run begins, from where its pace is measured."""
+        """Set the first step of a resumed run, from which the pace is measured."""
         self._first, self._started = step, time.monotonic()
         self._bar.update(self._task, completed=step)
 
@@ -100,9 +100,9 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         values: Mapping[str, float],
         foremost: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Show the newest values beside the bar, or as a line if the last one is old enough.
+        """Show the latest values next to the bar, or as a line if the last one is old enough.
 
-        Beside the bar come first those that are ``foremost``, then as many others as have room.
+        Next to the bar, ``foremost`` comes first, then as many others as fit.
         """
         words = {name: f"{name} {value:.4g}" for name, value in {**foremost, **values}.items()}
         text = "  ".join(words[name] for name in values)
@@ -118,6 +118,6 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         self.say(f"{self._title}: step {step}/{self._total}  {text}  left {left}")
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
-        # A log must keep one event on one line, however narrow its terminal is assumed to be.
+        """Print a permanent line."""
+        # One event per line in logs, whatever width is assumed for the terminal.
         self._console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Finding out, once for a run, which classes show in which training images."""
+"""Index of the classes that each training image contains, computed once per run."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 def shown_in(training: "Training", folder: Path | None) -> Shown:
-    """Look through the training images, or read what was found when the run began.
+    """Index the classes of the training images, or read the index made when the run began.
 
-    Labels tell the classes of an image that has any, else the teacher, where it is as confident as
-    class statistics ask for. Images without labels show nothing where there is no teacher.
+    Classes come from an image's labels, else from the teacher, at pixels that reach the confidence
+    required for class statistics. Without a teacher, unlabelled images contain no class.
 
     Args:
-        training: the run; each of its processes looks through its share.
+        training: the run; each of its processes reads its share of the images.
         folder: of the run; None on all processes but the first.
 
     Raises:
         InputError: an image cannot be read.
-        Interrupted: a signal asks to stop.
+        Interrupted: a signal asked to stop.
     """
     fabric = training.fabric
     file = fabric.broadcast(folder and folder / SHOWN)
@@ -87,7 +87,7 @@ def _looked_for(training: "Training") -> Shown:
 def _each(
     split: Split, share: Sequence[int], settings: Settings
 ) -> Generator[tuple[int, Sample], None, None]:
-    """Load samples; those that cannot be read show nothing where they are skipped anyway."""
+    """Load samples; omit unreadable ones if training skips them too."""
     if settings.broken == "stop":
         yield from zip(
             share, evaluation_samples(split, settings.hardware.workers, share), strict=True
@@ -110,15 +110,15 @@ def read_shown(path: Path) -> Shown:
             shows = np.unpackbits(content["shows"], count=int(np.prod(shape))).reshape(shape)
             return Shown(shows.astype(bool), content["pixels"])
     except Exception as error:
-        raise InputError(f"{path} is damaged ({error}); remove it, and it is made again") from error
+        raise InputError(f"{path} is damaged ({error}); delete it; it is then rebuilt") from error
 
 
 def write_shown(path: Path, shown: Shown) -> None:
-    """Keep which classes show where, a bit for each."""
+    """Write the index, one bit per image and class."""
     bits, shape = np.packbits(shown.shows), shown.shows.shape
 
     def write(file: Path) -> None:
-        # Through a file object, as NumPy would add its suffix to a name.
+        # Through a file object, since NumPy would append its suffix to a path.
         with file.open("wb") as opened:
             np.savez_compressed(opened, shows=bits, shape=shape, pixels=shown.pixels)
 

@@ -1,4 +1,4 @@
-"""Looking at one step of a run again: its batch, its loss terms, its gradients."""
+"""Recompute one step of a run: its batch, loss terms and gradients."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,24 +9,24 @@ from fakd.training.step import norm_of
 
 
 class Replayed(NamedTuple):
-    """What one step looked at, and what came of it."""
+    """The batch, loss terms and gradient norms of one step."""
 
     batch: Batch
     terms: dict[str, float]
     """The weighted loss terms."""
     norms: dict[str, float]
-    """The norm of the gradient in each part of the network."""
+    """Gradient norm of each part of the network."""
     broken: list[str]
-    """The weights whose gradients are infinite or NaN."""
+    """Names of the weights whose gradients are infinite or NaN."""
     since: int
-    """The last saved step, from which the steps before this one were made again."""
+    """Step of the checkpoint from which training was repeated."""
 
 
 def replay(training: Training, number: int, checkpoint: Path | None) -> Replayed:
-    """Go through one step, counted from 1, up to its gradients; nothing is written.
+    """Compute one step, counted from 1, up to its gradients; nothing is written.
 
-    Its weights come about as they did: the steps from the checkpoint on are made again. A step
-    before the checkpoint is shown with the weights of the checkpoint.
+    The steps from the checkpoint on are repeated, so that the weights are those of the original
+    step. A step before the checkpoint is computed with the checkpoint's weights.
     """
     training.resume(checkpoint)
     first = min(training.state.step, number - 1)

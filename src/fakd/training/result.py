@@ -1,4 +1,4 @@
-"""What a run states about itself: what it left out, how it was extended, and its result."""
+"""What a run reports: skipped samples, its extension, and its result."""
 
 import shlex
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from fakd.types import Segmenter
 
 
 class SkippedSamples:
-    """Counts the broken samples of this process, and tells of each file once."""
+    """Counts the broken samples of this process, and prints each distinct problem once."""
 
     def __init__(self) -> None:
         self._count = 0
         self._told: set[str] = set()
 
     def note(self, lines: tuple[str, ...] | list[str], display: StepProgress) -> None:
-        """Take in why a batch lacks samples."""
+        """Count and print the problems that made a batch skip samples."""
         for line in lines:
             self._count += 1
             if line not in self._told:
@@ -38,22 +38,22 @@ class SkippedSamples:
                 display.say(f"left out: {line}")
 
     def taken(self, fabric: Fabric) -> int:
-        """Sum up over all processes what was noted since the last time."""
+        """Return and reset the count, summed over all processes."""
         count = torch.tensor(self._count, device=fabric.device)
         self._count = 0
         return int(fabric.all_reduce(count, reduce_op="sum"))  # type: ignore[arg-type]
 
 
 def extension(schedule: Schedule, objective: Objective, before: int, step: int) -> str:
-    """Say how what changes with the steps goes on where a run of ``before`` is given more."""
+    """Describe how scheduled values change when a run of ``before`` steps is extended."""
     last = max(step - 1, 0)
     was = {"learning rate": replace(schedule, steps=before).learning_rate_at(last)}
     was |= objective.fading(last / before)
     now = {"learning rate": schedule.learning_rate_at(step)}
     now |= objective.fading(step / schedule.steps)
     told = (
-        f"the {name}, {rate:.3g} at step {step} of the old schedule, goes on at {now[name]:.3g} "
-        "where the new one has it"
+        f"the {name} changes from {rate:.3g}, at step {step} of the old schedule, to "
+        f"{now[name]:.3g} of the new one"
         for name, rate in was.items()
     )
     return f"extended from {before} to {schedule.steps} steps; {'; '.join(told)}"
@@ -66,14 +66,14 @@ def result_of(
     state: dict[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Put together what ``result.json`` holds: scores in percent, time, memory, size.
+    """Assemble the content of ``result.json``: scores in percent, time, memory, size.
 
     Args:
-        network: What was trained.
-        data: What it was trained on.
+        network: The trained network.
+        data: Its data.
         scores: Of the last step.
-        state: The run's plain values: steps, seconds, best scores, and so on.
-        device: What it was trained on.
+        state: The fields of the run's `State`: steps, seconds, best scores, and so on.
+        device: The device it was trained on.
     """
     teacher, members = state["teacher_miou"], state["teacher_mious"]
     several = {"teacher_mious": {name: 100 * miou for name, miou in members.items()}}
@@ -94,7 +94,7 @@ def result_of(
 
 
 def conclusion(result: Mapping[str, Any], folder: Path) -> str:
-    """Say in a line how a run ended, where it is, and what to do with it."""
+    """Summarise in a line how a run ended, where it is saved, and what to do next."""
     best = result["best"]
     took = timedelta(seconds=round(result["train_seconds"]))
     waited = result["waited_seconds"] / max(result["train_seconds"], 1e-9)
@@ -118,7 +118,7 @@ def save_network(
     step: int,
     scores: Scores,
 ) -> None:
-    """Write a run's network, with what its file says of how it was trained and evaluated."""
+    """Write a run's network, with metadata on its training and evaluation."""
     models.save(
         network,
         path,

@@ -1,4 +1,4 @@
-"""Beginning a run: processes and device first, then the folder, the same way on every process."""
+"""Start of a run: processes, device and folder, the same way on every process."""
 
 import hashlib
 import math
@@ -39,17 +39,18 @@ if TYPE_CHECKING:
 def start(
     hardware: Hardware, seed: int, *, unused_parameters: bool = False, joining: bool = False
 ) -> Fabric:
-    """Launch the processes and give every one the same random start.
+    """Launch the processes and give all of them the same random seed.
 
     Args:
-        hardware: where and how to compute.
-        seed: the random start.
-        unused_parameters: tells several devices that some weights get no gradient.
-        joining: makes one run of the processes that torchrun or srun has started, if one has.
+        hardware: devices, precision and threads.
+        seed: the random seed.
+        unused_parameters: some weights may get no gradient, which DDP must know.
+        joining: join the processes that torchrun or srun started, if any.
 
     Raises:
-        InputError: the machine has no such accelerator or not so many devices or threads, other
-            processes are there than devices asked for, or generators have no such seed.
+        InputError: the machine lacks the accelerator or has too few devices or threads, the
+            launcher started a different number of processes than ``hardware.devices``, or the
+            seed is out of range.
     """
     require_seed(seed)
     threads, open_to_us = hardware.threads, not os.environ.get("OMP_NUM_THREADS")
@@ -87,7 +88,7 @@ def start(
     if threads is None and open_to_us:
         threads = min(torch.get_num_threads(), max(1, free_cores() // devices))
     if threads is not None:
-        # After the launch, which sets a number of its own for several devices.
+        # After the launch, which sets its own number for several devices.
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
     return fabric
@@ -103,10 +104,10 @@ def open_folder(
     data: SegmentationData,
     **networks: nn.Module | str,
 ) -> Iterator[RunFolder | None]:
-    """Hold the run folder on the first process; the others get None, or the same error.
+    """Open and lock the run's folder on the first process; the others get None, or the same error.
 
-    ``networks`` are those of the recipe, by their keys, or their fingerprints: what data and
-    networks are counts, not where they lie.
+    ``networks`` are the recipe's networks by key, or their fingerprints. Data and networks are
+    compared by content, not by path.
     """
     folder, problem = None, None
     if fabric.is_global_zero:
@@ -124,7 +125,7 @@ def open_folder(
         raise InputError(problem)
     with folder or nullcontext():
         for each in folder.remarks if folder else ():
-            remark(console, f"{path.name} is of {each}")
+            remark(console, f"{path.name} uses {each}")
         yield folder
 
 
@@ -132,7 +133,7 @@ def fingerprint(network: nn.Module) -> str:
     """Hash the names and values of a network's weights."""
     digest, state = hashlib.sha256(), network.state_dict()
     if not state:
-        # An exported program shows no weights: its answer stands for them.
+        # An exported program exposes no weights: hash its output instead.
         noise = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             logits = network.eval()(noise).logits
@@ -144,17 +145,17 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def finished_result(fabric: Fabric, folder: RunFolder | None) -> dict[str, Any] | None:
-    """Tell every process the result of the run that is being reused, if there is one."""
+    """Broadcast the result of a reused run; None if there is none."""
     return fabric.broadcast(folder.result if folder else None)
 
 
 def console_of(fabric: Fabric) -> Console:
-    """Let one process speak."""
+    """Open a console that prints on the first process only."""
     return open_console(quiet=not fabric.is_global_zero)
 
 
 def pick_device(accelerator: str, threads: int | None = None) -> torch.device:
-    """Choose one device to evaluate or predict on, and with how many threads.
+    """Choose one device for evaluation or prediction, and set the number of threads.
 
     Raises:
         InputError: the machine has no such accelerator.
@@ -170,13 +171,13 @@ def weigh_classes(
     settings: Settings,
     folder: RunFolder | None,
 ) -> None:
-    """Count the training labels where classes are weighed, and advise on how to learn rare ones.
+    """Count the training labels if classes are weighted, and give advice on rare classes.
 
-    Automatic weights follow from all labels. A run that continues has them in its checkpoint.
+    Automatic weights are computed from all labels. A resumed run has them in its checkpoint.
 
     Raises:
         InputError: no pixel has a class.
-        Interrupted: a signal asks to stop.
+        Interrupted: a signal asked to stop.
     """
     if objective.task is None or fabric.broadcast(folder is not None and folder.last.is_file()):
         return
@@ -191,14 +192,14 @@ def weigh_classes(
             each.weigh(automatic_weights(pixels))
         absent = [name for name, n in zip(data.class_names, pixels, strict=True) if n == 0]
         if absent:
-            shown = f"class_weights: none of {looked_at} training images shows {some(absent, 3)}"
+            shown = f"class_weights: none of {looked_at} training images contains {some(absent, 3)}"
             remark(console, shown)
     if note := advice(objective.task.settings, data.class_names, pixels):
         remark(console, note)
 
 
 _LOOKED_AT = 100
-"""How many images tell, in seconds, whether classes that the user weighs occur at all."""
+"""Images to read, within seconds, to check whether classes with given weights occur at all."""
 
 
 def _pixels_of_classes(
@@ -208,7 +209,7 @@ def _pixels_of_classes(
     settings: Settings,
     every: Sequence[int],
 ) -> list[int]:
-    """Count the labelled pixels of each class in some of the training images."""
+    """Count the labelled pixels of each class in the given training images."""
     share = every[fabric.global_rank :: fabric.world_size]
     pixels = torch.zeros(data.classes, dtype=torch.long, device=fabric.device)
     samples = evaluation_samples(data.train, settings.hardware.workers, share)
@@ -226,14 +227,14 @@ def _pixels_of_classes(
 
 
 def advice(task: Task, classes: Sequence[str], pixels: Sequence[int] | None = None) -> str | None:
-    """Say what rare classes are learnt with, where there are two or one has nearly every pixel.
+    """Recommend a region loss if there are two classes, or one covers nearly all pixels.
 
     Args:
-        task: asks for a loss of regions already, or not.
+        task: no advice if it has a region loss already.
         classes: their names.
-        pixels: how many pixels each has, where that is known.
+        pixels: number of pixels of each class, if known.
     """
-    begin = "begin with --task.dice 1, see Labels in docs/training.md"
+    begin = "start with --task.dice 1, see Labels in docs/training.md"
     if task.dice or task.lovasz:
         return None
     if pixels is not None and max(pixels) > 0.95 * sum(pixels):
@@ -246,7 +247,7 @@ def advice(task: Task, classes: Sequence[str], pixels: Sequence[int] | None = No
 def say_agreement(
     console: Console, teacher: "Teacher", data: SegmentationData, settings: Settings
 ) -> None:
-    """Say how often the teacher names the labelled class, where it must stand for labels."""
+    """Print how often the teacher predicts the labelled class, if it replaces missing labels."""
     labelled = data.train.labelled_indices()
     if not 0 < len(labelled) < len(data.train):
         return
@@ -268,15 +269,15 @@ def say_agreement(
             counted += int(known.sum())
     share = same / max(counted, 1)
     console.print(
-        f"{len(data.train) - len(labelled)} of {len(data.train)} training images have no labels: "
-        f"the teacher labels them, and agrees with {share:.1%} of the labelled pixels of "
+        f"{len(data.train) - len(labelled)} of {len(data.train)} training images have no labels; "
+        f"the teacher's predictions replace them, and match {share:.1%} of the labelled pixels of "
         f"{last * batch_size} crops",
         soft_wrap=True,
     )
 
 
 _AGREED_ON = 32
-"""Images on which teacher and labels are compared before training."""
+"""Number of images on which teacher and labels are compared before training."""
 
 
 def announce(
@@ -286,7 +287,7 @@ def announce(
     doubts: Sequence[str] = (),
     **networks: Segmenter,
 ) -> None:
-    """Print remarks on networks and data, and how published scores are measured if otherwise."""
+    """Print remarks on networks and data, and on differences to the published protocol."""
     for role, network in networks.items():
         for each in network.remarks:
             remark(console, f"{role}: {each}")
@@ -297,7 +298,7 @@ def announce(
 
 
 def unlike_published(data: SegmentationData, inference: Inference) -> str | None:
-    """Name the settings that published scores on this data are measured with, if not these."""
+    """Name the inference settings of published scores on this data that differ from these."""
     now = describe(inference)
     differing = {key: value for key, value in (data.protocol or {}).items() if now[key] != value}
     if not differing:

@@ -1,4 +1,4 @@
-"""One training step: forward and backward through the parts of a batch, then the update."""
+"""One training step: forward and backward passes over the parts of a batch, then the update."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -26,22 +26,22 @@ _NEVER = 2**40
 
 
 def norm_of(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
-    """Measure the norm of the gradients of some parameters."""
+    """Compute the norm of the gradients of some parameters."""
     found = [each.grad for each in parameters if each.grad is not None]
     norm: Tensor = get_total_norm(found) if found else torch.zeros(())
     return norm
 
 
 class Step:
-    """Makes steps, and remembers on the device the first one that went wrong.
+    """Runs steps, and records on the device the first one with a value that is not finite.
 
     Args:
-        fabric: says where and how precisely to compute.
+        fabric: device, precision and processes.
         settings: of the run.
-        network: what learns.
-        objective: what is minimised.
-        teacher: who answers for the batches, if anyone.
-        average: follows the network's weights, if anything.
+        network: the network being trained.
+        objective: computes the loss.
+        teacher: the teacher, if any.
+        average: moving average of the network's weights, if any.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Step:
     def __call__(
         self, step: int, asked: Asked, student: Any, optimizer: Any, measured: bool
     ) -> Terms:
-        """Make one step; return its loss terms and, if asked for, what else is worth a curve."""
+        """Run one step; return its loss terms and, if ``measured``, further values to log."""
         set_learning_rate(optimizer, self.settings.schedule.learning_rate_at(step))
         sums, outcome = self.gradients(step, asked, student, optimizer)
         with self.profile.part("optimiser"):
@@ -74,11 +74,11 @@ class Step:
     def _update(
         self, step: int, sums: Terms, outcome: Outcome, student: Any, optimizer: Any, measured: bool
     ) -> Terms:
-        """Change the weights by their gradients, and train what opposes the student."""
+        """Clip the gradients, update weights and average, and train the objective's critic."""
         schedule, scaler = self.settings.schedule, self.scaler()
         norm: Tensor | None
         if schedule.clip is not None or schedule.clip_value is not None or measured:
-            # Without a limit it only measures, after undoing the scale that 16 bits may need.
+            # Without a limit this only measures the norm, after unscaling 16-bit gradients.
             limit = math.inf if schedule.clip is None else schedule.clip
             norm = self.fabric.clip_gradients(
                 student, optimizer, max_norm=limit, error_if_nonfinite=False
@@ -94,7 +94,7 @@ class Step:
         opposing = self.objective.after_step(outcome)
         terms = {**sums, **opposing}
         size = {} if norm is None else {"gradient_norm": norm}
-        # Scaled gradients may overflow: such a step is left out, and the scale is lowered.
+        # Scaled gradients may overflow: the scaler then skips the step and lowers the scale.
         self._watch(step + 1, terms if scaler.is_enabled() else {**terms, **size})
         if measured:
             terms |= self.objective.measures(outcome) | size
@@ -103,8 +103,8 @@ class Step:
     def gradients(
         self, step: int, asked: Asked, student: Any, optimizer: Any
     ) -> tuple[Terms, Outcome]:
-        """Go forward and backward through a batch; return the loss terms, and the last part's."""
-        # Dropout draws from here, so that a resumed step draws what the uninterrupted one did.
+        """Run forward and backward passes; return loss terms and the outcome of the last part."""
+        # Seeds dropout, so that a resumed step draws the same as an uninterrupted one.
         torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
         optimizer.zero_grad(set_to_none=True)
         sums: Terms = {}
@@ -126,12 +126,12 @@ class Step:
         return sums, outcome
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Find what scales gradients in 16 bits; elsewhere one that does nothing."""
+        """Return the gradient scaler of 16-bit training, or else a disabled one."""
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         return scaler or torch.amp.GradScaler(enabled=False)
 
     def _watch(self, number: int, terms: Mapping[str, Tensor]) -> None:
-        """Keep the number and the terms of the first step with one that is not finite."""
+        """Keep the number and the terms of the first step with a term that is not finite."""
         values = torch.stack([term.detach().float() for term in terms.values()])
         first = (self._wrong == 0) & ~values.isfinite().all()
         same = (*terms,) == self._names
@@ -140,9 +140,10 @@ class Step:
         self._wrong = torch.where(first, number, self._wrong)
 
     def wrong(self) -> tuple[int, list[str]] | None:
-        """Tell the first step, counted from 1, that went wrong, and what did; waits for the device.
+        """Return the first step, from 1, that was not finite, and its terms; waits for the device.
 
-        All processes must ask, and get the same step.
+        Every process must call it and gets the same step; only a process where that step was not
+        finite gets the names.
         """
         own = int(self._wrong)
         distance = processes.largest(_NEVER - own if own else 0)

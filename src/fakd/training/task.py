@@ -1,4 +1,4 @@
-"""The task's own loss: how far a network's classes are from the labels."""
+"""The task loss: a network's logits against the labels."""
 
 from collections.abc import Sequence
 
@@ -26,24 +26,24 @@ def cross_entropy(
     hardest: float | None = None,
     align_corners: bool = False,
 ) -> Float[Tensor, ""]:
-    r"""Pixel cross-entropy of logits brought to the labels' size, bilinearly.
+    r"""Compute the pixel cross-entropy of logits upsampled bilinearly to the labels' size.
 
     .. math:: \frac{\sum_i w_{y_i} \ell_i}{\sum_i w_{y_i}}
 
     over the labelled pixels i; ``average="all"`` divides by the number of all pixels as
-    mmsegmentation 0.x did, which weakens the task loss against distillation where much is ignored.
-    A batch without a labelled pixel gives 0.
+    mmsegmentation 0.x did, which weakens the task loss against distillation if many pixels are
+    ignored. A batch without a labelled pixel gives 0.
 
     Args:
         logits: On any grid.
         labels: Class ids; `IGNORE` where there is none.
-        average: What the sum is divided by.
-        class_weights: The factor of each class; None counts all alike.
+        average: Denominator: ``valid`` divides by the labelled pixels, ``all`` by all pixels.
+        class_weights: The factor of each class; None means 1.
         label_smoothing: The share of a label that is spread evenly over all classes.
-        hardest: Only pixels whose own class is less likely than this count, but at least the
+        hardest: Use only pixels whose own class has a probability below this, but at least the
             hardest sixteenth of the labelled ones (OHEM, Shrivastava et al., 2016, with the
             threshold of mmsegmentation's sampler).
-        align_corners: How the network's logits are meant to be enlarged.
+        align_corners: Of the bilinear interpolation of the logits.
     """
     labels, weights = labels.long(), class_weights
     counted = labels != IGNORE
@@ -75,21 +75,21 @@ def _enlarged(logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
 
 
 def _hard(logits: Tensor, labels: Tensor, limit: float, tiled: bool, align_corners: bool) -> Tensor:
-    """Find the pixels whose own class is unlikely, or among the least likely sixteenth."""
+    """Select the pixels with a low probability of their own class, at least a sixteenth of them."""
     if tiled:
         losses = label_losses(logits, labels, align_corners)
     else:
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    # Ignored pixels come last: nothing is as likely as 2.
+    # Ignored pixels sort last: no probability is as high as 2.
     likely = (-losses).exp().masked_fill(labels == IGNORE, 2.0)
     least = (labels != IGNORE).sum() // 16
-    # Compared on the device: asking for the count would stall it.
+    # Stays on the device: reading the count would synchronise with it.
     border = likely.flatten().sort().values.gather(0, least[None])
     return likely < border.clamp(min=limit)
 
 
 def dice_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
-    r"""One minus the soft Dice coefficient, mean over the classes that the labels show.
+    r"""Compute one minus the soft Dice coefficient, averaged over the classes in the labels.
 
     .. math:: 1 - \frac{1}{K} \sum_k
         \frac{2 \sum_i p_{ik} y_{ik} + 1}{\sum_i p_{ik} + \sum_i y_{ik} + 1}
@@ -104,7 +104,7 @@ def dice_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
 
 
 def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
-    """Lovász extension of one minus the IoU, mean over the classes that the labels show.
+    """Compute the Lovász extension of one minus the IoU, averaged over the classes in the labels.
 
     Berman et al., 2018 (arXiv 1705.08790), Algorithm 1 over the labelled pixels of the whole
     batch. It sorts all pixels for every class. A batch without a labelled pixel gives 0.
@@ -112,7 +112,7 @@ def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
     chances, truth = _chances_and_truth(logits, labels)
     losses = []
     for chance, own in zip(chances.unbind(1), truth.unbind(1), strict=True):
-        # An ignored pixel has no error: it is sorted to the end and adds nothing.
+        # An ignored pixel has error 0: it sorts last and adds nothing.
         errors, order = (own - chance).abs().flatten().sort(descending=True)
         sorted_truth = own.flatten()[order]
         total = sorted_truth.sum()
@@ -125,7 +125,7 @@ def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
 
 
 def _chances_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Make probabilities and one-hot labels, both 0 at pixels without a label."""
+    """Compute probabilities and one-hot labels, both 0 at pixels without a label."""
     labelled = labels != IGNORE
     chances = logits.softmax(1) * labelled[:, None]
     truth = torch.zeros_like(chances)
@@ -139,10 +139,10 @@ def _mean_of_shown(losses: Tensor, truth: Tensor) -> Tensor:
 
 
 def automatic_weights(pixels: Sequence[int]) -> list[float]:
-    r"""Weigh classes by how rare they are: :math:`w_k = 1 / \ln(1.02 + p_k)`, scaled to mean 1.
+    r"""Weight classes by their rarity: :math:`w_k = 1 / \ln(1.02 + p_k)`, scaled to mean 1.
 
     p is a class's share of the labelled pixels (ENet; Paszke et al., 2016, arXiv 1606.02147): the
-    rarest class weighs up to 35 times what a class that is everywhere would. The mean is over
+    rarest class weighs up to 35 times as much as a class that covers all pixels. The mean is over
     the classes that occur; a class that does not gets 1.
 
     Raises:
@@ -160,15 +160,15 @@ def automatic_weights(pixels: Sequence[int]) -> list[float]:
 
 
 class TaskLoss(ClassWeighing):
-    """The loss terms of a network's answer against labels.
+    """The loss terms of a network's prediction against labels.
 
     Args:
         settings: Which terms, and their weights.
-        classes: How many classes the labels have.
-        align_corners: How the network's logits are enlarged, in training as when it is evaluated.
+        classes: Number of classes in the labels.
+        align_corners: Of the interpolation of the logits, in training as in evaluation.
 
     Raises:
-        InputError: there are not as many class weights as classes.
+        InputError: the number of class weights is not the number of classes.
     """
 
     def __init__(self, settings: Task, classes: int, align_corners: bool = False) -> None:
@@ -178,10 +178,10 @@ class TaskLoss(ClassWeighing):
         self._counted: tuple[Tensor, int, Tensor] | None = None
 
     def shares(self, parts: Sequence[Integer[Tensor, "batch height width"]]) -> list[float]:
-        """Tell what each part of a batch counts, so that the parts' mean is the batch's loss.
+        """Compute the weight of each part of a batch, so that the parts' mean is the batch's loss.
 
-        Exact for the cross-entropy; the mean of Dice, Lovász or the hardest pixels of parts is
-        another thing than that of the batch.
+        Exact for the cross-entropy. The mean over parts of Dice, Lovász or the hardest pixels
+        differs from the value of the whole batch.
         """
         if len(parts) == 1 or self.settings.average == "all":
             return [1.0] * len(parts)
@@ -190,27 +190,27 @@ class TaskLoss(ClassWeighing):
         return [len(parts) * each / (sum(sums) or 1.0) for each in sums]
 
     def _table(self) -> Tensor | None:
-        """Get the class weights where the labels are; copying them in each step would stall it."""
+        """Cache the class weights on the CPU; copying them in each step would synchronise."""
         weights, last = self.class_weights, self._counted
         if weights is None:
             return None
-        # A checkpoint changes them in place, a move to another device replaces them.
+        # Loading a checkpoint changes them in place, moving to another device replaces them.
         if last is None or last[0] is not weights or last[1] != weights._version:
             last = self._counted = weights, weights._version, weights.double().cpu()
         return last[2]
 
     def scaled(self, weights: Sequence[float]) -> Sequence[float]:
-        """Leave weights as they are: the loss divides by their sum."""
+        """Return the weights unchanged: the loss divides by their sum."""
         return weights
 
     def forward(
         self, prediction: Prediction, labels: Integer[Tensor, "batch height width"]
     ) -> dict[str, Tensor]:
-        """Compute the weighted terms of the main head and, if there is one, of the auxiliary."""
+        """Compute the weighted terms of the main head and of any auxiliary heads."""
         settings = self.settings
         logits = prediction.logits
         if settings.dice or settings.lovasz:
-            # They look at all pixels of a class at once, and share the map.
+            # Both need all pixels of a class at once, and share the upsampled map.
             logits = _enlarged(logits, labels, self.align_corners)
         terms = {"task": self._entropy(logits, labels)}
         if settings.dice:

@@ -1,4 +1,4 @@
-"""Where the answers come from that a student learns from; it stands between batch and objective."""
+"""Sources of the teacher's predictions, given a batch; the objective consumes them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -37,20 +37,20 @@ from fakd.types import Prediction, Segmenter
 Image = Float[Tensor, "1 3 height width"]
 Whole = Float[Tensor, "1 classes height width"]
 _COARSENED = 4
-"""Pixels, each way, of a cell of maps that are stored as large as their images: such maps are
-mostly enlarged ones, and hold sixteen times as much. Others keep the grid of their network."""
+"""Stride, in pixels, at which maps stored at full resolution are read. Such maps are mostly
+upsampled ones and are sixteen times as large. Other maps keep the grid of their network."""
 
 
 def require_apart(teacher: Segmenter, student: Segmenter) -> None:
-    """Refuse a student that would learn with the teacher's own weights, which stay as they are.
+    """Refuse a student that shares weights with the teacher, whose weights are frozen.
 
     Raises:
         InputError: they are one object, or share weights or buffers.
     """
     if teacher is student:
         raise InputError(
-            "teacher and student are one network; give the student as a copy, copy.deepcopy(...), "
-            "or the teacher as the folder of its run"
+            "teacher and student are the same object; pass a copy of the student, "
+            "copy.deepcopy(...), or the teacher as the folder of its run"
         )
     names = {
         entry.untyped_storage().data_ptr(): name
@@ -61,52 +61,51 @@ def require_apart(teacher: Segmenter, student: Segmenter) -> None:
         if entry.numel() and (theirs := names.get(entry.untyped_storage().data_ptr())):
             raise InputError(
                 f"teacher and student share weights: {theirs} is the student's {name}; build the "
-                "student anew, or give it as a copy, copy.deepcopy(...)"
+                "student separately, or pass a copy, copy.deepcopy(...)"
             )
 
 
 class Teacher(ABC):
-    """Answers for batches, without gradient and without ever changing.
+    """Predicts for batches, without gradients and without changing state.
 
-    It owns device, precision and memory layout of whatever it asks, and is no module, so that no
-    checkpoint holds it and nothing switches it to training mode. What it is asked about comes as
-    pixels and as `Batch`: a network looks at the pixels, a store of earlier answers at what its
-    `lookup` has added to the batch.
+    It handles device, precision and memory layout of its networks, and is not a module, so that no
+    checkpoint contains it and nothing switches it to training mode. It receives both pixels and
+    `Batch`: a network uses the pixels, stored answers use what their `lookup` added to the batch.
     """
 
     network: Segmenter
-    """What a loss may look at before the first step: classes, and the features' channels."""
+    """What a loss may inspect before the first step: classes, and channels of the features."""
     lookup: FindMaps | None = None
-    """Finds what `Batch.answers` is to hold, in the processes that load samples."""
+    """Computes `Batch.answers`, in the data loader's processes."""
     maps: int = 0
-    """How many maps that are for each sample."""
+    """Number of maps per sample in `Batch.answers`."""
     members: Mapping[str, "Teacher"] = MappingProxyType({})
-    """Whose answers it puts together, by name, if there are several."""
+    """The teachers that it combines, by name, if there are several."""
     remarks: tuple[str, ...] = ()
     """What the user should know before training."""
     scored: bool = True
-    """Whether it answers for the validation images."""
+    """Whether it can predict for the validation images."""
     _fabric: Fabric
 
     @abstractmethod
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
-        """Answer for the images of a batch, in [0, 1] and on the device, on any grid."""
+        """Predict for the images of a batch, in [0, 1] and on the device; the grid is free."""
 
     @abstractmethod
     def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
-        """Answer for a whole image of a part of the data, at its own resolution."""
+        """Compute the logits of a whole image of a split, at full resolution."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Tell it from another teacher."""
+        """Return a string that identifies the teacher."""
 
     @property
     def device(self) -> torch.device:
-        """Where it answers."""
+        """Device of the predictions."""
         return self._fabric.device
 
     def validate(self, split: Split, settings: Settings) -> Scores:
-        """Score the answers on a labelled split; every process gets the scores of the whole."""
+        """Score the teacher on a labelled split; every process gets the scores of the whole."""
         fabric, classes = self._fabric, self.network.classes
         share = range(fabric.global_rank, len(split), fabric.world_size)
         matrix = torch.zeros(classes, classes, dtype=torch.long, device=fabric.device)
@@ -122,7 +121,7 @@ class Teacher(ABC):
 def scores_of(
     teacher: Teacher, split: Split, settings: Settings, title: str, console: Console
 ) -> tuple[Scores, dict[str, float]]:
-    """Score a teacher, and the mIoU of each of those it puts together; says all of them."""
+    """Score a teacher; return and print its scores and the mIoU of each member."""
     members = {name: each.validate(split, settings).miou for name, each in teacher.members.items()}
     scores = teacher.validate(split, settings)
     for name, miou in [*members.items(), ("", scores.miou)]:
@@ -132,16 +131,16 @@ def scores_of(
 
 
 class NetworkTeacher(Teacher):
-    """A network that is asked anew for every batch.
+    """A network that is run on every batch.
 
     Args:
         network: is frozen, put into evaluation mode and moved to the device of ``fabric``.
-        fabric: says where and how precisely to compute.
-        hardware: says in which memory layout.
+        fabric: device and precision.
+        hardware: memory layout, the teacher's own precision, and whether to compile.
     """
 
     def __init__(self, network: Segmenter, fabric: Fabric, hardware: Hardware) -> None:
-        # Before it is moved: an exported program is told by its answer.
+        # Before it is moved: an exported program is identified by its output.
         self._fingerprint = fingerprint(network)
         self.network = network.eval().requires_grad_(False).to(fabric.device)
         if hardware.channels_last:
@@ -159,12 +158,12 @@ class NetworkTeacher(Teacher):
         return prediction
 
     def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
-        """Show it the image."""
+        """Run the network on the image."""
         with self.computing():
             return predict_logits(self.network, image, inference)
 
     def computing(self) -> AbstractContextManager:
-        """Compute as precisely as is asked of teachers, or else of all networks."""
+        """Enter the teacher's precision or, if it has none of its own, the run's."""
         if self._precision is None:
             return self._fabric.autocast()
         kind = torch.float16 if self._precision == "fp16" else torch.bfloat16
@@ -175,13 +174,13 @@ class NetworkTeacher(Teacher):
         return self._fingerprint
 
     def validate(self, split: Split, settings: Settings) -> Scores:
-        """Score the network as any other, as precisely as it answers."""
+        """Score the network like any other, in the teacher's precision."""
         found = validate_images(self._fabric, self.network, split, settings, self.computing())
         return found[0]
 
 
 class Silent(Segmenter):
-    """What stands for the network behind stored answers: it can be looked at and not asked."""
+    """Placeholder for the network of a teacher that has none to run: facts without weights."""
 
     def __init__(self, classes: int, names: tuple[str, ...] | None, channels: int | None) -> None:
         super().__init__()
@@ -190,21 +189,23 @@ class Silent(Segmenter):
 
     @property
     def classifier(self) -> nn.Conv2d | None:
-        """Its weights are not stored, its sizes are."""
+        """A classifier on the meta device: shape without weights."""
         return self._final
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
-        """Refuse: there is no network."""
-        raise InputError("stored answers cannot be asked about other images; give the network")
+        """Refuse: there is no network to run."""
+        raise InputError(
+            "stored answers exist only for the images they were computed from; give the network"
+        )
 
 
 class StoredTeacher(Teacher):
-    """Answers given earlier for whole images; each view's are cut as its image is.
+    """Stored answers to whole images, augmented geometrically like each image.
 
     Args:
         answers: an opened folder.
-        data: whose training images all have an answer; whose validation images may.
-        fabric: says where answers are wanted.
+        data: all training images need a stored answer; validation images may have one.
+        fabric: device of the predictions.
     """
 
     def __init__(self, answers: Answers, data: SegmentationData, fabric: Fabric) -> None:
@@ -226,29 +227,29 @@ class StoredTeacher(Teacher):
         self.remarks = (*answers.remarks, *unscored)
 
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
-        """Take what was looked up."""
+        """Return the answers that the data loader looked up."""
         if not batch.answers:
-            raise InputError("expected a batch with the answers that the teacher's lookup finds")
+            raise InputError("expected a batch with answers, as the teacher's lookup adds them")
         return Prediction(*(each.to(images.device, non_blocking=True) for each in batch.answers))
 
     def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
-        """Enlarge the stored map; how it was shown the image was decided then."""
+        """Upsample the stored logits; ``inference`` was fixed when they were stored."""
         height, width = image.shape[-2:]
         maps = self.answers.read(part, self._places[part][index], (height, width))
         logits = torch.from_numpy(maps.logits)[None].to(image.device)
         return F.interpolate(logits, (height, width), mode="bilinear")
 
     def fingerprint(self) -> str:
-        """Tell that of the answers."""
+        """Return the fingerprint of the stored answers."""
         return self.answers.fingerprint
 
 
 class MappedTeacher(Teacher):
-    """A teacher of other classes, whose probabilities are summed into the student's.
+    """A teacher with other classes, whose probabilities are summed into the student's classes.
 
     Args:
-        teacher: whom to ask.
-        table: the teacher's classes of each of the student's.
+        teacher: the teacher with its own classes.
+        table: for each student class, the teacher classes that make it up.
         names: the student's class names.
     """
 
@@ -265,27 +266,27 @@ class MappedTeacher(Teacher):
         }
 
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
-        """Map the teacher's answer; labels tell apart what is one class to the teacher."""
+        """Map the teacher's prediction; labels separate classes that are one to the teacher."""
         found = self.inner.answer(images, batch)
         labels = labels_on_grid_of(found.logits, batch.labels.to(images.device, non_blocking=True))
         return Prediction(map_classes(found.logits, self._table, labels), found.features)
 
     def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
-        """Map the teacher's answer, without any label."""
+        """Map the teacher's prediction, without labels."""
         return map_classes(self.inner.predict(image, index, inference, part), self._table)
 
     def fingerprint(self) -> str:
-        """Tell that of the teacher; the recipe holds the class map."""
+        """Return the inner teacher's fingerprint; the class map is in the recipe."""
         return self.inner.fingerprint()
 
 
 class MixedTeacher(Teacher):
-    """Several teachers, whose class probabilities are averaged; it shows no features.
+    """Several teachers, whose class probabilities are averaged; it has no features.
 
     Args:
-        members: whom to ask, by name, all of the same classes.
-        weights: how much each counts.
-        by: whether the same everywhere, or times how sure each teacher is of a pixel.
+        members: the teachers by name, all with the same classes.
+        weights: the weight of each.
+        by: whether weights are constant, or multiplied by each teacher's confidence per pixel.
     """
 
     def __init__(self, members: Mapping[str, Teacher], weights: Sequence[float], by: By) -> None:
@@ -294,7 +295,7 @@ class MixedTeacher(Teacher):
         for each in others:
             if each.network.classes != first.network.classes:
                 raise InputError(
-                    f"expected teachers of the same classes, got {first.network.classes} and "
+                    f"expected teachers with the same classes, got {first.network.classes} and "
                     f"{each.network.classes}; map one of them with classes_from"
                 )
         self._fabric = first._fabric
@@ -308,7 +309,7 @@ class MixedTeacher(Teacher):
         self.remarks = tuple(dict.fromkeys(remarks))
 
     def answer(self, images: Float[Tensor, "batch 3 height width"], batch: Batch) -> Prediction:
-        """Ask every teacher; coarser answers come to the finest grid."""
+        """Run every teacher and average on the finest of their grids."""
         found, first = [], 0
         for each in self.members.values():
             own = batch._replace(answers=batch.answers[first : first + each.maps])
@@ -318,12 +319,12 @@ class MixedTeacher(Teacher):
         return Prediction(mix_logits([on_grid_of(finest, each) for each in found], *self._how))
 
     def predict(self, image: Image, index: int, inference: Inference, part: str = "val") -> Whole:
-        """Ask every teacher."""
+        """Run every teacher and average."""
         found = [each.predict(image, index, inference, part) for each in self.members.values()]
         return mix_logits(found, *self._how)
 
     def fingerprint(self) -> str:
-        """Join those of the teachers; the recipe holds their weights."""
+        """Join the members' fingerprints; their weights are in the recipe."""
         return "-".join(each.fingerprint() for each in self.members.values())
 
     @property
@@ -332,7 +333,7 @@ class MixedTeacher(Teacher):
 
 
 class _Lookups:
-    """Several lookups, one after the other; can be sent to other processes."""
+    """Concatenates the results of several lookups; picklable."""
 
     def __init__(self, lookups: Sequence[FindMaps]) -> None:
         self._lookups = lookups
@@ -342,7 +343,7 @@ class _Lookups:
 
 
 def open_teacher(teacher: Any, classes: int | None = None) -> Segmenter | Source:
-    """Open what a flag or a caller names: a network by any of its names, or a source of answers."""
+    """Open a teacher: a network by any specifier, or a source of answers."""
     if isinstance(teacher, Source):
         return teacher
     spec = described(str(teacher), resolve) if isinstance(teacher, str | Path) else None
@@ -359,10 +360,10 @@ def teacher_of(
     hardware: Hardware,
     any_classes: bool = False,
 ) -> Teacher:
-    """Make what answers batches: of a network, of stored answers, of several teachers.
+    """Build a `Teacher` from a network, stored answers, or several teachers.
 
     Raises:
-        InputError: answers are missing, not finite, or of other classes than the data's.
+        InputError: stored answers are missing or not finite, or the classes are not the data's.
     """
     return _made(teacher, data, fabric, hardware, None if any_classes else data.classes)
 
@@ -387,7 +388,7 @@ def _made(
 
 
 def _title(teacher: Any) -> str:
-    """Name a teacher among several."""
+    """Return a teacher's display name."""
     if isinstance(teacher, Stored):
         return teacher.path.name
     if isinstance(teacher, Mapped):

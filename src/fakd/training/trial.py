@@ -1,4 +1,4 @@
-"""Before a long run: what its first steps do."""
+"""Trial of a run's first steps, to judge its settings before training."""
 
 import math
 import time
@@ -22,48 +22,48 @@ from fakd.types import Segmenter
 _STEPS = 8
 _FEWEST = 2
 _LOST = 2.0
-"""How many times larger than at the start the loss of a batch that is repeated must not become."""
+"""Factor by which the loss of a repeated batch may grow at most."""
 _UNBALANCED = 100.0
-"""How many times smaller one of two gradients is where it no longer matters."""
+"""Ratio of two gradients from which on the smaller one is negligible."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What the first steps on one batch showed."""
+    """Measurements of the first steps on one batch."""
 
     terms: Mapping[str, float]
     """Every weighted loss term before the first step."""
     task: float
-    """Norm of the gradient of the task's terms alone, over the weights of the network."""
+    """Gradient norm of the task's terms, over the weights of the network."""
     distillation: float | None
-    """Of all other terms; None where there are none."""
+    """Gradient norm of all other terms; None if there are none."""
     losses: Sequence[float]
-    """Sum of the terms at each step, all on the same batch and at the highest learning rate."""
+    """Sum of the terms at each step, all on the same batch and at the peak learning rate."""
     step_seconds: float
     batch_seconds: float
-    """To read a batch in this process."""
+    """Time to read a batch in this process."""
     image_seconds: float
-    """To evaluate one validation image."""
+    """Time to evaluate one validation image."""
     memory: int
-    """Peak, in bytes."""
+    """Peak memory in bytes."""
 
     @property
     def ratio(self) -> float | None:
-        """How large the distillation's gradient is, with the task's as the unit."""
+        """Ratio of the distillation's gradient norm to the task's."""
         if self.distillation is None or not self.task:
             return None
         return self.distillation / self.task
 
 
 def try_steps(training: Training, seconds: float) -> Trial:
-    """Make a few steps on the first batch; the network's weights are put back afterwards.
+    """Run a few steps on the first batch; the network's weights are restored afterwards.
 
     Args:
-        training: one without a folder, at a constant learning rate.
-        seconds: when no further step is begun, once two are made.
+        training: a run without a folder, at a constant learning rate.
+        seconds: time limit, after which no step starts except the first two.
 
     Raises:
-        MemoryError: they would need, or have needed, more than there is.
+        MemoryError: the estimated or the actual memory needed is more than there is.
     """
     network, settings = training.network, training.settings
     try:
@@ -112,7 +112,7 @@ def _evaluated(network: Segmenter, training: Training, settings: Settings) -> fl
 
 
 def _gradients(training: Training, batch: Batch) -> tuple[dict[str, float], float, float | None]:
-    """Compute the terms of a part of a batch, and the norms of the gradients of both kinds."""
+    """Compute the terms of the batch's first part, and the gradient norms of task and others."""
     objective, teacher, device = training.objective, training.teacher, training.fabric.device
     part = batch.parts(training.settings.schedule.accumulate)[0]
     images = to_unit(part.images.to(device))
@@ -138,11 +138,11 @@ def _norm(terms: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> float:
 
 
 def usual_rates(optimizer: Optimizer, batch_size: int) -> tuple[float, float]:
-    """Tell between which learning rates networks of this kind are usually trained.
+    """Return the usual range of learning rates for an optimiser.
 
-    Published recipes have 0.01 for SGD and 0.0001 for Adam and its kin at 16 images, within a
-    factor of 4 (8 for Adam); it grows with the batch, or with its root for Adam (Goyal et al.,
-    2017, arXiv 1706.02677; Malladi et al., 2022, arXiv 2205.10287).
+    Published recipes use 0.01 for SGD and 0.0001 for Adam and its variants at 16 images, within a
+    factor of 4 (8 for Adam). The rate grows with the batch size, or with its square root for Adam
+    (Goyal et al., 2017, arXiv 1706.02677; Malladi et al., 2022, arXiv 2205.10287).
     """
     share = batch_size / 16
     if optimizer.kind == "SGD":
@@ -151,7 +151,7 @@ def usual_rates(optimizer: Optimizer, batch_size: int) -> tuple[float, float]:
 
 
 def is_transformer(network: nn.Module) -> bool:
-    """Tell whether layer norms outnumber batch norms, as they do in transformers."""
+    """Tell whether layer norms outnumber batch norms, as in transformers."""
     kinds = [type(each).__name__ for each in network.modules()]
     return sum("LayerNorm" in kind for kind in kinds) > sum("BatchNorm" in kind for kind in kinds)
 
@@ -159,20 +159,18 @@ def is_transformer(network: nn.Module) -> bool:
 def of_steps(
     trial: Trial, network: nn.Module, schedule: Schedule, optimizer: Optimizer
 ) -> list[Finding]:
-    """Judge learning rate, optimiser and balance of the losses by the first steps."""
+    """Judge learning rate, optimiser and balance of the losses from the first steps."""
     found = []
     rate, losses = schedule.learning_rate or 0.0, trial.losses
     low, high = usual_rates(optimizer, schedule.batch_size)
-    usual = (
-        f"{low:.2g} to {high:.2g} are usual for {optimizer.kind} at {schedule.batch_size} images"
-    )
+    usual = f"{low:.2g} to {high:.2g} is usual for {optimizer.kind} at {schedule.batch_size} images"
     finite = all(map(math.isfinite, losses))
     if not math.isfinite(losses[0]):
         wrong = ", ".join(name for name, value in trial.terms.items() if not math.isfinite(value))
         text = f"the loss is not finite before any step ({wrong or 'in training mode'})"
-        found.append(Finding(Weight.STOPS, f"{text}; look at the weights and the images"))
+        found.append(Finding(Weight.STOPS, f"{text}; check the weights and the images"))
     elif not finite or losses[-1] > _LOST * losses[0]:
-        how = f"from {losses[0]:.3g} to {losses[-1]:.3g}" if finite else "beyond all numbers"
+        how = f"from {losses[0]:.3g} to {losses[-1]:.3g}" if finite else "to infinity or NaN"
         found.append(
             Finding(
                 Weight.HARMS if schedule.warmup else Weight.STOPS,
@@ -182,7 +180,7 @@ def of_steps(
         )
     elif not low <= rate <= high:
         side = "above" if rate > high else "below"
-        text = f"learning rate {rate:g} is {side} what is usual: {usual}"
+        text = f"learning rate {rate:g} is {side} the usual range: {usual}"
         found.append(Finding(Weight.HARMS, f"{text}; give --schedule.learning_rate"))
     if optimizer.kind == "SGD" and is_transformer(network):
         warmup = min(1500, schedule.steps // 10)
@@ -194,7 +192,7 @@ def of_steps(
             )
         )
     if (ratio := trial.ratio) is not None and not 1 / _UNBALANCED <= ratio <= _UNBALANCED:
-        which, end = ("swamps", "lower") if ratio > 1 else ("hardly matters beside", "raise")
+        which, end = ("dominates", "lower") if ratio > 1 else ("hardly matters against", "raise")
         found.append(
             Finding(
                 Weight.HARMS,
@@ -206,12 +204,12 @@ def of_steps(
 
 
 def noted(text: str) -> Finding:
-    """Make a finding of what the user should know."""
+    """Create a finding that only informs."""
     return Finding(Weight.TELLS, text)
 
 
 def of_names(network: Segmenter, data: SegmentationData) -> list[Finding]:
-    """Judge whether a teacher's classes are the data's, by what they are called."""
+    """Judge by their names whether a teacher's classes are the data's."""
     theirs = [name.lower() for name in network.class_names or ()]
     ours = [name.lower() for name in data.class_names]
     differing = [(i, j) for i, j in zip(theirs, ours, strict=False) if i != j]
@@ -222,4 +220,4 @@ def of_names(network: Segmenter, data: SegmentationData) -> list[Finding]:
         text = f"the teacher has the data's classes in another order ({first})"
         return [Finding(Weight.STOPS, f"{text}; map them: fakd classes, then --classes_from")]
     text = f"{len(differing)} of {len(ours)} class names of the teacher differ ({first})"
-    return [Finding(Weight.HARMS, f"{text}; if they mean other things, map them with fakd classes")]
+    return [Finding(Weight.HARMS, f"{text}; if the meanings differ, map them with fakd classes")]

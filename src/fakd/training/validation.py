@@ -1,4 +1,4 @@
-"""Scoring a network on the validation samples, each process taking its share."""
+"""Scoring of a network on the validation samples, divided over the processes."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, suppress
@@ -21,14 +21,14 @@ from fakd.types import Segmenter
 
 
 def require_same_classes(network: Segmenter, data: SegmentationData) -> None:
-    """Refuse a network for data with another number of classes.
+    """Refuse a network whose number of classes is not the data's.
 
     Raises:
         InputError: names both numbers.
     """
     if network.classes != data.classes:
         raise InputError(
-            f"the network knows {network.classes} classes, {data.name} has {data.classes}; "
+            f"the network has {network.classes} classes, {data.name} has {data.classes}; "
             "choose data with its classes, or build a network for these"
         )
 
@@ -40,14 +40,14 @@ def validate_images(
     settings: Settings,
     computing: AbstractContextManager | None = None,
 ) -> tuple[Scores, Int[Tensor, "3 images classes"]]:
-    """Score a network, and count each image's pixels by class: right, labelled, predicted.
+    """Score a network, and count each image's pixels by class: correct, labelled, predicted.
 
-    Every process gets the scores of the whole labelled split. Sums over images give the scores;
-    resampled images give their uncertainty. ``computing`` says how precisely, if not as a run does.
+    Every process gets the scores of the whole labelled split. The counts serve to resample images
+    for confidence intervals. ``computing`` sets another precision than the run's.
 
     Raises:
-        FloatingPointError: answers are infinite or NaN, to whichever process.
-        Interrupted: a signal asks to stop; what was counted is lost.
+        FloatingPointError: outputs are infinite or NaN, on any process.
+        Interrupted: a signal asked to stop; the counts so far are lost.
     """
     share = range(fabric.global_rank, len(split), fabric.world_size)
     samples = evaluation_samples(split, settings.hardware.workers, share)
@@ -72,7 +72,7 @@ def validate_images(
     if number := agreed():
         raise Interrupted(number)
     if largest(int(matrix is None)) or matrix is None:
-        raise FloatingPointError("the network's answers are infinite or NaN")
+        raise FloatingPointError("the network's output is infinite or NaN")
     if not summed(matrix).any():
         raise InputError(
             "no validation pixel has a class, so there is nothing to score; label some"
@@ -81,17 +81,17 @@ def validate_images(
 
 
 def refuse_degenerate_teacher(scores: Scores, data: str) -> None:
-    """Refuse a teacher that is no better than naming the most frequent class everywhere.
+    """Refuse a teacher that is no better than predicting the most frequent class everywhere.
 
     Raises:
-        InputError: it is not; usually its classes are ordered or its input normalised otherwise.
+        InputError: it is not; usually its class order or its normalisation is wrong.
     """
     pixels = scores.pixels.tolist()
     blind = max(pixels) / sum(pixels) / sum(count > 0 for count in pixels)
-    # Both are rounded: a mean of quotients and a quotient are equal but for their last bits.
+    # Rounded differently: a mean of quotients and a quotient may differ in their last bits.
     if not scores.miou > blind * (1 + 1e-9):
         raise InputError(
-            f"the teacher scores {100 * scores.miou:.2f} mIoU on {data}, no better than naming one "
-            "class everywhere; check its class order and normalisation, or give "
+            f"the teacher scores {100 * scores.miou:.2f} mIoU on {data}, no better than predicting "
+            "one class everywhere; check its class order and normalisation, or give "
             "--check_teacher false"
         )

@@ -1,4 +1,4 @@
-"""What teacher and student are and how they fit together: facts, and a table of them."""
+"""Facts on teacher and student and on how their outputs are matched, and a table of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,16 +21,16 @@ from fakd.types import Segmenter
 
 _WIDEST = 80
 _BESIDE = 2
-"""Networks that a table has side by side."""
+"""Networks side by side in one table."""
 
 
 class Wiring(NamedTuple):
-    """Who takes part in a run, and what happens between them; plain values, as JSON holds them."""
+    """The networks of a run and what connects them, as JSON-serialisable values."""
 
     parts: list[dict[str, str]]
-    """Facts by name, of the teachers and then the student; ``role`` says which it is."""
+    """Facts by name: the teachers, then the student; ``role`` names which."""
     between: list[str]
-    """What is done so that they fit."""
+    """Sentences on how their outputs are matched and compared."""
 
 
 def wiring(
@@ -40,7 +40,7 @@ def wiring(
     settings: Settings,
     teacher: Teacher | None = None,
 ) -> Wiring:
-    """Put together what is known of the networks of a run; weights and draws stay as they are."""
+    """Collect facts on the networks of a run; weights and random states are unchanged."""
     taught, size, task = teacher is not None, settings.augmentation.crop, objective.task
     weight = 0.0 if task is None else task.settings.auxiliary_weight
     beside = f"trained, with weight {weight:g}" if weight else "ignored"
@@ -75,7 +75,7 @@ def _loss(objective: Distillation) -> str:
 def _teachers(
     role: str, teacher: Teacher, data: SegmentationData, size: tuple[int, int]
 ) -> list[tuple[str, dict[str, str], str]]:
-    """List role, facts and stride of each whose answers come."""
+    """List role, facts and stride of every teacher."""
     if isinstance(teacher, MixedTeacher):
         members = teacher.members.items()
         named = [(f"{role} {name}", each) for name, each in members]
@@ -90,7 +90,7 @@ def _teachers(
         facts = {
             "library": "stored answers",
             "network": Path(teacher.answers.title).name,
-            "images": "is asked no more",
+            "images": "not run",
             "logits": f"stride {teacher.stride}",
             "features": f"{channels} channels" if channels else "not stored",
             "classes": _classes(teacher.network, data),
@@ -103,7 +103,7 @@ def _teachers(
 def _facts(
     network: Segmenter, data: SegmentationData, size: tuple[int, int], beside: str
 ) -> tuple[dict[str, str], str]:
-    """Say what a network is; the second is its stride."""
+    """Collect facts on a network; the second value is its stride."""
     foreign = isinstance(network, Adapted)
     probe = cast(Probe, network.probe) if foreign else None
     heads: Sequence[str] = probe.auxiliary if probe else ()
@@ -144,7 +144,7 @@ def _facts(
         "logits": f"stride {stride}{undone}",
         "features": f"{classifier.in_channels} channels{through}"
         if classifier is not None
-        else f"not seen: {network.opaque or 'it shows only logits'}",
+        else f"not found: {network.opaque or 'it exposes only logits'}",
         "classes": _classes(network, data),
         "auxiliary": f"{', '.join(heads)}: {beside}" if heads else "none",
     }, str(stride)
@@ -156,7 +156,7 @@ def _library(network: Segmenter) -> str:
 
 
 def name_of(network: Segmenter) -> str:
-    """Call a network by what built it, and its backbone."""
+    """Name a network by its builder and backbone."""
     config = network.config or {}
     built = str(config.get("class_path") or type(network).__name__).rpartition(".")[2]
     backbone = (config.get("init_args") or {}).get("backbone")
@@ -171,18 +171,18 @@ def _classes(network: Segmenter, data: SegmentationData) -> str:
     if network.class_names is None:
         return f"{network.classes}, without names"
     differing = len(called_otherwise(network, data))
-    said = f"{differing} called otherwise than the data's" if differing else "named as the data's"
+    said = f"{differing} named unlike the data's" if differing else "named as the data's"
     return f"{network.classes}, {said}"
 
 
 def called_otherwise(network: Segmenter, data: SegmentationData) -> list[tuple[str, str]]:
-    """List a network's class names that differ from the data's at the same place, and these."""
+    """List pairs of class names, the network's and the data's, that differ at the same index."""
     pairs = zip(network.class_names or (), data.class_names, strict=False)
     return [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]
 
 
 def rows_of(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
-    """Lay facts out in rows: the fact's name, then each network's; the roles come first.
+    """Arrange facts in rows: the fact's name, then each network's value; first row: the roles.
 
     >>> rows_of([{"role": "teacher", "classes": "3"}, {"role": "student", "images": "any"}])
     [('', 'teacher', 'student'), ('classes', '3', ''), ('images', '', 'any')]
@@ -193,7 +193,7 @@ def rows_of(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
 
 
 def opening(data: SegmentationData, settings: Settings, device: torch.device) -> str:
-    """Say in a line what a run learns from, what it is scored on, how long and where it goes."""
+    """Summarise a run in one line: data, number of images and classes, steps and device."""
     images, labelled = len(data.train), len(data.train.labelled_indices())
     few = "" if labelled == images else f" ({labelled:,} with labels)"
     schedule = settings.schedule
@@ -204,7 +204,7 @@ def opening(data: SegmentationData, settings: Settings, device: torch.device) ->
 
 
 def show_wiring(console: Console, wired: Wiring) -> None:
-    """Print the networks side by side, at most 80 letters wide, and what is done between them."""
+    """Print the networks side by side, at most 80 characters wide, and what connects them."""
     for first in range(0, len(wired.parts), _BESIDE):
         heading, *rows = rows_of(wired.parts[first : first + _BESIDE])
         table = Table(box=None, header_style="bold", width=min(_WIDEST, console.width))
