@@ -300,9 +300,9 @@ def test_images_without_labels_are_spoken_for_and_said(teacher, tmp_path, capsys
     ("flags", "reason"),
     [
         (["--data.labelled=4", "--schedule.unlabelled_share=0.5"], "needs unlabelled training"),
-        (["--data.labelled=7"], "labelled asks for 7 images, and train has 4"),
+        (["--data.labelled=7"], "labelled asks for 7 images, but train has 4"),
         (["--schedule.unlabelled_share=1.5"], "schedule.unlabelled_share from 0 to 1"),
-        (["--data.unlabelled=nowhere"], "expected a folder of unlabelled images"),
+        (["--data.unlabelled=nowhere"], "there is no folder of unlabelled images"),
     ],
 )
 def test_a_share_that_cannot_be_leaves_no_folder(teacher, tmp_path, capsys, flags, reason):

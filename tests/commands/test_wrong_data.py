@@ -84,7 +84,7 @@ def test_a_misnamed_folder_of_masks_is_named(data, teacher, capsys):
     assert not (data.parent / "run").exists()
     assert run("distill", teacher) == 0
     printed = capsys.readouterr().out
-    assert "warning: train has no masks, as there is no data/train/masks" in printed
+    assert "warning: train has no masks: there is no data/train/masks" in printed
     assert "images, labels" in printed
 
 

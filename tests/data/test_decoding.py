@@ -331,7 +331,7 @@ def test_a_range_that_images_do_not_have_is_refused_or_said(made_up):
     text = "classes: [road, car]\nrange: [0, {}]\n"
     made_up.describe(text.format(4095))
     error = message(lambda: folder(made_up.root).val[0])
-    assert "numbers of 0 to 255, but white is 4095 by range: [0, 4095]" in error
+    assert "values from 0 to 255, but range: [0, 4095] in the description says" in error
     for white, words in ((9, "beyond range: [0, 9]"), (200, "")):
         made_up.describe(text.format(white))
         found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
@@ -342,8 +342,8 @@ def test_a_range_that_images_do_not_have_is_refused_or_said(made_up):
     found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
     assert found
     for text in found:
-        assert "images hold numbers of up to 3" in text
-        assert "nearly black by range: [0, 200]" in text
+        assert "images hold values up to 3" in text
+        assert "nearly black with range: [0, 200]" in text
 
 
 def test_lists_may_spell_paths_in_any_way(made_up):

@@ -107,7 +107,7 @@ def test_training_images_may_be_unlabelled_but_not_validation(made_up):
     data = folder(made_up.root)
     assert not data.train.labelled
     assert data.train[0].labels is None
-    assert "train has no masks, as there is no" in data.remarks[0]
+    assert "train has no masks: there is no" in data.remarks[0]
     assert "holds images; without them only fakd distill" in data.remarks[0]
     shutil.rmtree(made_up.root / "val/masks")
     assert "expected a folder" in (text := message(lambda: folder(made_up.root)))
@@ -273,7 +273,7 @@ def test_a_mask_of_a_photo_as_it_is_stored_is_recognised(made_up):
     made_up.mask("val/masks/b.png", np.zeros((4, 10), np.uint8))
     text = message(lambda: folder(made_up.root).val[1])
     assert "is 10x4" in text
-    assert "b.jpg is 4x10 once turned as its EXIF says; turn the mask" in text
+    assert "b.jpg is 4x10 after EXIF rotation; rotate the mask" in text
     made_up.mask("val/masks/b.png", np.zeros((5, 10), np.uint8))
     assert "EXIF" not in message(lambda: folder(made_up.root).val[1])
 
@@ -341,7 +341,7 @@ def test_a_missing_description_is_what_data_check_proposes(made_up, tmp_path, mo
     [
         ("clases: [a, b]", ["clases", "'classes'"]),
         ("classes: [a]\nfoo: 1", ["'foo'", "keys are", "ignore"]),
-        ("ignore: [0]", ["lacks classes", "classes: ["]),
+        ("ignore: [0]", ["has no classes", "classes: ["]),
         ("classes: road", ["classes must be a list", "'road'"]),
         ("classes: []", ["1 to 32767", "got 0"]),
         ("classes: [a, no]", ["needs a name", "False", "quotes"]),

@@ -43,9 +43,9 @@ def test_a_pattern_a_list_or_a_folder_says_which_images_belong_together(clips):
     ("value", "words"),
     [
         (3, "group must be folder, a pattern such as"),
-        ("(", "no regular expression"),
+        ("(", "not a regular expression"),
         ("clip", "one part in parentheses"),
-        ("none.txt", "which is no file"),
+        ("none.txt", "which does not exist"),
     ],
 )
 def test_what_names_no_groups_is_refused(tmp_path, value, words):

@@ -102,7 +102,7 @@ def test_a_link_to_nothing(sound):
     path = sound.root / "train/images/train_d.png"
     path.unlink()
     path.symlink_to(sound.root / "gone.png")
-    single(sound, "cannot read", "train_d.png", "a link to nothing")
+    single(sound, "cannot read", "train_d.png", "a broken link")
 
 
 def test_a_mask_of_another_size(sound):
@@ -220,12 +220,18 @@ def test_a_mask_of_a_photo_as_it_is_stored(sound):
     Image.fromarray(np.full((6, 8, 3), 50, np.uint8)).save(path, exif=exif)
     found = texts(sound, Weight.STOPS)
     assert len(found) == 1
-    assert "train_a.jpg is 6x8 once turned as its EXIF says); turn the mask" in found[0]
+    assert "train_a.jpg is 6x8 after EXIF rotation); rotate the mask" in found[0]
 
 
 def test_a_folder_of_masks_that_is_called_otherwise(sound):
     (sound.root / "train/masks").rename(sound.root / "train/labels")
-    single(sound, "train has no masks", "holds images, labels", "if it is", weight=Weight.HARMS)
+    single(
+        sound,
+        "train has no masks",
+        "holds images, labels",
+        "if the masks are there",
+        weight=Weight.HARMS,
+    )
     (sound.root / "train/labels").rename(sound.root / "labels")
     single(sound, "train has no masks", "only fakd distill can train on it", weight=Weight.TELLS)
 
@@ -514,7 +520,7 @@ val: {images: "val/images/{name}.png", masks: "val/masks/{name}.png", list: gone
     )
     stops = texts(sound, Weight.STOPS)
     for part in (
-        "train_a.png stands in two parts of train",
+        "train_a.png is in two parts of train",
         "expected a folder",
         "expected a list of images",
     ):
@@ -527,7 +533,7 @@ def test_a_list_that_is_no_text_is_said_once(sound):
     (sound.root / "l.txt").write_bytes(b"\xff\xfe\x00")
     stops = [text for text in texts(sound, Weight.STOPS) if "l.txt" in text]
     assert len(stops) == 1
-    assert "it is no text" in stops[0]
+    assert "it is not text" in stops[0]
 
 
 def test_images_none_of_which_has_a_mask_are_said_once(sound):

@@ -90,10 +90,10 @@ def test_lists_exclude_from_all_that_match_and_may_lie_beside_the_description(ow
     (own.root / "held-out.txt").write_text("north/1\n")
     assert [pair.name for pair in folder(own.root, described).train.pairs] == ["south/2"]
     (own.root / "held-out.txt").write_text("north/1\nsouth/2\n")
-    assert "held-out.txt names no image to take" in message(lambda: folder(own.root, described))
+    assert "held-out.txt leaves no image to use" in message(lambda: folder(own.root, described))
     (own.root / "held-out.txt").write_text("north/1\nnorth/l\n")
     said = message(lambda: folder(own.root, described))
-    assert "held-out.txt excepts north/l, which no image is called" in said
+    assert "held-out.txt excludes north/l, but no image has that name" in said
     (own.root / "held-out.txt").unlink()
     (elsewhere / "held-out.txt").unlink()
     assert "held-out.txt" in message(lambda: folder(own.root, described))
@@ -184,9 +184,9 @@ def test_what_is_missing_is_named(own):
     says("expected a list", "learn.txt", "test.txt", "change train in")
     own.list("learn.txt", "north/1")
     (root / "truth/north/1_ids.png").rename(root / "truth/north/1_colors.png")
-    says("no mask", "1_ids.png", "1_colors.png is there, but holds colours")
+    says("no mask", "1_ids.png", "1_colors.png exists, but holds colours")
     (root / "truth/north/1_colors.png").rename(root / "truth/north/1.png")
-    says("1.png is there, but is named otherwise")
+    says("1.png exists, but has another name")
     (root / "truth/north/1.png").rename(root / "truth/north/10_ids.png")
     assert "is there" not in message(lambda: folder(root))
     (root / "truth").rename(root / "moved")
@@ -197,7 +197,7 @@ def test_what_is_missing_is_named(own):
     says("photos holds no file like photos/{name}_rgb.png")
     (root / "learn.txt").write_bytes(b"\0\1")
     own.describe(LAYOUT)
-    says("cannot read the list", "learn.txt", "no text")
+    says("cannot read the list", "learn.txt", "not UTF-8 text")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_counts_are_remarked(own, count, words):
         (["im_01", "im_03"], 3, ["2 of the described's 3", "for example, im_02.png"]),
         (["im_02", "im_03"], 3, ["for example, im_01.png"]),
         (["im_01", "im_02"], 4, ["for example, im_03.png"]),
-        (["im_01", "x"], 3, ["the others should lie under"]),
+        (["im_01", "x"], 3, ["the others should be in"]),
         (["im_01", "im_02"], 1, ["2 images", "more than", "1;"]),
     ],
 )
@@ -244,7 +244,7 @@ def test_numbered_images_that_are_missing_are_named(made_up, names, count, words
         ("train: [x]", ["train must say where", "images/{name}.jpg"]),
         ("train: []", ["train must say where"]),
         ("train: {image: 'a/{name}.jpg'}", ["'image'", "'images'"]),
-        ("train: {masks: 'a/{name}.jpg'}", ["lacks images"]),
+        ("train: {masks: 'a/{name}.jpg'}", ["has no images:"]),
         ("train: {images: a/*.jpg}", ["{name}", "a/*.jpg"]),
         ("train: {images: 'a/{name}'}", ["suffix", "a/{name}"]),
         ("train: {images: '{name}/{name}.jpg'}", ["once"]),
@@ -336,10 +336,10 @@ def test_an_image_beside_masks_that_has_none_is_still_missed(made_up):
 
 def test_an_image_is_never_its_own_mask(made_up):
     root = beside(made_up, "a", image="all/{}.png", mask="all/{}.png")
-    assert "image and mask at once" in message(lambda: folder(root))
+    assert "matches both images: and masks:" in message(lambda: folder(root))
     made_up.list("list.txt", "a")
     made_up.describe((root / "dataset.yaml").read_text().replace("}\n", ", list: list.txt}\n"))
-    assert "image and mask at once" in message(lambda: folder(root))
+    assert "matches both images: and masks:" in message(lambda: folder(root))
 
 
 def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):

@@ -102,7 +102,7 @@ def test_an_index_is_remembered_while_its_shard_is_the_same(root, monkeypatch):
 def test_a_copy_of_a_validation_image_in_a_shard_is_left_out(root):
     pack(root / "more.tar", {"w.png": png(7), "x.png": png(101), "y.png": png(8)})
     data = folder(root, unlabelled=str(root / "more.tar"))
-    assert any("1 unlabelled image is left out, being in val" in each for each in data.remarks)
+    assert any("1 unlabelled image is left out, also in val" in each for each in data.remarks)
     assert [data.train.name(index)[-1] for index in range(len(data.train))][-2:] == ["w", "y"]
 
 
@@ -212,15 +212,15 @@ def test_a_member_without_its_mask_is_refused_by_name(root):
         folder(description)
     (root / "train" / "02.tar").unlink()
     description.write_text(description.read_text().replace("val/*.tar", "none/*.tar"))
-    with pytest.raises(InputError, match=r"expected tar shards .*none/\*\.tar"):
+    with pytest.raises(InputError, match=r"no tar shards match .*none/\*\.tar"):
         folder(description)
 
 
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (lambda path: None, "expected tar shards"),
-        (lambda path: path.write_bytes(b"no tar" * 200), "is no whole tar file"),
+        (lambda path: None, "no tar shards match"),
+        (lambda path: path.write_bytes(b"no tar" * 200), "is not a complete tar file"),
         (lambda path: pack(path, {"a.txt": b"words"}), "holds no image"),
     ],
 )

@@ -341,7 +341,7 @@ def test_cityscapes_with_colours_only(city):
     assert f"no mask {city.root}/gtFine/train/{stem}_labelTrainIds.png" in text
     assert f"nor gtFine/train/{stem}_labelIds.png" in text
     assert "1 more like it" in text
-    assert "_color.png is there, but holds colours, not ids" in text
+    assert "_color.png exists, but holds colours, not ids" in text
     assert "gtFine_trainvaltest.zip" in text
     for path in city.root.rglob("*_color.png"):
         path.rename(str(path).replace("_color", "_labelIds"))

@@ -356,7 +356,7 @@ def test_extra_transforms_that_cannot_be_built_are_refused(extra, expected):
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
-        (v2.Resize((8, 8)), r"change colours .* got torch.uint8 of \(3, 8, 8\)"),
+        (v2.Resize((8, 8)), r"return an 8-bit image .* got torch.uint8 of \(3, 8, 8\)"),
         (lambda image: image.float(), "got torch.float32"),
         (lambda image: image.numpy(), "got ndarray"),
         (v2.Normalize([0.0], [1.0]), "cannot take an 8-bit image"),

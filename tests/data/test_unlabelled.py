@@ -128,22 +128,22 @@ def test_a_list_names_the_labelled(root, tmp_path):
     with pytest.raises(InputError, match=r"'10 per class', or a file of names, .*10 pro class"):
         folder(root, labelled="10 pro class")
     (root / "few.txt").write_text("3\n77\n")
-    with pytest.raises(InputError, match=r"few.txt names 77, which train has no image of"):
+    with pytest.raises(InputError, match=r"few.txt names 77, which are not images of train"):
         folder(root)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("unlabelled: nowhere", "expected a folder of unlabelled images .*nowhere"),
-        ("unlabelled: train/images", "0.png stands in both train and unlabelled"),
-        ("unlabelled: val/images", "0.png stands in both val and unlabelled"),
-        ("unlabelled: [more, more/a]", "stands in both unlabelled and unlabelled"),
+        ("unlabelled: nowhere", "there is no folder of unlabelled images .*nowhere"),
+        ("unlabelled: train/images", "0.png is in both train and unlabelled"),
+        ("unlabelled: val/images", "0.png is in both val and unlabelled"),
+        ("unlabelled: [more, more/a]", "is in both unlabelled and unlabelled"),
         ("unlabelled: 3", "must name a folder"),
-        ("unlabelled: [3]", "must name folders, got 3"),
+        ("unlabelled: [3]", "must be a list of folders, got 3"),
         ("labelled: 0", "labelled must be a number of images"),
         ("labelled: 1.5", "labelled must be a number of images"),
-        ("labelled: 11", "labelled asks for 11 images, and train has 10"),
+        ("labelled: 11", "labelled asks for 11 images, but train has 10"),
         ("labelled: true", "labelled must be a number of images"),
     ],
 )
@@ -171,9 +171,9 @@ def test_copies_of_validation_images_and_files_of_other_parts_are_left_out_and_s
     assert [data.train.name(index) for index in range(len(data.train))] == names
     assert data.fingerprint() == before.fingerprint()
     assert data.remarks == (
-        f"1 unlabelled image is left out, being in val, too ({root / 'more/aa.png'})",
-        f"1 unlabelled image is left out, being in train, too ({root / 'more/zz.png'})",
-        f"1 unlabelled image is left out, being in val as copies, byte for byte ({copy})",
+        f"1 unlabelled image is left out, also in val ({root / 'more/aa.png'})",
+        f"1 unlabelled image is left out, also in train ({root / 'more/zz.png'})",
+        f"1 unlabelled image is left out, identical to images of val ({copy})",
     )
 
 

@@ -1,4 +1,4 @@
-"""Data sets, paired augmentation and reproducible batches."""
+"""Data sets, joint augmentation of images and labels, and reproducible batches."""
 
 import lazy_loader
 

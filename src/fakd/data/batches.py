@@ -1,4 +1,4 @@
-"""Batches that are a function of seed and step alone, whoever loads them and from where."""
+"""Training batches that depend only on seed and step, not on workers, ranks or resuming."""
 
 import math
 from array import array
@@ -24,28 +24,30 @@ from fakd.signals import ignore
 
 _ORDER, _AUGMENTATION, _MIX, _UNLABELLED = 1, 2, 3, 4
 Lookup = Callable[[int, Geometry], tuple[Tensor, ...]]
-"""What is known of a sample, cut as its view is; called in the process that loads the sample."""
+"""Looks up maps for a sample, cropped like its view. It is called in the process that loads the
+sample."""
 
 
 class Batch(NamedTuple):
-    """What a training step sees."""
+    """The input of one training step."""
 
     images: UInt8[Tensor, "batch 3 height width"]
     labels: Int16[Tensor, "batch height width"]
-    """Class ids; `IGNORE` where there is none, as wherever an unlabelled image shows."""
+    """Class ids; `IGNORE` where there is none, which includes all pixels from unlabelled images."""
     indices: Int64[Tensor, " batch"]
-    """Which samples of the split they are."""
+    """Indices of the samples in the split."""
     labelled: Bool[Tensor, " batch"]
-    """Whether a sample has labels, whatever is mixed in."""
+    """Whether each sample has labels itself, regardless of what is mixed in."""
     geometries: Sequence[Geometry | None]
-    """What each image shows of its sample; None if another is mixed in, so that it must be seen."""
+    """Which part of its sample each image shows; None if another image is mixed in, so that there
+    are no stored answers for it and the teacher must run."""
     answers: Sequence[Float[Tensor, "batch _channels _rows _cols"]] = ()
-    """What was looked up for the samples; nothing if nobody asked."""
+    """The maps that ``lookup`` found for the samples; empty without one."""
     skipped: tuple[str, ...] = ()
-    """Why samples that belong here were left out and others took their places."""
+    """Why samples were skipped and replaced by others."""
 
     def parts(self, count: int) -> list["Batch"]:
-        """Split the samples into so many equal parts."""
+        """Split the batch into ``count`` equal parts."""
         size = len(self.images) // count
         pieces = [slice(start, start + size) for start in range(0, len(self.images), size)]
         return [
@@ -80,38 +82,38 @@ def training_batches(
 ) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
 
-    Sample ``step * batch_size + slot`` counts through one random order of the split after
-    another; with a share of unlabelled samples these count through orders of their own, evenly
-    among the others. Order and augmentation are drawn from (seed, epoch) and (seed, step, slot), so
-    neither the number of workers or ranks nor a resumption changes a batch. In the place of a
-    skipped sample comes the next one of the same order that can be read. Into slot i of the whole
-    batch slot i ^ 1 is mixed, into an odd one at the end the first; a rank loads such a partner
-    too if it is another's.
+    Sample ``step * batch_size + slot`` is taken from consecutive random permutations of the split.
+    With a share of unlabelled samples, labelled and unlabelled ones have permutations of their own
+    and are interleaved evenly. Permutations are drawn from (seed, epoch) and augmentation from
+    (seed, step, slot), so neither the number of workers or ranks nor resuming changes a batch. A
+    skipped sample is replaced by the next readable one of the same permutation. When mixing, slot i
+    of the global batch receives pixels of slot i ^ 1; the last slot of an odd batch receives those
+    of slot 0. A rank also loads such a partner if it belongs to another rank.
 
     Args:
-        split: What to draw from.
-        augmentation: How samples vary.
+        split: The samples to draw from.
+        augmentation: How samples are augmented.
         batch_size: Samples per step over all ranks together.
-        seed: Another seed gives another order and other variations.
-        first_step: Where to start, or to resume.
-        last_step: Where to stop, itself left out.
-        workers: Processes that load; 0 loads in this one.
+        seed: Determines order and augmentation.
+        first_step: The first step; above 0 when resuming.
+        last_step: The step to stop before.
+        workers: Number of loader processes; 0 loads in this process.
         rank: Which of the equal parts of each batch to yield.
-        world: Into how many parts each batch is shared out.
-        pin_memory: Copy batches to memory from which a GPU reads without waiting.
-        broken: What to do about a sample that cannot be read: stop, or skip it and say so in
+        world: Number of parts that each batch is divided into.
+        pin_memory: Copy batches to pinned memory for asynchronous transfer to a GPU.
+        broken: What to do about a sample that cannot be read: stop, or skip it and report it in
             `Batch.skipped`.
-        lookup: Finds what `Batch.answers` holds.
-        unlabelled_share: Share of the samples of all batches together that have no labels; by
-            default all samples are alike. 0 leaves those without labels out.
-        rare: Which classes show where, and the temperature with which rare ones are favoured: each
-            sample is then drawn anew, and not in turn.
-        prefetch: Batches that each worker has ready.
+        lookup: Finds the maps of `Batch.answers`.
+        unlabelled_share: Share of unlabelled samples over all batches; by default labelled and
+            unlabelled samples are drawn alike. 0 leaves out unlabelled ones.
+        rare: Which classes occur in which images, and the temperature of rare class sampling. Each
+            sample is then drawn independently, not by permutation.
+        prefetch: Number of batches that each worker prefetches.
 
     Raises:
-        InputError: the batch cannot be shared out or mixed, there is no such extra transform, there
-            are no samples of a kind that a share asks for, or a sample cannot be read; when
-            skipping, only if none can.
+        InputError: the batch cannot be divided or mixed, the extra transform does not exist, a
+            share needs a kind of samples of which there are none, or a sample cannot be read (with
+            ``broken="skip"``, only if none can).
     """
     if batch_size < 1 or batch_size % world:
         raise InputError(
@@ -121,7 +123,7 @@ def training_batches(
     if augmentation.mix is not None and batch_size < 2:
         raise InputError("augmentation.mix needs another image; give a batch_size of at least 2")
     share = batch_size // world
-    # Images of 8 bits and labels of 16.
+    # 8-bit images and 16-bit labels: 5 bytes per pixel.
     batch = 5 * share * math.prod(augmentation.crop)
     less = "hardware.workers or hardware.prefetch" if workers else "schedule.batch_size or the crop"
     _require_memory(workers, batch * (1 + workers * prefetch), f"lower {less}")
@@ -132,12 +134,12 @@ def training_batches(
 
 
 def mix(base: View, partner: View, augmentation: Augmentation, generator: torch.Generator) -> View:
-    r"""Paste a part of another view, pixels and labels, if a draw says so.
+    r"""Paste pixels and labels of another view with probability `Augmentation.mix_probability`.
 
-    CutMix (Yun et al., 2019, arXiv 1905.04899): a rectangle of the view's proportions and
-    :math:`1 - \lambda` of its area, :math:`\lambda` from Beta(1, 1), wholly inside. ClassMix
-    (Olsson et al., 2021, arXiv 2007.07936): all pixels of half of the partner's classes, rounded
-    down.
+    CutMix (Yun et al., 2019, arXiv 1905.04899): a rectangle with the view's aspect ratio and
+    :math:`1 - \lambda` of its area, :math:`\lambda` from Beta(1, 1), entirely inside the view.
+    ClassMix (Olsson et al., 2021, arXiv 2007.07936): all pixels of half of the partner's classes,
+    rounded down.
     """
     chance, area, *corner = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     if chance >= augmentation.mix_probability:
@@ -169,18 +171,18 @@ def mix(base: View, partner: View, augmentation: Augmentation, generator: torch.
 def _on_grid(
     mask: Bool[Tensor, "height width"], maps: Float[Tensor, "_channels rows cols"]
 ) -> Bool[Tensor, "rows cols"]:
-    """Look a mask up at the centres of a grid's cells."""
+    """Sample a mask at the centres of a grid's cells (nearest neighbour)."""
     return F.interpolate(mask[None, None].float(), maps.shape[-2:], mode="nearest-exact")[0, 0] > 0
 
 
 def evaluation_samples(
     split: Split, workers: int = 0, indices: Iterable[int] | None = None
 ) -> Generator[Sample, None, None]:
-    """Yield samples unchanged and in order, decoded by worker processes.
+    """Yield samples unaugmented and in order, decoded by worker processes.
 
     Args:
-        split: What to yield.
-        workers: Processes that decode; 0 decodes in this one.
+        split: The samples.
+        workers: Number of processes that decode; 0 decodes in this one.
         indices: Which samples, for a rank that evaluates a part; all by default.
     """
     chosen = range(len(split)) if indices is None else list(indices)
@@ -189,17 +191,17 @@ def evaluation_samples(
 
 
 def _require_memory(workers: int, batches: int, less: str) -> None:
-    """Refuse more processes and batches than there is memory for.
+    """Refuse a number of workers and batches that does not fit into memory.
 
     Raises:
-        InputError: says how much they need.
+        InputError: the memory is too small; the message gives the amount needed.
     """
     taking = f"{workers:,} worker processes and their batches" if workers else "a batch"
     require_memory(workers * WORKER + batches, taking, less)
 
 
 class _Draw:
-    """Which sample comes when: every draw counts through random orders of its kind of samples."""
+    """Sample order: every draw is a position in a random permutation of its kind of samples."""
 
     def __init__(
         self, split: Split, seed: int, share: float | None, rare: tuple[Shown, float] | None
@@ -218,10 +220,10 @@ class _Draw:
             ):
                 if used and not len(self._kinds[kind]):
                     raise InputError(
-                        f"schedule.unlabelled_share {share} needs {name} training images, and "
+                        f"schedule.unlabelled_share {share} needs {name} training images, but "
                         "there are none; leave it out"
                     )
-        # Compact, as every process that loads samples has its own.
+        # Compact arrays, since every loader process has a copy.
         self._orders: dict[tuple[int, int], array[int]] = {}
         self._rare = None
         if rare is not None:
@@ -230,7 +232,7 @@ class _Draw:
             self._rare = RareDraw(*rare, seed, kinds)
 
     def order(self, number: int) -> tuple[Sequence[int], int]:
-        """Find the order that draw ``number`` of the run goes through, and its place there."""
+        """Return the permutation of draw ``number`` of the run, and the position in it."""
         kind, count = _ORDER, number
         if self._share is not None:
             before, after = (math.floor(each * self._share) for each in (number, number + 1))
@@ -241,7 +243,8 @@ class _Draw:
         if (kind, epoch) not in self._orders:
             generator = torch.Generator().manual_seed(mixed(self._seed, kind, epoch))
             chosen = torch.randperm(len(self._kinds[kind]), generator=generator)
-            # Steps only move on; a batch of a small split spans several epochs.
+            # Steps only increase, so old epochs are dropped; a batch of a small split spans
+            # several.
             self._orders = {
                 key: kept
                 for key, kept in self._orders.items()
@@ -252,7 +255,7 @@ class _Draw:
 
 
 class _Steps(Dataset):
-    """The batch of each step, as items a loader can hand out to any worker."""
+    """The batch of each step, as the items of a loader."""
 
     def __init__(
         self,
@@ -306,14 +309,14 @@ class _Steps(Dataset):
         own, result = dict(zip(self._slots, views, strict=True)), []
         for slot, view in own.items():
             beside = slot ^ 1 if slot ^ 1 < self._batch_size else 0
-            # What is skipped there is counted by the rank whose slot it is.
+            # Skipped samples of this slot are counted by the rank that owns it.
             partner = own[beside] if beside in own else self._shown(step, beside, [])[2]
             generator = torch.Generator().manual_seed(mixed(self._seed, _MIX, step, slot))
             result.append(mix(view, partner, self._augmentation, generator))
         return tuple(result)
 
     def _readable(self, order: Sequence[int], place: int, skipped: list[str]) -> tuple[int, Sample]:
-        """Load the sample at a place of an order, or the next one that is not broken."""
+        """Load the sample at a position of a permutation, or the next one that can be read."""
         for further in range(len(order)):
             index = order[(place + further) % len(order)]
             try:
@@ -323,12 +326,12 @@ class _Steps(Dataset):
                     raise InputError(f"{error}, or leave it out with --broken skip") from error
                 skipped.append(str(error))
         raise InputError(
-            f"expected samples to train on, but none of {len(order)} can be read; {skipped[-1]}"
+            f"none of {len(order)} training samples can be read; the last one: {skipped[-1]}"
         )
 
 
 class _Samples(Dataset):
-    """The samples of a split as they are."""
+    """The samples of a split without augmentation."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
@@ -344,8 +347,8 @@ def _read(split: Split, index: int) -> Sample:
     sample = split[index]
     if sample.labels is not None and sample.labels.dtype != torch.int16:
         raise InputError(
-            f"expected labels of {torch.int16}, {IGNORE} where there is no class, got "
-            f"{sample.labels.dtype} of {sample.name}; convert them in the data set"
+            f"expected labels of {torch.int16} with {IGNORE} where there is no class, got "
+            f"{sample.labels.dtype} for {sample.name}; convert them in the data set"
         )
     return sample
 
@@ -353,7 +356,7 @@ def _read(split: Split, index: int) -> Sample:
 def _loaded(
     items: Dataset, order: Sequence[int], workers: int, pin_memory: bool, prefetch: int = 2
 ) -> Generator:
-    # More processes than items would only be begun and ended.
+    # Workers beyond the number of items would have nothing to do.
     workers = min(workers, len(order))
     loader = DataLoader(
         items,
@@ -366,7 +369,7 @@ def _loaded(
         worker_init_fn=ignore,
     )
     for item in loader:
-        # Raised in a worker it would reach the user wrapped in that process's traceback.
+        # Raised inside a worker, it would reach the user wrapped in that process's traceback.
         if isinstance(item, InputError):
             raise item
         yield item

@@ -1,4 +1,4 @@
-"""What a data set is: splits of named samples, and names and colours for their classes."""
+"""Data sets: splits of named samples, with names and colours of the classes."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -9,24 +9,24 @@ from fakd.data.layout import Levels
 from fakd.errors import InputError
 
 if TYPE_CHECKING:
-    # Finding out that a data set cannot be opened shall not wait for PyTorch.
+    # Not imported at run time: errors in a data set are reported before PyTorch is loaded.
     from fakd.data.samples import Sample
 
 Colour = tuple[int, int, int]
 
 
 class Split(ABC):
-    """A sequence of samples, decoded or drawn when asked for."""
+    """A sequence of samples that are decoded or drawn on access."""
 
     labelled: bool
     """Whether any sample has labels."""
 
     def is_labelled(self, index: int) -> bool:
-        """Tell whether a sample has labels, without decoding it."""
+        """Return whether a sample has labels, without decoding it."""
         return self.labelled
 
     def labelled_indices(self) -> list[int]:
-        """List the samples that have labels."""
+        """List the indices of labelled samples."""
         return [index for index in range(len(self)) if self.is_labelled(index)]
 
     @abstractmethod
@@ -38,17 +38,18 @@ class Split(ABC):
         """Decode or draw one sample; the same index always gives the same sample."""
 
     def name(self, index: int) -> str:
-        """Tell a sample's name; splits that know it without decoding the sample say so."""
+        """Return a sample's name; override it where the name is known without decoding."""
         return self[index].name
 
     def group(self, index: int) -> str | None:
-        """Tell which others a sample is not independent of, such as its clip; None if not known."""
+        """Return the group of samples that are not independent, such as a clip; None if unknown."""
         return None
 
     def stamp(self, index: int) -> str:
-        """Tell one state of a sample's image from another without decoding it.
+        """Identify the version of a sample's image without decoding it.
 
-        By default one of the whole split; splits that can tell that of each image do.
+        The default identifies the version of the whole split; splits that can do so per image
+        override it.
         """
         return hashlib.sha256("\n".join(self.identity()).encode()).hexdigest()[:8]
 
@@ -61,21 +62,21 @@ class SegmentationData:
     """Training and validation samples that share one set of classes.
 
     Args:
-        name: What the set is called in tables.
+        name: The data set's name in tables.
         class_names: One per class, in order of their ids.
         palette: One RGB colour per class.
-        train: Samples to train on.
-        val: Samples to evaluate on, labelled.
-        config: How to open the set again: ``{"class_path": ..., "init_args": {...}}``, JSON.
-        remarks: What the user should know and nothing stops at, such as missing images.
-        protocol: Published settings of evaluation, as `fakd.inference.Inference` names them.
-        augmentation: Published settings of training, as `fakd.data.Augmentation` names them.
-        levels: What the numbers of image files mean, if it is files.
-        test: Finds the samples that all is scored on in the end, labelled; None for none.
-        worthwhile: The smallest difference in mIoU, in percent points, that matters on it.
+        train: Training samples.
+        val: Validation samples, labelled.
+        config: How to open the data set again: ``{"class_path": ..., "init_args": {...}}``, JSON.
+        remarks: Notes for the user that do not stop a run, such as missing images.
+        protocol: Published evaluation settings, with the keys of `fakd.inference.Inference`.
+        augmentation: Published training settings, with the keys of `fakd.data.Augmentation`.
+        levels: How values of image files are interpreted, if there are files.
+        test: Opens the test split, labelled; None if there is none.
+        worthwhile: The smallest difference in mIoU that matters, in percentage points.
     """
 
-    # No dataclass: the command line takes those for groups of flags, not for things to build.
+    # Not a dataclass: the command line would turn it into a group of flags.
     def __init__(
         self,
         name: str,
@@ -106,31 +107,31 @@ class SegmentationData:
 
     @property
     def classes(self) -> int:
-        """How many classes there are, ignored pixels not being one."""
+        """Number of classes, not counting ignored pixels."""
         return len(self.class_names)
 
     def split(self, name: Literal["train", "val", "test"]) -> Split:
-        """Find a split by its name; that for tests is listed only now.
+        """Return a split by its name; the test split is listed only now.
 
         Raises:
-            InputError: there is none for tests, or training or validation has its images too.
+            InputError: there is no test split, or it shares images with training or validation.
         """
         return self.train if name == "train" else self.val if name == "val" else self.open_test()
 
     def open_test(self) -> Split:
-        """List the samples that all is scored on in the end, and neither training nor choosing.
+        """Open the test split, which is used neither for training nor for selection.
 
         Raises:
-            InputError: there are none, or training or validation has some of their images too.
+            InputError: there is none, or it shares images with training or validation.
         """
         if self._test is None:
             raise InputError(
-                f"{self.name} has no test split; describe one under test:, as train and val are"
+                f"{self.name} has no test split; describe one under test:, like train and val"
             )
         return self._test()
 
     def fingerprint(self) -> str:
-        """Hash the classes and what is trained and chosen on, to tell one state of the data.
+        """Identify a version of the data by a hash of classes, training and validation samples.
 
         It is the same for every copy of the data, on any machine.
         """
@@ -139,19 +140,20 @@ class SegmentationData:
 
 
 def hashed(lines: Iterable[str]) -> str:
-    """Hash lines, to tell whether they are the same."""
+    """Hash lines of text."""
     digest = hashlib.sha256()
     for line in lines:
-        # Names of files may be of any bytes.
+        # File names may contain any bytes.
         digest.update(line.encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()[:16]
 
 
 def default_palette(classes: int) -> tuple[Colour, ...]:
-    """Give each class its own fixed colour, black left out.
+    """Give each class its own fixed colour, never black.
 
-    The bits of ``class + 1`` are dealt in turn to the high bits of red, green and blue, as in
-    the PASCAL VOC colour map, so neighbouring ids look different and all are distinct.
+    The bits of ``class + 1`` are distributed in turn over the high bits of red, green and blue, as
+    in the PASCAL VOC colour map, so that neighbouring ids look different and all colours are
+    distinct.
 
     >>> default_palette(3)
     ((128, 0, 0), (0, 128, 0), (128, 128, 0))

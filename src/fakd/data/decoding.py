@@ -1,4 +1,4 @@
-"""What image files hold, whatever wrote them; images as 8-bit RGB."""
+"""Decoding of image files; images become 8-bit RGB."""
 
 import logging
 import math
@@ -22,63 +22,65 @@ if TYPE_CHECKING:
     from fakd.data.masks import Pair
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-"""Pillow's names of what is read; its other readers interpret ids, or run programs."""
+"""Pillow's names of the formats that are read. Its other readers change ids or run external
+programs."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")
-"""PNG of which Pillow would drop the lower bytes."""
+"""Raw modes of PNG of which Pillow would drop the lower bytes."""
 _ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 _LOOKED_AT = 4
 _FAINT = 1 / 8
 _CUT = 1 / 2
-"""Share of an image's numbers outside its range that is hardly meant so."""
+"""If more than this share of an image's values is outside its range, the range is probably
+wrong."""
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
-"""Bands of a colour, by TIFF's photometric interpretation; what else there is, is no colour."""
+"""Colour bands by TIFF's photometric interpretation; other interpretations are not supported."""
 
 
 class Stored(NamedTuple):
-    """What a file holds, before anything is made of it."""
+    """The content of a file before it is interpreted."""
 
     pixels: np.ndarray
-    """Numbers as they are stored, ``height width`` or ``height width bands``."""
+    """Stored values, ``height width`` or ``height width bands``."""
     white: int | None = 255
-    """The number that means full brightness; None where the type does not tell."""
+    """The value of full brightness; None if the type does not determine it."""
     palette: UInt8[np.ndarray, "256 3"] | None = None
-    """The colours that numbers stand for, if they do."""
+    """The colours of the values if they are palette indices."""
     transparent: bool = False
-    """Whether the last band is transparency."""
+    """Whether the last band is an alpha channel."""
     lossy: bool = False
-    """Whether compression may have changed the numbers."""
+    """Whether lossy compression may have changed the values."""
     orientation: int = 1
-    """The EXIF orientation by which the pixels were turned."""
+    """The EXIF orientation that was applied to the pixels."""
 
     @property
     def size_before(self) -> tuple[int, int]:
-        """Width and height before they were turned."""
+        """Width and height before the EXIF orientation was applied."""
         height, width = self.pixels.shape[:2]
         return (height, width) if self.orientation in SIDEWAYS else (width, height)
 
 
 def decoded(path: Place, levels: Levels = Levels()) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode an image of any kind to RGB, upright as its EXIF orientation says.
+    """Decode an image of any format to RGB, rotated according to its EXIF orientation.
 
     Raises:
-        InputError: as `stored` and `as_rgb` say.
+        InputError: as for `stored` and `as_rgb`.
     """
     return as_rgb(stored(path, upright=True), levels, path)
 
 
 def stored(path: Place, upright: bool = False) -> Stored:
-    """Decode a file to what is stored in it.
+    """Decode a file to its stored values.
 
     Args:
         path: An image or a mask.
-        upright: Turn it as its EXIF orientation says; TIFF is always turned as it says.
+        upright: Apply the EXIF orientation; TIFF orientations are always applied.
 
     Raises:
-        InputError: the file cannot be decoded to its last row, holds several pictures, or more
-            pixels than ``FAKD_MAX_PIXELS``, by default some 180 million.
+        InputError: the file cannot be decoded to its last row, has several frames, or more pixels
+            than ``FAKD_MAX_PIXELS``, by default about 180 million.
     """
     if path.suffix.lower() == ".mat":
         return Stored(_label_map(path), white=None)
@@ -90,37 +92,37 @@ def stored(path: Place, upright: bool = False) -> Stored:
             return _tiff(file, path, most)
         with Image.open(file, formats=_FORMATS) as image:
             if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
-                raise InputError(f"{path} is an animation; save the picture that is meant alone")
+                raise InputError(f"{path} is an animation; save the frame you want as an image")
             webp = image.format == "WEBP" and beginning[12:] != b"VP8L"
             lossy = webp or image.format in ("JPEG", "MPO")
             return _picture(image, path, upright)._replace(lossy=lossy)
 
 
 def most_pixels() -> int:
-    """Take the most pixels that are decoded from ``FAKD_MAX_PIXELS``, or from Pillow.
+    """Read the pixel limit from ``FAKD_MAX_PIXELS``, or take Pillow's.
 
     Raises:
-        InputError: the variable holds no number.
+        InputError: the variable is not a number.
     """
     given = os.environ.get("FAKD_MAX_PIXELS")
     if given is None:
         return 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
     if not given.isdecimal() or not int(given):
         raise InputError(f"FAKD_MAX_PIXELS must be a number of pixels, got {given!r}")
-    # Pillow refuses headers that promise more than twice its own limit.
+    # Pillow refuses images of more than twice its own limit.
     Image.MAX_IMAGE_PIXELS = -(-int(given) // 2)
     return int(given)
 
 
 def as_rgb(file: Stored, levels: Levels, path: Place) -> UInt8[np.ndarray, "height width 3"]:
-    """Show what is stored as 8-bit RGB, by type and range of its numbers.
+    """Convert stored values to 8-bit RGB, by their type and range.
 
-    The range of ``levels``, else the whole range of an unsigned type of up to 16 bits, else, for
-    floating point, 0 to 1, is divided into 256 equal steps.
+    The range is that of ``levels``, or the full range of an unsigned type of up to 16 bits, or 0 to
+    1 for floating point. It is divided into 256 equal steps.
 
     Raises:
-        InputError: there are other than one or three bands, or numbers whose range is not known,
-            and ``levels`` does not say what they mean.
+        InputError: the number of bands is neither one nor three, or the range is unknown, and
+            ``levels`` does not specify it.
     """
     pixels = file.pixels if file.palette is None else file.palette[file.pixels]
     if pixels.ndim == 2:
@@ -130,15 +132,15 @@ def as_rgb(file: Stored, levels: Levels, path: Place) -> UInt8[np.ndarray, "heig
         if max(levels.bands) > pixels.shape[2]:
             raise InputError(
                 f"{path} has {pixels.shape[2]} bands, but bands: {[*levels.bands]} names band "
-                f"{max(levels.bands)}; name bands that there are"
+                f"{max(levels.bands)}; name existing bands"
             )
         pixels = pixels[:, :, [band - 1 for band in levels.bands]]
     elif bands in (1, 3):
         pixels = pixels[:, :, :bands]
     else:
         raise InputError(
-            f"{path} has {bands} bands, where one or three are expected; say which are red, green "
-            "and blue with bands: [1, 2, 3] in the description"
+            f"{path} has {bands} bands, expected one or three; say which are red, green and blue "
+            "with bands: [1, 2, 3] in the description"
         )
     low, high = _range(pixels, file.white, levels, path)
     if pixels.dtype != np.uint8 or (low, high) != (0, 255):
@@ -152,15 +154,13 @@ def _range(
 ) -> tuple[float, float]:
     floating = pixels.dtype.kind == "f"
     if floating and not np.isfinite(pixels).all():
-        raise InputError(
-            f"{path} holds numbers that are not finite (NaN or infinity); fill them in"
-        )
+        raise InputError(f"{path} holds values that are not finite (NaN or infinity); replace them")
     if levels.range is not None:
         if white is not None and levels.range[1] > white:
             raise InputError(
-                f"{path} holds numbers of 0 to {white}, but white is {levels.range[1]:g} by range: "
-                f"[{levels.range[0]:g}, {levels.range[1]:g}] in the description; take it out, or "
-                "save all images with as many bits"
+                f"{path} holds values from 0 to {white}, but range: [{levels.range[0]:g}, "
+                f"{levels.range[1]:g}] in the description says that white is {levels.range[1]:g}; "
+                "remove it, or save all images with the same number of bits"
             )
         return levels.range
     if white is not None:
@@ -168,23 +168,23 @@ def _range(
     least, most = pixels.min(), pixels.max()
     if floating and least >= 0 and most <= 1:
         return 0.0, 1.0
-    expected = "numbers of 0 to 1 are expected" if floating else "8 or 16 bits are expected"
+    expected = "values from 0 to 1" if floating else "8 or 16 bits"
     raise InputError(
-        f"{path} holds {pixels.dtype} numbers of {least} to {most}, where {expected}; say which "
-        "are black and white with range: [low, high] in the description, one for all images"
+        f"{path} holds {pixels.dtype} values from {least} to {most}, expected {expected}; say "
+        "which are black and white with range: [low, high] in the description, for all images"
     )
 
 
 def unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
-    """Say so if images use little of their range, and so are nearly black, or go beyond it.
+    """Describe images that use little of their range, and so look black, or exceed it.
 
-    A few of them are decoded, spread evenly; 8-bit images are not where no range is given.
+    A few images, spread evenly, are decoded; 8-bit images only if ``levels`` gives a range.
     """
     peak, white, beyond = 0.0, 1.0, 0
     low, high = levels.range or (0.0, math.inf)
     chosen = [pair.image for pair in pairs[:: max(1, len(pairs) // _LOOKED_AT)]]
     for path in chosen:
-        # What is wrong with a file is said when it is needed.
+        # Errors in a file are reported when it is needed.
         with suppress(InputError, OSError):
             with path.open("rb") as file:
                 beginning = file.read(25)
@@ -198,15 +198,15 @@ def unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
     if levels.range is not None:
         bounds = f"range: [{low:g}, {high:g}] in the description"
         if 2 * beyond > len(chosen):
-            return f"most pixels of images ({chosen[0]}) are beyond {bounds} and black or white"
+            return f"most pixels of images ({chosen[0]}) are outside {bounds}, so black or white"
         if 0 < peak - low < _FAINT * (high - low):
-            return f"images hold numbers of up to {peak:g} ({chosen[0]}), nearly black by {bounds}"
+            return f"images hold values up to {peak:g} ({chosen[0]}), nearly black with {bounds}"
         return None
     if not 0 < peak < _FAINT * white:
         return None
     high = 2 ** math.ceil(math.log2(peak + 1)) - 1 if white > 1 else float(f"{peak:.1g}")
     return (
-        f"images hold numbers of up to {peak:g}, where {white:g} is white, and are read as nearly "
+        f"images hold values up to {peak:g}, where {white:g} is white, and are read as nearly "
         f"black ({chosen[0]}); say what is white with range: [0, {high:g}] in the description"
     )
 
@@ -215,20 +215,22 @@ def unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
 def _explained(path: Place) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
-            # Pillow warns about metadata it cannot parse, which no pixel depends on.
+            # Pillow warns about metadata that it cannot parse; pixels do not depend on it.
             warnings.simplefilter("ignore")
             yield
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
+        raise InputError(f"cannot read {path}: no such file, or a broken link") from error
     except PermissionError as error:
-        raise InputError(f"cannot read {path}: permission denied; change its rights") from error
+        raise InputError(
+            f"cannot read {path}: permission denied; change its permissions"
+        ) from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise InputError(_too_large(path)) from error
-    # Parsers raise whatever they stumble over in a damaged file.
+    # Parsers raise any exception on a damaged file.
     except Exception as error:
-        reason = "it is damaged, incomplete or no image; replace or remove it"
+        reason = "it is damaged, incomplete or not an image; replace or remove it"
         if not isinstance(path, Packed):
             reason = wrong_with(path, reason)
         raise InputError(f"cannot decode {path}: {reason}") from error
@@ -242,13 +244,13 @@ def _too_large(path: Place) -> str:
 
 
 def _picture(image: Image.Image, path: Place, upright: bool) -> Stored:
-    """Take what Pillow decodes as it is stored."""
+    """Return the stored values of an image that Pillow decodes."""
     if image.width * image.height > most_pixels():
         raise InputError(_too_large(path))
     tiles = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else None
     packing = str(arguments[0] if isinstance(arguments, tuple) else arguments)
-    # Pillow turns TIFF by itself, and forgets then how.
+    # Pillow rotates TIFF by itself, and drops the orientation.
     code = image.getexif().get(_ORIENTATION, 1) if upright or image.format == "TIFF" else 1
     image.load()
     if packing in _DEEP:
@@ -259,7 +261,7 @@ def _picture(image: Image.Image, path: Place, upright: bool) -> Stored:
 
 
 def _unpacked(image: Image.Image, packing: str) -> Stored:
-    """Take the pixels of an image that Pillow has decoded, by its mode and the file's bits."""
+    """Return the pixels that Pillow decoded, by its mode and the file's bit depth."""
     if image.mode.startswith("I"):
         return Stored(np.asarray(image).astype(np.uint16), 65535)
     if image.mode == "P":
@@ -280,19 +282,19 @@ def _unpacked(image: Image.Image, packing: str) -> Stored:
 
 def _label_map(path: Place) -> np.ndarray:
     """Read a MATLAB file: ``LabelMap`` of PASCAL Context, or ``GTcls.Segmentation`` of SBD."""
-    # Imported here because nothing but these files needs it, and it takes a while.
+    # Imported here because only these files need it, and it is slow to import.
     from scipy.io import loadmat
 
     try:
         with path.open("rb") as file:
             content = loadmat(file, variable_names=["LabelMap", "GTcls"])
     except FileNotFoundError as error:
-        raise InputError(f"cannot read {path}: it is gone, or a link to nothing") from error
-    # SciPy raises whatever its parser stumbles over in a damaged file.
+        raise InputError(f"cannot read {path}: no such file, or a broken link") from error
+    # SciPy's parser raises any exception on a damaged file.
     except Exception as error:
         raise InputError(
-            f"cannot decode {path}: it is damaged, incomplete or no MATLAB file before 7.3; "
-            "unpack it again"
+            f"cannot decode {path}: it is damaged, incomplete or not a MATLAB file older than "
+            "version 7.3; unpack it again"
         ) from error
     try:
         labels: np.ndarray = (
@@ -311,8 +313,8 @@ def _label_map(path: Place) -> np.ndarray:
 
 
 def _deep(path: Place) -> np.ndarray:
-    """Decode a PNG of 16 bits and several bands."""
-    # Imported here because masks and most images need no tensor.
+    """Decode a 16-bit PNG with several bands."""
+    # Imported here because masks and most images do not need PyTorch.
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
@@ -324,16 +326,16 @@ def _deep(path: Place) -> np.ndarray:
 def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
     import tifffile
 
-    # It would write what is wrong with a file beside the error that names it.
+    # It would also log the error that is raised here.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(file) as tiff:
-        # Smaller copies and masks of transparency come with the picture.
+        # Skip thumbnails and transparency masks.
         every: Iterable[tuple[int, Any]] = enumerate(tiff.pages)
         pages = [(index, page) for index, page in every if not page.subfiletype & 5]
         if not pages:
             raise ValueError("no page")
         if len(pages) > 1:
-            raise InputError(f"{path} has {len(pages)} pages; save each as a file of its own")
+            raise InputError(f"{path} has {len(pages)} pages; save each as a separate file")
         index, page = pages[0]
         if page.imagewidth * page.imagelength * page.imagedepth > most:
             raise InputError(_too_large(path))
@@ -353,7 +355,7 @@ def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
                 return _picture(image, path, upright=False)._replace(lossy=lossy)
         if page.photometric not in (0, 1, 2) or page.axes not in ("YX", "YXS", "SYX"):
             raise InputError(
-                f"{path} stores {page.dtype} numbers as {page.photometric.name.lower()} "
+                f"{path} stores {page.dtype} values as {page.photometric.name.lower()} "
                 f"({page.axes}), which fakd does not read; save them as grey or RGB"
             )
         pixels = _samples(page, path)
@@ -367,16 +369,16 @@ def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
 
 
 def _samples(page: Any, path: Place) -> np.ndarray:
-    """Decode the numbers of a TIFF page, ``height width`` or ``height width bands``."""
+    """Decode the values of a TIFF page, ``height width`` or ``height width bands``."""
     if sum(page.databytecounts) > 2 * page.nbytes + 2**16:
-        raise InputError(f"{path} holds more than the pixels it promises; save it again")
+        raise InputError(f"{path} holds more data than its size needs; save it again")
     try:
         pixels: np.ndarray = page.asarray()
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
         raise InputError(
-            f"{path} is compressed by {page.compression.name}, which needs the extra 'tiff'; pip "
+            f"{path} is compressed with {page.compression.name}, which needs the extra 'tiff'; pip "
             "install 'fakd[tiff]', or save it without compression"
         ) from error
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
@@ -384,7 +386,7 @@ def _samples(page: Any, path: Place) -> np.ndarray:
 
 
 def _turned(pixels: np.ndarray, code: int) -> np.ndarray:
-    """Turn pixels as an EXIF orientation of 1 to 8 says."""
+    """Apply an EXIF orientation of 1 to 8."""
     if code in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if code in (2, 3, 6, 7):

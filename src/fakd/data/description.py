@@ -1,4 +1,4 @@
-"""The dataset.yaml of a folder: its classes, how masks encode them and where files lie."""
+"""Reads dataset.yaml: classes, the encoding of masks, and the file layout."""
 
 import re
 from collections import Counter
@@ -31,7 +31,7 @@ _SETTINGS = {
     "protocol": {"base": 2, "window": 1, "stride": 1},
     "augmentation": {"base": 2},
 }
-"""What may be published about a set, by how many numbers it takes."""
+"""Published settings of a data set, and how many numbers each takes."""
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
@@ -40,13 +40,13 @@ _KEYS = (
 
 
 SHARDS, TABLE = ".tar", "hf:"
-"""How unlabelled images end that are tar shards, and begin that are a table of datasets."""
+"""Suffix of tar shards and prefix of a table of datasets, as sources of images."""
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 FRAMES = re.compile(r"(?P<file>.+)\?every=(?P<every>[1-9]\d*)")
-"""A video, and how many frames one is taken of."""
+"""A video, of which every nth frame is taken."""
 Labelled = int | float | str
-"""How many training images keep their labels, which share of them, how many of each class (as
-`PER_CLASS` reads it), or a list of their names."""
+"""How many training images keep their labels: a number, a share, a number per class (`PER_CLASS`),
+or a file of their names."""
 PER_CLASS = re.compile(r"\s*([1-9]\d*) per class\s*")
 
 
@@ -58,47 +58,47 @@ class Description:
     name: str | None
     root: Path | None
     source: str | None
-    """Where the files come from, for messages that miss some."""
+    """Where to get the files, for messages about missing ones."""
     class_names: tuple[str, ...]
     palette: tuple[Colour, ...]
     has_palette: bool
-    """Whether the colours come from the file, so that RGB masks can be read with them."""
+    """Whether the file gives the colours, so that RGB masks can be read with them."""
     encoding: Encoding
     masks: str | None
-    """``ids``, ``colors``, or None to tell by the mask."""
+    """``ids``, ``colors``, or None to detect it for each mask."""
     ignored_colours: tuple[Colour, ...]
     levels: Levels
     train: tuple[Part, ...]
     val: tuple[Part, ...]
     test: tuple[Part, ...]
     unlabelled: tuple[Pattern, ...]
-    """Where further training images lie, without labels."""
+    """Locations of additional training images without labels."""
     labelled: Labelled | None
-    """Which training images keep their labels; None for all that have any."""
+    """Which training images keep their labels; None for all."""
     protocol: Mapping[str, Any] | None
-    """Published settings of evaluation, named as `fakd.inference.Inference` names them."""
+    """Published evaluation settings, with the keys of `fakd.inference.Inference`."""
     augmentation: Mapping[str, Any] | None
-    """Published settings of training, named as `fakd.data.Augmentation` names them."""
+    """Published training settings, with the keys of `fakd.data.Augmentation`."""
     group: Callable[[str], str] | None = None
-    """Tells of an image's name which others it is not independent of, such as its clip."""
+    """Maps an image's name to its group of dependent images, such as a clip."""
     worthwhile: float = 1.0
     """The smallest difference in mIoU that matters."""
 
 
 def read_description(path: Path) -> Description:
-    """Read and check a dataset.yaml.
+    """Read and validate a dataset.yaml.
 
     Raises:
-        InputError: a key or value is not what it should be; the message names both.
+        InputError: a key or value is invalid; the message names it and the file.
     """
     return description_of(read_yaml(path), path)
 
 
 def description_of(content: Mapping[str, Any], path: Path) -> Description:
-    """Check what a dataset.yaml holds; the path is that of the messages.
+    """Validate the content of a dataset.yaml; ``path`` is for messages.
 
     Raises:
-        InputError: a key or value is not what it should be; the message names both.
+        InputError: a key or value is invalid; the message names it and the file.
     """
     check_keys(content, _KEYS, path)
     names, coloured, class_ids = _classes(content.get("classes"), path)
@@ -108,22 +108,22 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
     palette = _palette(content.get("palette"), coloured, names, path)
     if masks == "colors" and palette is None:
         raise InputError(f"{path}: 'masks: colors' needs the colour of each class; add palette:")
-    # Published palettes give some classes one colour, which only masks of colours cannot bear.
+    # Some published palettes give two classes one colour, which is ambiguous in colour masks only.
     if masks != "ids" and palette is not None and (twice := _repeated(palette)):
         raise InputError(
             f"{path}: two classes have the colour {list(twice)}; change one, or write masks: ids "
             "if masks hold class ids"
         )
     if class_ids and "ids" in content:
-        raise InputError(f"{path}: ids stand in both classes and ids; keep one of them")
+        raise InputError(f"{path}: ids are given in both classes and ids; keep one of them")
     ignored_colours = tuple(
         _colour(value, "ignore_colors", path)
         for value in as_list(content.get("ignore_colors", []), "ignore_colors", path)
     )
     if both := [colour for colour in ignored_colours if colour in (palette or ())]:
         raise InputError(
-            f"{path}: the colour {list(both[0])} is that of a class and stands in ignore_colors; "
-            "keep one of them"
+            f"{path}: the colour {list(both[0])} belongs to a class and is listed in "
+            "ignore_colors; keep one of them"
         )
     root = as_text(content, "root", path)
     return Description(
@@ -181,7 +181,7 @@ def _colour(value: object, key: str, path: Path) -> Colour:
 
 def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour], tuple[int, ...]]:
     if value is None:
-        raise InputError(f"{path} lacks classes; add, for example, 'classes: [road, car]'")
+        raise InputError(f"{path} has no classes; add, for example, 'classes: [road, car]'")
     names: list[str] = []
     colours: list[Colour] = []
     ids: list[int] = []
@@ -193,7 +193,7 @@ def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour], 
             if "id" in entry:
                 ids.append(mask_id(entry["id"], "id", path))
             entry = entry.get("name")
-        # YAML reads an unquoted no, yes, on, off or 1 as something other than text.
+        # YAML reads an unquoted no, yes, on, off or 1 as another type than text.
         if not isinstance(entry, str) or not entry:
             raise InputError(f"{path}: a class needs a name, got {entry!r}; put it in quotes")
         names.append(entry)
@@ -217,7 +217,7 @@ def _palette(
     if value is None:
         palette = coloured
     elif coloured:
-        raise InputError(f"{path}: colours stand in both classes and palette; keep one of them")
+        raise InputError(f"{path}: colours are given in both classes and palette; keep one of them")
     else:
         palette = [_colour(entry, "palette", path) for entry in as_list(value, "palette", path)]
         if len(palette) != len(names):
@@ -233,10 +233,10 @@ def _repeated(palette: tuple[Colour, ...]) -> Colour | None:
 
 
 def read_unlabelled(content: Mapping[str, Any], path: Path) -> tuple[Pattern, ...]:
-    """Check where a description says that images without labels lie: folders, or patterns.
+    """Read where images without labels are: folders, patterns, shards, tables or videos.
 
     Raises:
-        InputError: a value is neither; the message names the file.
+        InputError: a value is none of these; the message names the file.
     """
     given = content.get("unlabelled", [])
     if not isinstance(given, str | list):
@@ -246,20 +246,20 @@ def read_unlabelled(content: Mapping[str, Any], path: Path) -> tuple[Pattern, ..
 
 
 def read_labelled(content: Mapping[str, Any], path: Path) -> Labelled | None:
-    """Check which training images a description says to keep their labels.
+    """Read which training images keep their labels.
 
     Raises:
-        InputError: it is no number, share or file.
+        InputError: the value is not a number, share or file.
     """
     given = content.get("labelled")
     return check_labelled(as_text(content, "labelled", path) if isinstance(given, str) else given)
 
 
 def check_labelled(given: object) -> Labelled | None:
-    """Refuse what is no number of images, no share of them and no list.
+    """Validate a number or share of images, or a list.
 
     Raises:
-        InputError: names what may stand there.
+        InputError: the value is none of these; the message lists what is allowed.
     """
     if given is None or isinstance(given, str):
         return given
@@ -268,16 +268,16 @@ def check_labelled(given: object) -> Labelled | None:
     if type(given) is float and 0 < given < 1:
         return given
     raise InputError(
-        f"labelled must be a number of images, a share of them between 0 and 1, a number of each "
-        f"class such as '10 per class', or a list of names in a file, got {given!r}"
+        "labelled must be a number of images, a share of them between 0 and 1, a number per class "
+        f"such as '10 per class', or a file of names, got {given!r}"
     )
 
 
 def _unlabelled_pattern(entry: object, path: Path) -> Pattern:
     if not isinstance(entry, str) or not entry:
-        raise InputError(f"{path}: unlabelled must name folders, got {entry!r}")
+        raise InputError(f"{path}: unlabelled must be a list of folders, got {entry!r}")
     if entry.lower().endswith(VIDEOS):
-        raise InputError(f"{path}: say how many frames one is taken of, as {entry}?every=10")
+        raise InputError(f"{path}: say which frames to take, for example {entry}?every=10")
     if entry.endswith(SHARDS) or entry.startswith(TABLE) or FRAMES.fullmatch(entry):
         return Pattern(entry)
     return Pattern(entry if "{name}" in entry else f"{entry.rstrip('/')}/{{name}}.*")

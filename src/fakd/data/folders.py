@@ -1,4 +1,4 @@
-"""A folder of images and masks, described by its dataset.yaml."""
+"""A data set of image and mask files described by its dataset.yaml."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,20 +31,21 @@ def folder(
     unlabelled: str | list[str] | None = None,
     labelled: int | float | str | None = None,
 ) -> SegmentationData:
-    """Open a data set of files: ``{train,val}/{images,masks}/*``, masks named as their images.
+    """Open a data set of files: ``{train,val}/{images,masks}/*``, masks named like their images.
 
-    Images may lie in subfolders. Training images without a ``masks`` folder are unlabelled. The
-    description, a YAML file, names the classes, says how masks encode them and, for any other
-    layout, where files lie; ``root`` may be that file itself.
+    Images may be in subfolders. Training images without a ``masks`` folder are unlabelled. The
+    description, a YAML file, lists the classes, the encoding of masks and, for any other layout,
+    the locations of files; ``root`` may be that file itself.
 
     Args:
-        root: The folder, or a description that stands in it. Where that says ``root:``, the
-            files lie there instead.
+        root: The folder, or a description inside it. If the description has ``root:``, the files
+            are there instead.
         description: The YAML file; ``dataset.yaml`` in the folder by default.
-        unlabelled: Folders of further training images, without labels: a teacher explains them.
-        labelled: How many training images keep their labels, which share of them, how many of
-            each class ("10 per class"), or a file that names them; the others count as unlabelled.
-            Fewer are always among more.
+        unlabelled: Folders of additional training images without labels: the teacher supplies their
+            classes.
+        labelled: How many training images keep their labels, which share of them, how many per
+            class ("10 per class"), or a file of their names; the others count as unlabelled.
+            Smaller subsets are contained in larger ones.
 
     Raises:
         InputError: a file or folder is missing, or the description is wrong.
@@ -59,7 +60,7 @@ def folder(
     arguments: dict[str, Any] = {"root": str(root), "description": given}
     place, described = found
     if unlabelled is not None:
-        # Unlike those of the description, they are named from where the command runs.
+        # Unlike those of the description, these are relative to the working directory.
         entries = [unlabelled] if isinstance(unlabelled, str) else unlabelled
         absolute = [_absolute(entry) for entry in entries]
         more = read_unlabelled({"unlabelled": absolute}, described.path)
@@ -78,10 +79,10 @@ def folder(
 def described_folder(
     path: Path, description: str | Path | None = None
 ) -> tuple[Path, Description] | None:
-    """Find the folder of a data set and its description; None where a folder has none.
+    """Find the folder of a data set and its description; None if a folder has none.
 
     Raises:
-        InputError: there is no such folder, or the description is wrong.
+        InputError: the folder does not exist, or the description is wrong.
     """
     if description is not None:
         _check_folder(path)
@@ -107,7 +108,7 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
     train, val = listed(root, described)
     if described.labelled is not None:
         if not train.labelled:
-            raise InputError(f"labelled: train of {root} has no masks at all; leave it out")
+            raise InputError(f"labelled: train of {root} has no masks at all; remove labelled")
         train.pairs = without_labels(
             train.pairs, described.labelled, root, len(described.class_names)
         )
@@ -115,11 +116,11 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
     if both := sorted({pair.image for pair in train.pairs} & {pair.image for pair in val.pairs}):
         train.doubts.append(
             f"{counted(len(both), 'image is', 'images are')} in both train and val "
-            f"({some(both, 2)}): scores say too much"
+            f"({some(both, 2)}): scores are too high"
         )
     train.remarks += left_out
     faint = unused_range(images, described.levels)
-    # What is wrong with the files is said before PyTorch is imported.
+    # Errors in the files are reported before PyTorch is imported.
     from fakd.data.samples import PairedSplit
 
     return SegmentationData(
@@ -146,17 +147,16 @@ def _open_test(root: Path, described: Description, train: Images, val: Sequence[
     if again := copies(test.pairs, [*train.pairs, *train.of_sizes(sizes), *val]):
         raise InputError(
             f"{counted(len(again), 'test image is', 'test images are')} in train or val too "
-            f"({some(again, 2)}), as the same "
-            "file or byte for byte; take them out of one"
+            f"({some(again, 2)}), as the same file or an identical copy; remove them from one"
         )
     return PairedSplit(root, test.pairs, described.group)
 
 
 def image_files(path: Path) -> list[Path]:
-    """List an image by itself, or the images of a folder and its subfolders by name.
+    """List a single image, or the images of a folder and its subfolders by name.
 
     Raises:
-        InputError: there is no such path, or no image in it.
+        InputError: the path does not exist, or contains no image.
     """
     if path.is_file():
         return [path]
@@ -183,7 +183,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def open_data(data: SegmentationData | str | Path) -> SegmentationData:
-    """Open what a flag or a caller names: a data set, ``scenes``, a folder or its YAML file."""
+    """Open a data set given as an object, ``scenes``, a folder or its YAML file."""
     if isinstance(data, SegmentationData):
         return data
     from fakd.data.streets.dataset import scenes

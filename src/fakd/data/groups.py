@@ -1,4 +1,4 @@
-"""Groups of images that are not independent of one another, such as the frames of a clip."""
+"""Groups of images that are not independent, such as the frames of a clip."""
 
 import re
 from collections import Counter
@@ -10,19 +10,19 @@ from fakd.errors import InputError
 
 FOLDER = "folder"
 _CLIP = r"(.*?)[/_-]?\d+$"
-"""A clip, and the number of a frame: ``0016E5_07959``."""
+"""Clip and frame number: ``0016E5_07959``."""
 _PLACE = r"(.*?)(?:[/_-]\d+){2,}$"
-"""A place, the number of a clip, that of a frame: ``frankfurt_000000_000294``."""
+"""Place, clip number and frame number: ``frankfurt_000000_000294``."""
 _FRAME = re.compile(r"frame|(clip|video|seq|mvi)[^/_-]*[_-]?\d", re.IGNORECASE)
 _DATE = re.compile(r"(?<!\d)(19|20)\d\d(\d{4})?(?!\d)")
 
 
 def read_group(value: object, path: Path) -> Callable[[str], str] | None:
-    """Check the key ``group`` of a description.
+    """Read the key ``group`` of a description.
 
-    It is ``folder`` for the folder of an image, a regular expression whose one group is searched in
-    the name from its beginning, or a file with a name and its group in each line. Images that it
-    does not name are each a group of their own.
+    It is ``folder`` for an image's folder, a regular expression with one capturing group that is
+    matched from the beginning of the name, or a file with a name and its group in each line. Images
+    that the file or the expression does not cover are groups of their own.
 
     Raises:
         InputError: it is none of these.
@@ -40,7 +40,7 @@ def read_group(value: object, path: Path) -> Callable[[str], str] | None:
     try:
         pattern = re.compile(value)
     except re.error as error:
-        raise InputError(f"{path}: group {value!r} is no regular expression: {error}") from error
+        raise InputError(f"{path}: group {value!r} is not a regular expression: {error}") from error
     if pattern.groups != 1:
         raise InputError(
             f"{path}: group must have one part in parentheses, which names the group, got {value!r}"
@@ -50,7 +50,7 @@ def read_group(value: object, path: Path) -> Callable[[str], str] | None:
 
 def _listed(file: Path, path: Path) -> Callable[[str], str]:
     if not file.is_file():
-        raise InputError(f"{path}: group names {file}, which is no file")
+        raise InputError(f"{path}: group names {file}, which does not exist")
     lines = file.read_text(encoding="utf-8").replace(",", " ").splitlines()
     entries = [line.split() for line in lines if line.strip()]
     if wrong := next((entry for entry in entries if len(entry) != 2), None):
@@ -60,12 +60,12 @@ def _listed(file: Path, path: Path) -> Callable[[str], str]:
 
 
 def proposed_group(names: Sequence[str]) -> str | None:
-    r"""Propose a pattern where names look like frames of clips; None where they do not.
+    r"""Propose a pattern if names look like frames of clips, otherwise None.
 
-    At least eight images, of which nine in ten share a beginning with another and go on in a
-    number. That is how cameras name photos as well, so what comes before the number must speak of
-    a frame or of a numbered clip; or hold a number that is no date, while frames of one clip follow
-    in steps of more than 1, or those of several have the same numbers.
+    There must be at least eight images, nine in ten of which share a prefix with another and
+    continue with a number. Cameras name photos like that too. So the prefix must also mention a
+    frame or a numbered clip; or contain a number that is not a date, while the frames of one clip
+    are more than 1 apart or those of several clips have overlapping numbers.
 
     >>> proposed_group([f"0016E5_{frame:05}" for frame in range(7959, 7999, 2)])
     '(.*?)[/_-]?\\d+$'

@@ -1,4 +1,4 @@
-"""The entries of a dataset.yaml, each checked where it is taken out: ids of masks, and layout."""
+"""Validated entries of a dataset.yaml: mask ids and file layout."""
 
 import difflib
 import math
@@ -13,24 +13,24 @@ from fakd.settings import IGNORE
 
 ENCODING_KEYS = ("ids", "ignore", "others")
 MOST_CLASSES = 2**15 - 1
-"""Labels are whole numbers of 16 bits."""
+"""Labels are 16-bit integers."""
 NO_CLASS = (255, 2**16 - 1)
-"""Mask ids of 8 and of 16 bits that mean no class where none has them."""
+"""Mask ids of 8 and 16 bits that have no class unless assigned to one."""
 NEAREST = -3
-"""Other ids, up to 255, and other colours mean the class of the nearest one that is described."""
+"""Unknown ids up to 255 and unknown colours get the class of the nearest described one."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 MASK_SUFFIXES = IMAGE_SUFFIXES
 _PICTURES = (
     *(*IMAGE_SUFFIXES, ".jfif", ".jp2", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".tga"),
     *(".dng", ".npy"),
 )
-"""What people keep images in, read or not."""
+"""Suffixes of image formats, including those that are not read."""
 _NAME = "{name}"
 _PART_KEYS = ("images", "masks", "list", "except", "count")
 
 
 def check_keys(content: Mapping[Any, Any], known: tuple[str, ...], path: Path) -> None:
-    """Refuse a key that means nothing, naming the one that was probably meant."""
+    """Refuse an unknown key, and suggest the closest known one."""
     for key in content:
         if key in known:
             continue
@@ -40,14 +40,14 @@ def check_keys(content: Mapping[Any, Any], known: tuple[str, ...], path: Path) -
 
 
 def as_list(value: object, key: str, path: Path) -> list[Any]:
-    """Take a list, or say which key should hold one."""
+    """Return a value that must be a list; the error names its key."""
     if not isinstance(value, list):
         raise InputError(f"{path}: {key} must be a list, got {value!r}; write {key}: [...]")
     return value
 
 
 def as_text(content: Mapping[Any, Any], key: str, path: Path) -> str | None:
-    """Take text that may be left out, or say which key should hold it."""
+    """Return optional text; the error names its key."""
     value = content.get(key)
     if key in content and not isinstance(value, str):
         raise InputError(f"{path}: {key} must be text, got {value!r}; put it in quotes")
@@ -56,12 +56,11 @@ def as_text(content: Mapping[Any, Any], key: str, path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Levels:
-    """What the numbers of image files mean.
+    """How values of image files are interpreted.
 
     Args:
-        range: the numbers of black and of white; if not given, those that their type tells.
-        bands: the bands that are red, green and blue, or the one that is grey, counted from 1; all
-            there are if not given.
+        range: The values of black and white; by default determined by the data type.
+        bands: The bands of red, green and blue, or the grey one, counted from 1; by default all.
     """
 
     range: tuple[float, float] | None = None
@@ -69,10 +68,10 @@ class Levels:
 
 
 def read_levels(content: Mapping[Any, Any], path: Path) -> Levels:
-    """Check the keys ``range`` and ``bands`` of a description.
+    """Read the keys ``range`` and ``bands`` of a description.
 
     Raises:
-        InputError: a value is not what it should be; the message names it.
+        InputError: a value is invalid; the message names it.
     """
     bounds, bands = content.get("range"), content.get("bands")
     match bounds:
@@ -82,7 +81,7 @@ def read_levels(content: Mapping[Any, Any], path: Path) -> Levels:
             bounds = float(low), float(high)
         case _:
             raise InputError(
-                f"{path}: range must be the numbers of black and white, got {bounds!r}; for "
+                f"{path}: range must be the values of black and white, got {bounds!r}; for "
                 "example, range: [0, 4095]"
             )
     if bands is not None:
@@ -97,14 +96,14 @@ def read_levels(content: Mapping[Any, Any], path: Path) -> Levels:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How mask ids map to classes."""
+    """The mapping from mask ids to classes."""
 
     ids: dict[int, int]
-    """Mask id to class, `IGNORE` for ids that mean none."""
+    """Mask id to class; `IGNORE` for ids without a class."""
     others: int | None = None
-    """What any other id means; None if it is a mistake, `NEAREST` the class of the nearest id."""
+    """The class of every other id; None if it is an error, `NEAREST` for that of the nearest id."""
     assumed: tuple[int, ...] = ()
-    """Ids that mean no class only because nothing says otherwise."""
+    """Ids that have no class only by default."""
 
 
 def read_encoding(
@@ -113,16 +112,16 @@ def read_encoding(
     path: Path,
     class_ids: tuple[int, ...] = (),
 ) -> Encoding:
-    """Check the keys ``ids``, ``ignore`` and ``others`` of a description or of one kind of masks.
+    """Read the keys ``ids``, ``ignore`` and ``others`` of a description or of one kind of masks.
 
     Args:
-        content: What holds the keys.
-        names: The classes.
+        content: The mapping with the keys.
+        names: The class names.
         path: The file, for messages.
-        class_ids: What masks say for each class if ``ids`` does not tell; 0, 1, ... by default.
+        class_ids: The mask id of each class if there is no ``ids``; 0, 1, ... by default.
 
     Raises:
-        InputError: a value is not what it should be; the message names it.
+        InputError: a value is invalid; the message names it.
     """
     listed = content.get("ids")
     if listed is None:
@@ -139,10 +138,10 @@ def read_encoding(
         if listed is None and not class_ids:
             name = names[ids[both[0]]]
             remedy = (
-                f"it is {name!r} by its place in the list: give the classes their ids, as {{name: "
-                f"{name}, id: {both[0] + 1}}}, or ids:, or take it out of ignore"
+                f"it is {name!r} by its position in the list: give the classes ids, as in {{name: "
+                f"{name}, id: {both[0] + 1}}}, or add ids:, or remove it from ignore"
             )
-        raise InputError(f"{path}: id {both[0]} stands in both {where} and ignore; {remedy}")
+        raise InputError(f"{path}: id {both[0]} is in both {where} and ignore; {remedy}")
     assumed = tuple(raw for raw in NO_CLASS if raw not in ids and raw not in ignored)
     ids = dict.fromkeys((*assumed, *ignored), IGNORE) | ids
     others = content.get("others")
@@ -154,7 +153,7 @@ def read_encoding(
 
 
 def mask_id(value: object, key: str, path: Path) -> int:
-    """Take an id that a mask of 8 or 16 bits can hold."""
+    """Validate an id that a mask of 8 or 16 bits can hold."""
     if type(value) is not int or not 0 <= value < 2**16:
         raise InputError(f"{path}: {key} must name mask ids of 0 to 65535, got {value!r}")
     return value
@@ -167,34 +166,34 @@ def _class(value: object, names: tuple[str, ...], path: Path, where: str = "ids 
         return value
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "add the class, or list the id under ignore"
-    raise InputError(f"{path}: {where} to {value!r}, which is no class; {hint}")
+    raise InputError(f"{path}: {where} to {value!r}, which is not a class; {hint}")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A path below the root with ``{name}`` in it; ``.*`` at its end is any known suffix."""
+    """A path relative to the root that contains ``{name}``; a final ``.*`` is any known suffix."""
 
     text: str
 
     @property
     def folder(self) -> str:
-        """The folder that holds every match, in subfolders or not."""
+        """The folder that contains all matches, directly or in subfolders."""
         return self.text.partition(_NAME)[0].rpartition("/")[0]
 
     def meets(self, other: "Pattern") -> bool:
-        """Tell whether both may match one file, as one folder is in the other."""
+        """Return whether both may match the same file, because one folder contains the other."""
         one, two = (f"{each.folder}/".removeprefix("/") for each in (self, other))
         return one.startswith(two) or two.startswith(one)
 
     def path(self, name: str) -> str:
-        """Put a name in."""
+        """Insert a name."""
         return self.text.replace(_NAME, name)
 
     def names(self, files: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, str]:
-        """Map names to those files, given relative to `folder`, that match.
+        """Map names to the matching files, which are given relative to `folder`.
 
         Raises:
-            InputError: two files differ in nothing but their suffix.
+            InputError: two files differ only in suffix or Unicode form.
         """
         found: dict[str, str] = {}
         for name, file in self._matches(files, suffixes):
@@ -208,7 +207,7 @@ class Pattern:
         return found
 
     def left_out(self, files: Iterable[str], names: Container[str]) -> dict[str, str]:
-        """Map further names to pictures that match but for their suffix."""
+        """Map additional names to images that match except for their suffix."""
         stem = self.text.removesuffix(PurePosixPath(self.text).suffix)
         found = Pattern(f"{stem}.*")._matches(files, _PICTURES)
         return {name: file for name, file in found if name not in names}
@@ -234,32 +233,33 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Masks:
-    """One place where masks may lie, and what their ids mean there."""
+    """One location of masks, and the meaning of their ids there."""
 
     pattern: Pattern
     encoding: Encoding | None = None
-    """None for that of the description."""
+    """None for the description's encoding."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images of a split that lie, and are labelled, in one way."""
+    """Images of a split that share one location and one way of labelling."""
 
     images: Pattern
     masks: tuple[Masks, ...] = ()
-    """The first that is there for the split holds; none for images without labels."""
+    """Alternative locations of masks; empty for unlabelled images."""
     lists: tuple[tuple[str, ...], ...] = ()
-    """Files with one name a line; the first group that is all there holds. None: every image."""
+    """Groups of files with one name per line, of which the first complete group is used; empty for
+    every image."""
     excluded: tuple[str, ...] = ()
-    """Files that name what is left out."""
+    """Files with the names of images to exclude."""
     count: int | None = None
-    """How many images there should be."""
+    """The expected number of images."""
     may_lack_masks: bool = False
-    """Whether the images are unlabelled where the folder of masks is missing."""
+    """Whether the images are unlabelled if the folder of masks is missing."""
 
 
 def default_layout(split: str) -> tuple[Part, ...]:
-    """Lay a split out as ``{split}/images`` and, named alike, ``{split}/masks``."""
+    """Return the default layout, ``{split}/images`` and ``{split}/masks`` with equal names."""
     masks = Masks(Pattern(f"{split}/masks/{{name}}.*"))
     may_lack = split == "train"
     images = Pattern(f"{split}/images/{{name}}.*")
@@ -273,16 +273,16 @@ def read_layout(
     path: Path,
     class_ids: tuple[int, ...] = (),
 ) -> tuple[Part, ...]:
-    """Check the section of a split: one part or a list of them.
+    """Read the section of a split: one part or a list of parts.
 
-    Masks of a place with ``ignore`` or ``others`` of its own, but no ``ids``, have those of the
-    whole, which `read_encoding` explains.
+    A mask location with ``ignore`` or ``others`` but without ``ids`` uses the ids of the whole
+    description; see `read_encoding`.
 
     Raises:
-        InputError: a key or value is not what it should be; the message names both.
+        InputError: a key or value is invalid; the message names it and the file.
     """
     section = content.get(split)
-    # Where the other splits lie elsewhere, none for tests lies where it would by convention.
+    # The default test folders apply only if train and val use theirs.
     if section is None and split == "test" and content.keys() & {"train", "val"}:
         return ()
     if section is None:
@@ -290,7 +290,7 @@ def read_layout(
     parts = section if isinstance(section, list) else [section]
     if not parts or not all(isinstance(part, dict) for part in parts):
         raise InputError(
-            f"{path}: {split} must say where files lie, got {section!r}; write, for example, "
+            f"{path}: {split} must say where files are, got {section!r}; write, for example, "
             f"{split}: {{images: 'images/{{name}}.jpg', masks: 'masks/{{name}}.png'}}"
         )
 
@@ -311,13 +311,15 @@ def _part(
 ) -> Part:
     check_keys(entry, _PART_KEYS, path)
     if "images" not in entry:
-        raise InputError(f"{path}: {split} lacks images; add, for example, 'images/{{name}}.jpg'")
+        raise InputError(
+            f"{path}: {split} has no images:; add, for example, images: 'images/{{name}}.jpg'"
+        )
     masks = entry.get("masks", [])
     count = entry.get("count")
     if count is not None and (type(count) is not int or count < 1):
         raise InputError(f"{path}: count must be a number of images, got {count!r}")
     if split != "train" and not masks:
-        raise InputError(f"{path}: {split} needs masks to evaluate against; add masks: to it")
+        raise InputError(f"{path}: {split} needs masks to evaluate against; add masks:")
     return Part(
         images=_pattern(entry["images"], "images", path),
         masks=tuple(map(read_masks, masks if isinstance(masks, list) else [masks])),
@@ -330,7 +332,7 @@ def _part(
 def _pattern(value: object, key: str, path: Path) -> Pattern:
     if not isinstance(value, str) or value.count(_NAME) != 1:
         raise InputError(
-            f"{path}: {key} must be a path with {{name}} in it once, got {value!r}; for example "
+            f"{path}: {key} must be a path that contains {{name}} once, got {value!r}; for example "
             "'images/{name}.jpg'"
         )
     if value.endswith(".*") or Path(value).suffix:

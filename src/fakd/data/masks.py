@@ -1,4 +1,4 @@
-"""What a mask says in class ids, whatever type of file it is."""
+"""Conversion of mask files of any type to class ids."""
 
 from collections.abc import Sequence, Sized
 from typing import NamedTuple
@@ -15,33 +15,33 @@ from fakd.errors import InputError, some
 from fakd.settings import IGNORE
 
 MaskValue = int | Colour
-"""What a mask holds at a pixel: an id or a colour."""
+"""The value of a mask at a pixel: an id or a colour."""
 Pixels = Integer[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]
-"""A mask as ids, whatever they mean, or as RGB colours."""
+"""A mask as raw ids or as RGB colours."""
 EXIF_REMEDY = (
-    "turn the mask as well, or take the orientation out of the photo (exiftool -Orientation= FILE)"
+    "rotate the mask too, or remove the orientation from the photo (exiftool -Orientation= FILE)"
 )
 _UNKNOWN = -2
 _MANY = 16
 
 
 class MaskReader:
-    """Mask files to class ids through lookup tables made once.
+    """Converts mask files to class ids with precomputed lookup tables.
 
-    A file may tell classes by its numbers, its colours or both: a palette PNG has an index and a
-    colour at each pixel, a grey one a number that is also a grey. Unless the description says
-    ``masks:``, both must tell the same where it knows both.
+    A file may encode classes by its values, its colours or both: a palette PNG has an index and a
+    colour at each pixel, a grey one a value that is also a grey. Unless the description has
+    ``masks:``, both must give the same class wherever both are known.
 
     Args:
         description: Classes and colours.
-        encoding: What ids mean; the description's by default.
+        encoding: The meaning of ids; the description's by default.
     """
 
     def __init__(self, description: Description, encoding: Encoding | None = None) -> None:
         self.encoding = encoding or description.encoding
         self.description = description
         self.reads_colours = description.has_palette and description.masks != "ids"
-        """Whether RGB masks mean colours, also where they are grey."""
+        """Whether RGB masks are read as colours, even if all are grey."""
         others = self.encoding.others
         self._nearest = others == NEAREST
         unknown = others is None or self._nearest
@@ -59,14 +59,14 @@ class MaskReader:
         self._colours = codes[order]
         self._colour_targets = np.array([*self._meanings.values()], dtype=np.int16)[order]
         self.first_shown: dict[int, tuple[Colour, Place]] = {}
-        """Colours that palettes showed for ids so far, and the file that did so first."""
+        """The colour that palettes gave each id so far, and the first file with it."""
 
     def __call__(self, path: Place) -> Int16[np.ndarray, "height width"]:
-        """Decode a mask and look up the class of each pixel, `IGNORE` where it has none.
+        """Decode a mask and look up the class of each pixel, `IGNORE` where there is none.
 
         Raises:
-            InputError: the file is damaged, holds an id or a colour that the description does not
-                know, or tells one class by its numbers and another by its colours.
+            InputError: the file is damaged, contains an unknown id or colour, or gives different
+                classes by value and by colour.
         """
         pixels, lossy = self._read(path)
         if pixels.ndim == 2:
@@ -76,24 +76,24 @@ class MaskReader:
         source = self.description.source
         if self.description.masks == "ids":
             raise InputError(
-                f"{path} holds colours, where {self.description.path} expects class ids; "
-                + (f"use the masks of {source}" if source else "save ids, or leave out masks: ids")
+                f"{path} holds colours, but {self.description.path} expects class ids; "
+                + (f"use the masks of {source}" if source else "save ids, or remove masks: ids")
             )
         raise InputError(
-            f"{path} holds colours, but {self.description.path} gives none to its classes; "
+            f"{path} holds colours, but {self.description.path} has none for its classes; "
             "add palette: [[r, g, b], ...], one per class"
         )
 
     def stored(self, path: Place) -> Pixels:
-        """Decode a mask to ids or colours, whichever its pixels mean here.
+        """Decode a mask to raw ids or colours, whichever its pixels mean here.
 
         Raises:
-            InputError: the file is damaged, or its numbers and colours tell different classes.
+            InputError: the file is damaged, or its values and colours give different classes.
         """
         return self._read(path)[0]
 
     def _read(self, path: Place) -> tuple[Pixels, bool]:
-        """Decode a mask, and tell whether compression may have changed it."""
+        """Decode a mask, and return whether compression may have changed it."""
         file = stored(path)
         pixels = _one_or_three(file, path)
         if pixels.ndim == 3:
@@ -106,7 +106,7 @@ class MaskReader:
         return pixels, file.lossy
 
     def _meant(self, file: Stored, path: Place) -> Pixels:
-        """Tell whether the numbers of a file mean ids, or the colours that they show."""
+        """Decide whether the values of a file are ids or stand for the colours that they show."""
         ids = self._unpacked(file.pixels, file.white)
         if self.description.masks == "ids" or not (self.reads_colours or file.palette is not None):
             return ids
@@ -140,11 +140,11 @@ class MaskReader:
 
     def _named(self, target: int | None) -> str:
         if target is None:
-            return "that nothing describes"
+            return "that is not described"
         return f"of {'no class' if target == IGNORE else self.description.class_names[target]}"
 
     def _unpacked(self, pixels: np.ndarray, white: int | None) -> np.ndarray:
-        """Take numbers of 1, 2 or 4 bits for 8-bit greys where only those are ids."""
+        """Expand values of 1, 2 or 4 bits to 8-bit greys if only those are known ids."""
         if white is None or white >= 255:
             return pixels
         used, factor = _used(pixels).tolist(), 255 // white
@@ -155,10 +155,10 @@ class MaskReader:
     def _refuse_greys(
         self, used: Sequence[int], shown: Sequence[Colour | None], path: Place
     ) -> None:
-        """Refuse a palette whose greys are ids themselves, as programs that shrink PNGs make it.
+        """Refuse a palette whose greys are themselves ids, as written by PNG optimisers.
 
         Raises:
-            InputError: they are other ids than the indices, and mean another class.
+            InputError: the greys differ from the indices, and mean other classes.
         """
         greys = [colour[0] for colour in shown if colour and len({*colour}) == 1]
         by_grey = [self.meaning(grey) for grey in greys]
@@ -169,16 +169,16 @@ class MaskReader:
             if one != other:
                 raise InputError(
                     f"{path} has a palette that shows index {number} as grey {grey}, but id "
-                    f"{number} is {self._named(one)} and id {grey} {self._named(other)}; save the "
-                    "mask in grey as it was before a program made it smaller, or write masks: ids "
-                    f"in {self.description.path} if the index counts"
+                    f"{number} is {self._named(one)} and id {grey} {self._named(other)}; use the "
+                    "grey mask from before the PNG was optimised, or write masks: ids in "
+                    f"{self.description.path} if the index counts"
                 )
 
     def _compare(self, used: Sequence[int], shown: Sequence[Colour | None], path: Place) -> None:
-        """Refuse a palette that shows another colour for an id than that of another mask.
+        """Refuse a palette that gives an id another colour than an earlier mask did.
 
         Raises:
-            InputError: it does, as where a program made each file's palette anew.
+            InputError: it does; palettes were probably generated per file.
         """
         for number, colour in zip(used, shown, strict=True):
             if colour is None or self.meaning(number) == IGNORE:
@@ -200,7 +200,7 @@ class MaskReader:
         return counted(self.stored(path))
 
     def meaning(self, value: MaskValue) -> int | None:
-        """Say which class a value means, `IGNORE` for none, None for what is not known."""
+        """Return the class of a value, `IGNORE` for none, None for unknown values."""
         if isinstance(value, int):
             if self.description.masks == "colors":
                 return self.meaning((value, value, value))
@@ -211,7 +211,7 @@ class MaskReader:
         return self._meanings.get(value) if self.reads_colours else None
 
     def exact(self, value: MaskValue) -> bool:
-        """Tell whether a value is described itself, and not only near one that is."""
+        """Return whether a value is described itself, rather than near one that is."""
         if isinstance(value, int) and self.description.masks == "colors":
             value = value, value, value
         return value in (self.encoding.ids if isinstance(value, int) else self._meanings)
@@ -221,7 +221,8 @@ class MaskReader:
     ) -> Int16[np.ndarray, "height width"]:
         if lossy and not self._nearest:
             raise InputError(
-                f"{path} is a JPEG, or compressed alike, which changes class ids; save masks as PNG"
+                f"{path} has lossy compression, as JPEG does, which changes class ids; save masks "
+                "as PNG"
             )
         labels: np.ndarray = self._classes.take(ids)
         if labels.min() == _UNKNOWN:
@@ -259,7 +260,7 @@ class MaskReader:
         return labels
 
     def _targets(self, pixels: UInt8[np.ndarray, "*shape 3"]) -> Int16[np.ndarray, "*shape"]:
-        """Look up the class of the colour that is nearest, by Euclidean distance in RGB."""
+        """Look up the class of the nearest colour, by Euclidean distance in RGB."""
         codes, where = np.unique(_codes(pixels), return_inverse=True)
         distances = np.zeros((len(codes), len(self._colours)), np.int32)
         for bits in (0, 8, 16):
@@ -277,13 +278,13 @@ class Pair(NamedTuple):
     mask: Place | None = None
     """None for an unlabelled image."""
     reader: MaskReader | None = None
-    """What reads the mask; its ``encoding`` says what ids mean, its ``description`` the rest."""
+    """Reads the mask according to its ``encoding`` and ``description``."""
     levels: Levels = Levels()
-    """What the numbers of the image mean."""
+    """How values of the image are interpreted."""
 
 
 def read_mask(path: Place) -> Pixels:
-    """Decode a mask that nothing describes: palette indices and grey levels as ids, or RGB colours.
+    """Decode a mask without a description: palette indices and greys as ids, or RGB colours.
 
     Raises:
         InputError: the file cannot be decoded to its last row, or to ids or colours.
@@ -306,53 +307,56 @@ def counted(pixels: Pixels) -> dict[MaskValue, int]:
 
 
 def remedy_for_ids(unknown: Sized) -> str:
-    """Say what to do about ids that nothing describes."""
+    """Return the way out for unknown ids."""
     if len(unknown) > _MANY:
-        return "if they are smooth edges, save one flat number per class; else map with ids: there"
-    return "map with ids: or leave out with ignore: there"
+        return (
+            "if they come from smooth edges, save masks without antialiasing; "
+            "otherwise map them with ids: there"
+        )
+    return "map them with ids: or exclude them with ignore: there"
 
 
 def _one_or_three(file: Stored, path: Place) -> np.ndarray:
-    """Take the bands of ids or colours; transparency says nothing about the class."""
+    """Return the bands of ids or colours, without transparency."""
     pixels = file.pixels
     if pixels.ndim == 2:
         return pixels
     bands = pixels.shape[2] - file.transparent
     if bands not in (1, 3):
         raise InputError(
-            f"{path} has {bands} bands, where masks have one or three; save the band of ids alone"
+            f"{path} has {bands} bands, but masks have one or three; save only the band of ids"
         )
     return pixels[:, :, 0] if bands == 1 else pixels[:, :, :3]
 
 
 def _whole(pixels: np.ndarray, path: Place) -> Integer[np.ndarray, "height width"]:
-    """Take numbers of any type for ids.
+    """Convert values of any type to ids.
 
     Raises:
-        InputError: they are not whole, or none that an id can be.
+        InputError: they are not integers, or out of range.
     """
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels
     if pixels.dtype.kind == "f" and (broken := pixels != np.floor(pixels)).any():
         raise InputError(
-            f"{path} holds {pixels[broken][0]}, which is no class id; save whole numbers of 0 to "
-            "65535"
+            f"{path} holds {pixels[broken][0]}, which is not a class id; save whole numbers from 0 "
+            "to 65535"
         )
     if pixels.min() < 0 or pixels.max() >= 2**16:
         strange = pixels.min() if pixels.min() < 0 else pixels.max()
-        raise InputError(f"{path} holds id {strange:.0f}; save masks with ids of 0 to 65535")
+        raise InputError(f"{path} holds id {strange:.0f}; save masks with ids from 0 to 65535")
     return pixels.astype(np.uint16)
 
 
 def _coloured(file: Stored, path: Place) -> UInt8[np.ndarray, "height width 3"]:
-    """Take what is stored for colours of 8 bits."""
+    """Convert stored values to 8-bit colours."""
     pixels = _one_or_three(file, path)
     if file.palette is not None:
         colours: np.ndarray = file.palette[pixels]
         return colours
     if file.white is None or (pixels.astype(np.int64) * 255 % file.white).any():
         raise InputError(
-            f"{path} holds {pixels.dtype} levels that are no colours of 8 bits; save it with 8 bits"
+            f"{path} holds {pixels.dtype} values that are not 8-bit colours; save it with 8 bits"
         )
     if file.white != 255:
         pixels = (pixels.astype(np.int64) * 255 // file.white).astype(np.uint8)
@@ -360,7 +364,7 @@ def _coloured(file: Stored, path: Place) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _shown(file: Stored, number: int) -> Colour | None:
-    """Tell the colour that a number shows; None for none of 8 bits."""
+    """Return the 8-bit colour of a value; None if it has none."""
     if file.palette is not None:
         red, green, blue = file.palette[number].tolist()
         return red, green, blue
@@ -370,7 +374,7 @@ def _shown(file: Stored, number: int) -> Colour | None:
 
 
 def _used(pixels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, " values"]:
-    """List the numbers that there are; of each run of equal pixels, one is looked at."""
+    """List the distinct values; only one pixel of each run of equal ones is counted."""
     flat = pixels.ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     return np.flatnonzero(np.bincount(np.append(flat[ends], flat[-1])))

@@ -1,4 +1,4 @@
-"""Which image belongs to which mask, by the layout of a split; what lacks, named once."""
+"""Matching of images and masks by a split's layout; missing files are named once."""
 
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -26,17 +26,17 @@ class Listing:
 
     split: str
     pairs: list[Pair] = field(default_factory=list)
-    """With a mask, or all without one if the split is unlabelled."""
+    """All with masks, or all without if the split is unlabelled."""
     images_alone: list[Place] = field(default_factory=list)
     masks_alone: list[Place] = field(default_factory=list)
     left_out: list[tuple[Pattern, Place]] = field(default_factory=list)
-    """Pictures that match the pattern of images but for their suffix."""
+    """Images that match the pattern except for their suffix."""
     refusals: list[str] = field(default_factory=list)
-    """Why the split cannot be opened as it is, besides images that stand alone."""
+    """Why the split cannot be opened, apart from images without masks."""
     doubts: list[str] = field(default_factory=list)
-    """What is hardly meant so, and nothing stops at."""
+    """Probable mistakes that do not stop a run."""
     remarks: list[str] = field(default_factory=list)
-    """What the user should know and nothing stops at."""
+    """Notes that do not stop a run."""
 
     @property
     def labelled(self) -> bool:
@@ -52,20 +52,20 @@ def listed(
     files: Lister | None = None,
     splits: Sequence[Literal["train", "val", "test"]] = ("train", "val"),
 ) -> list[Listing]:
-    """List the training and the validation split, or others.
+    """List the training and validation splits, or others.
 
     Args:
-        root: The folder that patterns start from.
-        description: Where files lie and what masks mean.
-        lenient: Note what is wrong in the listings and go on with the rest.
-        chosen: The names of each split, instead of what the description lists.
+        root: The folder that patterns are relative to.
+        description: The location of files and the encoding of masks.
+        lenient: Record errors in the listings and continue with the rest.
+        chosen: The names of each split, instead of the description's lists.
         files: Lists the files below a folder.
-        splits: Those to list.
+        splits: The splits to list.
 
     Raises:
-        InputError: a folder, a list, a listed image or a mask is missing, and not ``lenient``.
+        InputError: a folder, list, listed image or mask is missing; not if ``lenient``.
     """
-    # One listing of a folder serves every part and split.
+    # Each folder is listed once for all parts and splits.
     files, folder = files or cache(files_below), cache(partial(_folder, root))
     found = []
     for split in splits:
@@ -81,21 +81,21 @@ def listed(
         used |= {pair.image for listing in found for pair in listing.pairs}
     for listing in found:
         listing.doubts += _left_out(listing, used)
-        # Splits may share a folder of masks: those of the other one are not alone, and those of
-        # none are said once.
+        # Splits may share a folder of masks: a mask used by another split is not alone, and one
+        # used by none is reported once.
         listing.masks_alone = [mask for mask in listing.masks_alone if mask not in used]
         used.update(listing.masks_alone)
     return found
 
 
 def _check(listing: Listing, path: Path, lenient: bool) -> None:
-    """Put the pairs in order, and see whether an image stands in two parts."""
+    """Sort the pairs, and refuse an image that is in two parts."""
     split, pairs = listing.split, listing.pairs
     pairs.sort(key=lambda pair: (pair.name, pair.image))
     for first, second in pairwise(pairs):
         if first.image == second.image:
             _refuse(
-                f"{first.image} stands in two parts of {split} in {path}; take it out of one, for "
+                f"{first.image} is in two parts of {split} in {path}; remove it from one, for "
                 "example with except:",
                 listing,
                 lenient,
@@ -104,7 +104,7 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
 
 
 def _left_out(listing: Listing, used: Container[Place | None]) -> Iterator[str]:
-    """Say which pictures nothing uses, and why."""
+    """Report images that are not used, and why."""
     by_pattern: dict[Pattern, list[Place]] = {}
     for pattern, path in listing.left_out:
         if path not in used and path not in listing.masks_alone:
@@ -115,7 +115,8 @@ def _left_out(listing: Listing, used: Container[Place | None]) -> Iterator[str]:
         remedy = "end it in .* for any suffix" if read else "save them as PNG or JPEG"
         yield (
             f"{listing.split} leaves out {len(paths)} image{'s' if len(paths) > 1 else ''} "
-            f"({some(paths, 2)}), as {pattern.text} takes no {', '.join(suffixes)}; {remedy}"
+            f"({some(paths, 2)}), since {pattern.text} does not match {', '.join(suffixes)}; "
+            f"{remedy}"
         )
 
 
@@ -127,7 +128,7 @@ def _refuse(text: str, listing: Listing, lenient: bool) -> None:
 
 
 class _Matcher:
-    """Finds the pairs of one part of a split, and what its user should know about them."""
+    """Finds the pairs of one part of a split, and collects notes about them."""
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class _Matcher:
         self._by_convention = (part,) == default_layout(self._split)
 
     def match(self, chosen: Sequence[str] | None) -> None:
-        """Add the pairs to the listing, and what stands alone or is wrong."""
+        """Add the pairs, unpaired files and errors to the listing."""
         listing, refused = self._listing, len(self._listing.refusals)
         images = self._found(self._part.images, IMAGE_SUFFIXES, needed=True)
         every = chosen is None and not self._part.lists
@@ -176,7 +177,7 @@ class _Matcher:
             listing.remarks.append(remark)
 
     def _without_masks(self, images: Mapping[str, Place]) -> dict[str, Place]:
-        """Leave out files that are masks of others, where one pattern matches both."""
+        """Leave out files that are masks of other images, if one pattern matches both."""
         masks: dict[Place, str] = {}
         for place in self._part.masks:
             if place.pattern.meets(self._part.images) and self._place(place.pattern).is_dir():
@@ -185,12 +186,12 @@ class _Matcher:
         masked = set(masks.values())
         if same := next((path for name, path in images.items() if masks.get(path) == name), None):
             self._refuse(
-                f"{self._description.path}: {same} would be image and mask at once; write masks: "
-                f"of {self._split} apart from images:"
+                f"{self._description.path}: {same} matches both images: and masks: of "
+                f"{self._split}; change one of the two patterns"
             )
 
         def is_mask(name: str, path: Place) -> bool:
-            # The pattern that leaves less to the name is the one that means the file.
+            # The pattern with the shorter name is the more specific one, and decides.
             of = masks.get(path, name)
             return len(of) < len(name) and (of in images or name not in masked)
 
@@ -205,15 +206,18 @@ class _Matcher:
         return {name: folder / file for name, file in found.items()}
 
     def _unlabelled(self) -> None:
-        """Say that nothing but a teacher names the classes of these images."""
+        """Note that these images have no labels, so that only a teacher can supply classes."""
         said, end = self._listing.remarks, "without them only fakd distill can train on it"
-        text = f"{self._description.path} names none"
+        text = f"{self._description.path} gives none"
         if self._part.masks:
             folder = self._root / self._part.masks[0].pattern.folder
             text = f"there is no {folder}, and {what_is_there(folder)}"
             if any(entry.is_dir() for entry in folder.parent.iterdir() if entry.name != "images"):
-                said, end = self._listing.doubts, f"name the folder {folder.name} if it is there"
-        said.append(f"{self._split} has no masks, as {text}; {end}")
+                said, end = (
+                    self._listing.doubts,
+                    f"if the masks are there, rename their folder to {folder.name}",
+                )
+        said.append(f"{self._split} has no masks: {text}; {end}")
 
     def _place(self, pattern: Pattern) -> Folder:
         return self._folder(pattern.folder)
@@ -225,31 +229,31 @@ class _Matcher:
         _refuse(text, self._listing, self._lenient)
 
     def _remark(self, names: Sequence[str]) -> str | None:
-        """Say what this part lacks of the number of images it should have."""
+        """Describe the difference from the expected number of images."""
         wanted = self._part.count
         if wanted is None or len(names) == wanted:
             return None
         title = self._description.name or "the described"
         where = (self._lists() or (self._part.images.text,))[0]
         if len(names) > wanted:
-            more = f"more than {title}'s {wanted}; see whether others were added"
+            more = f"more than {title}'s {wanted}; check whether some were added"
             return f"{self._split} has {len(names)} images ({where}), {more}"
         if self._part.lists:
             hint = f"the others are missing in {self._root / where}"
         elif (lacking := gap(names, wanted)) is not None:
             hint = f"missing, for example, {Path(self._part.images.path(lacking)).name}"
         else:
-            hint = f"the others should lie under {self._root / self._part.images.folder}"
+            hint = f"the others should be in {self._root / self._part.images.folder}"
         return f"{self._split} has {len(names)} of {title}'s {wanted} images ({where}); {hint}"
 
     def _chosen(self, images: Mapping[str, Place]) -> list[str]:
-        """Name the images of this part: those that its lists name, or all."""
+        """Return the names of this part's images: those in its lists, or all."""
         lists, refused = self._lists(), len(self._listing.refusals)
         if not images or (self._part.lists and not lists):
             return []
         excluded = {name for file in self._part.excluded for name in self._names(file, images)}
         if not lists and (unknown := sorted(excluded - {*images})):
-            why = f"excepts {some(unknown, 2)}, which no image is called; {self._remedy()}"
+            why = f"excludes {some(unknown, 2)}, but no image has that name; {self._remedy()}"
             self._refuse(f"{self._root / self._part.excluded[0]} {why}")
         listed = [name for file in lists for name in self._names(file, images)]
         every = listed if self._part.lists else sorted(images)
@@ -264,13 +268,13 @@ class _Matcher:
             )
         elif not names and len(self._listing.refusals) == refused:
             which = self._root / (*lists, *self._part.excluded)[0]
-            self._refuse(f"{which} names no image to take; {self._remedy()}")
+            self._refuse(f"{which} leaves no image to use; {self._remedy()}")
         return [name for name in names if name in images]
 
     def _found(
         self, pattern: Pattern, suffixes: tuple[str, ...], needed: bool = False
     ) -> dict[str, Place]:
-        """Map the names that match a pattern to their files."""
+        """Map names to the files that match a pattern."""
         folder = self._place(pattern)
         if not folder.is_dir():
             self._refuse_folder(self._root / pattern.folder)
@@ -295,7 +299,7 @@ class _Matcher:
     def _masks(
         self, names: Sequence[str], images: Mapping[str, Place]
     ) -> tuple[Masks | None, dict[str, Place]]:
-        """Find the place with the most masks for the images; None where there is none."""
+        """Find the location with the most masks for the images; None if there is none."""
         places = self._part.masks
         there = [place for place in places if self._place(place.pattern).is_dir()]
         if places and not there and not self._part.may_lack_masks:
@@ -323,7 +327,7 @@ class _Matcher:
         others = [other.pattern.path(first) for other in self._part.masks if other is not place]
         nor = f", nor {' or '.join(others)}" if others and not some else ""
         remedy = (
-            "masks match images by name, so add, rename or link it, or remove the image"
+            "a mask has the name of its image, so add, rename or link it, or remove the image"
             if self._by_convention
             else self._remedy()
         )
@@ -333,20 +337,18 @@ class _Matcher:
         )
 
     def _beside(self, pattern: Pattern, name: str, image: Place) -> str:
-        """Mention a file that was perhaps taken for the mask that lacks."""
+        """Mention a similar file that was perhaps meant as the missing mask."""
         folder = self._place(pattern)
         for file in self._files(folder):
-            # What follows the name must not be more of a name: 10 is not beside 1.
+            # The name must end there: 10 does not match 1.
             alike = re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", composed(file))
             if alike and folder / file != image:
-                reason = (
-                    "holds colours, not ids" if "color" in file.lower() else "is named otherwise"
-                )
-                return f"; {Path(file).name} is there, but {reason}"
+                reason = "holds colours, not ids" if "color" in file.lower() else "has another name"
+                return f"; {Path(file).name} exists, but {reason}"
         return ""
 
     def _lists(self) -> tuple[str, ...]:
-        """Choose the first group of lists that is all there; nothing where none is."""
+        """Choose the first complete group of lists; empty if there is none."""
         groups = self._part.lists
         for group in groups:
             if all(self._list(file).is_file() for file in group):
@@ -362,7 +364,7 @@ class _Matcher:
         return ()
 
     def _list(self, file: str) -> Path:
-        """Find a list among the data, or beside the description of data that others own."""
+        """Find a list in the data folder, or next to the description if the data are read-only."""
         path, beside = as_stored(self._root / file), self._description.path.parent / file
         return beside if beside.is_file() and not path.is_file() else path
 
@@ -377,7 +379,7 @@ class _Matcher:
         if self._by_convention:
             splits = dict.fromkeys(("train", "val", self._split))
             places = (f"{split}/{kind}" for split in splits for kind in ("images", "masks"))
-            return f"lay the data out as {', '.join(places)}"
+            return f"arrange the data as {', '.join(places)}"
         if self._description.source is not None:
             return f"it comes with {self._description.source}"
         return f"add it, or change {self._split} in {self._description.path}"
@@ -385,7 +387,7 @@ class _Matcher:
 
 def _folder(root: Path, text: str) -> Folder:
     """Find a folder, or open shards or a table as one."""
-    # Imported here because a folder of files needs neither of them.
+    # Imported here because a folder of files needs neither.
     if text.startswith(TABLE):
         from fakd.data.tables import TableFolder
 

@@ -1,4 +1,4 @@
-"""Where a picture lies: in a file of its own, or within another one."""
+"""Locations of images: a file, or an entry within a shard, table or video."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from typing import Any
 
 
 class Packed(ABC):
-    """A file within another one, opened and read as a path is; its text tells it from others."""
+    """A file within another one, with the interface of a path; identified by its text."""
 
     suffix: str = ""
-    """What its name ends in, if it has one."""
+    """The suffix of its name, if any."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """Name it for messages: what it is in, then its own name."""
+        """Return its name for messages: its container, then its own name."""
 
     @abstractmethod
     def read_bytes(self) -> bytes:
-        """Read all of it."""
+        """Read its content."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Packed) and str(self) == str(other)
@@ -44,31 +44,31 @@ class Packed(ABC):
         return BytesIO(self.read_bytes())
 
     def stat(self) -> Any:
-        """Tell its size."""
+        """Return its size as ``st_size``."""
         return SimpleNamespace(st_size=len(self.read_bytes()))
 
 
 class PackedFolder(ABC):
-    """Files within other ones, found as those below a folder are."""
+    """A folder-like collection of files within other files."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """Name it for messages."""
+        """Return its name for messages."""
 
     @abstractmethod
     def files(self) -> Sequence[str]:
-        """List its files by relative path with slashes."""
+        """List its files as relative paths with slashes."""
 
     @abstractmethod
     def __truediv__(self, file: str) -> Packed:
-        """Give what reads one of them."""
+        """Return one of its files."""
 
     def is_dir(self) -> bool:
-        """Tell that it is there: it could not be made otherwise."""
+        """Return True: a missing one cannot be constructed."""
         return True
 
 
 Place = Path | Packed
-"""Where a picture lies."""
+"""The location of an image."""
 Folder = Path | PackedFolder
-"""Where pictures lie."""
+"""The location of several images."""

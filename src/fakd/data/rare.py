@@ -1,4 +1,4 @@
-"""Images in which rare classes show come more often: which class, then which image of it."""
+"""Rare class sampling: draw a class, then an image that shows it."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,24 @@ from torch import Tensor
 from fakd.data.seeds import mixed
 
 _DRAW = 5
-"""Sets these draws apart from others of the same seed."""
+"""Distinguishes these draws from others with the same seed."""
 
 
 class Shown(NamedTuple):
-    """Which classes show in which training images."""
+    """Which classes occur in which training images."""
 
     shows: Bool[np.ndarray, "images classes"]
     pixels: Int64[np.ndarray, "2 classes"]
-    """Pixels of each class in the images without labels, and in those with."""
+    """Pixels of each class in the unlabelled and in the labelled images."""
 
 
 def class_probabilities(
     pixels: Int64[np.ndarray, " classes"], temperature: float
 ) -> Float64[np.ndarray, " classes"]:
-    r"""Compute how often a class is drawn: :math:`P(c) \propto e^{(1 - f_c) / T}`.
+    r"""Compute the probability that a class is drawn: :math:`P(c) \propto e^{(1 - f_c) / T}`.
 
     :math:`f_c` is the class's share of the pixels. Rare class sampling of DAFormer (Hoyer et al.,
-    2022, arXiv 2111.14887, Eq. 7 and 8), there with T = 0.01.
+    2022, arXiv 2111.14887, Eq. 7 and 8), which uses T = 0.01.
     """
     share = pixels / max(int(pixels.sum()), 1)
     weights = np.exp((share.min() - share) / temperature)
@@ -37,15 +37,15 @@ def class_probabilities(
 
 
 class RareDraw:
-    """Draws a class by its rareness, then an image that shows it, each as likely as the others.
+    """Draws a class by its rareness, then uniformly one of the images that show it.
 
-    A function of seed, kind and number of the draw alone.
+    Depends only on seed, kind and number of the draw.
 
     Args:
-        shown: which classes show where.
-        temperature: that of `class_probabilities`; the smaller, the more of the rarest.
-        seed: of the run.
-        kinds: images of each kind, and which rows of `Shown.pixels` are theirs.
+        shown: Which classes occur in which images.
+        temperature: As in `class_probabilities`; smaller values favour the rarest classes more.
+        seed: The run's seed.
+        kinds: The image indices of each kind, and its rows of `Shown.pixels`.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class RareDraw:
             self._of[kind] = torch.from_numpy(chances), [members[each] for each in classes]
 
     def __contains__(self, kind: int) -> bool:
-        """Tell whether any image of a kind shows a class, so that there is a choice."""
+        """Return whether any image of a kind shows a class."""
         return kind in self._of
 
     def order(self, kind: int, count: int) -> tuple[Sequence[int], int]:
-        """Draw images of a class, and a place among them."""
+        """Draw a class; return its images and a random position among them."""
         generator = torch.Generator().manual_seed(mixed(self._seed, _DRAW, kind, count))
         chances, members = self._of[kind]
         chosen = members[int(torch.multinomial(chances, 1, generator=generator))]

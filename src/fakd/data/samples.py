@@ -1,4 +1,4 @@
-"""Samples as tensors: decoded from files when asked for, and kept in memory while there is room."""
+"""Samples as tensors: decoded from files on access, and cached in memory up to a limit."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from fakd.settings import IGNORE, Hardware
 
 
 class Sample(NamedTuple):
-    """One image at its own size, with its labels if it has any."""
+    """One image at its original size, with its labels if it has any."""
 
     image: UInt8[Tensor, "3 height width"]
     labels: Int16[Tensor, "height width"] | None
@@ -31,26 +31,26 @@ class Sample(NamedTuple):
 
 
 def read_image(path: Place, levels: Levels = Levels()) -> UInt8[Tensor, "3 height width"]:
-    """Decode an image of any kind to RGB, upright as its EXIF orientation says.
+    """Decode an image of any format to RGB, rotated according to its EXIF orientation.
 
     Args:
         path: The file.
-        levels: Which of its bands are shown, and which of their numbers are black and white.
+        levels: Which bands are used, and which of their values are black and white.
 
     Raises:
-        InputError: the file cannot be decoded to its last row, or its numbers have no one meaning.
+        InputError: the file cannot be decoded to its last row, or its values are ambiguous.
     """
     pixels = decoded(path, levels)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 class PairedSplit(Split):
-    """Images and masks decoded when asked for.
+    """Images and masks, decoded on access.
 
     Args:
-        root: The folder that identity lines name files from.
-        pairs: With a mask or without.
-        group: Tells of a name which others it is not independent of.
+        root: The folder that file names in `identity` are relative to.
+        pairs: With or without masks.
+        group: Maps a name to its group of dependent images.
     """
 
     def __init__(
@@ -75,35 +75,35 @@ class PairedSplit(Split):
             what = f"{pair.mask} is {mask_size} but its image {pair.image} is {image_size} "
             file = stored(pair.image, upright=True)
             if file.orientation in SIDEWAYS and file.size_before[::-1] == labels.shape:
-                raise InputError(f"{what}once turned as its EXIF says; {EXIF_REMEDY}")
+                raise InputError(f"{what}after EXIF rotation; {EXIF_REMEDY}")
             raise InputError(f"{what}(width x height); export the mask at the size of the image")
         return Sample(image, labels, pair.name)
 
     def is_labelled(self, index: int) -> bool:
-        """Tell whether a pair has a mask."""
+        """Return whether a pair has a mask."""
         return self.pairs[index].mask is not None
 
     def labelled_indices(self) -> list[int]:
-        """List the pairs that have a mask; all of them come before images from further folders."""
+        """List the pairs that have a mask; they all come before images from additional folders."""
         return [i for i, pair in enumerate(self.pairs.pairs) if pair.mask is not None]
 
     def name(self, index: int) -> str:
-        """Tell the name of a pair without decoding it."""
+        """Return the name of a pair without decoding it."""
         pair: Pair = self.pairs[index]
         return pair.name
 
     def group(self, index: int) -> str | None:
-        """Tell the group that the description gives a pair."""
+        """Return a pair's group according to the description."""
         return self._group(self.pairs[index].name) if self._group else None
 
     def stamp(self, index: int) -> str:
-        """Tell the size of an image's file, or what else is the same for every copy."""
+        """Return the file size of an image, or another identifier that is equal in every copy."""
         return self.pairs.stamp(index)
 
     def identity(self) -> Iterable[str]:
-        """Yield each file's name and size, each mask's checksum, and how mask ids map to classes.
+        """Yield names and sizes of files, checksums of masks, and the mapping from ids to classes.
 
-        The same on every copy of the data: no path above its root and no time counts.
+        It is the same for every copy of the data: neither the root's location nor file times count.
         """
         for reader in dict.fromkeys(pair.reader for pair in self.pairs.pairs):
             if reader is not None:
@@ -114,12 +114,12 @@ class PairedSplit(Split):
         for pair in self.pairs.pairs:
             yield f"{self._relative(pair.image, pair.name)} {pair.image.stat().st_size}"
             if pair.mask is not None:
-                # A label corrected in place seldom changes the size; masks are small to read.
+                # Correcting a label in place seldom changes the size, and masks are small to read.
                 yield f"{self._relative(pair.mask)} {zlib.crc32(pair.mask.read_bytes()):08x}"
         yield from self.pairs.lines(self.root)
 
     def _relative(self, place: Place, otherwise: str | None = None) -> str:
-        """Name a file from the root; one that lies elsewhere otherwise, if there is such a name."""
+        """Return a file's path relative to the root, or ``otherwise`` if it is elsewhere."""
         path, root = Path(str(place)).absolute(), self.root.absolute()
         if not path.is_relative_to(root):
             return composed(otherwise or path.as_posix())
@@ -127,7 +127,10 @@ class PairedSplit(Split):
 
 
 def _identity(reader: MaskReader) -> str:
-    """Write what ids mean; IGNORE as 255, as long as that is no class, as it always was."""
+    """Describe the mapping of ids.
+
+    IGNORE is written as 255 unless that is a class, for compatibility with earlier versions.
+    """
     none = 255 if len(reader.description.class_names) < 256 else IGNORE
     meanings = {raw: none if to == IGNORE else to for raw, to in reader.encoding.ids.items()}
     if reader.encoding.ids.get(2**16 - 1) == IGNORE:
@@ -137,7 +140,7 @@ def _identity(reader: MaskReader) -> str:
 
 
 class KeptSplit(Split):
-    """Another split of whose samples some are kept decoded."""
+    """Base of splits that cache decoded samples of another split."""
 
     def __init__(self, split: Split) -> None:
         self.labelled, self._split = split.labelled, split
@@ -146,30 +149,30 @@ class KeptSplit(Split):
         return len(self._split)
 
     def is_labelled(self, index: int) -> bool:
-        """Ask the other split."""
+        """Return whether the sample has labels in the other split."""
         return self._split.is_labelled(index)
 
     def name(self, index: int) -> str:
-        """Tell the sample's name in the other split."""
+        """Return the sample's name in the other split."""
         return self._split.name(index)
 
     def group(self, index: int) -> str | None:
-        """Tell the sample's group in the other split."""
+        """Return the sample's group in the other split."""
         return self._split.group(index)
 
     def stamp(self, index: int) -> str:
-        """Tell the state of the sample in the other split."""
+        """Return the sample's version in the other split."""
         return self._split.stamp(index)
 
     def identity(self) -> Iterable[str]:
-        """Yield the other split's lines: how samples are kept changes none."""
+        """Yield the other split's lines: caching does not change samples."""
         return self._split.identity()
 
 
 class CachedSplit(KeptSplit):
-    """Another split whose samples are kept in memory once decoded, up to a number of bytes.
+    """A split that caches decoded samples of another one in memory, up to a number of bytes.
 
-    Each worker process keeps its own; what no longer fits is decoded every time.
+    Each worker process has its own cache; samples that no longer fit are decoded every time.
     """
 
     def __init__(self, split: Split, limit: int) -> None:
@@ -189,10 +192,10 @@ class CachedSplit(KeptSplit):
 
 
 def cached(splits: Sequence[Split], hardware: Hardware) -> list[Split]:
-    """Cache splits in the memory a run may take, each by its share of the samples.
+    """Cache splits in the memory a run may use, in proportion to their number of samples.
 
-    What one process may keep is what the run may, divided among all of its processes that decode;
-    nothing where samples are kept on disk.
+    The limit is divided among all processes that decode; nothing is cached in memory if there is a
+    cache on disk.
     """
     processes = max(hardware.devices, launched()[0]) * max(1, hardware.workers)
     memory = hardware.cache if hardware.cache_folder is None else 0

@@ -1,4 +1,4 @@
-"""Listing a folder and its subfolders, remembered between runs while nothing in them changes."""
+"""Recursive folder listings, cached between runs while nothing in the folders changes."""
 
 import hashlib
 import json
@@ -15,23 +15,25 @@ from fakd.files import write_text
 
 _FORMAT = 2
 _OTHERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
-"""Folders that archives and systems leave among files, as hidden as those with a dot."""
+"""Folders created by archives and systems; skipped like hidden ones."""
 _WORTH_KEEPING = 1000
-"""Files below which listing is as quick as checking what was remembered."""
+"""Minimum number of files for caching; below it, listing is as fast as validating the cache."""
 _SETTLED = 2.0
-"""Seconds after which a change must have given a folder another time; FAT counts in twos."""
+"""Seconds after which another change is sure to get another timestamp; FAT has a resolution of 2
+s."""
 _PATIENCE = 1.0
-"""Seconds of silence."""
+"""Seconds until a progress message is shown."""
 
 
 def files_below(folder: Path) -> list[str]:
-    """List the files below a folder by relative path with slashes; hidden files and folders not.
+    """List the files below a folder as relative paths with slashes, without hidden ones.
 
-    Links are followed, those into a folder around them excepted. The list of a big folder is kept
-    in the user's cache and holds as long as no folder in it has another time of change.
+    Links are followed, except to a folder that contains them. The listing of a large folder is
+    cached in the user's cache, and is valid as long as no folder in it has another modification
+    time.
 
     Raises:
-        InputError: a folder may not be read.
+        InputError: a folder cannot be read.
     """
     memory = _memory(folder)
     if memory is not None and (remembered := _recall(memory, folder)) is not None:
@@ -45,18 +47,18 @@ def files_below(folder: Path) -> list[str]:
 
 
 def cache_folder() -> Path | None:
-    """Find where lists are kept: ``FAKD_CACHE`` (``off`` for nowhere), or the user's cache."""
+    """Find the cache folder: ``FAKD_CACHE`` (``off`` for none), or the user's cache."""
     given = os.environ.get("FAKD_CACHE")
     if given:
         return None if given == "off" else Path(given).expanduser()
     with suppress(RuntimeError):
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fakd"
-    # A user without a home has no cache.
+    # A user without a home folder has no cache.
     return None
 
 
 _Directory = tuple[str, int, int]
-"""Relative path, time of change in nanoseconds, inode."""
+"""Relative path, modification time in nanoseconds, inode."""
 
 
 def _walked(folder: Path) -> tuple[list[_Directory], list[str]]:
@@ -92,7 +94,7 @@ def _entries(
     folder: str, relative: str, around: frozenset[tuple[int, int]]
 ) -> Iterator[tuple[str, bool, Any]]:
     try:
-        # Asked before listing: a file added meanwhile then gives the folder another time.
+        # Read before listing, so that a file added meanwhile changes the modification time.
         state = os.stat(folder)
         identity = (state.st_dev, state.st_ino)
         if identity in around:
@@ -109,7 +111,9 @@ def _entries(
                 else:
                     yield path, False, None
     except OSError as error:
-        raise InputError(f"cannot list {folder}: {error.strerror}; change its rights") from error
+        raise InputError(
+            f"cannot list {folder}: {error.strerror}; change its permissions"
+        ) from error
     for place, path in sorted(inner):
         yield from _entries(place, path, around | {identity})
 
@@ -123,7 +127,7 @@ def _memory(folder: Path) -> Path | None:
 
 
 def _recall(memory: Path, folder: Path) -> list[str] | None:
-    """Read a list that still holds; None for one that is outdated, damaged or not there."""
+    """Read a cached listing; None if it is outdated, damaged or missing."""
     try:
         content = json.loads(memory.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT or content["folder"] != os.path.abspath(folder):
@@ -147,7 +151,7 @@ def _remember(memory: Path, folder: Path, directories: list[_Directory], files: 
         "directories": directories,
         "files": files,
     }
-    # Without a place to write, the next run lists again.
+    # If the cache is not writable, the next run lists again.
     with suppress(OSError, InputError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_text(memory, json.dumps(content))

@@ -1,8 +1,8 @@
-"""Seeds that name a place in a run, and share nothing with those of its neighbours."""
+"""Independent seeds for every position in a run."""
 
 
 def mixed(*numbers: int) -> int:
-    """Hash integers to 64 bits so that neighbours share nothing (splitmix64's finaliser).
+    """Hash integers to 64 bits so that neighbours are independent (splitmix64's finaliser).
 
     PyTorch's CPU generator keeps only the low 32 bits of a seed, so those must differ too.
     """

@@ -1,4 +1,4 @@
-"""Pictures in tar shards as WebDataset keeps them, found by an index of where each one begins."""
+"""Images in WebDataset tar shards, read with random access through an index of offsets."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ from fakd.files import write_atomically
 
 _FORMAT = 2
 _WORTH_KEEPING = 1000
-"""Images of a shard below which reading its headers is quick."""
+"""Minimum number of images for caching a shard's index; below it, reading headers is fast."""
 
 
 class Member(Packed):
@@ -38,30 +38,30 @@ class Member(Packed):
         return f"{self._shard}/{self._file}"
 
     def read_bytes(self) -> bytes:
-        """Read all of it."""
+        """Read its content."""
         with self._shard.open("rb") as opened:
             opened.seek(self._start)
             return opened.read(self._length)
 
     def stat(self) -> Any:
-        """Tell its size, as the shard's header does."""
+        """Return its size from the shard's header."""
         return SimpleNamespace(st_size=self._length)
 
 
 class Shards(Block):
-    """The images of tar files; a name is that of the shard, then the key.
+    """The images of tar files; a name is the shard's, followed by the key.
 
-    Of a member the key ends at the first dot of its file name, as in WebDataset, and images are
-    those members that have a suffix of images after it and nothing else. Other members are left
-    out. Reading headers takes some twenty seconds for a million images; that is remembered beside
-    listings, as long as a shard keeps its time of change.
+    As in WebDataset, a member's key ends at the first dot of its file name. Members with only an
+    image suffix after the key are images; others are skipped. Reading headers takes about twenty
+    seconds for a million images; the index is cached next to folder listings, as long as the
+    shard's modification time stays the same.
 
     Args:
-        root: the folder that the pattern starts from.
-        pattern: of their paths, with * for anything.
+        root: The folder that the pattern is relative to.
+        pattern: Of their paths, with * as a wildcard.
 
     Raises:
-        InputError: there is no such file, or one that is no tar file, compressed, or has no image.
+        InputError: there is no such file, or one is not a tar file, compressed, or without images.
     """
 
     def __init__(self, root: Path, pattern: str) -> None:
@@ -82,30 +82,30 @@ class Shards(Block):
         return number, int(self._rows[number][place - self._starts[number]])
 
     def name(self, place: int) -> str:
-        """Tell shard and key."""
+        """Return shard and key."""
         number, row = self._place(place)
         return f"{self._stems[number]}/{_split(self._indices[number].file(row))[0]}"
 
     def image(self, place: int) -> Place:
-        """Give what reads a member."""
+        """Return an image's member."""
         number, row = self._place(place)
         return self._indices[number].member(self._paths[number], row)
 
     def stamp(self, place: int) -> str:
-        """Tell the bytes of a member."""
+        """Return the size of a member in bytes."""
         number, row = self._place(place)
         return str(self._indices[number].lengths[row])
 
 
 class ShardFolder(PackedFolder):
-    """The pictures of tar files as files below a folder: the shard's name, then the member's.
+    """The images of tar files as files of a folder: the shard's name, then the member's.
 
     Args:
-        root: the folder that the pattern starts from.
-        pattern: of their paths, with * for anything.
+        root: The folder that the pattern is relative to.
+        pattern: Of their paths, with * as a wildcard.
 
     Raises:
-        InputError: as for `Shards`, but for images: what is none stays unmatched.
+        InputError: as for `Shards`, except that a shard without images is allowed.
     """
 
     def __init__(self, root: Path, pattern: str) -> None:
@@ -125,38 +125,38 @@ class ShardFolder(PackedFolder):
         return [*self._members]
 
     def __truediv__(self, file: str) -> Packed:
-        """Give what reads a member."""
+        """Return a file's member."""
         path, index, row = self._members[file]
         return index.member(path, row)
 
 
 def _found(root: Path, pattern: str) -> tuple[list[Path], list[str]]:
-    """Find tar files, and what tells each from the others."""
+    """Find tar files, and a short name that distinguishes each."""
     paths = [Path(each) for each in sorted(glob(str(root / pattern)))]
     if not paths:
-        raise InputError(f"expected tar shards {root / pattern}; there are none")
+        raise InputError(f"no tar shards match {root / pattern}; check the path")
     place = Path(os.path.commonpath([path.parent for path in paths]))
     return paths, [path.relative_to(place).with_suffix("").as_posix() for path in paths]
 
 
 class _Index(NamedTuple):
-    """Where the pictures of a shard begin."""
+    """The offsets of the images of a shard."""
 
     text: np.ndarray
-    """Their names, one after the other."""
+    """Their names, concatenated."""
     ends: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
     images: np.ndarray
-    """Whether nothing but a suffix of images follows the key."""
+    """Whether only an image suffix follows the key."""
 
     def file(self, row: int) -> str:
-        """Tell the name of a member."""
+        """Return the name of a member."""
         begin = self.ends[row - 1] if row else 0
         return self.text[begin : self.ends[row]].tobytes().decode(errors="surrogateescape")
 
     def member(self, shard: Path, row: int) -> Member:
-        """Give what reads a member."""
+        """Return a file's member."""
         return Member(shard, self.file(row), int(self.starts[row]), int(self.lengths[row]))
 
 
@@ -172,7 +172,7 @@ def _split(file: str) -> tuple[str, str]:
 
 
 def _index(path: Path) -> _Index:
-    """Read the headers of a shard, or what is remembered of them."""
+    """Read the headers of a shard, or its cached index."""
     state, cache = path.stat(), cache_folder()
     memory = None
     if cache is not None:
@@ -196,8 +196,8 @@ def _index(path: Path) -> _Index:
                     images.append(suffix in IMAGE_SUFFIXES)
     except (tarfile.TarError, OSError) as error:
         raise InputError(
-            f"{path} is no whole tar file ({error}); one that is compressed cannot be read from "
-            "within, so unpack it to .tar"
+            f"{path} is not a complete tar file ({error}); random access needs an uncompressed "
+            "one, so decompress it to .tar"
         ) from error
     found = _Index(
         np.frombuffer(bytes(text), np.uint8),
@@ -210,11 +210,11 @@ def _index(path: Path) -> _Index:
 
 def _remember(memory: Path, index: _Index) -> None:
     def write(file: Path) -> None:
-        # Through a file object, as NumPy would add its suffix to a name.
+        # Through a file object, since NumPy would append a suffix to a path.
         with file.open("wb") as opened:
             np.savez(opened, **index._asdict())
 
-    # Without a place to write, the next run reads the headers again.
+    # If the cache is not writable, the next run reads the headers again.
     with suppress(OSError, InputError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(memory, write)

@@ -1,4 +1,4 @@
-"""Pictures in a table of Hugging Face's datasets, mapped into memory and read row by row."""
+"""Images in a table of Hugging Face's datasets, memory-mapped and read row by row."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,7 +13,7 @@ from fakd.imports import require_library
 
 
 class Row(Packed):
-    """The picture of a row."""
+    """The image of a row."""
 
     def __init__(self, table: Any, number: int, title: str) -> None:
         self._table, self._number, self._title = table, number, title
@@ -22,7 +22,7 @@ class Row(Packed):
         return self._title
 
     def read_bytes(self) -> bytes:
-        """Read the file that the picture was."""
+        """Read the encoded image."""
         (content,) = self._table[self._number].values()
         if content is None:
             raise FileNotFoundError(self._title)
@@ -31,23 +31,23 @@ class Row(Packed):
 
 
 class Table(Block):
-    """The images of a data set that ``Dataset.save_to_disk`` has written, one for each row.
+    """The images of a data set written by ``Dataset.save_to_disk``, one per row.
 
-    Rows are mapped into memory, so a table of any size opens at once, and its order is its own. A
-    name is that of the folder, then the number of the row.
+    Rows are memory-mapped, so a table of any size opens at once. Names are the folder's, followed
+    by the row number; rows keep their order.
 
     Args:
-        path: the folder of one split.
+        path: The folder of one split.
 
     Raises:
-        InputError: the library is missing, or the folder holds no such table, or no images.
+        InputError: the library is missing, or the folder has no such table, or no images.
     """
 
     def __init__(self, path: Path) -> None:
         found, images = _opened(path)
         if len(images) != 1:
             raise InputError(
-                f"{path} must have one column of images, got {', '.join(images) or 'none'} among "
+                f"{path} must have one image column, got {', '.join(images) or 'none'} among "
                 f"{', '.join(found.features)}; select the columns, and save it again"
             )
         self._table = _column(found, images[0])
@@ -57,23 +57,23 @@ class Table(Block):
         return len(self._table)
 
     def name(self, place: int) -> str:
-        """Tell folder and row."""
+        """Return folder and row."""
         return f"{self._path.name}/{place:08d}"
 
     def image(self, place: int) -> Place:
-        """Give what reads a row."""
+        """Return an image's row."""
         return Row(self._table, place, f"{self._path} row {place}")
 
     def stamp(self, place: int) -> str:
-        """Tell the table's fingerprint, which its copies share."""
+        """Return the table's fingerprint, which is equal in copies."""
         return self._fingerprint
 
 
 class TableFolder(PackedFolder):
-    """The pictures of such a table as files of a folder: ``ROW.COLUMN``.
+    """The images of such a table as files of a folder: ``ROW.COLUMN``.
 
     Args:
-        path: the folder of one split.
+        path: The folder of one split.
 
     Raises:
         InputError: as for `Table`.
@@ -88,7 +88,7 @@ class TableFolder(PackedFolder):
         return f"{TABLE}{self._path}"
 
     def files(self) -> Sequence[str]:
-        """List each column of pictures, row by row."""
+        """List each image column, row by row."""
         return [
             f"{row:08d}.{name}"
             for name, table in self._columns.items()
@@ -96,17 +96,20 @@ class TableFolder(PackedFolder):
         ]
 
     def __truediv__(self, file: str) -> Packed:
-        """Give what reads one of them."""
+        """Return an image's row."""
         row, _, name = file.partition(".")
         return Row(self._columns[name], int(row), f"{self._path} row {int(row)} {name}")
 
 
 def _opened(path: Path) -> tuple[Any, list[str]]:
-    """Open a table, and name its columns of pictures."""
+    """Open a table, and list its image columns."""
     require_library("datasets")
     datasets = import_module("datasets")
     if not path.is_dir():
-        raise InputError(f"expected a folder that Dataset.save_to_disk wrote, {path} is none")
+        raise InputError(
+            f"expected a folder written by Dataset.save_to_disk, but {path} is not a folder; check "
+            "the path"
+        )
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:
@@ -119,6 +122,6 @@ def _opened(path: Path) -> tuple[Any, list[str]]:
 
 
 def _column(table: Any, name: str) -> Any:
-    """Take one column, its pictures as the bytes that they are kept in."""
+    """Select one column, its images as encoded bytes."""
     image = import_module("datasets").Image(decode=False)
     return table.select_columns([name]).cast_column(name, image)

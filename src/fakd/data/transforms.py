@@ -1,4 +1,4 @@
-"""Paired augmentation of an image and its labels, a pure function of sample and generator."""
+"""Joint augmentation of an image and its labels, a pure function of sample and generator."""
 
 import math
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from fakd.sizes import fitted_size
 from fakd.specs import build, checked
 
 Extra = Callable[[UInt8[Tensor, "3 height width"]], UInt8[Tensor, "3 height width"]]
-"""What `Augmentation.extra` describes."""
+"""The transform that `Augmentation.extra` describes."""
 
 MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's mean in 8 bits, which padding is made of: about zero once a network normalised it."""
+"""ImageNet's mean in 8 bits, used for padding: about zero after normalisation."""
 
 _REDRAWS = 10
 
 
 class Axis(NamedTuple):
-    """Where along one side the crop lies in the resized image, and how it was resized."""
+    """Position of the crop along one axis of the resized image, and the resizing."""
 
     before: int
     after: int
@@ -38,7 +38,7 @@ class Axis(NamedTuple):
     length: int
 
     def nearest(self) -> Tensor:
-        """Source pixel of each crop pixel, rounded down as OpenCV does."""
+        """Source pixel of each crop pixel, rounded down as in OpenCV."""
         index = torch.arange(self.start, self.start + self.length, dtype=torch.float64)
         return (index * (self.before / self.after)).long().clamp_(max=self.before - 1)
 
@@ -50,7 +50,7 @@ class Axis(NamedTuple):
     def seen_from(
         self, places: Float[Tensor, "*any"], flipped: bool = False
     ) -> tuple[Float[Tensor, "*any"], Bool[Tensor, "*any"]]:
-        """Where places in a padded view lie in the image, as -1 to 1, and whether they do."""
+        """Map positions in a padded view to the image (-1 to 1); also return which are inside it."""
         shown = (places >= 0) & (places < self.length)
         if flipped:
             places = self.length - places
@@ -59,15 +59,15 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which part of an image a view shows: resized, cut out, mirrored, padded, and turned."""
+    """The part of an image that a view shows: resized, cropped, flipped, padded and rotated."""
 
     rows: Axis
     columns: Axis
     flipped: bool
     size: tuple[int, int]
-    """Height and width of the view; what lies below and right of the cut is padding."""
+    """Height and width of the view; padding is below and to the right of the crop."""
     angle: float = 0.0
-    """By how many degrees the padded view is turned about its centre, counter-clockwise."""
+    """Rotation of the padded view about its centre, in degrees counter-clockwise."""
 
 
 class View(NamedTuple):
@@ -78,9 +78,9 @@ class View(NamedTuple):
     """Class ids; `IGNORE` where there is none, everywhere in an unlabelled sample."""
     name: str
     geometry: Geometry | None
-    """None if another image is mixed in, so that no part of one image is what the view shows."""
+    """None if another image is mixed in, so that the view is not a part of one image."""
     answers: tuple[Float[Tensor, "_channels _rows _cols"], ...] = ()
-    """What was looked up for it, on grids over it; others' are mixed in as their pixels are."""
+    """Maps looked up for the view, on grids over it; mixed like its pixels."""
 
 
 def augment(
@@ -89,17 +89,17 @@ def augment(
     generator: torch.Generator,
     extra: Extra | None = None,
 ) -> View:
-    """Scale, crop, mirror, recolour, pad and turn an image, and its labels alike.
+    """Scale, crop, flip, colour-jitter, pad and rotate an image together with its labels.
 
-    The crop is chosen before anything is resized, so only its own pixels are computed; labels of
-    an unlabelled sample come out as `IGNORE`. The pipeline is MMSegmentation's, with its order,
-    ranges and rounding.
+    The crop is chosen before resizing, so only its own pixels are computed. The labels of an
+    unlabelled sample are `IGNORE`. The pipeline is MMSegmentation's, with its order, ranges and
+    rounding.
 
     Args:
-        sample: Is left as it is.
-        augmentation: How samples vary.
-        generator: Decides everything.
-        extra: What `build_extra` made; comes last, and finds PyTorch's generator seeded.
+        sample: Not modified.
+        augmentation: How samples are augmented.
+        generator: Source of all randomness.
+        extra: The result of `build_extra`; applied last, with PyTorch's generator seeded.
     """
     height, width = sample.image.shape[1:]
     draws = torch.rand(2 + 2 * (_REDRAWS + 1), generator=generator, dtype=torch.float64).tolist()
@@ -130,10 +130,11 @@ def augment(
 
 
 def build_extra(augmentation: Augmentation) -> Extra | None:
-    """Build what `Augmentation.extra` describes.
+    """Build the transform that `Augmentation.extra` describes.
 
     Raises:
-        InputError: there is no such class path, it refuses its arguments, or nothing to call comes.
+        InputError: the class path does not exist, its arguments are refused, or the result is not
+            callable.
     """
     if augmentation.extra is None:
         return None
@@ -144,14 +145,14 @@ def build_extra(augmentation: Augmentation) -> Extra | None:
         raise InputError(f"augmentation.extra: {spec['class_path']}: {error}") from error
     if not callable(made):
         kind = type(made).__name__
-        raise InputError(f"augmentation.extra: expected something that takes an image, got {kind}")
+        raise InputError(f"augmentation.extra: expected a callable that takes an image, got {kind}")
     return made
 
 
 def turn(
     image: UInt8[Tensor, "3 height width"], labels: Int16[Tensor, "height width"], angle: float
 ) -> tuple[UInt8[Tensor, "3 height width"], Int16[Tensor, "height width"]]:
-    """Turn about the centre, counter-clockwise; mean colour and `IGNORE` come in from outside."""
+    """Rotate counter-clockwise about the centre; fill with the mean colour and `IGNORE`."""
     colour = [float(level) for level in MEAN_COLOUR]
     turned = rotate(image, angle, InterpolationMode.BILINEAR, fill=colour)
     nearest = rotate(labels[None], angle, InterpolationMode.NEAREST, fill=[float(IGNORE)])
@@ -164,18 +165,19 @@ def cut_like(
     grid: tuple[int, int] | None = None,
     continued: bool = False,
 ) -> Float[Tensor, "channels rows cols"]:
-    """Cut out of maps of a whole image, on any grid, what a view shows of it; bilinearly.
+    """Crop maps of a whole image, on any grid, like a view of it; bilinear interpolation.
 
     Args:
-        maps: Of the whole image as it is stored; logits of a network, for example.
+        maps: Of the whole unaugmented image, for example a network's logits.
         geometry: Of the view.
-        grid: Rows and columns of the result, over the whole view; its size in pixels if not given.
-        continued: Let the maps go on in padding and turned-in corners, the borders' values where
-            they end, as a loss that compares places would take zeros for the likeliest.
+        grid: Rows and columns of the result, over the whole view; by default the view's size in
+            pixels.
+        continued: Extend border values into padding and rotated corners. Losses that compare
+            positions need this, since they would take zeros for the likeliest.
 
     Returns:
-        The maps at the centres of the grid's cells; unless ``continued``, 0 at those in padding and
-        turned-in corners.
+        The maps at the centres of the grid's cells; unless ``continued``, 0 in padding and rotated
+        corners.
     """
     (rows, cols), (height, width) = grid or geometry.size, geometry.size
     down = (torch.arange(rows, dtype=torch.float64) + 0.5) * (height / rows)
@@ -198,9 +200,9 @@ def cut_like(
 def crop_resized(
     image: UInt8[Tensor, "3 height width"], rows: Axis, columns: Axis
 ) -> UInt8[Tensor, "3 rows columns"]:
-    """Cut a crop out of the bilinearly resized image without resizing the rest.
+    """Compute a crop of the bilinearly resized image without resizing the rest.
 
-    No antialiasing and pixel centres at half-integers, as in OpenCV and
+    No antialiasing, and pixel centres at half-integers, as in OpenCV and
     ``interpolate(align_corners=False)``; within one level of resizing first.
     """
     if rows.before == rows.after and columns.before == columns.after:
@@ -231,7 +233,7 @@ def _chosen(
     crops: list[tuple[Axis, Axis]],
     largest_class: float,
 ) -> tuple[Axis, Axis, Int16[Tensor, "rows columns"]]:
-    """Take the first crop in which no class prevails, the last one if there is none."""
+    """Take the first crop in which no class dominates, or the last one."""
     if labels is None:
         rows, columns = crops[0]
         return rows, columns, torch.full((rows.length, columns.length), IGNORE, dtype=torch.int16)
@@ -251,7 +253,7 @@ def _balanced(labels: Int16[Tensor, "rows columns"], largest_class: float) -> bo
 
 
 def _reach(axis: Axis) -> tuple[int, int, Float[Tensor, " length"]]:
-    """Bounds of the source pixels a crop reads, and its positions between them as -1 to 1."""
+    """Bounds of the source pixels a crop reads, and its positions within them as -1 to 1."""
     centres = axis.centres()
     first = max(math.floor(float(centres[0]) - 0.5), 0)
     end = min(math.floor(float(centres[-1]) - 0.5) + 2, axis.before)
@@ -277,18 +279,18 @@ def _changed(
     image: UInt8[Tensor, "3 height width"], extra: Extra, generator: torch.Generator
 ) -> UInt8[Tensor, "3 height width"]:
     seed = int(torch.randint(2**32, (), generator=generator))
-    # Not torch.manual_seed, which would seed GPUs, too.
+    # Not torch.manual_seed, which would also seed GPUs.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
             changed = extra(image.clone())
         except Exception as error:
-            # It is somebody else's code, and fails as it likes.
+            # User code may raise anything.
             raise InputError(f"augmentation.extra cannot take an 8-bit image: {error}") from error
     kept = isinstance(changed, Tensor) and changed.dtype == image.dtype
     if not kept or changed.shape != image.shape:
         raise InputError(
-            "expected augmentation.extra to change colours and leave 8 bits and the size "
+            "expected augmentation.extra to return an 8-bit image of size "
             f"{tuple(image.shape)}, got {_kind(changed)}"
         )
     return changed
@@ -301,20 +303,20 @@ def _kind(value: object) -> str:
 
 
 class Distortion(NamedTuple):
-    """One drawn change of colours; the defaults change nothing."""
+    """Parameters of one colour jitter; the defaults change nothing."""
 
     brightness: float = 0.0
     """Added to every value."""
     contrast: float = 1.0
     contrast_first: bool = True
-    """Whether the contrast changes before the colours do, or after."""
+    """Whether contrast is changed before saturation and hue, or after."""
     saturation: float = 1.0
     hue: int = 0
     """Shift in units of 2 degrees."""
 
 
 def draw_distortion(generator: torch.Generator) -> Distortion:
-    """Draw each change with probability one half, in SSD's ranges as segmentation uses them.
+    """Draw each change with probability 0.5, in SSD's ranges as used in segmentation.
 
     Brightness within 32 levels, contrast and saturation by 0.5 to 1.5, hue by -36 to 34 degrees.
     """
@@ -333,10 +335,10 @@ def draw_distortion(generator: torch.Generator) -> Distortion:
 def distort(
     image: UInt8[Tensor, "3 height width"], distortion: Distortion
 ) -> UInt8[Tensor, "3 height width"]:
-    """Change brightness, contrast, saturation and hue, values cut off and truncated after each.
+    """Change brightness, contrast, saturation and hue, clipping and truncating after each.
 
-    Contrast scales the values themselves, about black. Saturation and hue are those of HSV, here
-    in real numbers, where OpenCV rounds both to 8 bits.
+    Contrast scales the values themselves, about black. Saturation and hue are those of HSV, here in
+    floating point; OpenCV rounds both to 8 bits.
     """
     pixels = image.float()
     if distortion.brightness:
@@ -353,7 +355,7 @@ def distort(
 
 
 def eight_bit(pixels: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
-    """Store whole numbers from 0 to 255 as bytes; NumPy does it several times as fast."""
+    """Convert whole numbers from 0 to 255 to bytes; NumPy does it several times as fast."""
     return torch.from_numpy(pixels.numpy().astype(np.uint8))
 
 
@@ -367,7 +369,7 @@ def _truncated(
 def _saturated(
     pixels: Float[Tensor, "3 height width"], factor: float
 ) -> Float[Tensor, "3 height width"]:
-    """Scale S = (max - min) / max, at most to 1: distances from the maximum scale alike."""
+    """Scale S = (max - min) / max, limited to 1, by scaling distances from the maximum."""
     brightest, darkest = pixels.amax(0), pixels.amin(0)
     largest = brightest / (brightest - darkest).clamp_(min=1)
     return torch.lerp(brightest, pixels, largest.clamp_(max=factor))
@@ -376,11 +378,11 @@ def _saturated(
 def _rotated(
     pixels: Float[Tensor, "3 height width"], sextants: float
 ) -> Float[Tensor, "3 height width"]:
-    """Turn the hue, measured in sixths of the circle, and keep maximum and minimum.
+    """Rotate the hue, in sixths of the circle, keeping maximum and minimum.
 
-    With a channel's height (value - min) / (max - min), the angle from red is
-    1 - red + green + blue in heights: two of them are 0 and 1, and the third says where between.
-    Back again, a channel's height is ||angle| - 3| - 1 cut off at 0 and 1, its own angle being 0.
+    With a channel's height (value - min) / (max - min), the angle from red is 1 - red + green +
+    blue in heights: two of them are 0 and 1, and the third gives the position between. Conversely,
+    a channel's height is ||angle| - 3| - 1 clipped to 0 and 1, its own angle being 0.
     """
     red, green, blue = pixels
     brightest, darkest = pixels.amax(0), pixels.amin(0)

@@ -1,4 +1,4 @@
-"""Training images without labels: those of further folders, and those whose masks are set aside."""
+"""Training images without labels: from additional folders, or with their masks set aside."""
 
 import hashlib
 import os
@@ -23,20 +23,20 @@ from fakd.errors import InputError, counted, some
 from fakd.settings import IGNORE
 
 SHARE = 1e-3
-"""Share of an image's pixels from which on it shows a class; what is less may be noise."""
+"""Share of an image's pixels above which it shows a class; less may be noise."""
 
 
 def without_labels(
     pairs: Sequence[Pair], labelled: Labelled, root: Path, classes: int
 ) -> list[Pair]:
-    """Set the masks of all pairs aside but for so many, a share, so many of each class, or a list.
+    """Drop all masks except for a number, a share, a number per class, or a list of names.
 
-    Which ones keep them follows from the hashes of their names: it is the same on every machine,
-    looks like chance, and fewer are always among more.
+    Those kept are chosen by the hash of their names: pseudo-random, the same on every machine, and
+    smaller subsets are contained in larger ones.
 
     Raises:
-        InputError: the list cannot be read or names an image that is not there, too many are
-            asked for, or a mask that has to be looked at cannot be read.
+        InputError: the list cannot be read or names a missing image, more labels are requested than
+            there are images, or a mask that has to be read is damaged.
     """
     names = {pair.name for pair in pairs}
     if isinstance(labelled, str) and (found := PER_CLASS.fullmatch(labelled)):
@@ -44,27 +44,27 @@ def without_labels(
     elif isinstance(labelled, str):
         if not as_stored(root / labelled).exists():
             raise InputError(
-                f"labelled must be a number of images, a share, as many as '10 per class', or a "
-                f"file of names, and there is no file {root / labelled}"
+                f"labelled must be a number of images, a share, a number per class such as '10 per "
+                f"class', or a file of names, and there is no file {root / labelled}"
             )
         kept = {composed(name) for name in read_names(as_stored(root / labelled), names)}
         if missing := sorted(kept - names):
             raise InputError(
-                f"{root / labelled} names {some(missing, 3)}, which train has no image of; take "
-                "them out"
+                f"{root / labelled} names {some(missing, 3)}, which are not images of train; "
+                "remove them"
             )
         if not kept:
             raise InputError(f"{root / labelled} names no image; give --data.labelled a number")
     else:
         number = labelled if isinstance(labelled, int) else ceil(labelled * len(pairs))
         if number > len(pairs):
-            raise InputError(f"labelled asks for {number} images, and train has {len(pairs)}")
+            raise InputError(f"labelled asks for {number} images, but train has {len(pairs)}")
         kept = set(sorted(names, key=_drawn)[:number])
     return [pair if pair.name in kept else pair._replace(mask=None, reader=None) for pair in pairs]
 
 
 def _of_each_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]:
-    """Name the first images that show a class, so many of each; one image may serve several."""
+    """Choose the first images that show a class, a number for each; one may count for several."""
     wanted, kept = np.full(classes, number), set()
     for pair in sorted(pairs, key=lambda pair: _drawn(pair.name)):
         if not wanted.any():
@@ -81,37 +81,37 @@ def _of_each_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]
 
 
 class Block(ABC):
-    """Many images without masks of one origin, packed; can be sent to other processes."""
+    """Compact list of many images without masks from one source; picklable."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Count them."""
+        """Return the number of images."""
 
     @abstractmethod
     def name(self, place: int) -> str:
-        """Tell an image's name, which no other of its block has."""
+        """Return an image's name, unique within the block."""
 
     @abstractmethod
     def image(self, place: int) -> Place:
-        """Tell where an image lies, or give what is opened and read as a path is."""
+        """Return the location of an image."""
 
     @abstractmethod
     def stamp(self, place: int) -> str:
-        """Tell one state of an image from another: its bytes, if known, and the same for copies."""
+        """Identify the version of an image, equal in copies: its size in bytes, if known."""
 
     def lines(self, root: Path) -> Iterator[str]:
-        """Tell each image from others by what is the same for every copy of the data."""
+        """Yield a line that identifies each image, equal in every copy of the data."""
         for place in range(len(self)):
             yield f"{composed(self.name(place))} {self.stamp(place)}"
 
 
 class _Without(Block):
-    """A block but for some of its images."""
+    """A block without some of its images."""
 
     def __init__(self, block: Block, out: Iterable[int]) -> None:
         self._block, self._out = block, sorted(out)
         self._before = [place - number for number, place in enumerate(self._out)]
-        """Images kept before each that is left out."""
+        """Number of images kept before each one that is left out."""
 
     def __len__(self) -> int:
         return len(self._block) - len(self._out)
@@ -120,32 +120,32 @@ class _Without(Block):
         return place + bisect_right(self._before, place)
 
     def name(self, place: int) -> str:
-        """Tell an image's name."""
+        """Return an image's name."""
         return self._block.name(self._place(place))
 
     def image(self, place: int) -> Place:
-        """Tell where an image lies."""
+        """Return the location of an image."""
         return self._block.image(self._place(place))
 
     def stamp(self, place: int) -> str:
-        """Tell one state of an image from another."""
+        """Identify the version of an image."""
         return self._block.stamp(self._place(place))
 
     def lines(self, root: Path) -> Iterator[str]:
-        """Tell each image that is kept from others."""
+        """Yield a line that identifies each image that is kept."""
         out = {*self._out}
         lines = enumerate(self._block.lines(root))
         return (line for place, line in lines if place not in out)
 
 
 class Images(Sequence[Pair]):
-    """Pairs, and after them images without masks, of which no more than their names is kept.
+    """Pairs, followed by images without masks, of which little more than names is stored.
 
-    A million files take some 50 MB, and no process that loads samples has a copy of its own.
+    A million files take about 50 MB, shared by all loader processes.
 
     Args:
-        pairs: those that are kept as they are.
-        levels: what the numbers of the other images mean.
+        pairs: Those that are stored as they are.
+        levels: How values of the other images are interpreted.
     """
 
     def __init__(self, pairs: Sequence[Pair], levels: Levels = Levels()) -> None:
@@ -154,12 +154,12 @@ class Images(Sequence[Pair]):
         self._starts = [len(self.pairs)]
 
     def add(self, block: Block) -> None:
-        """Add images of one origin."""
+        """Append the images of one source."""
         self._blocks.append(block)
         self._starts.append(self._starts[-1] + len(block))
 
     def leave_out(self, images: Collection[Place]) -> None:
-        """Take images without masks out, as `of_sizes` names them."""
+        """Remove images without masks, given as by `of_sizes`."""
         stamps, blocks = {str(image.stat().st_size) for image in images}, self._blocks
         self._blocks, self._starts = [], [len(self.pairs)]
         for block in blocks:
@@ -188,14 +188,14 @@ class Images(Sequence[Pair]):
         return Pair(block.name(place), block.image(place), levels=self._levels)
 
     def stamp(self, index: int) -> str:
-        """Tell the bytes of an image's file; without mask, those that it had when it was listed."""
+        """Return an image's size in bytes; without a mask, the size when it was listed."""
         if index < len(self.pairs):
             return str(self.pairs[index].image.stat().st_size)
         block, place = self._place(index)
         return block.stamp(place)
 
     def of_sizes(self, sizes: Iterable[int]) -> list[Pair]:
-        """List those images without masks that have one of these numbers of bytes."""
+        """List the images without masks that have one of these sizes in bytes."""
         stamps = {str(size) for size in sizes}
         return [
             self._pair(block, place)
@@ -205,20 +205,20 @@ class Images(Sequence[Pair]):
         ]
 
     def lines(self, root: Path) -> Iterator[str]:
-        """Yield a line for each image without mask, as data tell their identity."""
+        """Yield a line that identifies each image without a mask, for `Split.identity`."""
         for block in self._blocks:
             yield from block.lines(root)
 
 
 class _Folder(Block):
-    """The files of a folder that match a pattern; each is looked at once."""
+    """The files of a folder that match a pattern; each is accessed once."""
 
     def __init__(self, path: Path, pattern: Pattern, files: Iterable[str]) -> None:
         self.path, self._pattern = path, pattern
         self._text, self._ends = bytearray(), array("q", [0])
         self._sizes, self.identities = array("q"), array("q")
         self.taken: frozenset[int] = frozenset()
-        """Those whose names another training image has; then the folder is part of the name."""
+        """Those with the name of another training image; their names start with the folder."""
         above = os.fspath(path)
         for file in files:
             self._text += file.encode(errors="surrogateescape")
@@ -235,20 +235,20 @@ class _Folder(Block):
         return text.decode(errors="surrogateescape")
 
     def name(self, place: int) -> str:
-        """Tell what the pattern calls a file, after its folder where that name is taken."""
+        """Return a file's name in the pattern, preceded by its folder where that name is taken."""
         name = next(iter(self._pattern.names([self._file(place)], IMAGE_SUFFIXES)))
         return f"{Path(self._pattern.folder).as_posix()}/{name}" if place in self.taken else name
 
     def image(self, place: int) -> Path:
-        """Tell a file's path."""
+        """Return a file's path."""
         return self.path / self._file(place)
 
     def stamp(self, place: int) -> str:
-        """Tell the bytes of a file."""
+        """Return the size of a file in bytes."""
         return str(self._sizes[place])
 
     def lines(self, root: Path) -> Iterator[str]:
-        """Tell paths below the root, if the folder is there, or else names."""
+        """Yield paths relative to the root if the folder is below it, or else names."""
         folder, root = self.path.absolute(), root.absolute()
         if not folder.is_relative_to(root):
             yield from super().lines(root)
@@ -259,21 +259,21 @@ class _Folder(Block):
 
 
 def _identity(state: os.stat_result) -> int:
-    """Tell a file from others, whatever links lead to it."""
+    """Identify a file regardless of links to it."""
     return hash((state.st_dev, state.st_ino))
 
 
 def unlabelled_images(
     patterns: Iterable[Pattern], root: Path, train: Sequence[Pair], val: Sequence[Pair]
 ) -> tuple[Images, list[str]]:
-    """List the images of further folders after those of training, and say which are left out.
+    """List the images of additional folders after the training images; report those left out.
 
-    An image keeps its name, unless another of training has it; then its folder is part of it. Left
-    out are files that stand before it, in training or validation, too, and copies of validation
-    images: scores on images that a teacher explained say too much.
+    An image keeps its name, unless another training image has it; then its folder becomes part of
+    it. Left out are files that are also in training or validation, or earlier in this list, and
+    copies of validation images: training on them would inflate scores.
 
     Raises:
-        InputError: a folder is missing or holds no image but such.
+        InputError: a folder is missing or holds only such images.
     """
     images = Images(train, train[0].levels if train else Levels())
     patterns = list(patterns)
@@ -294,7 +294,7 @@ def unlabelled_images(
             continue
         path = as_stored(root / pattern.folder)
         if not path.is_dir():
-            raise InputError(f"expected a folder of unlabelled images {path}; there is none")
+            raise InputError(f"there is no folder of unlabelled images {path}; check the path")
         files = pattern.names(below(path), IMAGE_SUFFIXES)
         if not files:
             raise InputError(f"{path} holds no file like {pattern.text}; add unlabelled images")
@@ -307,8 +307,8 @@ def unlabelled_images(
         }
         if len(there) == len(folder):
             raise InputError(
-                f"{folder.image(0)} stands in both {there[0]} and unlabelled, and all others of "
-                f"{path} in one of these, too; leave the folder out"
+                f"{folder.image(0)} is in both {there[0]} and unlabelled, like all other images of "
+                f"{path}; remove the folder from unlabelled"
             )
         folder.taken = frozenset(place for place, name in enumerate(names) if name in taken)
         if pattern is not patterns[-1]:
@@ -318,21 +318,21 @@ def unlabelled_images(
         images.add(_Without(folder, there) if there else folder)
         for part in dict.fromkeys(there.values()):
             those = [folder.image(place) for place, other in there.items() if other == part]
-            remarks.append(_left_out(those, f"{part}, too"))
+            remarks.append(_left_out(those, f"also in {part}"))
     again = copies(images.of_sizes({pair.image.stat().st_size for pair in val}), val)
     images.leave_out(again)
     if again:
-        remarks.append(_left_out(again, "val as copies, byte for byte"))
+        remarks.append(_left_out(again, "identical to images of val"))
     return images, remarks
 
 
 def _left_out(images: Sequence[Place], where: str) -> str:
     them = counted(len(images), "unlabelled image is", "unlabelled images are")
-    return f"{them} left out, being in {where} ({some(images, 2)})"
+    return f"{them} left out, {where} ({some(images, 2)})"
 
 
 def _packed(text: str, root: Path) -> Block | None:
-    """Open what is no folder of files: shards, a table, or a video."""
+    """Open images that are not files: shards, a table, or a video; None for a folder."""
     if text.endswith(SHARDS):
         # Imported here because a folder of files needs none of them.
         from fakd.data.shards import Shards
@@ -354,7 +354,7 @@ def _drawn(name: str) -> bytes:
 
 
 def copies(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Place]:
-    """Find images that are among the others byte for byte; of those of one size only, each once."""
+    """Find images that are byte-identical to another; only files of equal size are read."""
     sizes = {each.image: each.image.stat().st_size for each in (*pairs, *others)}
     shared = {sizes[each.image] for each in pairs} & {sizes[each.image] for each in others}
 

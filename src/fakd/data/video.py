@@ -1,4 +1,4 @@
-"""Frames of a video, one in so many, found by their times and decoded when asked for."""
+"""Every nth frame of a video, found by timestamp and decoded on access."""
 
 from array import array
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from fakd.imports import require_library
 
 
 class Frame(Packed):
-    """The frame of a video that is shown at a time."""
+    """The frame of a video at a timestamp."""
 
     def __init__(self, video: Path, time: int) -> None:
         self._video, self._time = video, time
@@ -28,7 +28,7 @@ class Frame(Packed):
         return f"{self._video} at {self._time}"
 
     def read_bytes(self) -> bytes:
-        """Decode it, from the last frame before that needs no other."""
+        """Decode it, starting at the preceding key frame."""
         with _opened(self._video) as (source, stream):
             source.seek(self._time, stream=stream, backward=True)
             found = next(each for each in source.decode(stream) if each.pts >= self._time)
@@ -38,23 +38,23 @@ class Frame(Packed):
 
 
 class Frames(Block):
-    """One in so many frames of a video; a name is that of the file, then the frame's number from 1.
+    """Every nth frame of a video; a name is the file's, followed by the frame number from 1.
 
     Args:
-        video: any file that FFmpeg decodes.
-        every: how many frames one is taken of.
+        video: Any file that FFmpeg decodes.
+        every: Take one of this many frames.
 
     Raises:
-        InputError: PyAV is missing, or the file is no video with frames.
+        InputError: PyAV is missing, or the file is not a video with frames.
     """
 
     def __init__(self, video: Path, every: int) -> None:
         if not video.is_file():
-            raise InputError(f"expected a video {video}; there is none")
+            raise InputError(f"there is no video {video}; check the path")
         with _opened(video) as (source, stream):
             times = sorted(each.pts for each in source.demux(stream) if each.pts is not None)
         if not times:
-            raise InputError(f"{video} has no frames with times")
+            raise InputError(f"{video} has no frames with timestamps; convert it")
         self._video, self._every, self._times = video, every, array("q", times[::every])
         self._size = video.stat().st_size
 
@@ -62,22 +62,22 @@ class Frames(Block):
         return len(self._times)
 
     def name(self, place: int) -> str:
-        """Tell file and number."""
+        """Return file and frame number."""
         return f"{self._video.stem}/{1 + place * self._every:06d}"
 
     def image(self, place: int) -> Place:
-        """Give what decodes a frame."""
+        """Return the frame, decoded when read."""
         return Frame(self._video, self._times[place])
 
     def stamp(self, place: int) -> str:
-        """Tell the bytes of the file, and the time."""
+        """Return the size of the file in bytes, and the timestamp."""
         return f"{self._size}.{self._times[place]}"
 
 
 def upright(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
-    """Take the pixels of a decoded frame, turned as its display matrix says.
+    """Return the pixels of a decoded frame, rotated by its display matrix.
 
-    Phones store what they film as the sensor lies, and how it is to be turned beside it.
+    Phones store frames in sensor orientation, with the rotation as metadata.
     """
     pixels: np.ndarray = frame.to_ndarray(format="rgb24")
     return np.rot90(pixels, round(frame.rotation / 90)).copy() if frame.rotation else pixels

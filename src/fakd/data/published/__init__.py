@@ -1,7 +1,7 @@
-"""The paper's four data sets, read as their publishers lay them out.
+"""The paper's four data sets, read in their publishers' layout.
 
-Each is described by a YAML file beside this one: classes, colours, ids, layout, official counts,
-and the settings its published scores were measured with.
+Each is described by a YAML file in this folder: classes, colours, ids, layout, official counts, and
+the settings of its published scores.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,26 +16,26 @@ from fakd.errors import InputError, some
 
 
 class _Place(NamedTuple):
-    """How to know the folder of a data set."""
+    """How to recognise the folder of a data set."""
 
     inside: tuple[str, ...]
-    """Where a parent holds the folder."""
+    """Paths of the folder relative to a parent."""
     marks: tuple[str, ...]
-    """Folders inside it, of which a whole copy has all."""
+    """Folders that a complete copy contains."""
     image: str = "*"
-    """Like its images, where others use its folders for their own."""
+    """A pattern of its images, if other data sets use the same folders."""
 
     def marks_in(self, folder: Path) -> int:
-        """Count its folders there are in this very folder."""
+        """Count which of its folders are in this folder."""
         return sum((folder / mark).is_dir() for mark in self.marks)
 
     def whole_in(self, folder: Path) -> bool:
-        """Tell whether a whole copy is in this very folder."""
+        """Return whether a complete copy is in this folder."""
         return self.marks_in(folder) == len(self.marks) and any(folder.glob(self.image))
 
 
 _VOC2010 = _Place(("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"))
-# In this order: VOC 2010 has the folders of VOC 2012 too.
+# The order matters: VOC 2010 contains the folders of VOC 2012 too.
 _PLACES: Mapping[str, _Place] = {
     "ade20k": _Place(
         ("ADEChallengeData2016", "ade/ADEChallengeData2016"),
@@ -50,7 +50,7 @@ _PLACES: Mapping[str, _Place] = {
         "JPEGImages/20[01][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9].jpg",
     ),
 }
-"""By the name of the YAML file that describes the set; of those in one place the first is meant."""
+"""By the name of the YAML file; where two share a folder, the first is meant."""
 
 
 def ade20k(root: str | Path) -> SegmentationData:
@@ -59,7 +59,7 @@ def ade20k(root: str | Path) -> SegmentationData:
     As published for scene parsing, ``images/{training,validation}`` and ``annotations/``.
 
     Args:
-        root: ``ADEChallengeData2016`` or a folder that holds it.
+        root: ``ADEChallengeData2016`` or a parent of it.
 
     Raises:
         InputError: it is somewhere else, incomplete, or the full release with colour masks.
@@ -80,7 +80,8 @@ def cityscapes(root: str | Path) -> SegmentationData:
     Masks are ``gtFine/*/*_gtFine_labelTrainIds.png`` or, without them, ``*_labelIds.png``.
 
     Args:
-        root: The folder of ``leftImg8bit`` and ``gtFine``, or one that holds it as ``cityscapes``.
+        root: The folder that contains ``leftImg8bit`` and ``gtFine``, or its parent if it is named
+            ``cityscapes``.
 
     Raises:
         InputError: it is somewhere else or incomplete.
@@ -91,12 +92,12 @@ def cityscapes(root: str | Path) -> SegmentationData:
 def pascal_context(root: str | Path, classes: Literal[59, 60] = 59) -> SegmentationData:
     """Open PASCAL Context: 4,998 training and 5,105 validation images of VOC 2010.
 
-    Masks are ``SegmentationClassContext/*.png`` of 0 to 59 or, without them, the label maps of 459
-    classes as published, in ``SegmentationClassContext`` or ``trainval``.
+    Masks are ``SegmentationClassContext/*.png`` of 0 to 59 or, without them, the published label
+    maps of 459 classes, in ``SegmentationClassContext`` or ``trainval``.
 
     Args:
-        root: ``VOCdevkit/VOC2010`` or a folder that holds it.
-        classes: 59, all other pixels ignored, or 60, they being the class ``background``.
+        root: ``VOCdevkit/VOC2010`` or a parent of it.
+        classes: 59 ignores all other pixels; 60 makes them the class ``background``.
 
     Raises:
         InputError: it is somewhere else or incomplete.
@@ -109,13 +110,13 @@ def pascal_context(root: str | Path, classes: Literal[59, 60] = 59) -> Segmentat
 def voc2012(root: str | Path, augmented: bool = True) -> SegmentationData:
     """Open PASCAL VOC 2012, 21 classes: 10,582 training and 1,449 validation images.
 
-    The 9,118 images that SBD adds are those of ``ImageSets/Segmentation/aug.txt`` with masks in
-    ``SegmentationClassAug``; without these, those of SBD itself (``benchmark_RELEASE`` in, beside
-    or above ``VOC2012``) less VOC's own and its validation images.
+    The 9,118 images added by SBD are those of ``ImageSets/Segmentation/aug.txt`` with masks in
+    ``SegmentationClassAug``; if these are missing, those of SBD itself (``benchmark_RELEASE`` in,
+    next to or above ``VOC2012``) without VOC's own and its validation images.
 
     Args:
-        root: ``VOCdevkit/VOC2012`` or a folder that holds it.
-        augmented: Without, the 1,464 training images of VOC alone.
+        root: ``VOCdevkit/VOC2012`` or a parent of it.
+        augmented: If false, only the 1,464 training images of VOC.
 
     Raises:
         InputError: it is somewhere else or incomplete.
@@ -124,13 +125,13 @@ def voc2012(root: str | Path, augmented: bool = True) -> SegmentationData:
 
 
 def read_published(name: str, augmented: bool = True) -> Description:
-    """Read the description of a published set, with or without what is added to its training."""
+    """Read the description of a published set, with or without its additional training images."""
     described = read_description(Path(__file__).with_name(f"{name}.yaml"))
     return described if augmented else replace(described, train=described.train[:1])
 
 
 def recognised(path: Path) -> tuple[str, Path] | None:
-    """Tell by the folders at a path, or else below it, which published set is there, and where."""
+    """Recognise a published set by the folders at or below a path; return its name and root."""
     for inside in (False, True):
         for name, place in _PLACES.items():
             for root in [path / folder for folder in place.inside] if inside else [path]:
@@ -157,25 +158,25 @@ def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
     """Find the publisher's folder.
 
     Args:
-        root: The folder itself or one that holds it.
-        title: What the set is called.
-        place: How to know it.
+        root: The folder itself or a parent.
+        title: The data set's name.
+        place: How to recognise it.
         source: Where to get it.
 
     Raises:
-        InputError: it is neither; the message names a folder nearby that would be right.
+        InputError: it is neither; the message names a nearby folder that would be right.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
         came = "is a file" if base.exists() else "does not exist"
         raise InputError(f"expected the folder of {title}, but {base} {came}; check the path")
-    # The most of a copy, the first of equals.
+    # The most complete copy; the first in a tie.
     folders = [base, *(base / path for path in place.inside)]
     if place.marks_in(best := max(folders, key=place.marks_in)):
         return best
     entries = sorted(entry.name for entry in base.iterdir() if not entry.name.startswith("."))
     near = next((path for path in _near(base, place.inside) if place.whole_in(path)), None)
-    remedy = f"get {source}" if near is None else f"give {near}, which has them"
+    remedy = f"get {source}" if near is None else f"use {near}, which has them"
     raise InputError(
         f"{base} is not {title}: expected {' and '.join(place.marks)} in it or in its "
         f"{' or '.join(place.inside)}, but it holds {some(entries, 6) or 'nothing'}; {remedy}"
@@ -183,7 +184,7 @@ def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
 
 
 def _near(base: Path, inside: tuple[str, ...]) -> Iterator[Path]:
-    """Walk up a few levels, then one down."""
+    """Yield folders a few levels up, then one level down."""
     parents = list(base.absolute().parents)[:3]
     children = sorted(entry for entry in base.iterdir() if entry.is_dir())[:100]
     for folder in (*parents, *children):

@@ -1,1 +1,1 @@
-"""The built-in data set: made-up street scenes, drawn in perspective and lit."""
+"""The built-in data set: synthetic street scenes, drawn in perspective and shaded."""

@@ -1,4 +1,4 @@
-"""The built-in data set: street scenes made up from a seed, which need no download."""
+"""The built-in data set: synthetic street scenes from a seed; needs no download."""
 
 import math
 from collections.abc import Iterable
@@ -19,13 +19,14 @@ from fakd.memory import require_memory
 from fakd.types import IGNORE
 
 _DRAWN, _COUNTED = 140, 32
-"""Bytes at least, measured: of a pixel while a scene is drawn, of a scene in lists and orders."""
+"""Measured minimum number of bytes: per pixel while a scene is drawn, per scene in lists and
+orders."""
 
 
 class SceneSplit(Split):
-    """Scenes drawn when asked for, each from (seed, split, index) alone.
+    """Scenes drawn on access, each from (seed, split, index) only.
 
-    The first ``labelled`` of them have labels; all if not given.
+    The first ``labelled`` of them have labels; by default all.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class SceneSplit(Split):
         self.labelled = self._labelled > 0
 
     def is_labelled(self, index: int) -> bool:
-        """Tell whether a scene is one of the first, which have labels."""
+        """Return whether a scene is one of the first, which have labels."""
         return index < self._labelled
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class SceneSplit(Split):
         if not 0 <= index < self._length:
             raise IndexError(f"expected a scene of 0 to {self._length - 1}, got {index}")
         dice = Random(mixed(self._seed, self._split, index))
-        # Drawn at twice its size and shrunk, so that edges mix colours as a lens does.
+        # Drawn at twice the size and downsampled, so that edges are blended as by a lens.
         canvas = Canvas((2 * self._size[0], 2 * self._size[1]), dice)
         draw_street(canvas)
         image, labels = shade(canvas)
@@ -61,11 +62,11 @@ class SceneSplit(Split):
         return Sample(pixels, known, self.name(index))
 
     def name(self, index: int) -> str:
-        """Tell a scene's name without drawing it."""
+        """Return a scene's name without drawing it."""
         return f"{('train', 'val', 'test')[self._split]}/{index:05d}"
 
     def identity(self) -> Iterable[str]:
-        """Yield the parameters that the scenes follow from."""
+        """Yield the parameters that determine the scenes."""
         some = "" if self._labelled == self._length else f" {self._labelled} labelled"
         yield f"scenes 2 {self._seed} {self._split} {self._length} {self._size}{some}"
 
@@ -77,17 +78,18 @@ def scenes(
     seed: int = 0,
     labelled: int | None = None,
 ) -> SegmentationData:
-    """Make up a data set of street scenes with twelve classes, several of them rare and thin.
+    """Generate a data set of street scenes with twelve classes, several of them rare and thin.
 
     Args:
         train: Number of training scenes.
-        val: Number of validation scenes, none of them a training scene; so many are for tests.
+        val: Number of validation scenes, separate from the training scenes; also the number of test
+            scenes.
         size: Height and width in pixels.
-        seed: Another seed makes other scenes.
-        labelled: How many training scenes have labels; all if not given.
+        seed: Determines the scenes.
+        labelled: How many training scenes have labels; by default all.
 
     Raises:
-        InputError: there would be no scene, or one too small to hold anything, or too large.
+        InputError: there would be no scene, or the size is too small or too large.
     """
     if min(train, val) < 1 or min(size) < 16:
         raise InputError(
@@ -117,7 +119,7 @@ def scenes(
 
 
 def _open_borders(labels: Labels, dice: Random) -> None:
-    """Ignore patches of the one-pixel seams between classes, which annotators leave open."""
+    """Ignore patches of the one-pixel borders between classes, as annotators leave them open."""
     seam = np.zeros(labels.shape, dtype=bool)
     seam[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     seam[1:] |= labels[1:] != labels[:-1]

@@ -1,4 +1,4 @@
-"""What a made-up street is drawn on: a picture of part numbers in perspective."""
+"""The canvas of a synthetic street: an image of part numbers in perspective."""
 
 from random import Random
 from typing import Any
@@ -14,20 +14,21 @@ CLASSES: tuple[tuple[str, Colour], ...] = (
     ("sign", (250, 220, 0)), ("vegetation", (107, 142, 35)), ("sky", (70, 130, 180)),
     ("pedestrian", (220, 20, 60)), ("cyclist", (119, 230, 220)), ("car", (0, 0, 142)),
 )  # fmt: skip
-"""Name and colour in a picture of labels. Traffic lights are signs, vans and lorries are cars."""
+"""Class names and colours. Traffic lights are signs; vans and lorries are cars."""
 
 ROAD, MARKING, PAVEMENT, BUILDING, FENCE, POLE = range(6)
 SIGN, VEGETATION, SKY, PEDESTRIAN, CYCLIST, CAR = range(6, 12)
 
 WALL = np.dtype([(name, "f4") for name in ("storey", "bay", "open", "lit", "aside")])
-"""Windows: metres from row to row and from one to the next, the share of both that is open, the
-share that is lit, and how far to the side the wall runs along the street; 0 if it faces us."""
+"""Windows: vertical and horizontal spacing in metres, the share of both that is open, the share
+that is lit, and the lateral distance of a wall along the street; 0 for a wall that faces the
+camera."""
 
 PART = np.dtype(
     [("label", "i2"), ("colour", "f4", 3), ("ahead", "f4"), ("rough", "f4"), ("wall", WALL)]
 )
-"""What is drawn with one number: its class, its colour before light falls on it, metres of air in
-front of it (0 on the ground, where each pixel has its own), amplitude of its texture, windows."""
+"""Properties of one part number: class, colour before lighting, distance in metres for fog (0 on
+the ground, where each pixel has its own), amplitude of its texture, windows."""
 
 Point = tuple[float, float, float]
 """Metres to the right of the camera, above the ground, and ahead."""
@@ -36,13 +37,13 @@ Stroke = tuple[Colour, float, float, float, float, float]
 """A line's colour, its two ends in metres to the right and up, and its width."""
 
 NEAREST = 1.6
-"""Depth in metres at which things are cut off before they reach the camera."""
+"""Near clipping distance in metres."""
 
 
 class Canvas:
-    """A picture of part numbers as a camera in the street sees it; later parts hide earlier ones.
+    """An image of part numbers from a camera in the street; later parts cover earlier ones.
 
-    Whatever is random about a scene is drawn from its ``dice``.
+    All randomness of a scene comes from its ``dice``.
     """
 
     def __init__(self, size: tuple[int, int], dice: Random) -> None:
@@ -52,7 +53,7 @@ class Canvas:
         self.centre = width * dice.uniform(0.38, 0.62)
         self.horizon = height * dice.uniform(0.4, 0.56)
         self.eye = dice.uniform(1.3, 2.1)
-        # How far the street leaves its straight course, in metres per squared metre ahead.
+        # Curvature of the street, in metres sideways per squared metre ahead.
         self.bend = dice.uniform(-0.0016, 0.0016) if dice.random() < 0.5 else 0.0
         self.dusk, self.sun = dice.random() < 0.16, dice.choice((-1, 1))
         self.parts: list[tuple[Any, ...]] = []
@@ -63,12 +64,12 @@ class Canvas:
         self, label: int, colour: Colour, ahead: float = 0.0, rough: float = 0.04,
         wall: tuple[float, ...] = (1.0, 1.0, 0.0, 0.0, 0.0),
     ) -> int:  # fmt: skip
-        """Return a number to draw a `PART` with."""
+        """Add a `PART`; return its number."""
         self.parts.append((label, colour, ahead, rough, wall))
         return len(self.parts) - 1
 
     def project(self, *points: Point) -> list[tuple[int, int]]:
-        """Find the pixels where points are seen."""
+        """Project points to pixels."""
         pixels = []
         for right, up, ahead in points:
             distance = max(ahead, NEAREST)
@@ -82,13 +83,13 @@ class Canvas:
         self._draw.polygon(self.project(*points), fill=part)
 
     def along(self, part: int, x: float, low: float, high: float, near: float, far: float) -> None:
-        """Draw an upright rectangle along the street."""
+        """Draw a vertical rectangle along the street."""
         self.face(part, (x, low, near), (x, high, near), (x, high, far), (x, low, far))
 
     def ground(
         self, part: int, left: float, right: float, near: float, far: float, up: float = 0.0
     ) -> None:
-        """Draw a level rectangle, in steps that follow the bend of the street."""
+        """Draw a horizontal rectangle, in steps that follow the street's curvature."""
         bends = [near * (far / near) ** (step / 6) for step in range(1, 6)]
         stops = [near, *(bends if far > 4 * near else ()), far]
         outline = [(left, up, stop) for stop in stops] + [(right, up, stop) for stop in stops[::-1]]
@@ -102,7 +103,7 @@ class Canvas:
     def figure(
         self, label: int, right: float, ahead: float, *strokes: Stroke, rough: float = 0.04
     ) -> None:
-        """Draw strokes that face the camera; one whose ends meet is a disc."""
+        """Draw strokes that face the camera; one with equal ends is a disc."""
         scale = self.focal / max(ahead, NEAREST)
         for colour, x, y, u, v, metres in strokes:
             part = self.part(label, colour, ahead, rough)

@@ -1,4 +1,4 @@
-"""Light on a made-up street: textures, windows, shadows, sky, fog, and the camera's own faults."""
+"""Shading of a synthetic street: textures, windows, shadows, sky, fog, and camera defects."""
 
 from random import Random
 
@@ -23,10 +23,10 @@ Levels = UInt8[np.ndarray, "rows cols 3"]
 
 
 def shade(canvas: Canvas) -> tuple[Levels, Labels]:
-    """Paint the parts of a canvas at half its size; return the picture and its labels.
+    """Shade the parts of a canvas at half its size; return the image and its labels.
 
     Colours are averaged over two by two pixels, which softens edges; everything smoother is
-    computed once for the four.
+    computed once for all four.
     """
     dice, noise = canvas.dice, np.random.default_rng(canvas.dice.getrandbits(64))
     table, every = np.array(canvas.parts, dtype=PART), np.asarray(canvas.numbers)
@@ -35,14 +35,14 @@ def shade(canvas: Canvas) -> tuple[Levels, Labels]:
     label, ahead = table["label"][numbers], table["ahead"][numbers]
     packed = np.full((len(table), 4), 255, dtype=np.uint8)
     packed[:, :3] = table["colour"]
-    # A colour in 32 bits takes one look-up instead of three.
+    # A colour packed into 32 bits takes one lookup instead of three.
     image = packed.view(np.uint32)[:, 0][every].view(np.uint8).reshape(*every.shape, 4)
     pixels = np.asarray(Image.fromarray(image).reduce(2))[:, :, :3].astype(np.float32)
-    # How far the view through each row falls and through each column veers, per metre ahead.
+    # Slope of the viewing ray of each row (down) and each column (sideways), per metre ahead.
     y, x = (2 * np.arange(length, dtype=np.float32) + 1 for length in (rows, columns))
     down, across = (y[:, None] - canvas.horizon) / canvas.focal, (x - canvas.centre) / canvas.focal
     walls = np.nonzero((table["wall"]["open"] > 0)[numbers])
-    # As a difference, so that pixels which are only partly wall keep their other part.
+    # As a difference, so that pixels that are only partly wall keep the rest.
     rays = down[walls[0], 0], across[walls[1]]
     pixels[walls] += _windows(table[numbers[walls]], *rays, canvas.eye)
 
@@ -50,7 +50,7 @@ def shade(canvas: Canvas) -> tuple[Levels, Labels]:
     coarse = _clumps(rows, columns, noise)
     texture = 1 + table["rough"][numbers] * (fine + coarse)
     floor = canvas.eye / np.maximum(down, 1e-3)
-    # Joints between the slabs of pavements, tracks worn into roads, and shadows.
+    # Joints between paving slabs, tracks worn into roads, and shadows.
     joints = (floor * 1.25 % 1 < 0.12) | (across * floor * 1.25 % 1 < 0.1)
     worn = joints * (label == PAVEMENT) * np.clip(2 / floor, 0, 0.22)
     worn += (np.abs(across * floor * 0.6 % 2 - 1) - 0.5) * (label == ROAD) * np.float32(0.08)
@@ -72,7 +72,7 @@ def shade(canvas: Canvas) -> tuple[Levels, Labels]:
 
 
 def _clumps(rows: int, columns: int, noise: np.random.Generator) -> Float32[np.ndarray, "_ _"]:
-    """Sum noise of ever finer grids, about -1 to 1."""
+    """Sum noise of increasingly fine grids, about -1 to 1."""
     total = np.zeros((rows, columns), dtype=np.float32)
     for cells, strength in ((5, 1.2), (14, 1.0), (40, 0.9)):
         grid = noise.random((cells * rows // columns + 2, cells), dtype=np.float32) - 0.5
@@ -82,15 +82,15 @@ def _clumps(rows: int, columns: int, noise: np.random.Generator) -> Float32[np.n
 
 
 def _windows(part: np.ndarray, down: Vector, across: Vector, eye: float) -> Picture:
-    """Tell how windows, bars and courses of brick change the colours of pixels of walls."""
+    """Return how windows, bars and brick courses change the colours of wall pixels."""
     wall, plain = part["wall"], part["colour"]
     veer = np.where(np.abs(across) < 1e-3, np.float32(1e-3), across)
-    # Along the street, depth follows from how far aside the wall is; across it, depth is given.
+    # The depth of a wall along the street follows from its lateral distance; otherwise it is given.
     ahead = np.where(wall["aside"] == 0, part["ahead"], np.clip(wall["aside"] / veer, 1, 400))
     along, up = np.where(wall["aside"] == 0, veer * ahead, ahead), eye - down * ahead
     storey, bay = up / wall["storey"], along / wall["bay"]
     beside = np.maximum(np.abs(storey % 1 - 0.5), np.abs(bay % 1 - 0.5))
-    # A hash of the window's place says how bright it is and whether somebody is at home.
+    # A hash of the window's position decides its brightness and whether it is lit.
     home = (np.floor(storey) * 0.37 + np.floor(bay) * 0.73 + wall["bay"] * 7) % 1
     glass = plain * 0.3 + (40 * home + 20)[:, None]
     glass[home < wall["lit"]] = (330, 270, 170)
@@ -100,7 +100,7 @@ def _windows(part: np.ndarray, down: Vector, across: Vector, eye: float) -> Pict
 
 
 def _developed(pixels: Picture, dice: Random, noise: np.random.Generator) -> Levels:
-    """Blur, darken towards the corners, vary the contrast, and add the noise of a sensor."""
+    """Blur, darken towards the corners, vary the contrast, and add sensor noise."""
     rows, columns, _ = pixels.shape
     if dice.random() < 0.4:
         sharp = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -111,7 +111,7 @@ def _developed(pixels: Picture, dice: Random, noise: np.random.Generator) -> Lev
     corners = 1 - dice.uniform(0, 0.16) * (x * x + y * y)
     contrast, shift = dice.uniform(0.85, 1.15), dice.uniform(-10, 10)
     pixels = pixels * (corners * contrast)[:, :, None] + (118 * (1 - contrast) + shift)
-    # The sum of two uniform draws is near enough to a normal one.
+    # The sum of two uniform draws is close enough to a normal one.
     first, second = noise.random((2, *pixels.shape), dtype=np.float32)
     pixels += (first + second - 1) * dice.uniform(3, 18)
     levels: np.ndarray = np.clip(pixels, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What stands and moves on a made-up street."""
+"""The objects of a synthetic street."""
 
 from collections.abc import Iterator, Sequence
 from itertools import compress, pairwise
@@ -26,32 +26,32 @@ PAINTS = (
 )  # fmt: skip
 
 LANE, FAR = 3.2, 160.0
-"""Width of a lane, in the middle of one of which the camera keeps, and where the street ends."""
+"""Width of a lane, the camera being in the middle of one, and the end of the street, in metres."""
 
 Things = Iterator[tuple[Any, ...]]
-"""What is yet to be drawn: metres ahead, the function that draws it, metres right, and settings."""
+"""Objects to be drawn: metres ahead, the function that draws it, metres right, and settings."""
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """Blend two colours, ``share`` of it the second."""
+    """Blend two colours; ``share`` is the weight of the second."""
     red, green, blue = (int(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def pick(dice: Random, colours: Sequence[Colour]) -> Colour:
-    """Choose a colour and vary it in brightness and, less, in hue."""
+    """Choose a colour and vary its brightness and, less, its hue."""
     shift = dice.uniform(-16, 16)
     red, green, blue = (int(value + shift + dice.uniform(-6, 6)) for value in dice.choice(colours))
     return max(red, 0), max(green, 0), max(blue, 0)
 
 
 def draw_street(canvas: Canvas) -> None:
-    """Draw the parts of one street as they are seen from a car on it."""
+    """Draw the parts of one street as seen from a car on it."""
     dice = canvas.dice
     left = -LANE * dice.choice((0.5, 1.5, 1.5, 2.5)) - dice.uniform(0.3, 2.6)
     right = LANE * dice.choice((0.5, 0.5, 0.5, 1.5)) + dice.uniform(0.1, 2.2)
     walk = dice.uniform(1.4, 5.5)
-    # Where another street crosses; nothing is drawn as far away as the other number.
+    # Distance of a crossing; beyond FAR there is none.
     crossing = dice.uniform(14, 45) if dice.random() < 0.4 else 2 * FAR
     _draw_ground(canvas, left, right, walk, crossing)
     things = [*_traffic(dice, left, right, crossing)]
@@ -62,7 +62,7 @@ def draw_street(canvas: Canvas) -> None:
 
 
 def _draw_ground(canvas: Canvas, left: float, right: float, walk: float, crossing: float) -> None:
-    """Draw what is behind everything: sky and skyline, yards, pavements, roads and markings."""
+    """Draw the background: sky and skyline, yards, pavements, roads and markings."""
     dice = canvas.dice
     canvas.part(drawing.SKY, BLACK, FAR)
     for _ in range(14):
@@ -97,7 +97,7 @@ def _draw_ground(canvas: Canvas, left: float, right: float, walk: float, crossin
 
 
 def _traffic(dice: Random, left: float, right: float, crossing: float) -> Things:
-    """Put vehicles, cyclists and people on the road."""
+    """Place vehicles, cyclists and people on the road."""
     lanes = [(0.0, 8.0), (-LANE, 6.0), (right - 1.0, 4.0), (left + 1.0, 5.0)]
     used = True, left < -1.3 * LANE, right > 2.9, left < -2.2 * LANE and dice.random() < 0.6
     for middle, first in compress(lanes, used):
@@ -115,7 +115,7 @@ def _traffic(dice: Random, left: float, right: float, crossing: float) -> Things
 
 
 def _roadside(dice: Random, kerb: float, edge: float, crossing: float) -> Things:
-    """Line one side with buildings, fences, hedges and trees; stand things on its pavement."""
+    """Line one side with buildings, fences, hedges and trees; place objects on its pavement."""
     green, side = dice.uniform(0.05, 0.6), copysign(1, edge)
     for near, end in ((NEAREST, min(crossing - 2, 110.0)), (crossing + 9, 110.0)):
         while near < end:
@@ -137,11 +137,11 @@ def _roadside(dice: Random, kerb: float, edge: float, crossing: float) -> Things
 
 
 def _draw_building(canvas: Canvas, at: float, near: float, far: float) -> None:
-    """Draw a house: the end that looks at the camera, and its long side along the street."""
+    """Draw a house: the end that faces the camera, and its long side along the street."""
     dice, side, middle = canvas.dice, copysign(1, at), (near + far) / 2
     high = dice.uniform(4, 8) if dice.random() < 0.35 else dice.uniform(8, 24)
     deep, colour = at + side * dice.uniform(8, 20), pick(dice, FACADES)
-    # The side towards the sun is the one that looks away from it across the street.
+    # The wall along the street is lit if the sun is on the other side, otherwise the end is.
     faces = [mix(colour, (255, 246, 224), 0.12), mix(colour, BLACK, 0.3)]
     if canvas.sun == side:
         faces.reverse()
@@ -155,7 +155,7 @@ def _draw_building(canvas: Canvas, at: float, near: float, far: float) -> None:
 
 
 def _draw_screen(canvas: Canvas, right: float, near: float, far: float) -> None:
-    """Draw a hedge, or railings; what shows between them counts as fence."""
+    """Draw a hedge, or railings; gaps between them count as fence."""
     dice, high, middle = canvas.dice, canvas.dice.uniform(0.9, 2.0), (near + far) / 2
     hedge = canvas.part(drawing.VEGETATION, pick(dice, LEAVES), middle, 0.33)
     rails = high, dice.uniform(0.3, 0.9), dice.uniform(0.5, 0.8), 0.0, right
@@ -196,7 +196,7 @@ def _draw_pole(canvas: Canvas, right: float, ahead: float) -> None:
 
 
 def _draw_vehicle(canvas: Canvas, right: float, ahead: float, oncoming: bool) -> None:
-    """Draw a car, now and then a van or a lorry, whose middle is ``right`` of the camera."""
+    """Draw a car, sometimes a van or a lorry, whose centre is ``right`` of the camera."""
     dice, tall = canvas.dice, canvas.dice.random() < 0.18
     spans = ((0.97, 1.2), (5, 9), (2.1, 3.3)) if tall else ((0.82, 0.95), (3.6, 4.8), (1.4, 1.6))
     half, long, roof = (dice.uniform(*span) for span in spans)
@@ -205,7 +205,7 @@ def _draw_vehicle(canvas: Canvas, right: float, ahead: float, oncoming: bool) ->
     shade, lamp = mix(paint, BLACK, 0.3), WHITE if oncoming else (176, 24, 20)
     side, top, glass = (canvas.part(drawing.CAR, look, ahead) for look in (shade, paint, pane))
     canvas.shadow(0.75, right - half - 0.2, right + half + 0.2, ahead, far)
-    # The flank towards the camera; right behind the car, what follows hides it.
+    # The side towards the camera; directly behind the car it is covered by what follows.
     x, y = right - copysign(half, right), right - copysign(half - inset, right)
     canvas.along(side, x, 0.25, waist, ahead, far)
     canvas.face(glass, (x, waist, ahead), (y, roof, ahead), (y, roof, far - 0.5), (x, waist, far))
