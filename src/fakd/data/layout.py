@@ -56,10 +56,10 @@ def as_text(content: Mapping[Any, Any], key: str, path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Levels:
-    """What the numbers of image files mean.
+    """How the pixel values of image files are interpreted.
 
     Args:
-        range: the numbers of black and of white; if not given, those that their type tells.
+        range: the values of black and of white; by default those of the data type.
         bands: the bands that are red, green and blue, or the one that is grey, counted from 1; all
             there are if not given.
     """
