@@ -15,28 +15,28 @@ class Hardware:
 
     Args:
         accelerator: cpu, cuda, mps, or auto for the best one present.
-        devices: how many; each takes its share of the batch. Where torchrun or srun has started the
-            processes, their number counts.
-        precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
+        devices: number of devices; each takes its share of the batch. Under torchrun or srun, the
+            number of started processes counts instead.
+        precision: 32-true; bf16-mixed, or 16-mixed with loss scaling on older GPUs, computes
             networks in 16 bits (losses stay in float32).
-        teacher_precision: fp32, bf16 or fp16 for a teacher that is asked in each step, or once for
-            its answers; as precision says if not given.
-        teacher_ahead: let a teacher answer for the next batch while the student learns from this
-            one, on a CUDA stream of its own; takes the memory of both at once.
+        teacher_precision: fp32, bf16 or fp16 for a live teacher, or for storing its answers; by
+            default as precision says.
+        teacher_ahead: run the teacher on the next batch while the student learns from this one, on
+            its own CUDA stream; needs the memory of both at once.
         compile: compile student and teacher for the training step (torch.compile), and fold the
-            teacher's batch norms into its convolutions; takes minutes once, the numbers are the
-            same but for rounding.
-        channels_last: memory layout that most convolutions prefer; auto times both for some
-            seconds before a run's first step, and the run keeps what was faster.
-        checkpoint_activations: compute activations twice instead of keeping them, in networks that
-            offer it; batch norms then count each batch twice.
-        workers: processes that decode and augment; 0 does it in the training process.
-        prefetch: batches that each worker has ready, and so how much memory workers take.
-        threads: CPU threads per process; if not given, as many as PyTorch chooses, but no more
-            than the cores that affinity and quotas leave to the process.
-        cache: GiB of memory in which decoded samples are kept, shared out among all worker
-            processes of the run; 0 keeps none. With a cache_folder, of disk instead.
-        cache_folder: folder in which decoded samples are kept for all runs of the same data.
+            teacher's batch norms into its convolutions; takes minutes once, and changes numbers
+            only by rounding.
+        channels_last: memory layout that most convolutions prefer; auto times both for some seconds
+            before a run's first step, and the run keeps the faster one.
+        checkpoint_activations: recompute activations instead of storing them, in networks that
+            support it; batch norms then count each batch twice.
+        workers: data-loading processes; 0 loads in the training process.
+        prefetch: batches prefetched by each worker, which determines the memory of the workers.
+        threads: CPU threads per process; by default as many as PyTorch chooses, up to the cores
+            that affinity and quotas allow.
+        cache: GiB of memory for decoded samples, shared among all worker processes of the run; 0
+            for none. With a cache_folder, GiB of disk instead.
+        cache_folder: folder for decoded samples, shared by all runs on the same data.
     """
 
     accelerator: str = "auto"

@@ -32,31 +32,31 @@ Distil any semantic-segmentation model into a small, fast one, and know whether 
   fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
                --data FOLDER --run runs/student      CWD; FAKD with --distillation cwd-fa
                or any network: hf:FOLDER, smp:Unet, torchvision:NAME, net.py:FUNCTION, FILE.onnx
-  fakd check   ARGUMENTS OF distill OR train         is all right? one page, before a long run
+  fakd check   ARGUMENTS OF distill OR train         what would go wrong, before a long run
   fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
                --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
-  fakd compare confirm runs/comparison --methods cwd+fa    new seeds for what stood out
+  fakd compare confirm runs/comparison --methods cwd+fa    new seeds for promising results
   fakd report runs/comparison                        one HTML file that answers whether it helped
   fakd tables runs/comparison                        the paper's tables and figures from runs
-  fakd data check FOLDER [--save NEW]                what is in it, what to fix; a description of it
-  fakd answer --teacher runs/teacher --data FOLDER --out answers     ask a teacher once, for all
-  fakd classes runs/teacher FOLDER                   which of its classes each of yours is
-  fakd disagree runs/student --images PHOTOS --out next  what to label next, most instructive first
+  fakd data check FOLDER [--save NEW]                what it contains, what to fix; a description
+  fakd answer --teacher runs/teacher --data FOLDER --out answers     run the teacher only once
+  fakd classes runs/teacher FOLDER                   map its classes to yours
+  fakd disagree runs/student --images PHOTOS --out next  what to label next, most informative first
   fakd evaluate --network runs/student --data FOLDER
   fakd predict --network runs/student --images PHOTOS --out predictions
-  fakd export runs/student --to onnx                 a file for a device, guaranteed as good
+  fakd export runs/student --to onnx                 a file for a device, tested to be as good
   fakd serve RUN...                                  networks side by side on your images
   fakd replay RUN                                    the step at which a loss became NaN
-  fakd latency NETWORK...                            how fast they are here
-  fakd students                                      small networks that come ready, and their cost
+  fakd latency NETWORK...                            latency on this machine
+  fakd students                                      ready-made small networks, and their cost
   fakd models                                        the paper's networks, published checkpoints
   fakd convert --source mmseg.pth --target teacher.safetensors
-  fakd completion bash                               lets the shell complete all of this
+  fakd completion bash                               shell completion
 
 Every command explains itself with --help; every value is a flag; --print_config prints the whole
-recipe, and --recipe FILE reads one. Every run folder holds the recipe that repeats it.
-Exit codes: 0 done, 1 failed while running, 2 asked for something impossible, 128 + n stopped by
-signal n, with all that was learnt saved.
+recipe, and --recipe FILE reads one. Every run folder holds the recipe that reproduces it.
+Exit codes: 0 done, 1 failed while running, 2 invalid input, 128 + n stopped by signal n, with all
+progress saved.
 """
 
 

@@ -28,20 +28,21 @@ class Schedule:
         steps: optimiser steps; training is counted in steps.
         epochs: passes over the training images, instead of steps.
         batch_size: images per step, over all devices together.
-        accumulate: parts in which each device goes through its share of a step's images, to need
-            less memory; gradients are those of the whole, where losses are means over images.
-        unlabelled_share: share of the images without labels; by default they come as the others.
-        rare: draw images by the classes that labels, or else the teacher, show in them, rare ones
-            more often, with this temperature, such as 0.01 (DAFormer); the teacher is asked about
-            every image without labels first.
-        learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
-        shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
-            constant not at all, one-cycle rising over three tenths of the steps and falling again.
-        power: of poly.
-        minimum_learning_rate: where it falls to.
-        warmup: steps in which the learning rate rises linearly from near 0.
-        clip: largest norm of the gradient; none clips nothing.
-        clip_value: largest absolute value of a weight's gradient; none clips nothing.
+        accumulate: parts into which each device splits its share of a batch, to save memory;
+            gradients are unchanged for losses that are means over images.
+        unlabelled_share: share of unlabelled images in each batch; by default all images are drawn
+            equally often.
+        rare: temperature of rare class sampling (DAFormer), such as 0.01: images with rare classes
+            are drawn more often. Classes come from the labels, or else from the teacher, which is
+            run on every unlabelled image first.
+        learning_rate: its peak; by default 0.01 for SGD and 0.0001 for all else.
+        shape: learning rate schedule: poly is (1 - step/steps)^power, cosine half a wave, constant
+            no decay; one-cycle rises over three tenths of the steps and falls again.
+        power: exponent of poly.
+        minimum_learning_rate: final learning rate.
+        warmup: steps over which the learning rate rises linearly from near 0.
+        clip: maximum norm of the gradient; None for no clipping.
+        clip_value: maximum absolute value of each gradient entry; None for no clipping.
     """
 
     steps: int = 1000
@@ -113,12 +114,12 @@ class Optimizer:
 
     Args:
         kind: a class of torch.optim, such as SGD or AdamW.
-        weight_decay: 0.0005 for SGD, else the class's own if not given.
-        decay_norms: whether weight decay also pulls at norms, biases and position embeddings.
-        head_multiplier: the heads learn this many times faster than the backbone.
-        layer_decay: each block of a transformer learns this many times slower than the next one.
-        arguments: what else the class takes, for example {betas: [0.9, 0.98]}; SGD has a momentum
-            of 0.9 unless it is given.
+        weight_decay: 0.0005 for SGD, else the class's own by default.
+        decay_norms: whether weight decay also applies to norms, biases and position embeddings.
+        head_multiplier: learning rate of the heads relative to the backbone.
+        layer_decay: learning rate of each transformer block relative to the next one.
+        arguments: other arguments of the class, for example {betas: [0.9, 0.98]}; SGD has a
+            momentum of 0.9 by default.
     """
 
     kind: str = "SGD"
@@ -152,20 +153,20 @@ class Augmentation:
     """How training samples vary.
 
     Args:
-        crop: Height and width of what is cut out; smaller images are padded to it.
-        scale: Range of the random factor on the image's size, its proportions kept.
-        flip: Probability of a mirror image.
+        crop: Height and width of the crop; smaller images are padded to it.
+        scale: Range of the random scale factor; the aspect ratio is kept.
+        flip: Probability of a horizontal flip.
         photometric: Vary brightness, contrast, saturation and hue.
         largest_class: Redraw a crop in which one class has at least this share of the labelled
-            pixels, up to ten times; 1 takes the first.
+            pixels, up to ten times; 1 keeps the first.
         base: Long and short side that images are fitted into before scaling; None keeps each
             image's own size.
-        rotation: Largest angle in degrees, either way; mean colour and no class come in at corners.
-        mix: Paste in of another image of the batch, with its labels, a rectangle (cutmix) or half
-            of its classes (classmix).
-        mix_probability: Share of the images that others are pasted into.
-        extra: One more change of colours: class_path and init_args of a transform, yours or one of
-            torchvision.transforms.v2, that takes 8-bit images.
+        rotation: Largest angle in degrees, either way; corners get the mean colour and no class.
+        mix: Paste a part of another image of the batch, with its labels: a rectangle (cutmix) or
+            half of its classes (classmix).
+        mix_probability: Share of images into which another is pasted.
+        extra: An additional colour transform: class_path and init_args of one of
+            torchvision.transforms.v2, or of your own, that takes 8-bit images.
     """
 
     crop: tuple[int, int] = (512, 512)
@@ -203,16 +204,16 @@ class Inference:
     """How an image is shown to the network.
 
     Args:
-        scale: resize the image by this factor first; the result has the original size again.
-        window: side of square windows that slide over the (resized) image; none sees it whole.
-        stride: distance between windows; two thirds of the window if not given.
-        blend: weigh windows less towards their borders where they overlap, instead of equally.
-        base: long and short side that the image is fitted into, before scaling, its proportions
-            kept; none keeps its own size.
-        flip: average the class probabilities of the image and its mirror image.
-        scales: average the class probabilities over these further factors on the size.
-        batch_size: images of one size that are shown together where many are scored or segmented;
-            changes nothing but rounding and memory.
+        scale: resize the image by this factor first; the prediction has the original size.
+        window: side of square sliding windows over the (resized) image; None for the whole image.
+        stride: distance between windows; by default two thirds of the window.
+        blend: weight windows less towards their borders where they overlap, instead of equally.
+        base: long and short side that the image is fitted into before scaling, keeping its aspect
+            ratio; None keeps its own size.
+        flip: average the class probabilities of the image and its horizontal flip.
+        scales: average the class probabilities over these additional scale factors.
+        batch_size: images of one size per forward pass in evaluation and prediction; changes only
+            rounding and memory.
     """
 
     scale: float = 1.0
@@ -263,8 +264,9 @@ class Intervals:
 
     Args:
         log: steps between two logged rows.
-        save: steps between two checkpoints; a killed run loses at most these.
-        evaluate: steps between two evaluations; a tenth of the run if not given, always at the end.
+        save: steps between two checkpoints; a killed run loses at most this many.
+        evaluate: steps between two evaluations; by default a tenth of the run, and always at the
+            end.
     """
 
     log: int = 10
@@ -280,17 +282,18 @@ class Task:
     """What is asked of a network by the labels.
 
     Args:
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the labelled pixels (valid), or by all as
+        auxiliary_weight: weight of the auxiliary head's cross-entropy.
+        average: divide the cross-entropy by the labelled pixels (valid), or by all pixels as
             mmsegmentation 0.x did.
-        class_weights: factor of each class in the cross-entropy: auto from how rare the classes
-            are in the training images, or one number per class.
-        label_smoothing: share of a label that is spread evenly over all classes.
-        hardest: count only pixels whose own class is less likely than this, such as 0.7, but at
+        class_weights: weight of each class in the cross-entropy: auto, from the class frequencies
+            in the training images, or one number per class.
+        label_smoothing: share of each label that is spread evenly over all classes.
+        hardest: use only pixels whose own class has a probability below this, such as 0.7, but at
             least a sixteenth of them (OHEM).
-        dice: factor of the Dice loss, beside the cross-entropy.
-        lovasz: factor of the Lovász-Softmax loss, which sorts all pixels for each class.
-        confidence: how likely the teacher's class must be to count as that of an unlabelled pixel.
+        dice: weight of the Dice loss, added to the cross-entropy.
+        lovasz: weight of the Lovász-Softmax loss, which sorts all pixels for each class.
+        confidence: minimum probability of the teacher's class for it to count as that of an
+            unlabelled pixel.
     """
 
     auxiliary_weight: float = 0.4
@@ -316,9 +319,9 @@ class Freeze:
     """Which weights stay as they are; their batch norms keep their statistics too.
 
     Args:
-        names: parts of the network by their dotted names, such as backbone or backbone.layer1; a
-            * stands for anything.
-        until: the step from which they learn after all.
+        names: parts of the network by their dotted names, such as backbone or backbone.layer1; *
+            matches anything.
+        until: the step at which they are unfrozen.
     """
 
     names: tuple[str, ...] = ()
@@ -338,7 +341,7 @@ class Stopping:
 
     Args:
         patience: evaluations without a better mIoU.
-        minutes: time spent on training, evaluation and saving left out.
+        minutes: training time, without evaluation and saving.
     """
 
     patience: int | None = None

@@ -45,28 +45,30 @@ def answer(
     parallel: int | None = None,
     cluster: dict | None = None,
 ) -> dict[str, Any]:
-    """Ask a teacher once for every image, and store its answers: fakd distill --teacher OUT.
+    """Run a teacher once on every image and store its logits, for fakd distill --teacher OUT.
 
-    The same command continues what was stopped; started several times, on any machines that see
-    the folder, it shares the work. What is interrupted loses the shard it was at.
+    The same command resumes after an interruption, which loses only the current shard. Several
+    copies, on any machines that see the folder, share the work.
 
     Args:
         teacher: a finished run or weight file, or any network with its weights.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
-        out: folder of the answers.
-        format: how logits are stored: in 16 bits (float16), in 8 (int8), or the likeliest classes
-            of each place and the mass of the rest (topk).
+        out: folder of the stored answers.
+        format: how logits are stored: in 16 bits (float16), in 8 (int8), or the most likely classes
+            of each position and the remaining probability mass (topk).
         k: how many classes topk keeps.
-        features: store the final classifier's input, too, for losses on features.
-        stride: pixels, each way, that share one answer; the network's own grid if not given.
-        inference: how images are shown to the teacher: whole, in windows, mirrored, at several
-            sizes.
+        features: also store the final classifier's input, for losses on features.
+        stride: image pixels per stored position, in each direction; by default the network's own
+            grid.
+        inference: how images are shown to the teacher: whole, in windows, flipped, at several
+            scales.
         hardware: where and how to compute.
-        batch_size: images of one size that are asked about together.
-        shard: images to a file, which is written whole or not at all.
-        on: this machine, a Ray cluster, or SLURM, with parallel.
-        parallel: processes, tasks or jobs that share the work; this process alone if not given.
-        cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
+        batch_size: images of one size per forward pass.
+        shard: images per file, which is written whole or not at all.
+        on: this machine, a Ray cluster, or SLURM; used with parallel.
+        parallel: processes, tasks or jobs that share the work; by default this process alone.
+        cluster: configuration of Ray (ray.init) or SLURM (submitit), such as {slurm_partition:
+            gpu}.
 
     Returns:
         How many images and bytes there are now.

@@ -30,19 +30,19 @@ def check(
     everything: bool = False,
     save: Path | None = None,
 ) -> dict[str, Any]:
-    """Look a data set over in under a minute, and say what to fix.
+    """Check a data set in under a minute, and say what to fix.
 
-    Lists all files, reads as many headers as the time allows, and decodes an even sample. The
-    paper's sets are recognised by their folders; for other folders without a dataset.yaml, one is
-    proposed. Polygons and the like (COCO, labelme, Supervisely, YOLO) are drawn into masks where
-    --save says. Nothing is written beside the data.
+    Lists all files, reads as many headers as time allows, and decodes an even sample. The paper's
+    sets are recognised by their folders; for other folders without a dataset.yaml, one is proposed.
+    Polygons and the like (COCO, labelme, Supervisely, YOLO) are drawn as masks into the folder
+    given by --save. Nothing is written into the data.
 
     Args:
         path: a folder or the .yaml file that describes one.
-        description: the .yaml file, if it does not stand in the folder.
-        out: the PNG with eight images and their classes; an existing one is replaced.
-        samples: pairs of each split to decode; as many as the time allows by default, at least 8.
-        seconds: when to come to an end.
+        description: the .yaml file, if it is not in the folder.
+        out: a PNG of eight images and their classes; an existing one is replaced.
+        samples: pairs of each split to decode; by default as many as time allows, at least 8.
+        seconds: time limit.
         workers: threads that read files.
         everything: read and decode every file, however long it takes.
         save: a new folder for the proposed dataset.yaml, its lists of names, and masks that had to

@@ -27,15 +27,15 @@ def classes(
     inference: Inference = Inference(),
     hardware: Hardware = Hardware(),
 ) -> dict[str, Any]:
-    """Propose which of a teacher's classes each of the data's is, and score that.
+    """Propose a map from a teacher's classes to those of the data, and score it.
 
-    fakd classes TEACHER DATA --out map.yaml; look it over, then fakd distill --classes_from
-    map.yaml. Names decide where they agree, else the labels where the teacher names its class.
+    fakd classes TEACHER DATA --out map.yaml; review it, then fakd distill --classes_from map.yaml.
+    Classes are matched by name, or else by the labels on which the teacher predicts them.
 
     Args:
-        teacher: a network, or a folder of answers.
+        teacher: a network, or a folder of stored answers.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
-        images: how many validation images are looked at, evenly over them.
+        images: how many validation images are used, evenly spaced.
         out: a .yaml file to write the class map to.
         inference: how images are shown to the teacher.
         hardware: where and how to compute.

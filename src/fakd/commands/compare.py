@@ -72,53 +72,55 @@ def compare(
     parallel: int | None = None,
     cluster: dict | None = None,
 ) -> "list[Run]":
-    """Compare distillation methods over seeds, the student alone among them, and say what helped.
+    """Compare distillation methods with the student alone over several seeds; say what helped.
 
     For example: fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
     --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
 
-    Or fakd compare GRID.yaml, a file with any of these values. Every run is a process of its own in
-    RUN/PAIR/METHOD/seed-N. The same command, stopped or started twice, shares and continues the
-    work; with more methods, seeds or pairs it runs what is new. A run that fails is shown with its
-    last line, does not stop the others, and is tried again by the same command.
+    Or fakd compare GRID.yaml, a file with any of these values. Every run is a separate process in
+    RUN/PAIR/METHOD/seed-N. The same command resumes a comparison, and several copies share the
+    work; with more methods, seeds or pairs it adds the new runs. A failed run is reported with its
+    last line, does not stop the others, and is retried by the same command.
 
     Args:
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder of the comparison.
         teacher: a finished run or weight file, or any network with its weights.
-        student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
+        student: the network to train, for example pspnet with --student.backbone
+            mobilenetv3_small_050.
         pairs: several teachers and students instead, {NAME: {teacher: ..., student: ...}}.
-        methods: presets, as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path: ...,
-            init_args: ...}}}, where any setting may differ, such as schedule.
-        seeds: how many, from 0 on, or which, as 3,4,5.
-        minutes: train every run for so long instead of schedule.steps; a step of each method is
+        methods: presets, such as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path:
+            ..., init_args: ...}}}, where any setting may differ, such as schedule.
+        seeds: how many, starting from 0, or which, such as 3,4,5.
+        minutes: train every run for this time instead of schedule.steps; a step of each method is
             timed first.
-        primary: the method that the comparison is about; what it shows needs no confirmation.
-        against: what the primary method is compared with: the student alone, or CWD.
-        worthwhile: the smallest difference in mIoU that matters; that of the data, or 1.
-        until_decided: begin with 3 seeds and add some, at 6 and at most, until the primary or only
-            method is decided; all looks together err in no more than 5 %.
-        most: seeds after which to end undecided.
-        confirms: the comparison that chose the methods, as fakd compare confirm writes it.
-        final: in the end score every finished run on the data's test split. This is done once: the
-            comparison takes no more runs afterwards.
+        primary: the method that the comparison is about; its result needs no confirmation.
+        against: the reference of the primary method: the student alone, or CWD.
+        worthwhile: the smallest difference in mIoU that matters; by default that of the data, or 1.
+        until_decided: start with 3 seeds and add more, at 6 and at most, until the primary or only
+            method is decided; the total error over all looks is at most 5 %.
+        most: number of seeds at which to stop undecided.
+        confirms: the comparison in which the methods were selected, as written by fakd compare
+            confirm.
+        final: at the end, score every finished run on the data's test split. This is done once: the
+            comparison accepts no more runs afterwards.
         schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the networks when they are evaluated.
+        optimizer: the optimiser: SGD, AdamW or any other of torch.optim.
+        augmentation: how training images are augmented.
+        inference: how images are scaled and tiled for evaluation.
         hardware: where and how each run computes.
         intervals: how often each run logs, saves and evaluates.
-        freeze: which weights stay as they are.
-        stopping: when to end a run before its last step.
-        ema: evaluate and save a moving average of the weights that keeps this share of itself.
-        task: what is asked of the networks by the labels: class weights, Dice, hardest pixels.
-        check_teacher: let every run evaluate its teacher first, and refuse one that knows nothing.
-        classes_from: a .yaml file that says which of the teachers' classes each of the data's is,
-            where they differ; a pair's own stands with its teacher, {source: ..., classes_from:
-            ...}.
+        freeze: which weights are not trained.
+        stopping: when to stop a run before its last step.
+        ema: evaluate and save an exponential moving average of the weights with this decay.
+        task: the loss against the labels: class weights, Dice, hardest pixels.
+        check_teacher: let every run evaluate its teacher first, and refuse a useless one.
+        classes_from: a .yaml file that maps the teachers' classes to those of the data, if they
+            differ; for one pair, {source: ..., classes_from: ...} as its teacher.
         on: this machine, a Ray cluster, or SLURM.
-        parallel: runs at a time; one per GPU, or one, if not given.
-        cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
+        parallel: concurrent runs; by default one per GPU, or one.
+        cluster: configuration of Ray (ray.init) or SLURM (submitit), such as {slurm_partition:
+            gpu}.
 
     Returns:
         Every finished run, as `fakd.runs.reading` reads it.
@@ -298,18 +300,18 @@ def _say_final(
 def confirm(
     run: str | Path, methods: list[str] | str, seeds: int = 3, out: Path | None = None
 ) -> Path:
-    """Write the grid that confirms what a comparison chose: the same with new seeds.
+    """Write a grid that confirms the result of a comparison: the same with new seeds.
 
     For example: fakd compare confirm runs/comparison --methods cwd+fa
 
-    Then fakd compare GRID.yaml runs it. Its seeds had no part in the choice, so that what they show
-    counts by itself.
+    Then fakd compare GRID.yaml runs it. Its seeds played no part in the selection, so its result
+    stands by itself.
 
     Args:
-        run: folder of the comparison that chose.
-        methods: what it chose; the student alone is always among them.
-        seeds: how many new ones.
-        out: the file; RUN-confirm.yaml if not given.
+        run: folder of the comparison.
+        methods: the methods to confirm; the student alone is always included.
+        seeds: how many new seeds.
+        out: the file; RUN-confirm.yaml by default.
 
     Returns:
         The file.

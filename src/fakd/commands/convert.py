@@ -10,9 +10,9 @@ from fakd.errors import InputError
 def convert(source: Path, target: Path, overwrite: bool = False) -> None:
     """Convert a checkpoint of mmsegmentation to .safetensors, or a network of ours to its naming.
 
-    The target's ending says which: .safetensors reads an mmsegmentation .pth file and keeps its
-    class names and palette; .pth writes a state dictionary that mmsegmentation loads. A network
-    brought along from another library or your own code leaves as its plain state dictionary.
+    The target's suffix decides: .safetensors reads an mmsegmentation .pth file and keeps its class
+    names and palette; .pth writes a state dictionary that mmsegmentation loads. A network from
+    another library or your own code is written as its plain state dictionary.
 
     Args:
         source: an mmsegmentation .pth file; or a finished run or .safetensors file of ours.

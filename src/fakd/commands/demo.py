@@ -36,18 +36,19 @@ def demo(
     steps: int = STEPS,
     existing: Existing = "reuse",
 ) -> list[dict[str, Any]]:
-    """Teach a small student with few labels and many images, on built-in street scenes.
+    """Distil a small student with few labels and many images, on built-in street scenes.
 
-    There are 150 images, and labels for 4 of them. Students of the same ImageNet weights learn for
-    equally many steps: one alone from the 4 images with labels; one by channel-wise distillation
-    (CWD) and one by its feature-augmented form (FAKD) also from what a teacher sees in the others.
-    The teacher comes with fakd and has learnt in other streets. Ends with a table, pictures and a
-    report, which it opens. Takes minutes on a CPU; if stopped, it continues.
+    There are 150 images, 4 of them labelled. Students with the same ImageNet weights are trained
+    for the same number of steps: one alone on the 4 labelled images; one by channel-wise
+    distillation (CWD) and one by its feature-augmented form (FAKD), which also use the teacher's
+    predictions on the others. The teacher ships with fakd and was trained on other streets. Ends
+    with a table, pictures and a report, which it opens. Takes minutes on a CPU; resumes if
+    interrupted.
 
     Args:
         run: folder for the three runs, the pictures and the report.
-        seed: all that is random derives from it, the drawn scenes included.
-        steps: how long each student is trained.
+        seed: the source of all randomness, including the drawn scenes.
+        steps: training steps of each student.
         existing: what to do with finished runs of an earlier demo: reuse, overwrite or refuse.
 
     Returns:

@@ -31,23 +31,24 @@ def disagree(
     inference: Inference = Inference(),
     accelerator: str = "auto",
 ) -> dict[str, Any]:
-    """Rank images without labels by how much teacher and student differ: what to label next.
+    """Rank unlabelled images by the disagreement of teacher and student: what to label next.
 
     An image's score is the mean over its pixels of the Jensen-Shannon divergence of their class
-    probabilities, in bits: 0 for none, up to 1. out/ranking.csv lists all images; out/images.txt,
-    label-studio.json and cvat.jsonl the first ones for labelling tools; out/overlays shows them.
+    probabilities, in bits from 0 to 1. out/ranking.csv lists all images; out/images.txt,
+    label-studio.json and cvat.jsonl list the first ones for labelling tools; out/overlays shows
+    them.
 
     Args:
         run: the folder of a run of fakd distill; or any network, with --teacher.
         images: a folder, searched with its subfolders, or an image.
         out: a new folder to write to, outside of the images.
-        teacher: whom to compare with; the run's own teacher if not given. Stored answers must be
-            of these images.
-        classes_from: a .yaml file that says which of the classes of --teacher each of the student's
-            is, where they differ.
+        teacher: the network to compare with; by default the run's own teacher. Stored answers must
+            cover these images.
+        classes_from: a .yaml file that maps the classes of --teacher to the student's, if they
+            differ.
         first: how many images are listed for labelling tools and drawn.
-        diverse: choose these one after the other, each unlike those before it, so that not all are
-            frames of one scene.
+        diverse: choose images one by one, each unlike those before it, so that not all are frames
+            of one scene.
         temperature: logits are divided by it first.
         inference: how images are shown to both networks.
         accelerator: cpu, cuda, mps, or auto for the best one present.

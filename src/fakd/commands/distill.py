@@ -56,43 +56,44 @@ def distill(
 ) -> dict[str, Any]:
     """Train a student with the help of a teacher.
 
-    The same command continues a run that was stopped, and refuses to touch a finished one. Training
-    images without masks are welcome: the teacher then names the class of every pixel.
+    The same command resumes an interrupted run, and refuses to touch a finished one. Training
+    images may lack masks: the teacher then supplies the class of every pixel.
 
     Args:
         teacher: a finished run or weight file, or any network with its weights: hf:FOLDER,
             smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION; a folder of
             stored answers, or a .yaml file of several of these.
-        student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050,
-            or smp:Unet, or any other network; None where ``fit`` chooses.
+        student: the network to train, for example pspnet with --student.backbone
+            mobilenetv3_small_050, or smp:Unet, or any other network; None if ``fit`` chooses it.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
-        distillation: the loss against the teacher, its weight beside the cross-entropy among its
-            arguments; ChannelKL (CWD) if not given, cwd-fa for FAKD.
-        fit: what the student may cost, as latency<15ms, parameters<2M or gflops<5, several with
-            commas: the largest of `fakd students` within it is taken if no student is given.
+        distillation: the loss against the teacher, with its weight relative to the cross-entropy as
+            an argument; ChannelKL (CWD) by default, cwd-fa for FAKD.
+        fit: a budget for the student, such as latency<15ms, parameters<2M or gflops<5, or several
+            separated by commas: without a student, the largest of `fakd students` within it is
+            used.
         schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the networks when they are evaluated.
+        optimizer: the optimiser: SGD, AdamW or any other of torch.optim.
+        augmentation: how training images are augmented.
+        inference: how images are scaled and tiled for evaluation.
         hardware: where and how to compute.
         intervals: how often to log, save and evaluate.
-        freeze: which weights stay as they are.
-        stopping: when to end before the last step.
-        ema: evaluate and save an exponential moving average of the weights, which at every step
-            keeps this share of itself, for example 0.999.
-        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
-        check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
-        classes_from: a .yaml file that says which of the teacher's classes each of the data's is,
-            where they differ.
-        int8: let the student learn with weights and activations rounded to 8 bits, for
-            `fakd export --precision int8`; it is evaluated and saved without.
-        broken: what to do about a training image or mask that cannot be read: stop, or skip it,
-            say so, and count it in the result.
-        seed: all that is random in the run derives from it.
-        existing: what to do where a finished run already is: refuse, reuse its result if the recipe
+        freeze: which weights are not trained.
+        stopping: when to stop before the last step.
+        ema: evaluate and save an exponential moving average of the weights with this decay per
+            step, for example 0.999.
+        task: the loss against the labels: class weights, Dice, hardest pixels.
+        check_teacher: evaluate the teacher first, and refuse a useless one.
+        classes_from: a .yaml file that maps the teacher's classes to those of the data, if they
+            differ.
+        int8: train the student with weights and activations rounded to 8 bits, for `fakd export
+            --precision int8`; it is evaluated and saved without rounding.
+        broken: what to do about an unreadable training image or mask: stop, or skip it with a
+            message and count it in the result.
+        seed: the source of all randomness in the run.
+        existing: what to do if the run is already finished: refuse, reuse its result if the recipe
             is the same, overwrite it, or extend it to a larger schedule.steps.
-        profile: watch so many steps, say where their time goes, and write a trace of them
+        profile: profile this many steps, print where their time goes, and write a trace
             (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:

@@ -62,40 +62,41 @@ def doctor(
     seed: int = 0,
     existing: Existing = "refuse",
 ) -> dict[str, Any]:
-    """Look at data, networks and first steps before a long run, in under a minute.
+    """Check data, networks and first steps before a long run, in under a minute.
 
-    It takes the arguments of `fakd distill`, or of `fakd train`, and writes no run. A quick pass
-    over the data, the networks side by side, what the teacher knows of a few validation images,
-    every loss term, how large the distillation's gradient is against the task's, a few steps at the
-    highest learning rate, memory and time. It ends in "ready", exit code 0, or in what to change,
-    exit code 1, the most important first.
+    It takes the arguments of `fakd distill`, or of `fakd train`, and writes no run. It makes a
+    quick pass over the data, compares the networks, scores the teacher on a few validation images,
+    and reports every loss term, the ratio of the distillation's gradient to the task's, a few steps
+    at the highest learning rate, memory and time. It ends with "ready", exit code 0, or with what
+    to change, the most important first, exit code 1.
 
     Args:
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
-        student: what is to be distilled into.
-        teacher: whose answers it is to learn from.
-        network: what is to be trained without a teacher.
-        out: a PNG with eight validation images, their labels and the teacher's answers; an existing
-            one is replaced. None writes nothing.
-        run: where the run would go; a folder that is taken is refused.
-        distillation: the loss against the teacher; ChannelKL (CWD) if not given, cwd-fa for FAKD.
-        fit: what the student may cost, where none is given; see `fakd distill`.
+        student: the network to distil into.
+        teacher: the network to learn from.
+        network: a network to train without a teacher.
+        out: a PNG of eight validation images, their labels and the teacher's predictions; an
+            existing one is replaced. None writes nothing.
+        run: the folder planned for the run; refused if it is taken.
+        distillation: the loss against the teacher; ChannelKL (CWD) by default, cwd-fa for FAKD.
+        fit: a budget for the student; see `fakd distill`.
         schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the networks when they are evaluated.
-        hardware: where and how to compute; one device is tried.
+        optimizer: the optimiser: SGD, AdamW or any other of torch.optim.
+        augmentation: how training images are augmented.
+        inference: how images are scaled and tiled for evaluation.
+        hardware: where and how to compute; one device is tested.
         intervals: how often to log, save and evaluate.
-        freeze: which weights stay as they are.
-        stopping: when to end before the last step.
-        ema: share of itself that a moving average of the weights keeps.
-        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
-        check_teacher: whether the run is to evaluate the teacher first; here it always is.
-        classes_from: a .yaml file that says which of the teacher's classes each of the data's is.
-        int8: whether the student is to learn with rounding to 8 bits.
-        broken: what to do about a training image or mask that cannot be read.
-        seed: all that is random in the run derives from it.
-        existing: what to do where a finished run already is.
+        freeze: which weights are not trained.
+        stopping: when to stop before the last step.
+        ema: decay of a moving average of the weights.
+        task: the loss against the labels: class weights, Dice, hardest pixels.
+        check_teacher: whether the run will evaluate the teacher first; here it always is.
+        classes_from: a .yaml file that maps the teacher's classes to those of the data, if they
+            differ.
+        int8: whether the student will be trained with rounding to 8 bits.
+        broken: what to do about an unreadable training image or mask.
+        seed: the source of all randomness in the run.
+        existing: what to do if the run is already finished.
 
     Returns:
         What was found, as JSON holds it; ``ready`` says whether nothing must be changed. Nothing

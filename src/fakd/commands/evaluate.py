@@ -23,13 +23,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a network on labelled images: mIoU, mAcc, aAcc and every class.
 
-    All scores come from one confusion matrix over the whole set. Classes that are neither labelled
-    nor predicted are left out of the means.
+    All scores come from one confusion matrix over the whole set. Classes that do not occur in the
+    labels are left out of the means.
 
     Args:
         network: a finished run, a weight file, or any network.
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
-        split: which part of the data; choose nothing by that for tests.
+        split: which part of the data; make no choices by scores on test.
         inference: how images are shown to the network.
         out: a JSON file to write the scores to; an existing one is replaced.
         accelerator: cpu, cuda, mps, or auto for the best one present.

@@ -31,32 +31,32 @@ def export(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a network as a file for a device, and make sure that the file is as good.
+    """Export a network to a file for a device, and verify that the file is as good.
 
-    The file is run by its own runtime over the validation images. If it loses more mIoU than the
-    tolerance it is named ``.rejected`` and the exit code is 1. Beside it lie ``run.py``, which
-    needs no fakd, and ``card.md`` with the numbers.
+    The file is run in its own runtime on the validation images. If it loses more mIoU than the
+    tolerance, it is renamed to ``.rejected`` and the exit code is 1. With it come ``run.py``, which
+    does not need fakd, and ``card.md`` with the scores.
 
     Args:
         network: a finished run, a weight file, or any network.
         to: the runtime: onnx, torch (torch.export), or openvino.
-        data: whose validation images decide; those of the run if not given.
-        out: folder to write to; beside the run's weights, named after runtime and precision, if
-            not given.
-        input: what the file takes: uint8, unit (values in [0, 1]) or normalised (by others).
-        order: of the channels that it takes, rgb or bgr.
+        data: the data whose validation images decide; by default those of the run.
+        out: folder to write to; by default next to the run's weights, named after runtime and
+            precision.
+        input: what the file takes: uint8, unit (values in [0, 1]) or normalised (by the caller).
+        order: channel order of the input, rgb or bgr.
         output: classes (a map of ids at the image's size), logits or probabilities.
-        size: height and width of its images; any if not given, where the network can be exported
-            so, else those of the first validation image.
-        batch: how many images it takes at a time; 0 for any number.
+        size: fixed height and width of the input; by default any, if the network can be exported
+            that way, else those of the first validation image.
+        batch: fixed batch size; 0 for any.
         precision: fp32, fp16, or int8: static quantisation, with layers left in float where needed.
         tolerance: points of mIoU that the file may lose.
-        images: how many validation images are tried, evenly over the set; all if not given.
-        calibration: how many training images INT8 is calibrated with.
-        opset: of ONNX; the exporter's own if not given.
-        inference: how images are resized, which becomes part of the file; as in the network's
-            training if not given.
-        licence: what holds for the weights and the data, written into the file.
+        images: how many validation images are tested, evenly spaced; by default all.
+        calibration: how many training images are used for INT8 calibration.
+        opset: ONNX opset; by default the exporter's own.
+        inference: how images are resized, which becomes part of the file; by default as in the
+            network's training.
+        licence: licence of the weights and the data, written into the file.
         overwrite: replace an export that is already there.
 
     Returns:

@@ -26,27 +26,27 @@ def latency(
     out: Path | None = None,
     picture: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Time networks from an image's bytes to its classes, side by side.
+    """Compare the latency of networks, from image bytes to classes.
 
-    Passes are repeated up to 30 times or 4 seconds after a warm-up of 3: their median and 90th
-    percentile are given. Auxiliary heads are left out. An exported file runs in its own runtime,
-    any other network in all of --runtimes. Memory is that of the weights and of what a pass adds
-    at most; of a file, all that opening and running it adds.
+    Reports the median and 90th percentile of up to 30 passes or 4 seconds, after 3 warm-up passes.
+    Auxiliary heads are left out. An exported file runs in its own runtime, any other network in all
+    of --runtimes. Memory is that of the weights plus the peak of a pass; for a file, everything
+    that opening and running it adds.
 
     Args:
         networks: finished runs, weight files, exported files, or any networks: smp:Unet,
             'pspnet?backbone=resnet18'.
-        size: height and width of the image; that of the first validation image of the data, else
-            512 x 512, if not given.
-        data: whose images they are to see.
-        classes: number of classes, for networks that have none yet; with data, that of these.
-        runtimes: of torch, compile (torch.compile), onnx and openvino, with commas; all that are
-            installed if not given.
-        threads: of the processor; all that are free if not given.
-        inference: how the image is resized, or cut into windows; as in each network's training if
-            not given.
+        size: height and width of the image; by default those of the first validation image of the
+            data, else 512 x 512.
+        data: the data whose images and classes are used.
+        classes: number of classes, for networks that have none yet; with data, that of the data.
+        runtimes: any of torch, compile (torch.compile), onnx and openvino, separated by commas; by
+            default all that are installed.
+        threads: CPU threads; by default all that are free.
+        inference: how the image is resized, or cut into windows; by default as in each network's
+            training.
         accelerator: cpu, cuda, mps, or auto for the best one present.
-        sort: the column to sort by; -COLUMN begins with the largest.
+        sort: the column to sort by; -COLUMN sorts in descending order.
         out: a JSON file to write the numbers to; an existing one is replaced.
         picture: a PNG of mIoU (where all are known, else parameters) against latency.
 

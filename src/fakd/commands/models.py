@@ -6,9 +6,9 @@ from fakd.console import open_console
 def models(classes: int = 150, published: bool = False) -> None:
     """List the paper's networks: parameters, FLOPs, width and stride; or published checkpoints.
 
-    FLOPs are those of one 512 x 512 image, counted by PyTorch, two per multiply-accumulate, without
-    the auxiliary head; parameters include it. A published checkpoint, once downloaded, is used as
-    it is: --teacher FILE.pth.
+    FLOPs are for one 512 x 512 image, counted by PyTorch, two per multiply-accumulate, without the
+    auxiliary head; parameters include it. A published checkpoint, once downloaded, can be used
+    directly: --teacher FILE.pth.
 
     Args:
         classes: number of classes the networks are counted for; 150 is ADE20K's.

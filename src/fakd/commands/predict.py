@@ -37,12 +37,12 @@ def predict(
 ) -> int:
     """Segment an image, a folder of images or a video with a finished run or weight file.
 
-    Every image gives ``out/masks/NAME.png``, a palette PNG whose pixel values are class ids (of 16
-    bits and grey for more than 256 classes), and ``out/overlays/NAME.jpg``, the image tinted with
-    the classes' colours. Images that cannot be read are named at the end, all others done. A video
-    gives ``out/masks/NAME/000001.png`` and on, ``out/overlays/NAME.mp4``, ``out/coloured/NAME.mp4``
-    and ``out/shares/NAME.jsonl``, the classes' shares of every frame. The same command goes on
-    where it was stopped; a video begins anew.
+    Every image gives ``out/masks/NAME.png``, a palette PNG whose pixel values are class ids (16-bit
+    grey for more than 256 classes), and ``out/overlays/NAME.jpg``, the image tinted with the class
+    colours. Unreadable images are listed at the end; all others are processed. A video gives
+    ``out/masks/NAME/000001.png`` and so on, ``out/overlays/NAME.mp4``, ``out/coloured/NAME.mp4``
+    and ``out/shares/NAME.jsonl``, the class shares of every frame. The same command resumes after
+    an interruption; a video starts over.
 
     Args:
         network: a finished run, a weight file, an exported file, or any network.
@@ -50,7 +50,7 @@ def predict(
         out: folder to write to, outside of the images; created if missing.
         overlays: also write the tinted images.
         inference: how images are shown to the network.
-        levels: what the numbers of the images mean; by default as in the network's training.
+        levels: how pixel values are interpreted; by default as in the network's training.
         accelerator: cpu, cuda, mps, or auto for the best one present.
         overwrite: replace masks that are already there.
 

@@ -19,16 +19,16 @@ def replay(
 ) -> dict[str, Any]:
     """Look at one step of a run again: its images, its loss terms, its gradients.
 
-    A run whose loss, gradient or weights became infinite or NaN keeps the number of that step. Its
-    batch is drawn as it was, and its weights come about as they did: the steps since the last
-    checkpoint are made again, on one device. The run stays as it is, but for the picture. Code of
-    your own that its recipe names needs your leave (--code).
+    A run whose loss, gradient or weights became infinite or NaN records the number of that step.
+    Its batch is drawn again, and its weights are recomputed from the last checkpoint, on one
+    device. The run is not changed, except for the picture. Your own code that its recipe names
+    needs your permission (--code).
 
     Args:
         run: the folder of a run, finished or not.
-        step: which one, counted from 1 as in curves and messages; the one that went wrong if not
-            given.
-        out: the picture of images and labels; step-N.png in the folder of the run if not given.
+        step: which step, counted from 1 as in curves and messages; by default the one that went
+            wrong.
+        out: the picture of images and labels; by default step-N.png in the folder of the run.
         accelerator: cpu, cuda, mps, or auto for the best one present.
 
     Returns:

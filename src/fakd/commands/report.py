@@ -30,18 +30,17 @@ def report(
 ) -> Path:
     """Write one HTML file that says what helped, and shows how networks and runs differ.
 
-    It needs no network to be read: verdict, table, classes, curves, pictures, calibration, recipes
-    and environments are inside. The networks are shown validation images to measure what training
-    did not: boundary IoU, calibration, latency. Run it in the folder that the runs were started
-    in, for their recipes name data and teacher from there.
+    It opens offline: verdict, table, classes, curves, pictures, calibration, recipes and
+    environments are inside. Networks are run on validation images to measure what training did not:
+    boundary IoU, calibration, latency. Run it in the folder in which the runs were started, since
+    their recipes may name data and teacher by relative paths.
 
     Args:
         runs: finished runs, or folders of comparisons.
         out: the file; an existing one is replaced.
-        images: how many validation images the networks are shown, evenly over the set; 0 for none,
-            which also leaves out pictures, calibration and cost.
-        pictures: let the file hold some of those images; false measures all the same, for a file
-            that may leave the house when the images may not.
+        images: how many validation images are used, evenly spaced; 0 for none, which also leaves
+            out pictures, calibration and cost.
+        pictures: embed some of those images; false only measures on them, for confidential data.
         accelerator: cpu, cuda, mps, or auto for the best one present.
         allow: class paths or modules of your own that the runs' files may ask for.
 

@@ -31,21 +31,21 @@ def serve(
     threads: int | None = None,
     accelerator: str = "auto",
 ) -> None:
-    """Show what networks see in images that are dropped onto a page, beside each other.
+    """Compare the predictions of networks on images that you drop onto a page.
 
-    The page is on this machine alone and needs no internet: classes over the image behind a
-    slider, times, the share of every class. One network runs at a time. Images are not kept.
-    Ctrl-C ends it.
+    The page is served on this machine only and needs no internet: classes over the image behind a
+    slider, times, the share of every class. One network runs at a time. Images are not kept. Ctrl-C
+    stops it.
 
     Args:
         networks: finished runs, weight files, exported files, or any networks.
-        port: of the page; 0 takes a free one.
-        host: a loopback address; no other is taken.
+        port: port of the page; 0 picks a free one.
+        host: a loopback address; no other is accepted.
         open: open the page in a browser.
-        megabytes: the largest file that is taken.
+        megabytes: the largest file that is accepted.
         teachers: also show the teachers of the runs, where they are networks.
-        inference: how images are shown to the networks; as in each one's training if not given.
-        threads: of the processor; all that are free if not given.
+        inference: how images are shown to the networks; by default as in each one's training.
+        threads: CPU threads; by default all that are free.
         accelerator: cpu, cuda, mps, or auto for the best one present.
 
     Raises:

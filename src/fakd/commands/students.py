@@ -20,20 +20,20 @@ def students(
     accelerator: str = "auto",
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """List students that come ready, of 0.3 to 12 million parameters, and what they cost.
+    """List ready-made students of 0.3 to 12 million parameters, and their cost.
 
-    Each is a word for --student. ImageNet weights of a backbone are "here" (an installed package,
-    or the hub's cache), at the "hub", or nowhere; add ?weights=imagenet to start from them (of smp:
-    &encoder_weights=imagenet). GFLOPs are of one image, two per multiply-accumulate, without the
-    auxiliary head; parameters include it.
+    Each is a value for --student. ImageNet weights of a backbone are "here" (an installed package,
+    or the hub's cache), at the "hub", or nowhere; add ?weights=imagenet to start from them
+    (&encoder_weights=imagenet for smp). GFLOPs are for one image, two per multiply-accumulate,
+    without the auxiliary head; parameters include it.
 
     Args:
-        sort: the column to sort by; -COLUMN begins with the largest.
+        sort: the column to sort by; -COLUMN sorts in descending order.
         size: height and width of the image.
         classes: number of classes.
         measure: also time them on this machine, as fakd latency does.
-        runtime: what in: torch, compile (torch.compile), onnx or openvino.
-        threads: of the processor; all that are free if not given.
+        runtime: the runtime to time them in: torch, compile (torch.compile), onnx or openvino.
+        threads: CPU threads; by default all that are free.
         accelerator: cpu, cuda, mps, or auto for the best one present.
         out: a JSON file to write the table to; an existing one is replaced.
 

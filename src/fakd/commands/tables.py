@@ -19,11 +19,11 @@ def tables(
     """Write the paper's tables and figures from finished runs, on any data set.
 
     Tables 1 to 3 (pairs of networks x methods), 4 (with and without feature augmentation) and 5
-    (strengths) as Markdown and CSV, beside the published numbers where data, networks and method
-    are the paper's; a table with a row for each run; Figures 2 (gain against class difficulty),
-    3 (where the networks see a class, with and without augmentation) and 4 (IoU of each class) and
-    a grid of examples as PNG. What no run speaks of is left out. Run it in the folder that the
-    runs were started in, for their recipes name data and teacher from there.
+    (strengths) as Markdown and CSV, next to the published numbers where data, networks and method
+    are the paper's; a table with a row for each run; Figures 2 (gain against class difficulty), 3
+    (where the networks see a class, with and without augmentation) and 4 (IoU of each class) and a
+    grid of examples as PNG. Parts without runs are left out. Run it in the folder in which the runs
+    were started, since their recipes may name data and teacher by relative paths.
 
     Args:
         runs: finished runs, or folders of comparisons.

@@ -43,29 +43,29 @@ def train(
 ) -> dict[str, Any]:
     """Train a network on labelled images: a teacher, or a student alone.
 
-    The same command continues a run that was stopped, and refuses to touch a finished one.
+    The same command resumes an interrupted run, and refuses to touch a finished one.
 
     Args:
-        network: what to train, for example pspnet with --network.backbone resnet18.
+        network: the network to train, for example pspnet with --network.backbone resnet18.
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
         schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the network when it is evaluated.
+        optimizer: the optimiser: SGD, AdamW or any other of torch.optim.
+        augmentation: how training images are augmented.
+        inference: how images are scaled and tiled for evaluation.
         hardware: where and how to compute.
         intervals: how often to log, save and evaluate.
-        freeze: which weights stay as they are.
-        stopping: when to end before the last step.
-        ema: evaluate and save an exponential moving average of the weights, which at every step
-            keeps this share of itself, for example 0.999.
-        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
-        broken: what to do about a training image or mask that cannot be read: stop, or skip it,
-            say so, and count it in the result.
-        seed: all that is random in the run derives from it.
-        existing: what to do where a finished run already is: refuse, reuse its result if the recipe
+        freeze: which weights are not trained.
+        stopping: when to stop before the last step.
+        ema: evaluate and save an exponential moving average of the weights with this decay per
+            step, for example 0.999.
+        task: the loss against the labels: class weights, Dice, hardest pixels.
+        broken: what to do about an unreadable training image or mask: stop, or skip it with a
+            message and count it in the result.
+        seed: the source of all randomness in the run.
+        existing: what to do if the run is already finished: refuse, reuse its result if the recipe
             is the same, overwrite it, or extend it to a larger schedule.steps.
-        profile: watch so many steps, say where their time goes, and write a trace of them
+        profile: profile this many steps, print where their time goes, and write a trace
             (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:
