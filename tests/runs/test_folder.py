@@ -208,8 +208,8 @@ def test_the_same_data_and_networks_by_other_paths_are_the_same_run(tmp_path):
     RunFolder(tmp_path / "a", recipe_of("d"), fingerprints=known)
     remarks = RunFolder(tmp_path / "a", recipe_of("/m/d", "/m/n"), fingerprints=known).remarks
     assert [each.partition(" by ")[0] for each in remarks] == [
-        "the same data",
-        "the same teacher",
+        "is of the same data",
+        "is of the same teacher",
     ]
     with pytest.raises(
         InputError, match=r"another recipe \(data.init_args.augmented: None -> True"

@@ -124,7 +124,7 @@ def open_folder(
         raise InputError(problem)
     with folder or nullcontext():
         for each in folder.remarks if folder else ():
-            remark(console, f"{path.name} is of {each}")
+            remark(console, f"{path.name} {each}")
         yield folder
 
 
