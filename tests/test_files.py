@@ -133,3 +133,18 @@ def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text():
 def test_a_null_character_is_in_no_path():
     with pytest.raises(InputError, match="null character"):
         expanded("runs/a\0b")
+
+
+def test_folders_made_for_a_file_are_gone_again_where_it_fails(tmp_path):
+    def fill(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError):
+        write_atomically(tmp_path / "there" / "a" / "b" / "file", fill)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    write_text(tmp_path / "there" / "a" / "b" / "file", "x")
+    with pytest.raises(InputError):
+        write_atomically(tmp_path / "there" / "a" / "new" / "file", fill)
+    assert (tmp_path / "there" / "a" / "b" / "file").read_text() == "x"
+    assert not (tmp_path / "there" / "a" / "new").exists()

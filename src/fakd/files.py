@@ -28,6 +28,7 @@ def writing(path: Path) -> Iterator[None]:
     Raises:
         InputError: no space or quota is left, the disk fails, the place is not writable...
     """
+    before = os.path.isfile(path)
     try:
         yield
     except Exception as error:
@@ -37,7 +38,7 @@ def writing(path: Path) -> Iterator[None]:
             raise
         number = int(told[1]) if told else error.errno  # type: ignore[attr-defined]
         reason = os.strerror(number) if number else error
-        kept = "; the previous one is intact" if path.is_file() else ""
+        kept = "; the previous one is intact" if before else ""
         raise InputError(f"could not write {path}: {reason}{kept}") from error
 
 
@@ -136,14 +137,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
     Readers see the old content or the new, never a part. The data reaches the disk before the
-    rename, so the promise also holds for a machine that loses power.
+    rename, so the promise also holds for a machine that loses power. Folders that are not there
+    are made, and are gone again if it fails.
 
     Raises:
         InputError: see `writing`; what was at ``path`` is intact.
     """
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
+    made: list[Path] = []
     try:
         with writing(path):
+            made += [each for each in path.parents if not each.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -152,6 +157,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+            for each in made:
+                each.rmdir()
         raise
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fakd import specs
 from fakd.comparing.verdict import references, sentence
 from fakd.errors import InputError
-from fakd.files import expanded, make_folder, write_text, yaml_text
+from fakd.files import expanded, write_text, yaml_text
 from fakd.imports import IN_FILE, LIBRARIES, require_library
 from fakd.models import load, open_network, save
 from fakd.models.files import SHARED, own_version
@@ -65,7 +65,6 @@ def save_pretrained(
         )
     facts = describe(network, finished, licence)
     title = finished.folder.absolute().name if finished else folder.absolute().name
-    make_folder(folder)
     shared = copy.copy(network)
     shared.config = facts["network"]
     save(

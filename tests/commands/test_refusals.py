@@ -666,8 +666,10 @@ def test_the_table_is_as_long_as_it_should_be():
 
 
 def files():
-    """Every file but locks, which stay; folders without any may."""
-    return {k: v for k, v in contents(".").items() if v and not k.endswith(".lock")}
+    """Every file and folder but locks, which stay, and the folders that these are in."""
+    found = contents(".")
+    locks = {path for path in found if path.endswith(".lock")}
+    return {k: v for k, v in found.items() if k not in locks | {str(Path(p).parent) for p in locks}}
 
 
 @pytest.mark.parametrize(
@@ -683,6 +685,14 @@ def files():
         f"answer --teacher {SAVED} --data d --out a --hardware.accelerator cpu",
         "data check d --out old.png",
         "tables run --out t --accelerator cpu",
+        f"{RECIPE} --run run --existing overwrite",
+        f"answer --teacher {SAVED} --data d --out new/a --hardware.accelerator cpu",
+        f"classes --teacher {SAVED} --data d --out map.yaml --hardware.accelerator cpu",
+        f"disagree run --teacher {SAVED} --images photos --out new/out --accelerator cpu",
+        "convert --source paper.safetensors --target new.pth",
+        f"export --network {SAVED} --data d --out e",
+        f"export --network {SAVED} --data d --out e --to torch",
+        "latency net.safetensors --size 32,32 --runtimes torch --accelerator cpu --out old.json",
     ],
 )
 def test_a_full_disk_is_one_line_and_what_was_written_before_stays(
@@ -693,6 +703,9 @@ def test_a_full_disk_is_one_line_and_what_was_written_before_stays(
     monkeypatch.chdir(tmp_path / "here")
     for name in ("old.json", "old.html", "old.png"):
         Path(name).write_text("old")
+    if "paper.safetensors" in command:
+        network = models.pspnet("mobilenetv2", 3, channels=8)
+        models.save(network, "paper.safetensors", class_names=None, palette=None)
     before, limits = files(), resource.getrlimit(resource.RLIMIT_FSIZE)
     said, shown = StringIO(), StringIO()
     try:

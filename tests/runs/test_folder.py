@@ -209,9 +209,9 @@ def test_the_same_data_and_networks_by_other_paths_are_the_same_run(tmp_path):
     known = {"data": "1", "teacher": "2"}
     RunFolder(tmp_path / "a", recipe_of("d"), fingerprints=known)
     remarks = RunFolder(tmp_path / "a", recipe_of("/m/d", "/m/n"), fingerprints=known).remarks
-    assert [each.partition(" by ")[0] for each in remarks] == [
-        "the same data",
-        "the same teacher",
+    assert [each.partition(" from ")[0] for each in remarks] == [
+        "uses the same data",
+        "uses the same teacher",
     ]
     with pytest.raises(
         InputError, match=r"another recipe \(data.init_args.augmented: None -> True"

@@ -18,7 +18,7 @@ from fakd.answers.maps import Answers, Maps, Size, missing
 from fakd.answers.sources import MANIFEST, Stored
 from fakd.data.dataset import SegmentationData, Split
 from fakd.errors import InputError
-from fakd.files import make_folder, write_atomically, write_text
+from fakd.files import write_atomically, write_text
 
 FORMAT = 1
 """Version of what lies in the folder; raised when an old reader would misunderstand it."""
@@ -90,7 +90,6 @@ class Store(Answers):
         if not path.is_file():
             if folder.exists() and any(each.name[0] != "." for each in folder.iterdir()):
                 raise InputError(f"{folder} holds files but no {MANIFEST}; choose another --out")
-            make_folder(folder)
             write_text(path, json.dumps(content, indent=1) + "\n")
         store = cls.open(folder)
         for key, meaning in _MEANINGS.items():
@@ -128,7 +127,6 @@ class Store(Answers):
             sizes.append([*record.size, *record.maps.logits.shape[1:]])
             chunks += self.encoded(record.maps)
         path = self.path(part, number)
-        make_folder(path.parent)
         tensors: dict[str, np.ndarray] = {
             "data": np.frombuffer(b"".join(chunks), np.uint8),
             "ends": np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64),

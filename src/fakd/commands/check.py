@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fakd.console import open_console
 from fakd.errors import InputError, counted
-from fakd.files import make_folder, write_text
+from fakd.files import write_text
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -145,7 +145,6 @@ def _save(console: Console, inspection: "Inspection", folder: Path) -> None:
     written = [folder]
     if (proposal := inspection.opened.proposal) is not None:
         contents = proposal.files(folder)
-        make_folder(folder)
         for name, content in contents.items():
             write_text(folder / name, content)
         written = [folder / name for name in contents]

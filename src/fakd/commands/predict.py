@@ -13,7 +13,7 @@ from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.scan import files_below
 from fakd.errors import InputError, counted, require_kinds, some
-from fakd.files import expanded, make_folder
+from fakd.files import expanded
 from fakd.runs.folder import differences, read_json, write_json
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
@@ -144,7 +144,6 @@ def predict(
                 for each in going:
                     each.result()
                 if not (going or done):
-                    make_folder(out)
                     write_json(out / _BEGUN, made)
                 going = [
                     writer.submit(write, image, classes, file, mask)

@@ -100,7 +100,6 @@ class Cell:
 
     def record_failure(self, reason: str) -> None:
         """Write the reason of a failure to its file."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.beside(FAILED), reason + "\n")
 
 

@@ -153,5 +153,4 @@ def _remember(memory: Path, folder: Path, directories: list[_Directory], files: 
     }
     # If the cache is not writable, the next run lists again.
     with suppress(OSError, InputError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
         write_text(memory, json.dumps(content))

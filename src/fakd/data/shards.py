@@ -216,5 +216,4 @@ def _remember(memory: Path, index: _Index) -> None:
 
     # If the cache is not writable, the next run reads the headers again.
     with suppress(OSError, InputError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(memory, write)

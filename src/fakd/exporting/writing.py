@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from importlib import import_module
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from fakd.errors import InputError
 from fakd.exporting.kinds import Target
 from fakd.exporting.program import Form, Program, right
+from fakd.files import writing
 from fakd.imports import require_library
 from fakd.models.foreign.deployed import KEY
 from fakd.models.foreign.exported import onnx_session
@@ -59,7 +60,7 @@ def export_graph(
         program = Program(network, tried)
         for exporter in (DYNAMO, TORCHSCRIPT):
             try:
-                with quiet():
+                with quiet(), writing(file):
                     _write(program, file, exporter, opset)
                 wrong = _wrong(program, file)
             except InputError:
@@ -150,12 +151,18 @@ def export_program(
                 # What is strict fails at checks of types, and is no longer the default.
                 made = torch.export.export(program, (images,), dynamic_shapes=shapes, strict=False)
                 text = json.dumps({**told, "size": size and list(size)})
-                torch.export.save(made, file, extra_files={KEY: text})
+                # Not straight into the file: torch ends the process where a disk is full.
+                content = BytesIO()
+                torch.export.save(made, content, extra_files={KEY: text})
+                with writing(file):
+                    file.write_bytes(content.getbuffer())
                 module = torch.export.load(file).module()
                 seen = [_images(tried, seed=1, by=by) for by in ((0, 37) if size is None else (0,))]
                 if all(right(module(each), program, each) is None for each in seen):
                     return tried
             problem = "its file answers otherwise"
+        except InputError:
+            raise
         except Exception as error:
             problem = (str(error).splitlines() or [""])[0] or type(error).__name__
     file.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
-from fakd.files import make_folder, write_atomically
+from fakd.files import write_atomically
 from fakd.report.measurements import calibration_error
 from fakd.runs.naming import title_of
 from fakd.runs.reading import Curve
@@ -129,7 +129,6 @@ def save_mask(path: Path, classes: Integer[Tensor, "height width"], palette: Pal
 
 def _save(path: Path, image: Image.Image, **options: int) -> None:
     kind = "JPEG" if path.suffix == ".jpg" else "PNG"
-    make_folder(path.parent)
     write_atomically(path, lambda file: image.save(file, format=kind, **options))
 
 
@@ -146,7 +145,6 @@ def figure(width: float | int, height: float | int, page: bool = False) -> Itera
 
 def save(drawn: Any, path: Path) -> None:
     """Write a figure as PNG."""
-    make_folder(path.parent)
     write_atomically(path, lambda file: drawn.savefig(file, dpi=140, format="png"))
 
 

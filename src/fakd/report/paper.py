@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from fakd.comparing.verdict import augmented_pairs, compare_runs, find_method, seconds_per_step
 from fakd.errors import InputError
-from fakd.files import make_folder, write_text
+from fakd.files import write_text
 from fakd.report.figures import COLOURS, INK, figure, save
 from fakd.report.methods import class_iou, published, published_teacher, scores_of, teacher_miou
 from fakd.report.table import Entry, Row, as_csv, markdown, mean_and_spread, number
@@ -56,7 +56,6 @@ def write_tables(runs: Sequence[Run], out: Path) -> list[Path]:
         "table-5": ("Table 5: strength of the augmentation", _strength_rows(groups)),
         "runs": ("Runs", [_run_row(run) for run in every]),
     }
-    make_folder(out)
     written = []
     for name, (title, rows) in tables.items():
         if rows:

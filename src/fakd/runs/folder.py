@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from fakd.files import (
 from fakd.runs.environment import environment
 from fakd.runs.locks import holder, lock
 from fakd.runs.naming import completed
+from fakd.runs.overwriting import kept, remove, set_aside, settle
 from fakd.settings import Existing
 from fakd.signals import Interrupted
 
@@ -47,6 +47,11 @@ GUARD = "run.lock"
 """The lock of a run's own folder, held by the process that trains it."""
 LOG, LOCK, GIVEN, FAILED = ".log", ".lock", ".yaml", ".failed"
 """Suffixes of the files next to a run of a grid: output, lock, recipe, reason of failure."""
+_OURS = (
+    *(RESULT, CURVES, LAST, BEST, Path(BEST).stem, FINAL, ENVIRONMENT, IMAGES, WRONG, SHOWN, TRACE),
+    *("events.out.*", RECIPE),
+)
+"""The files that a run writes, in the order of removal: the recipe last."""
 _OWN = f"fakd {version('fakd')}"
 # Settings that may change when a run resumes, as they do not change what it computes.
 FREE = ("hardware", "intervals", "existing", "run", "broken", "inference.batch_size")
@@ -64,7 +69,7 @@ def refuse_taken(path: Path, existing: Existing) -> None:
         InputError: the folder is refused.
     """
     require_choice("existing", existing, Existing)
-    begun = (path / RECIPE).is_file()
+    begun = (path / RECIPE).is_file() or bool(kept(path))
     others = path.is_dir() and any(file.name != GUARD for file in path.iterdir())
     if path.is_file() or (others and not begun):
         raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
@@ -101,8 +106,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         path: the folder; created, with its parents, if missing.
         recipe: what the run computes, as YAML values; written as ``recipe.yaml``.
         existing: what to do with a finished run: refuse, reuse its result if the recipe is the
-            same, overwrite it (also an unfinished run of another recipe), or extend it to more
-            steps of the same recipe.
+            same, overwrite it (also an unfinished run of another recipe; the old one is kept until
+            the new one has a result, and restored if that ends before its first checkpoint), or
+            extend it to more steps of the same recipe.
         fingerprints: of data and networks by their keys in the recipe; if one is unchanged, the
             paths below its key may change.
 
@@ -123,13 +129,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         self.extended_from: int | None = None
         self.remarks: list[str] = []
         self._recipe, self._fingerprints = recipe, dict(fingerprints or {})
-        self._held = ExitStack()
+        self._held, self._locked = ExitStack(), False
         refuse_taken(path, existing)
         self._found = path.is_dir() and any(path.iterdir())
-        if existing == "reuse" and (path / RECIPE).is_file() and (path / RESULT).is_file():
-            self._refuse_another()
-            with readable(path):
-                self.result = read_json(path / RESULT)
+        if self._reused(existing):
             return
         make_folder(path)
         if self._held.enter_context(lock(path / GUARD)) is None:
@@ -137,8 +140,12 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 f"another process uses {path} ({holder(path / GUARD)}); wait until it ends, or "
                 "choose another --run"
             )
+        self._locked = True
         try:
-            self._open(existing)
+            self._settle()
+            refuse_taken(path, existing)
+            if not self._reused(existing):
+                self._open(existing)
         except BaseException:
             self.abandon()
             raise
@@ -146,7 +153,17 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, InputError | Interrupted | KeyboardInterrupt):
             self.abandon()
+        elif (self.path / RESULT).is_file():
+            self._settle()
         self._held.close()
+
+    def _reused(self, existing: Existing) -> bool:
+        path = self.path
+        if existing == "reuse" and (path / RECIPE).is_file() and (path / RESULT).is_file():
+            self._refuse_another()
+            with readable(path):
+                self.result = read_json(path / RESULT)
+        return self.result is not None
 
     def _open(self, existing: Existing) -> None:
         path = self.path
@@ -157,7 +174,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                         f"{path} would be overwritten, but the run reads {each} in it; choose "
                         "another --run"
                     )
-            self._clear()
+            if aside := set_aside(path, _OURS):
+                self.remarks.append(
+                    f"was a run before, kept in {aside} until the new one has a result"
+                )
         elif existing == "extend":
             self.extended_from = self._fewer_steps()
         else:
@@ -175,18 +195,15 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         with writing(path):
             (path / RESULT).unlink(missing_ok=True)
 
-    def _clear(self) -> None:
-        ours = (RECIPE, RESULT, CURVES, LAST, BEST, FINAL, ENVIRONMENT, IMAGES, WRONG, SHOWN, TRACE)
-        with writing(self.path):
-            for file in self.path.iterdir():
-                if file.is_file() and (file.name in ours or file.name.startswith("events.out.")):
-                    file.unlink()
-            shutil.rmtree(self.path / Path(BEST).stem, ignore_errors=True)
+    def _settle(self) -> None:
+        if self._locked:
+            settle(self.path, _OURS, RESULT, LAST)
 
     def abandon(self) -> None:
-        """Remove the folder if it was new and has no checkpoint or result, and unlock it."""
+        """Restore an overwritten run unless this one can be resumed; remove a new, empty folder."""
+        self._settle()
         if not (self._found or self.last.is_file() or (self.path / RESULT).is_file()):
-            self._clear()
+            remove(self.path, _OURS)
             (self.path / GUARD).unlink(missing_ok=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()
@@ -237,7 +254,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 if key.partition(".")[0] not in same or key.rpartition(".")[2] not in _PATHS:
                     writer = writer_of(self.path)
                     return each if writer == _OWN else f"{each}; written by {writer}"
-                self.remarks.append(f"the same {key.partition('.')[0]} from another path ({each})")
+                what = key.partition(".")[0]
+                self.remarks.append(f"uses the same {what} from another path ({each})")
         for key in ("data", "teacher"):
             if key in before and key in now and key not in same:
                 return f"the {key} have changed" if key == "data" else f"the {key} has changed"

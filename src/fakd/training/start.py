@@ -125,7 +125,7 @@ def open_folder(
         raise InputError(problem)
     with folder or nullcontext():
         for each in folder.remarks if folder else ():
-            remark(console, f"{path.name} uses {each}")
+            remark(console, f"{path.name} {each}")
         yield folder
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from fakd.data.dataset import default_palette
 from fakd.data.layout import IMAGE_SUFFIXES
 from fakd.errors import InputError, counted, some
-from fakd.files import make_folder, write_text
+from fakd.files import make_folder, write_text, writing
 from fakd.inspection.annotations.coco import coco
 from fakd.inspection.annotations.labelme import labelme, labelme_folders
 from fakd.inspection.annotations.regions import Annotations, drawn, understood
@@ -128,12 +128,11 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
 
 
 def _save(path: Path, mask: np.ndarray, classes: int) -> None:
-    if classes > 255:
-        Image.fromarray(mask).save(path)
-        return
-    image = Image.fromarray(mask.astype(np.uint8))
-    image.putpalette(_PALETTE)
-    image.save(path)
+    image = Image.fromarray(mask if classes > 255 else mask.astype(np.uint8))
+    if classes <= 255:
+        image.putpalette(_PALETTE)
+    with writing(path):
+        image.save(path)
 
 
 def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[str]]:
