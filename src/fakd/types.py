@@ -144,9 +144,9 @@ _FADING = {"from": None, "to": None, "schedule": "linear", "start": 0.0, "end": 
 
 
 class DistillationLoss(nn.Module, ABC):
-    """Base of distillation losses: unweighted, averaged over the batch, lower if closer to teacher.
+    """Base of distillation losses: a scalar, the mean over the batch, without its weight.
 
-    Its only state is in its state dict and its optimisers.
+    All state between two calls is in its state dict and its optimisers.
 
     Args:
         weight: Weight of the loss in a sum, applied by the caller, or its schedule; see

@@ -83,9 +83,11 @@ def test_it_is_built_between_the_features_of_two_networks():
     align = Alignment(*feature_channels(loss, Shown(3), Shown(6)))
     assert [tuple(weight.shape) for weight in align.parameters()] == [(6, 3, 1, 1)]
     for find in (feature_channels, type(loss).prepare):
-        with pytest.raises(InputError, match=r"PairwiseSimilarity compares .*this teacher shows"):
+        with pytest.raises(
+            InputError, match=r"PairwiseSimilarity compares .*this teacher provides"
+        ):
             find(loss, Shown(3), Shown(None))
-        with pytest.raises(InputError, match="this student exposes only"):
+        with pytest.raises(InputError, match="this student provides only"):
             find(loss, Shown(None), Shown(6))
 
 

@@ -137,7 +137,7 @@ def test_settings_of_an_augmentation_without_strength_are_refused(loss, setting)
 
 
 def test_a_bound_without_strength_is_refused():
-    with pytest.raises(ValueError, match="beside spare_own_class, bound, which say"):
+    with pytest.raises(ValueError, match="with spare_own_class, bound, which configure"):
         PixelKL(bound="tilted", spare_own_class=True)
 
 

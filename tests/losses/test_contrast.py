@@ -459,6 +459,8 @@ def test_impossible_settings_and_networks_are_refused():
         MemoryContrast(contrast_pixels=0)
     with pytest.raises(ValueError, match="call prepare"):
         MemoryContrast()(inputs(*drawn()))
-    with pytest.raises(InputError, match=r"MemoryContrast compares features.*this teacher shows"):
+    with pytest.raises(
+        InputError, match=r"MemoryContrast compares features.*this teacher provides"
+    ):
         MemoryContrast().prepare(Shown(STUDENT, CLASSES), Shown(None, CLASSES))
     assert MemoryContrast().weight == 0.1

@@ -106,7 +106,7 @@ def test_a_file_cannot_ask_for_anything_but_a_network(network, tmp_path, config)
     network.config = config
     save(network, tmp_path / "n.safetensors", class_names=None, palette=None)
 
-    with pytest.raises(InputError, match=r"must (say how to build|describe)"):
+    with pytest.raises(InputError, match="must specify"):
         load(tmp_path / "n.safetensors")
 
 

@@ -42,7 +42,7 @@ def similarity_kl(
     :math:`(p^s - p^t) / (\tau R G)` for each similarity. It is computed together with the value,
     so only the similarities of one block are in memory, ``block * groups * entries`` instead of
     ``rows * groups * entries``, and none is computed twice. There are no second derivatives.
-    Without rows the result is 0. It is not multiplied by the squared temperature :math:`\tau`.
+    Without rows the result is 0. It is not multiplied by the temperature :math:`\tau` squared.
 
     ``hidden`` entries are excluded from the softmax; ``block`` is the number of rows computed at
     once, by default as many as fit `BLOCK_ENTRIES`.

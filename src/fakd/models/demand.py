@@ -15,9 +15,9 @@ from fakd.memory import free_memory, require_memory
 from fakd.models.catalogue import activation_bytes
 
 _MOST = 10_000
-"""Upper bound of a network's memory over that of its images (12 bytes per pixel in float32).
+"""Upper bound of a network's memory as a multiple of its images', 12 bytes per pixel in float32.
 
-PSPNet-ResNet-101 needs 640 times as much.
+It is 640 for PSPNet-ResNet-101.
 """
 
 

@@ -79,7 +79,7 @@ class Deployed(Segmenter):
     def refuse(self, consequence: str) -> NoReturn:
         """Raise an error that there are no logits."""
         raise InputError(
-            f"{self.title} outputs class ids and no logits, so {consequence}; export the "
+            f"{self.title} outputs class ids and has no logits, so {consequence}; export the "
             "network with --output logits for that"
         )
 
