@@ -113,7 +113,7 @@ def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
     models.save(network, path, class_names=None, palette=None)
     arguments = ["distill", "--teacher", path, "--student=pspnet", *DATA, "--run", tmp_path / "r",
                  "--student.backbone=mobilenetv3_small_050", "--student.channels=8"]  # fmt: skip
-    assert "teacher knows 7 classes, the student 12" in refused(capsys, arguments)
+    assert "teacher has 7 classes, the student 12" in refused(capsys, arguments)
     assert not (tmp_path / "r").exists()
     assert "knows 7 classes" in refused(capsys, ["evaluate", "--network", path, *DATA])
 

@@ -85,7 +85,7 @@ def test_it_is_built_between_the_features_of_two_networks():
     for find in (feature_channels, type(loss).prepare):
         with pytest.raises(InputError, match=r"PairwiseSimilarity compares .*this teacher shows"):
             find(loss, Shown(3), Shown(None))
-        with pytest.raises(InputError, match="this student exposes only"):
+        with pytest.raises(InputError, match="this student shows only"):
             find(loss, Shown(None), Shown(6))
 
 

@@ -1,4 +1,4 @@
-"""`fakd answer`: ask a teacher once for every image, and store what it says."""
+"""`fakd answer`: run a teacher once on every image, and store its answers."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from fakd.training.answering import Answering
 
 _TRIED = 3
-"""Images that are timed before the work begins."""
+"""Number of images timed before the start."""
 _POLL = 0.5
-"""Seconds."""
+"""In seconds."""
 
 
 def answer(
@@ -45,36 +45,36 @@ def answer(
     parallel: int | None = None,
     cluster: dict | None = None,
 ) -> dict[str, Any]:
-    """Ask a teacher once for every image, and store its answers: fakd distill --teacher OUT.
+    """Run a teacher once on every image, and store its answers for fakd distill --teacher OUT.
 
-    The same command continues what was stopped; started several times, on any machines that see
-    the folder, it shares the work. What is interrupted loses the shard it was at.
+    The same command resumes after a stop. Started several times, on any machines that share the
+    folder, it divides the work. An interruption loses only the current shard.
 
     Args:
         teacher: a finished run or weight file, or any network with its weights.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         out: folder of the answers.
-        format: how logits are stored: in 16 bits (float16), in 8 (int8), or the likeliest classes
-            of each place and the mass of the rest (topk).
-        k: how many classes topk keeps.
-        features: store the final classifier's input, too, for losses on features.
-        stride: pixels, each way, that share one answer; the network's own grid if not given.
-        inference: how images are shown to the teacher: whole, in windows, mirrored, at several
-            sizes.
-        hardware: where and how to compute.
-        batch_size: images of one size that are asked about together.
-        shard: images to a file, which is written whole or not at all.
+        format: how logits are stored: with 16 bits (float16), with 8 bits (int8), or only the most
+            probable classes of each position and the total probability of the rest (topk).
+        k: how many classes topk stores.
+        features: also store the final classifier's input, for losses on features.
+        stride: side in pixels of a cell whose logits are averaged; by default the network's own
+            grid.
+        inference: the teacher's inference settings: resizing, windows, flips, scales.
+        hardware: devices, precision, workers and memory.
+        batch_size: images of one size per batch.
+        shard: images per file; files are written atomically.
         on: this machine, a Ray cluster, or SLURM, with parallel.
-        parallel: processes, tasks or jobs that share the work; this process alone if not given.
-        cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
+        parallel: processes, tasks or jobs that share the work; by default only this process.
+        cluster: options of Ray (ray.init) or SLURM (submitit), such as {slurm_partition: gpu}.
 
     Returns:
-        How many images and bytes there are now.
+        The numbers of images, bytes and shards stored, and of shards left.
 
     Raises:
         ChildProcessError: a process has failed, and shards are left.
     """
-    # Imported here because `fakd answer --help` need not wait for it.
+    # Imported here to keep `fakd answer --help` fast.
     from fakd.answers.encoding import Encoding
     from fakd.answers.store import Store
     from fakd.runs.recipe import recipe_of
@@ -85,12 +85,14 @@ def answer(
     if min(batch_size, shard, k, parallel or 1) < 1:
         raise InputError("expected --batch_size, --shard, --k and --parallel of at least 1")
     if hardware.devices > 1:
-        raise InputError("--hardware.devices is 1 here; share the work with --parallel")
+        raise InputError("--hardware.devices must be 1 here; share the work with --parallel")
     if on != "local" and parallel is None:
-        raise InputError(f"--on {on} needs --parallel, how many tasks share the work")
+        raise InputError(f"--on {on} needs --parallel, the number of tasks that share the work")
     data, teacher = fakd.data.open_data(data), open_teacher(teacher)
     if not isinstance(teacher, fakd.Segmenter):
-        raise InputError("fakd answer asks one network; give fakd distill the other sources")
+        raise InputError(
+            "fakd answer needs a single network as teacher; other sources are for fakd distill"
+        )
     if format == "topk" and k >= teacher.classes:
         raise InputError(f"expected --k below the teacher's {teacher.classes} classes, got {k}")
     out = expanded(out)
@@ -114,7 +116,7 @@ def answer(
     done = [store.path(*each) for each in store.shards() if store.path(*each).is_file()]
     size = sum(path.stat().st_size for path in done)
     images = sum(len(store.indices(*each)) for each in store.shards())
-    others = f"; {left} shards are left to other processes at work" if left else ""
+    others = f"; {left} shards are left, which other processes work on" if left else ""
     console.print(f"{out}: {counted(images, 'image')}, {size / 1e6:.1f} MB{others}", soft_wrap=True)
     return {"images": images, "bytes": size, "shards": len(done), "left": left}
 
@@ -127,7 +129,7 @@ def _announce(
     batch_size: int,
     processes: int,
 ) -> None:
-    """Say what the rest takes, by a few images."""
+    """Estimate size and time of the remaining images from a few."""
     from fakd.training.answering import records, sized
 
     part, number = store.left()[0]
@@ -139,7 +141,7 @@ def _announce(
     count = sum(len(store.indices(*shard)) for shard in store.left())
     rows, cols = found[0].maps.logits.shape[1:]
     console.print(
-        f"{count} images to answer, on grids of about {rows}x{cols}: {size / 1e3:.1f} kB each, "
+        f"{count} images to process, on grids of about {rows}x{cols}: {size / 1e3:.1f} kB each, "
         f"{size * count / 1e6:.1f} MB; {each:.2f} s each, about "
         f"{each * count / 60 / processes:.1f} min in {processes} process"
         f"{'es' if processes > 1 else ''}",
@@ -155,7 +157,7 @@ def _fill(
     batch_size: int,
     workers: int,
 ) -> None:
-    """Write shard after shard, those left out that another process is at."""
+    """Write the remaining shards, except those that another process is writing."""
     from fakd.training.answering import records
 
     left = store.left()
@@ -184,9 +186,9 @@ def _shown(found: "Iterable[Record]", display: StepProgress, done: int) -> "Iter
 def _work(
     cell: Cell, environment: Mapping[str, str], stop: Callable[[], bool] = lambda: False
 ) -> None:
-    """Let a process of its own do a share, and leave why it failed."""
+    """Run one worker process, and record why it failed."""
     with lock(cell.beside(".lock")) as held:
-        ending = "another command is at it" if held is None else run(cell, held, environment, stop)
+        ending = "another command runs it" if held is None else run(cell, held, environment, stop)
     if ending and not ending.startswith("exit code 0"):
         cell.record_failure(ending)
 
@@ -200,7 +202,7 @@ def _share(
     parallel: int,
     cluster: Mapping[str, Any],
 ) -> None:
-    """Let several processes share the work, and show how far they are."""
+    """Divide the work over several processes, and show their progress."""
     folder = store.folder / "workers"
     cells = [Cell("answer", folder / f"{n}", recipe, f"process {n}") for n in range(parallel)]
     engine = open_engine(on, hardware, parallel, cluster, str(folder))
@@ -219,6 +221,6 @@ def _share(
     if failed and store.left():
         raise ChildProcessError(
             f"{len(failed)} of {parallel} processes failed, the first with {failed[0].failure}; "
-            f"{len(store.left())} of {len(store.shards())} shards are left, and the same command "
-            "continues"
+            f"{len(store.left())} of {len(store.shards())} shards are left; the same command "
+            "resumes"
         )

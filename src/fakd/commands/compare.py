@@ -1,4 +1,4 @@
-"""`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
+"""`fakd compare`: train pairs x methods x seeds, and give verdicts on what helped."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fakd.runs.reading import Failure, Outcome, Run
 
 SPREAD = 1.0
-"""Standard deviation of paired differences in mIoU that is expected before any is known."""
+"""Assumed standard deviation of paired differences in mIoU, before any is measured."""
 
 
 def compare(
@@ -72,15 +72,15 @@ def compare(
     parallel: int | None = None,
     cluster: dict | None = None,
 ) -> "list[Run]":
-    """Compare distillation methods over seeds, the student alone among them, and say what helped.
+    """Compare distillation methods over seeds, including the student alone, and say what helped.
 
     For example: fakd compare --teacher runs/teacher --student pspnet --student.backbone resnet18
     --data FOLDER --methods alone,cwd,cwd+fa --seeds 3 --run runs/comparison
 
-    Or fakd compare GRID.yaml, a file with any of these values. Every run is a process of its own in
-    RUN/PAIR/METHOD/seed-N. The same command, stopped or started twice, shares and continues the
-    work; with more methods, seeds or pairs it runs what is new. A run that fails is shown with its
-    last line, does not stop the others, and is tried again by the same command.
+    Or fakd compare GRID.yaml, a file with any of these values. Every run is a separate process, in
+    RUN/PAIR/METHOD/seed-N. The same command resumes after a stop, and shares the work if started
+    twice; with more methods, seeds or pairs it runs what is new. A run that fails is shown with its
+    last line, does not stop the others, and is retried by the same command.
 
     Args:
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
@@ -88,45 +88,46 @@ def compare(
         teacher: a finished run or weight file, or any network with its weights.
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
         pairs: several teachers and students instead, {NAME: {teacher: ..., student: ...}}.
-        methods: presets, as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path: ...,
-            init_args: ...}}}, where any setting may differ, such as schedule.
-        seeds: how many, from 0 on, or which, as 3,4,5.
-        minutes: train every run for so long instead of schedule.steps; a step of each method is
+        methods: presets, such as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path:
+            ..., init_args: ...}}}, with other settings that differ, such as schedule.
+        seeds: a count, from 0 on, or a list such as 3,4,5.
+        minutes: training time of every run, instead of schedule.steps; the steps of each method are
             timed first.
-        primary: the method that the comparison is about; what it shows needs no confirmation.
+        primary: the method that the comparison is about; its result needs no confirmation.
         against: what the primary method is compared with: the student alone, or CWD.
-        worthwhile: the smallest difference in mIoU that matters; that of the data, or 1.
-        until_decided: begin with 3 seeds and add some, at 6 and at most, until the primary or only
-            method is decided; all looks together err in no more than 5 %.
-        most: seeds after which to end undecided.
-        confirms: the comparison that chose the methods, as fakd compare confirm writes it.
-        final: in the end score every finished run on the data's test split. This is done once: the
-            comparison takes no more runs afterwards.
-        schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the networks when they are evaluated.
-        hardware: where and how each run computes.
+        worthwhile: the smallest difference in mIoU that matters; by default the data's, or 1.
+        until_decided: start with 3 seeds and add more, up to 6 and to --most, until the primary or
+            only method is decided; the total error of these looks is at most 5 %.
+        most: maximum number of seeds with until_decided.
+        confirms: the comparison that chose the methods; written by fakd compare confirm.
+        final: score every finished run on the data's test split at the end. This is done once:
+            afterwards no runs may be added.
+        schedule: steps, batch size and learning rate.
+        optimizer: SGD, AdamW or any other of torch.optim, and its arguments.
+        augmentation: random changes of training images: scale, crop, flip, colour, mixing.
+        inference: inference settings of evaluations: resizing, windows, flips, scales.
+        hardware: devices, precision, workers and memory of each run.
         intervals: how often each run logs, saves and evaluates.
-        freeze: which weights stay as they are.
-        stopping: when to end a run before its last step.
-        ema: evaluate and save a moving average of the weights that keeps this share of itself.
-        task: what is asked of the networks by the labels: class weights, Dice, hardest pixels.
-        check_teacher: let every run evaluate its teacher first, and refuse one that knows nothing.
-        classes_from: a .yaml file that says which of the teachers' classes each of the data's is,
-            where they differ; a pair's own stands with its teacher, {source: ..., classes_from:
+        freeze: which weights are not trained.
+        stopping: when to stop a run before its last step.
+        ema: evaluate and save an exponential moving average of the weights with this decay.
+        task: the task loss, on labels: class weights, Dice, Lovász, hardest pixels.
+        check_teacher: evaluate the teacher at the start of every run, and refuse one no better than
+            predicting one class.
+        classes_from: a .yaml file with the class map from the teachers' to the data's classes, if
+            they differ; one for a single pair goes with its teacher, {source: ..., classes_from:
             ...}.
         on: this machine, a Ray cluster, or SLURM.
-        parallel: runs at a time; one per GPU, or one, if not given.
-        cluster: what Ray (ray.init) or SLURM (submitit) needs to know, as {slurm_partition: gpu}.
+        parallel: concurrent runs; by default one per GPU, or one without GPUs.
+        cluster: options of Ray (ray.init) or SLURM (submitit), such as {slurm_partition: gpu}.
 
     Returns:
-        Every finished run, as `fakd.runs.reading` reads it.
+        Every finished run.
 
     Raises:
         ChildProcessError: runs have failed; the others are finished.
     """
-    # Imported here because `fakd compare --help` need not wait for them.
+    # Imported here to keep `fakd compare --help` fast.
     from fakd.answers.classes import read_class_map
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
     from fakd.data import open_data
@@ -167,7 +168,7 @@ def compare(
     )
     if until_decided and primary is None and len(grid.methods) != 2:
         raise InputError(
-            "--until_decided needs to know what is to be decided: name it with --primary METHOD"
+            "--until_decided needs --primary METHOD, the method to be decided, if there are several"
         )
     if until_decided and len(first) > most:
         raise InputError(f"expected --seeds of no more than --most {most}, got {len(first)}")
@@ -177,7 +178,7 @@ def compare(
     announce(console, opened, inference, doubts)
     counts = [len(first)]
     if until_decided:
-        # A comparison that has gone further before goes on there.
+        # A comparison that already has more seeds resumes there.
         reached = max(len(first), grid.begun())
         counts = [each for each in design.looks if each >= reached]
     with closing(
@@ -195,7 +196,7 @@ def compare(
             outcome, decided, failed = _judged(grid, engine, console)
             if decided or failed:
                 break
-        # Whoever knows of a failure and asks again has the others scored without it.
+        # A failure already known before this command does not block scoring of the others.
         seen = all(cell.folder in known for cell in failed)
         if final and seen and outcome.runs and (decided or count == counts[-1]):
             _say_final(grid, outcome, opened, hardware, console)
@@ -203,13 +204,13 @@ def compare(
         then = " and opens the test split without those that fail again" if final else ""
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
-            f"({failed[0].failure}); the same command tries them again{then}"
+            f"({failed[0].failure}); the same command retries them{then}"
         )
     return outcome.runs
 
 
 def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
-    """Say which seeds the margin needs and, where nothing is done yet, how long they take."""
+    """Print the seeds needed for the margin and, if nothing is done yet, their training time."""
     from fakd.comparing.statistics import seeds_needed
 
     margin, design, cells = grid.design.worthwhile, grid.design, grid.cells()
@@ -227,15 +228,15 @@ def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
 
     needed = seeds_needed(SPREAD, margin)
     console.print(
-        f"{f'about {needed}' if needed else 'more than 100'} seeds{lasting(needed or 100)} show "
-        f"{margin:g} mIoU where paired seeds differ by {SPREAD:g}, as usual; looks at "
+        f"{f'about {needed}' if needed else 'more than 100'} seeds{lasting(needed or 100)} detect "
+        f"{margin:g} mIoU at a usual spread of {SPREAD:g} over paired seeds; verdicts at "
         f"{', '.join(map(str, design.looks))} seeds{lasting(design.looks[-1])}",
         soft_wrap=True,
     )
 
 
 def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome, bool, list[Cell]]":
-    """Do the runs of a grid and say what they show; whether it decides all pairs, what failed."""
+    """Run a grid and print verdicts; return outcome, whether all are decided, and failed cells."""
     from fakd.comparing.verdict import is_primary, tone
     from fakd.runs.reading import read_grid
 
@@ -257,7 +258,7 @@ def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome,
 def _said(
     runs: "Sequence[Run]", failures: "Sequence[Failure]", console: "Console"
 ) -> "list[Comparison]":
-    """Show the methods of each pair and say how they compare."""
+    """Print a table of methods and the verdicts of each pair."""
     from fakd.comparing.verdict import references, sentence
     from fakd.report.methods import terminal_table
     from fakd.runs.reading import by_pair
@@ -282,15 +283,15 @@ def _say_final(
     hardware: Hardware,
     console: "Console",
 ) -> None:
-    """Open the test split, or what came of it, and say how the same methods compare there."""
+    """Score the test split, or read its earlier scores, and print the verdicts on it."""
     from fakd.report.final import score_once
 
     scored = score_once(grid.run, outcome.runs, data, hardware, console)
     _said(scored, outcome.failures, console)
     test = scored[0].result["test"]
     console.print(
-        f"\ntest split opened {test['opened']} by {test['command']}; its scores are kept in "
-        f"{grid.run / OPENED}, and the comparison takes no more runs",
+        f"\ntest split opened {test['opened']} by {test['command']}; its scores are stored in "
+        f"{grid.run / OPENED}, and no more runs may be added to the comparison",
         soft_wrap=True,
     )
 
@@ -298,18 +299,18 @@ def _say_final(
 def confirm(
     run: str | Path, methods: list[str] | str, seeds: int = 3, out: Path | None = None
 ) -> Path:
-    """Write the grid that confirms what a comparison chose: the same with new seeds.
+    """Write a grid that confirms the methods chosen in a comparison: the same with new seeds.
 
     For example: fakd compare confirm runs/comparison --methods cwd+fa
 
-    Then fakd compare GRID.yaml runs it. Its seeds had no part in the choice, so that what they show
-    counts by itself.
+    Then fakd compare GRID.yaml runs it. Its seeds were not used for the choice, so its verdicts are
+    valid by themselves.
 
     Args:
-        run: folder of the comparison that chose.
-        methods: what it chose; the student alone is always among them.
-        seeds: how many new ones.
-        out: the file; RUN-confirm.yaml if not given.
+        run: folder of the comparison in which the methods were chosen.
+        methods: the chosen methods; the student alone is always included.
+        seeds: number of new seeds.
+        out: the file; by default RUN-confirm.yaml.
 
     Returns:
         The file.
@@ -323,7 +324,7 @@ def confirm(
     grid = read_yaml(run / GRID)
     if seeds < LEAST:
         raise InputError(
-            f"expected --seeds of at least {LEAST}, got {seeds}: fewer confirm nothing"
+            f"expected --seeds of at least {LEAST}, got {seeds}; fewer give no verdict"
         )
     names = [ALONE, *(name.replace("+", "-") for name in listed(methods))]
     if missing := [name for name in names if name not in grid["methods"]]:
@@ -334,7 +335,7 @@ def confirm(
     begin = max(grid["seeds"]) + 1
     target = out or run.with_name(f"{run.name}-confirm.yaml")
     if target.exists():
-        raise InputError(f"{target} is there already; choose another --out")
+        raise InputError(f"{target} exists; choose another --out")
     changed: dict[str, Any] = {
         "run": str(target.with_suffix("")),
         "methods": chosen,

@@ -1,4 +1,4 @@
-"""`fakd distill`: train a student with the help of a teacher."""
+"""`fakd distill`: train a student with a teacher."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,52 +54,54 @@ def distill(
     existing: Existing = "refuse",
     profile: int | None = None,
 ) -> dict[str, Any]:
-    """Train a student with the help of a teacher.
+    """Train a student with a teacher.
 
-    The same command continues a run that was stopped, and refuses to touch a finished one. Training
-    images without masks are welcome: the teacher then names the class of every pixel.
+    The same command resumes a run that was stopped, and never changes a finished one. Training
+    images may have no masks: the teacher then gives the class of every pixel.
 
     Args:
         teacher: a finished run or weight file, or any network with its weights: hf:FOLDER,
             smp:FOLDER, torchvision:NAME?weights=NAME, FILE.onnx, net.py:FUNCTION; a folder of
             stored answers, or a .yaml file of several of these.
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050,
-            or smp:Unet, or any other network; None where ``fit`` chooses.
+            or smp:Unet, or any other network; None if ``fit`` chooses one.
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
-        distillation: the loss against the teacher, its weight beside the cross-entropy among its
-            arguments; ChannelKL (CWD) if not given, cwd-fa for FAKD.
-        fit: what the student may cost, as latency<15ms, parameters<2M or gflops<5, several with
-            commas: the largest of `fakd students` within it is taken if no student is given.
-        schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the networks when they are evaluated.
-        hardware: where and how to compute.
+        distillation: the loss against the teacher, with its weight relative to the task loss as an
+            argument; by default ChannelKL (CWD); cwd-fa for FAKD.
+        fit: limits on the student's cost, such as latency<15ms, parameters<2M or gflops<5, several
+            separated by commas; without a student, the largest of `fakd students` within them is
+            used.
+        schedule: steps, batch size and learning rate.
+        optimizer: SGD, AdamW or any other of torch.optim, and its arguments.
+        augmentation: random changes of training images: scale, crop, flip, colour, mixing.
+        inference: inference settings of evaluations: resizing, windows, flips, scales.
+        hardware: devices, precision, workers and memory.
         intervals: how often to log, save and evaluate.
-        freeze: which weights stay as they are.
-        stopping: when to end before the last step.
-        ema: evaluate and save an exponential moving average of the weights, which at every step
-            keeps this share of itself, for example 0.999.
-        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
-        check_teacher: evaluate the teacher first, and refuse one that knows nothing of the data.
-        classes_from: a .yaml file that says which of the teacher's classes each of the data's is,
-            where they differ.
-        int8: let the student learn with weights and activations rounded to 8 bits, for
-            `fakd export --precision int8`; it is evaluated and saved without.
-        broken: what to do about a training image or mask that cannot be read: stop, or skip it,
-            say so, and count it in the result.
-        seed: all that is random in the run derives from it.
-        existing: what to do where a finished run already is: refuse, reuse its result if the recipe
-            is the same, overwrite it, or extend it to a larger schedule.steps.
-        profile: watch so many steps, say where their time goes, and write a trace of them
+        freeze: which weights are not trained.
+        stopping: when to stop before the last step.
+        ema: evaluate and save an exponential moving average of the weights with this decay, for
+            example 0.999.
+        task: the task loss, on labels: class weights, Dice, Lovász, hardest pixels.
+        check_teacher: evaluate the teacher first, and refuse one no better than predicting one
+            class.
+        classes_from: a .yaml file with the class map from the teacher's to the data's classes, if
+            they differ.
+        int8: train the student with weights and activations rounded to 8 bits, for
+            `fakd export --precision int8`; it is evaluated and saved without rounding.
+        broken: what to do with an unreadable training image or mask: stop, or skip it, print a
+            note and count it in the result.
+        seed: random seed of the run.
+        existing: what to do with a finished run in the folder: refuse, reuse its result if the
+            recipe is the same, overwrite it, or extend it to a larger schedule.steps.
+        profile: number of steps to profile: print the time of each part, and write a trace
             (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:
-        What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
+        The content of ``result.json``: final scores, best evaluation, teacher's scores, seconds.
     """
     require_kinds(distill, locals())
-    # Imported here because `fakd distill --help` need not wait for it.
+    # Imported here to keep `fakd distill --help` fast.
     from fakd.fitting import settle
     from fakd.inspection.readiness import require_labels
     from fakd.runs.folder import read_environment
@@ -127,7 +129,7 @@ def distill(
 
     require_student(student, fit)
     if int8 and hardware.compile:
-        raise InputError("hardware.compile does not compile the rounding of int8; leave out one")
+        raise InputError("hardware.compile cannot be combined with int8; leave out one of them")
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
@@ -157,7 +159,7 @@ def distill(
         answers = teacher_of(asked, data, fabric, settings.hardware)
         recipe = recipe_of(distill, locals())
         objective = Distillation(answers.network, student, distillation, by_labels, task.confidence)
-        # Made before there is a folder, as much may be wrong with the settings.
+        # Before the folder is created, as it refuses invalid settings.
         training = Training(fabric, student, objective, data, settings, console, run.name, answers)
         require_step_memory(fabric, student, data, settings, answers)
         if int8:
@@ -186,24 +188,24 @@ def distill(
 
 
 def _remark(console: Console, answers: "Teacher", augmentation: Augmentation, int8: bool) -> None:
-    """Say what stored answers do not tell, and what scores are of."""
+    """Print notes on INT8 training and on limits of stored answers."""
     if int8:
-        text = "the student learns with 8 bits, and is scored and saved without; for a file in INT8"
-        remark(console, f"{text}: fakd export --precision int8")
+        text = "the student trains with rounding to 8 bits, and is scored and saved without it"
+        remark(console, f"{text}; for an INT8 file: fakd export --precision int8")
     for text in answers.remarks:
         remark(console, text)
     if answers.maps and (augmentation.photometric or augmentation.extra):
         remark(
             console,
-            "stored answers are of the images as they are: changes of colour "
-            "(augmentation.photometric, extra) are seen by the student alone",
+            "stored answers belong to the original images: only the student sees changes of colour "
+            "(augmentation.photometric, extra)",
         )
 
 
 def _compare_class_names(
     console: Console, teacher: "fakd.Segmenter", data: "fakd.data.SegmentationData"
 ) -> None:
-    """Warn of a teacher whose classes are called, and so perhaps ordered, differently."""
+    """Warn of a teacher whose class names, and so perhaps their order, differ from the data's."""
     from fakd.training.wiring import called_otherwise
 
     if differing := called_otherwise(teacher, data):

@@ -1,4 +1,4 @@
-"""`fakd check`: whether a long run would be worth its time, on one page."""
+"""`fakd check`: checks of data, networks and settings before a long run, on one page."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -62,46 +62,46 @@ def doctor(
     seed: int = 0,
     existing: Existing = "refuse",
 ) -> dict[str, Any]:
-    """Look at data, networks and first steps before a long run, in under a minute.
+    """Check data, networks and first steps before a long run, in under a minute.
 
-    It takes the arguments of `fakd distill`, or of `fakd train`, and writes no run. A quick pass
-    over the data, the networks side by side, what the teacher knows of a few validation images,
-    every loss term, how large the distillation's gradient is against the task's, a few steps at the
-    highest learning rate, memory and time. It ends in "ready", exit code 0, or in what to change,
-    exit code 1, the most important first.
+    It takes the arguments of `fakd distill`, or of `fakd train`, and writes no run. It checks the
+    data quickly, lists the networks side by side, scores the teacher on a few validation images,
+    computes every loss term and the ratio of the gradients of distillation and task, and runs a few
+    steps at the peak learning rate to measure memory and time. It ends with "ready", exit code 0,
+    or with what to change, most important first, exit code 1.
 
     Args:
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
-        student: what is to be distilled into.
-        teacher: whose answers it is to learn from.
-        network: what is to be trained without a teacher.
-        out: a PNG with eight validation images, their labels and the teacher's answers; an existing
-            one is replaced. None writes nothing.
-        run: where the run would go; a folder that is taken is refused.
-        distillation: the loss against the teacher; ChannelKL (CWD) if not given, cwd-fa for FAKD.
-        fit: what the student may cost, where none is given; see `fakd distill`.
-        schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the networks when they are evaluated.
-        hardware: where and how to compute; one device is tried.
+        student: the student to distil into.
+        teacher: the teacher to distil from.
+        network: the network to train without a teacher.
+        out: a PNG with eight validation images, their labels and the teacher's predictions; an
+            existing file is replaced. None writes nothing.
+        run: folder of the planned run; refused if it is taken.
+        distillation: the loss against the teacher; by default ChannelKL (CWD); cwd-fa for FAKD.
+        fit: limits on the student's cost, to choose one; see `fakd distill`.
+        schedule: steps, batch size and learning rate.
+        optimizer: SGD, AdamW or any other of torch.optim, and its arguments.
+        augmentation: random changes of training images: scale, crop, flip, colour, mixing.
+        inference: inference settings of evaluations: resizing, windows, flips, scales.
+        hardware: devices, precision, workers and memory; only one device is used.
         intervals: how often to log, save and evaluate.
-        freeze: which weights stay as they are.
-        stopping: when to end before the last step.
-        ema: share of itself that a moving average of the weights keeps.
-        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
-        check_teacher: whether the run is to evaluate the teacher first; here it always is.
-        classes_from: a .yaml file that says which of the teacher's classes each of the data's is.
-        int8: whether the student is to learn with rounding to 8 bits.
-        broken: what to do about a training image or mask that cannot be read.
-        seed: all that is random in the run derives from it.
-        existing: what to do where a finished run already is.
+        freeze: which weights are not trained.
+        stopping: when to stop before the last step.
+        ema: decay of the exponential moving average of the weights.
+        task: the task loss, on labels: class weights, Dice, Lovász, hardest pixels.
+        check_teacher: whether the run evaluates the teacher first; here it always is.
+        classes_from: a .yaml file with the class map from the teacher's to the data's classes.
+        int8: whether the student trains with rounding to 8 bits.
+        broken: what to do with an unreadable training image or mask.
+        seed: random seed of the run.
+        existing: what to do with a finished run in the folder.
 
     Returns:
-        What was found, as JSON holds it; ``ready`` says whether nothing must be changed. Nothing
-        of the steps where there is too little memory for them.
+        The results, JSON-serialisable; ``ready`` tells whether nothing must be changed. Without
+        results of the steps if there is too little memory for them.
     """
-    # Imported here because `fakd check --help` need not wait for it.
+    # Imported here to keep `fakd check --help` fast.
     from fakd.fitting import settle
     from fakd.inspection import Finding, Weight
     from fakd.inspection.readiness import require_labels
@@ -122,7 +122,7 @@ def doctor(
             "expected --student and --teacher, for fakd distill, or --network, for fakd train"
         )
     if wanted_student and teacher is None:
-        raise InputError("expected a --teacher beside --student; give --network to train alone")
+        raise InputError("expected --teacher with --student; give --network to train alone")
     if out is not None and out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
     data = fakd.data.open_data(data)
@@ -139,13 +139,13 @@ def doctor(
     if isinstance(asked, fakd.Segmenter):
         require_apart(asked, learner)
     wanted = Settings.of(locals())
-    # Every step at the highest learning rate, on the share of one device.
+    # Every step at the peak learning rate, with one device's share of the batch.
     batch_size = max(1, schedule.batch_size // devices)
     steps = replace(schedule, shape="constant", warmup=0, batch_size=batch_size)
     fabric = start(hardware, seed)
     if hardware.compile:
         require_compiler(fabric.device)
-        # What is tried here is of many sizes, each of which would be compiled anew.
+        # Sizes vary in this check, and each would be compiled separately.
         hardware = replace(hardware, compile=False)
     settings = replace(wanted, schedule=steps, hardware=hardware)
     console = console_of(fabric)
@@ -208,7 +208,7 @@ def _numbers(tried: "Trial", settings: Settings, data: "SegmentationData") -> di
 
 
 def _of_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
-    """Look the files over for some seconds; data that are drawn have none."""
+    """Inspect the data's files for a few seconds; generated data have none."""
     from fakd.data.samples import PairedSplit
     from fakd.inspection import Finding, Weight, inspected
 
@@ -222,7 +222,7 @@ def _of_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
 def _asked(
     teacher: "Teacher | None", data: "SegmentationData", settings: Settings, findings: list
 ) -> "Asked | None":
-    """Ask the teacher about a few images, and judge what it says."""
+    """Score the teacher on a few images, and append findings."""
     from fakd.inspection import Finding, Weight
     from fakd.training import trial
     from fakd.training.asking import ask, asked_otherwise
@@ -237,25 +237,25 @@ def _asked(
     try:
         known = ask(teacher, data, settings, _TEACHER_SECONDS)
     except FloatingPointError as error:
-        raise InputError(f"the teacher's answers are infinite or NaN: {error}") from error
+        raise InputError(f"the teacher's output is infinite or NaN: {error}") from error
     if not known.samples:
         findings += named
         return None
     fed, ordered = asked_otherwise(teacher, data, settings, known, _FEEDING_SECONDS)
-    # What the labels show need not be guessed from names.
+    # A class order found by labels makes the comparison of names unnecessary.
     findings += [*fed, *(ordered or named)]
     try:
         refuse_degenerate_teacher(
             known.scores, f"{counted(len(known.samples), 'image')} of {data.name}"
         )
     except InputError as error:
-        # Unless there is better advice.
+        # Unless there is more specific advice.
         findings += [] if fed or ordered else [Finding(Weight.STOPS, str(error))]
     return known
 
 
 def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> float:
-    """Extrapolate from the steps that were made to the whole run."""
+    """Estimate the seconds of the whole run from the measured steps."""
     steps, workers = settings.schedule.steps, settings.hardware.workers
     reading = tried.batch_seconds / max(1, workers)
     step = max(tried.step_seconds, reading) if workers else tried.step_seconds + reading
@@ -268,7 +268,7 @@ def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> fl
 def _measured(
     known: "Asked | None", tried: "Trial | None", settings: Settings, data: "SegmentationData"
 ) -> Table:
-    """Lay out what was measured, a line for each."""
+    """Format the measurements as a table."""
     schedule = settings.schedule
     rows = []
     if known is not None:
@@ -278,18 +278,18 @@ def _measured(
         terms = ", ".join(f"{name} {value:.4g}" for name, value in tried.terms.items())
         rows.append(("loss terms", terms))
         if (ratio := tried.ratio) is not None:
-            rows.append(("gradients", f"that of the distillation is {ratio:.3g} times the task's"))
-    batch = f"{schedule.batch_size} images a step"
-    rate = f"{schedule.learning_rate:g} at most, {settings.optimizer.kind}, {batch}"
+            rows.append(("gradients", f"the distillation's is {ratio:.3g} times the task's"))
+    batch = f"{schedule.batch_size} images per step"
+    rate = f"peak {schedule.learning_rate:g}, {settings.optimizer.kind}, {batch}"
     rows.append(("learning rate", rate))
     if tried is not None:
         first, last = tried.losses[0], tried.losses[-1]
         repeated = f"the loss of one batch goes from {first:.4g} to {last:.4g}"
         rows.append((counted(len(tried.losses), "step"), repeated))
         whole = timedelta(seconds=round(_seconds(tried, settings, data)))
-        spent = f"{tried.step_seconds:.3g} s a step, about {whole} for {schedule.steps:,} steps"
+        spent = f"{tried.step_seconds:.3g} s per step, about {whole} for {schedule.steps:,} steps"
         rows.append(("time", f"{spent} with evaluations"))
-        rows.append(("memory", f"{tried.memory / 1e9:.2f} GB at most so far"))
+        rows.append(("memory", f"peak {tried.memory / 1e9:.2f} GB so far"))
     table = Table(box=None, show_header=False, width=80)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
@@ -301,7 +301,7 @@ def _measured(
 def _draw(
     console: Console, out: Path | None, data: "SegmentationData", known: "Asked | None"
 ) -> str | None:
-    """Write validation images beside their labels and the teacher's answers."""
+    """Draw validation images with their labels and the teacher's predictions."""
     if out is None:
         return None
     from fakd.inspection import spread
@@ -328,7 +328,7 @@ def _draw(
 
 
 def _concluded(console: Console, findings: "list[Finding]") -> bool:
-    """Print what to change; tell whether nothing must be."""
+    """Print the findings and the conclusion; return whether nothing must be changed."""
     from fakd.commands.check import print_findings
     from fakd.inspection import Weight
 

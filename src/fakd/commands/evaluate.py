@@ -23,23 +23,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a network on labelled images: mIoU, mAcc, aAcc and every class.
 
-    All scores come from one confusion matrix over the whole set. Classes that are neither labelled
-    nor predicted are left out of the means.
+    All scores come from one confusion matrix over the whole set. Classes without labels are left
+    out of the means.
 
     Args:
         network: a finished run, a weight file, or any network.
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
-        split: which part of the data; choose nothing by that for tests.
-        inference: how images are shown to the network.
+        split: the split to score; do not base choices on the test split.
+        inference: inference settings: resizing, windows, flips, scales.
         out: a JSON file to write the scores to; an existing one is replaced.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
+        accelerator: cpu, cuda, mps, or auto for the best available.
         workers: processes that decode images.
 
     Returns:
-        The scores in percent, as the JSON file holds them.
+        The scores in percent, as in the JSON file.
     """
     require_kinds(evaluate, locals())
-    # Imported here because `fakd evaluate --help` need not wait for it.
+    # Imported here to keep `fakd evaluate --help` fast.
     from fakd.inference import score, unlike_training
     from fakd.inspection.readiness import require_labels
     from fakd.report.table import class_table
@@ -71,7 +71,7 @@ def evaluate(
     scores = fakd.metrics.Scores.from_matrix(matrix)
     result = {"data": data.name, "split": split, "images": len(part)}
     result |= scores.as_dict(data.class_names)
-    # Written before it is shown, which may fail.
+    # Written before printing, which may fail.
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
     console.print(class_table(scores, data.class_names))

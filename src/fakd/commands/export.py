@@ -1,4 +1,4 @@
-"""`fakd export`: a file for a device, and the guarantee that it is as good as the student."""
+"""`fakd export`: a network as a file for deployment, with a check of its accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -31,41 +31,41 @@ def export(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a network as a file for a device, and make sure that the file is as good.
+    """Export a network to a file for deployment, and check that its mIoU is preserved.
 
-    The file is run by its own runtime over the validation images. If it loses more mIoU than the
-    tolerance it is named ``.rejected`` and the exit code is 1. Beside it lie ``run.py``, which
-    needs no fakd, and ``card.md`` with the numbers.
+    The file is evaluated in its own runtime on the validation images. If it loses more mIoU than
+    the tolerance, it is named ``.rejected`` and the exit code is 1. Written next to it: ``run.py``,
+    which does not need fakd, and ``card.md`` with the numbers.
 
     Args:
         network: a finished run, a weight file, or any network.
         to: the runtime: onnx, torch (torch.export), or openvino.
-        data: whose validation images decide; those of the run if not given.
-        out: folder to write to; beside the run's weights, named after runtime and precision, if
-            not given.
-        input: what the file takes: uint8, unit (values in [0, 1]) or normalised (by others).
-        order: of the channels that it takes, rgb or bgr.
+        data: data whose validation images are used for the check; by default the run's.
+        out: folder to write to; by default next to the run's weights, named after runtime and
+            precision.
+        input: input of the file: uint8, unit (values in [0, 1]) or normalised (by the caller).
+        order: channel order of the input, rgb or bgr.
         output: classes (a map of ids at the image's size), logits or probabilities.
-        size: height and width of its images; any if not given, where the network can be exported
-            so, else those of the first validation image.
-        batch: how many images it takes at a time; 0 for any number.
+        size: height and width of its images; by default any, if the network can be exported so,
+            else those of the first validation image.
+        batch: batch size of the file; 0 for any.
         precision: fp32, fp16, or int8: static quantisation, with layers left in float where needed.
         tolerance: points of mIoU that the file may lose.
-        images: how many validation images are tried, evenly over the set; all if not given.
-        calibration: how many training images INT8 is calibrated with.
-        opset: of ONNX; the exporter's own if not given.
-        inference: how images are resized, which becomes part of the file; as in the network's
-            training if not given.
-        licence: what holds for the weights and the data, written into the file.
-        overwrite: replace an export that is already there.
+        images: number of validation images to check, evenly spread; by default all.
+        calibration: number of training images for the calibration of INT8.
+        opset: of ONNX; by default the exporter's.
+        inference: resizing of images, which becomes part of the file; by default as in the
+            network's training.
+        licence: licence of the weights and the data, written into the file.
+        overwrite: replace an existing export.
 
     Returns:
-        What the file's metadata and the guarantee say, whether it ``holds``, and the ``path``.
+        The file's metadata and the result of the check, whether it ``holds``, and the ``path``.
 
     Raises:
-        InputError: the network cannot be exported so, or there are no data to try it with.
+        InputError: the network cannot be exported in this way, or there are no data for the check.
     """
-    # Imported here because `fakd export --help` need not wait for it.
+    # Imported here to keep `fakd export --help` fast.
     from fakd.exporting.program import Form, exportable_inference
     from fakd.exporting.shipping import Wanted, refuse_present, ship
     from fakd.exporting.writing import require_target
@@ -93,7 +93,7 @@ def export(
     shown = exportable_inference(inference)
     console = open_console()
     if inference.window or inference.averages:
-        remark(console, "windows, mirrored and several sizes are no part of a file: left out")
+        remark(console, "a file cannot contain windows, flips or several scales: left out")
     out = None if out is None else expanded(out)
     run = Path(word).absolute().name if word else type(network).__name__.lower()
     name = run.removesuffix(".safetensors")
@@ -113,16 +113,16 @@ def export(
     with StepProgress(console, "checking", total) as display:
         made = ship(network, data, shown, wanted, out, name, word, facts, display.advance)
     if made["size"] and form.size is None:
-        remark(console, f"no exporter can do any size: the file takes {height} x {width} only")
+        remark(console, f"export with a variable size failed: the file takes {height} x {width}")
     console.print(made["verdict"], soft_wrap=True)
     if made["float_layers"]:
         console.print(f"left in float: {', '.join(made['float_layers'])}", soft_wrap=True)
-    console.print(f"written to {made['path']}, with its card beside it", soft_wrap=True)
+    console.print(f"written to {made['path']}, with card.md and run.py", soft_wrap=True)
     return made
 
 
 def _word(network: "fakd.Segmenter") -> str | None:
-    """Find the path that the network was loaded from."""
+    """Return the path that the network was loaded from, if any."""
     origin = network.origin or {}
     loaded = origin.get("class_path", "").startswith("fakd.models.load")
     path: str | None = origin["init_args"].get("path") if loaded else None
@@ -130,10 +130,10 @@ def _word(network: "fakd.Segmenter") -> str | None:
 
 
 def _data_of(word: str | None) -> "fakd.data.SegmentationData":
-    """Open the data of the run that the network is of."""
+    """Open the data of the network's run."""
     from fakd.report.examination import open_data_of
     from fakd.runs.reading import read_run
 
     if word is None or not Path(word).is_dir():
-        raise InputError("give labelled images with --data; the file is tried on its val images")
+        raise InputError("give labelled images with --data; the file is checked on its val images")
     return open_data_of(read_run(word))

@@ -1,4 +1,4 @@
-"""`fakd latency`: how fast networks are on this machine."""
+"""`fakd latency`: time networks on this machine."""
 
 import json
 from collections.abc import Sequence
@@ -28,32 +28,31 @@ def latency(
 ) -> list[dict[str, Any]]:
     """Time networks from an image's bytes to its classes, side by side.
 
-    Passes are repeated up to 30 times or 4 seconds after a warm-up of 3: their median and 90th
-    percentile are given. Auxiliary heads are left out. An exported file runs in its own runtime,
-    any other network in all of --runtimes. Memory is that of the weights and of what a pass adds
-    at most; of a file, all that opening and running it adds.
+    After 3 warm-up passes, passes are repeated up to 30 times or 4 seconds; median and 90th
+    percentile are reported. Auxiliary heads are left out. An exported file runs in its own runtime,
+    any other network in all of --runtimes. Memory is that of the weights plus the peak of a pass;
+    for a file, everything that opening and running it adds.
 
     Args:
         networks: finished runs, weight files, exported files, or any networks: smp:Unet,
             'pspnet?backbone=resnet18'.
-        size: height and width of the image; that of the first validation image of the data, else
-            512 x 512, if not given.
-        data: whose images they are to see.
-        classes: number of classes, for networks that have none yet; with data, that of these.
-        runtimes: of torch, compile (torch.compile), onnx and openvino, with commas; all that are
-            installed if not given.
-        threads: of the processor; all that are free if not given.
-        inference: how the image is resized, or cut into windows; as in each network's training if
-            not given.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
-        sort: the column to sort by; -COLUMN begins with the largest.
+        size: height and width of the image; by default those of the data's first validation image,
+            else 512 x 512.
+        data: data that give size and number of classes.
+        classes: number of classes of networks that have none yet; with data, theirs.
+        runtimes: of torch, compile (torch.compile), onnx and openvino, separated by commas; by
+            default all that are installed.
+        threads: CPU threads; by default all free cores.
+        inference: resizing and windows; by default as in each network's training.
+        accelerator: cpu, cuda, mps, or auto for the best available.
+        sort: the column to sort by; -COLUMN sorts in descending order.
         out: a JSON file to write the numbers to; an existing one is replaced.
-        picture: a PNG of mIoU (where all are known, else parameters) against latency.
+        picture: a PNG of mIoU (if known for all, else parameters) against latency.
 
     Returns:
-        The timings, as the JSON file holds them.
+        The timings, as in the JSON file.
     """
-    # Imported here because `fakd latency --help` need not wait for it.
+    # Imported here to keep `fakd latency --help` fast.
     from fakd.report.latency import latency_row, save_latency
     from fakd.report.table import Row, columns, filled, sorted_by, terminal
     from fakd.timing import Timing, available, place_name, require_runtimes, time_network
@@ -84,7 +83,7 @@ def latency(
                 given, size, device, runtimes=wanted, inference=shown, classes=classes
             ):
                 timings.append(each)
-                # A column that there is none of is refused at the first row.
+                # Sorted in the loop, so that an unknown column is refused at the first row.
                 rows = sorted_by([*rows, latency_row(each)], sort)
             display.advance(done)
     table = terminal(rows, filled(rows, columns(rows)), empty="-")
@@ -95,5 +94,5 @@ def latency(
     if out is not None:
         write_text(expanded(out), json.dumps(found, indent=2) + "\n")
     if picture is not None and not save_latency(expanded(picture), timings):
-        remark(console, "nothing to draw: no network has a time and parameters that are seen")
+        remark(console, "nothing to draw: time and parameters are known for no network")
     return found

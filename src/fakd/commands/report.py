@@ -1,4 +1,4 @@
-"""`fakd report`: one HTML file that answers whether it helped."""
+"""`fakd report`: one HTML file on whether distillation helped."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -28,22 +28,22 @@ def report(
     accelerator: str = "auto",
     allow: str | list[str] = "",
 ) -> Path:
-    """Write one HTML file that says what helped, and shows how networks and runs differ.
+    """Write one HTML file with verdicts on what helped, and comparisons of networks and runs.
 
-    It needs no network to be read: verdict, table, classes, curves, pictures, calibration, recipes
-    and environments are inside. The networks are shown validation images to measure what training
-    did not: boundary IoU, calibration, latency. Run it in the folder that the runs were started
-    in, for their recipes name data and teacher from there.
+    It is self-contained and readable offline: verdicts, tables, classes, curves, pictures,
+    calibration, recipes and environments. The networks are run on validation images to measure what
+    training did not: boundary IoU, calibration, latency. Call it in the folder where the runs were
+    started, since paths in their recipes are relative to it.
 
     Args:
         runs: finished runs, or folders of comparisons.
         out: the file; an existing one is replaced.
-        images: how many validation images the networks are shown, evenly over the set; 0 for none,
-            which also leaves out pictures, calibration and cost.
-        pictures: let the file hold some of those images; false measures all the same, for a file
-            that may leave the house when the images may not.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
-        allow: class paths or modules of your own that the runs' files may ask for.
+        images: number of validation images to run the networks on, evenly spread; 0 for none, which
+            also leaves out pictures, calibration and cost.
+        pictures: embed some of those images; false still measures, for a file that may be shared
+            when the images may not.
+        accelerator: cpu, cuda, mps, or auto for the best available.
+        allow: class paths or modules of your own code that the runs' files may import.
 
     Returns:
         The file.
@@ -54,7 +54,7 @@ def report(
         raise InputError(f"--out must end in .html, got {out}; name it {out.with_suffix('.html')}")
     if not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
-    # Imported here because `fakd report --help` need not wait for it.
+    # Imported here to keep `fakd report --help` fast.
     from fakd.models.files import own_version
     from fakd.report.page import Note, Section, add_pictures, write_report
     from fakd.runs.environment import command_line
@@ -81,8 +81,8 @@ def report(
         if there := tested.get((f"{name}, test split", pair)):
             kept = next(iter(there.values()))[0].result["test"]
             text = (
-                f"{kept['images']} images that no training and no choice has seen, opened "
-                f"{kept['opened']}; the command and the scores are kept in {OPENED}"
+                f"{kept['images']} images used neither for training nor for selection, opened "
+                f"{kept['opened']}; the command and the scores are stored in {OPENED}"
             )
             test = Section(f"{title}, test split", there, own, None, [text])
         sections.append(Section(title, methods, own, examined, remarks, pictured, test))
@@ -105,10 +105,10 @@ def report(
 def _look(
     title: str, methods: "Methods", images: int, device: "torch.device", console: Console
 ) -> "tuple[SegmentationData | None, Examination | None, list[str]]":
-    """Show validation images to the networks of a pair, as far as they and the data are there.
+    """Run the networks of a pair on validation images, as far as networks and data are available.
 
     Returns:
-        The data, what was found out, and what could not be looked at.
+        The data, the measurements, and remarks on what could not be measured.
     """
     from fakd.report.examination import examine, inference_of, open_data_of, open_networks
     from fakd.training.progress import StepProgress
@@ -124,7 +124,7 @@ def _look(
     if not networks:
         return data, None, problems
     count = {"networks": float(len(networks))}
-    with StepProgress(console, f"look at {title}", min(images, len(data.val))) as display:
+    with StepProgress(console, f"examine {title}", min(images, len(data.val))) as display:
         examined = examine(
             networks, data.val, inference_of(first), images, lambda done: display.show(done, count)
         )

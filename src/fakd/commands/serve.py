@@ -1,4 +1,4 @@
-"""`fakd serve`: networks beside each other on your images, in a browser on this machine."""
+"""`fakd serve`: compare networks on your images in a browser, on this machine."""
 
 import os
 import webbrowser
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PIXELS = 50_000_000
-"""That are decoded at most, unless FAKD_MAX_PIXELS says otherwise."""
+"""Maximum size of a decoded image, unless FAKD_MAX_PIXELS is set."""
 
 
 def serve(
@@ -31,30 +31,30 @@ def serve(
     threads: int | None = None,
     accelerator: str = "auto",
 ) -> None:
-    """Show what networks see in images that are dropped onto a page, beside each other.
+    """Serve a page that shows the predictions of networks side by side for images dropped onto it.
 
-    The page is on this machine alone and needs no internet: classes over the image behind a
-    slider, times, the share of every class. One network runs at a time. Images are not kept.
-    Ctrl-C ends it.
+    The page is reachable from this machine only and needs no internet. It shows classes over the
+    image with a slider, times, and the share of every class. One network runs at a time. Images are
+    not stored. Ctrl-C stops it.
 
     Args:
         networks: finished runs, weight files, exported files, or any networks.
-        port: of the page; 0 takes a free one.
-        host: a loopback address; no other is taken.
+        port: port of the page; 0 for any free one.
+        host: a loopback address; others are refused.
         open: open the page in a browser.
-        megabytes: the largest file that is taken.
-        teachers: also show the teachers of the runs, where they are networks.
-        inference: how images are shown to the networks; as in each one's training if not given.
-        threads: of the processor; all that are free if not given.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
+        megabytes: maximum size of an image file.
+        teachers: also show the runs' teachers, if they are networks.
+        inference: inference settings; by default as in each network's training.
+        threads: CPU threads; by default all free cores.
+        accelerator: cpu, cuda, mps, or auto for the best available.
 
     Raises:
-        InputError: a network cannot be opened, the port is taken, or others could reach the host.
+        InputError: a network cannot be opened, the port is in use, or the host is not loopback.
     """
     if not networks or not megabytes > 0:
         raise InputError("expected networks, and --megabytes above 0")
     with PageServer(host, port, int(1e6 * megabytes)) as server:
-        # Imported here because a port that is taken need not wait for it.
+        # Imported here, so that a port in use is reported at once.
         from functools import partial
 
         from fakd.serving.networks import Common, photo, segmented, shown
@@ -77,7 +77,7 @@ def serve(
         for number, (one, places) in enumerate(zip(all_shown, common.places, strict=True)):
             posts[f"/segment/{number}"] = partial(segmented, one, places)
         said = ", ".join(each.title for each in all_shown)
-        console.print(f"{said} at {server.url} (Ctrl-C ends it)", soft_wrap=True)
+        console.print(f"{said} at {server.url} (Ctrl-C stops it)", soft_wrap=True)
         if open and not webbrowser.open(server.url):
             remark(console, "no browser was found; open the address yourself")
         server.serve(page(all_shown, common, server.limit), posts)
@@ -86,7 +86,7 @@ def serve(
 def _teachers(
     networks: Sequence[Any], console: "Console"
 ) -> Iterator[tuple[str, "fakd.Segmenter"]]:
-    """Open the teachers that runs name, each once, unless they are among the networks."""
+    """Open the teachers of the runs, each once, unless they are among the networks."""
     from fakd.report.examination import open_teacher_of
     from fakd.runs.folder import RECIPE
     from fakd.runs.reading import read_run

@@ -1,4 +1,4 @@
-"""`fakd students`: the students that come ready, in numbers."""
+"""`fakd students`: the built-in students and their cost."""
 
 import json
 from pathlib import Path
@@ -20,27 +20,27 @@ def students(
     accelerator: str = "auto",
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """List students that come ready, of 0.3 to 12 million parameters, and what they cost.
+    """List the built-in students, of 0.3 to 12 million parameters, and their cost.
 
-    Each is a word for --student. ImageNet weights of a backbone are "here" (an installed package,
-    or the hub's cache), at the "hub", or nowhere; add ?weights=imagenet to start from them (of smp:
-    &encoder_weights=imagenet). GFLOPs are of one image, two per multiply-accumulate, without the
-    auxiliary head; parameters include it.
+    Each name is a value for --student. ImageNet weights of a backbone are "here" (an installed
+    package, or the hub's cache), at the "hub", or nowhere; add ?weights=imagenet to start from them
+    (with smp: &encoder_weights=imagenet). GFLOPs are for one image, two per multiply-accumulate,
+    without the auxiliary head; parameters include it.
 
     Args:
-        sort: the column to sort by; -COLUMN begins with the largest.
+        sort: the column to sort by; -COLUMN sorts in descending order.
         size: height and width of the image.
         classes: number of classes.
         measure: also time them on this machine, as fakd latency does.
-        runtime: what in: torch, compile (torch.compile), onnx or openvino.
-        threads: of the processor; all that are free if not given.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
+        runtime: runtime of the timing: torch, compile (torch.compile), onnx or openvino.
+        threads: CPU threads; by default all free cores.
+        accelerator: cpu, cuda, mps, or auto for the best available.
         out: a JSON file to write the table to; an existing one is replaced.
 
     Returns:
-        The rows, as the JSON file holds them.
+        The rows, as in the JSON file.
     """
-    # Imported here because `fakd students --help` need not wait for it.
+    # Imported here to keep `fakd students --help` fast.
     from fakd.models.students import installed, list_students
     from fakd.report.latency import latency_row
     from fakd.report.table import Row, sorted_by, student_row, terminal
@@ -57,7 +57,7 @@ def students(
     rows: list[Row] = []
     with StepProgress(console, "students", len(words)) as display:
         for done, each in enumerate(list_students(classes, size, words), start=1):
-            # A column that there is none of is refused at the first row.
+            # Sorted in the loop, so that an unknown column is refused at the first row.
             row = student_row(each)
             if device is not None:
                 word = each.row.name
@@ -68,7 +68,7 @@ def students(
     found = [{name: each.value or each.text for name, each in row.items()} for row in rows]
     if out is not None:
         write_text(expanded(out), json.dumps(found, indent=2) + "\n")
-    # Words must stay whole to be copied, whatever the terminal's width.
+    # Names must not be wrapped, so that they can be copied.
     table = terminal(rows, empty="-")
     table.columns[0].no_wrap, console.width = True, max(console.width, 145)
     console.print(table)

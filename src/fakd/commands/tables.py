@@ -19,27 +19,27 @@ def tables(
     """Write the paper's tables and figures from finished runs, on any data set.
 
     Tables 1 to 3 (pairs of networks x methods), 4 (with and without feature augmentation) and 5
-    (strengths) as Markdown and CSV, beside the published numbers where data, networks and method
+    (strengths) as Markdown and CSV, next to the published numbers if data, networks and method
     are the paper's; a table with a row for each run; Figures 2 (gain against class difficulty),
-    3 (where the networks see a class, with and without augmentation) and 4 (IoU of each class) and
-    a grid of examples as PNG. What no run speaks of is left out. Run it in the folder that the
-    runs were started in, for their recipes name data and teacher from there.
+    3 (where the networks predict a class, with and without augmentation) and 4 (IoU of each class)
+    and a grid of examples as PNG. Parts without any run are left out. Call it in the folder where
+    the runs were started, since paths in their recipes are relative to it.
 
     Args:
         runs: finished runs, or folders of comparisons.
-        out: folder to write to, created if missing; files of an earlier call are replaced.
-        images: how many validation images Figure 3 and the examples show; 0 leaves both out.
+        out: folder to write to, created if missing; existing files are replaced.
+        images: number of validation images in Figure 3 and the examples; 0 leaves both out.
         shown_class: name of the class of Figure 3; by default the one whose IoU augmentation
             changed most.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
-        allow: class paths or modules of your own that the runs' files may ask for.
+        accelerator: cpu, cuda, mps, or auto for the best available.
+        allow: class paths or modules of your own code that the runs' files may import.
 
     Returns:
         The files.
     """
     if images < 0:
         raise InputError(f"expected --images of 0 or more, got {images}")
-    # Imported here because `fakd tables --help` need not wait for it.
+    # Imported here to keep `fakd tables --help` fast.
     from fakd.report.paper import write_figures, write_tables
     from fakd.report.pictures import write_pictures
     from fakd.runs.reading import read_folders

@@ -43,36 +43,36 @@ def train(
 ) -> dict[str, Any]:
     """Train a network on labelled images: a teacher, or a student alone.
 
-    The same command continues a run that was stopped, and refuses to touch a finished one.
+    The same command resumes a run that was stopped, and never changes a finished one.
 
     Args:
         network: what to train, for example pspnet with --network.backbone resnet18.
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
-        schedule: how long and how fast to train.
-        optimizer: how gradients change weights: SGD, AdamW or any other of torch.optim.
-        augmentation: how training images are varied.
-        inference: how images are shown to the network when it is evaluated.
-        hardware: where and how to compute.
+        schedule: steps, batch size and learning rate.
+        optimizer: SGD, AdamW or any other of torch.optim, and its arguments.
+        augmentation: random changes of training images: scale, crop, flip, colour, mixing.
+        inference: inference settings of evaluations: resizing, windows, flips, scales.
+        hardware: devices, precision, workers and memory.
         intervals: how often to log, save and evaluate.
-        freeze: which weights stay as they are.
-        stopping: when to end before the last step.
-        ema: evaluate and save an exponential moving average of the weights, which at every step
-            keeps this share of itself, for example 0.999.
-        task: what is asked of the network by the labels: class weights, Dice, hardest pixels.
-        broken: what to do about a training image or mask that cannot be read: stop, or skip it,
-            say so, and count it in the result.
-        seed: all that is random in the run derives from it.
-        existing: what to do where a finished run already is: refuse, reuse its result if the recipe
-            is the same, overwrite it, or extend it to a larger schedule.steps.
-        profile: watch so many steps, say where their time goes, and write a trace of them
+        freeze: which weights are not trained.
+        stopping: when to stop before the last step.
+        ema: evaluate and save an exponential moving average of the weights with this decay, for
+            example 0.999.
+        task: the task loss, on labels: class weights, Dice, Lovász, hardest pixels.
+        broken: what to do with an unreadable training image or mask: stop, or skip it, print a
+            note and count it in the result.
+        seed: random seed of the run.
+        existing: what to do with a finished run in the folder: refuse, reuse its result if the
+            recipe is the same, overwrite it, or extend it to a larger schedule.steps.
+        profile: number of steps to profile: print the time of each part, and write a trace
             (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:
-        What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
+        The content of ``result.json``: final scores, best evaluation, parameters, seconds.
     """
     require_kinds(train, locals())
-    # Imported here because `fakd train --help` need not wait for it.
+    # Imported here to keep `fakd train --help` fast.
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
     from fakd.training.company import sitting
@@ -109,7 +109,7 @@ def train(
     console = console_of(fabric)
     with sitting(fabric, run):
         objective = Supervised(TaskLoss(task, data.classes, network.align_corners))
-        # Made before there is a folder, as much may be wrong with the settings.
+        # Before the folder is created, as they refuse invalid settings.
         settings, layout = choose(fabric, settings, run, existing, network)
         training = Training(fabric, network, objective, data, settings, console, run.name)
         require_step_memory(fabric, network, data, settings)
