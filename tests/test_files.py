@@ -91,13 +91,13 @@ def test_the_systems_reason_is_told_whichever_library_meets_it(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"a: 1\nb: 2\na: 3\n", "a.yaml: a stands twice, in lines 1 and 3; keep one"),
-        (b"b:\n  c: 1\n  c: 1\n", "a.yaml: c stands twice, in lines 2 and 3"),
+        (b"a: 1\nb: 2\na: 3\n", "a.yaml: a occurs twice, in lines 1 and 3; keep one"),
+        (b"b:\n  c: 1\n  c: 1\n", "a.yaml: c occurs twice, in lines 2 and 3"),
         (b"a: [\nb: 1\n", "a.yaml: line 1: not valid YAML"),
         (b"a: 'x\nb: 2\n", "a.yaml: line 1: not valid YAML: while scanning a quoted scalar"),
         (b"a:\n\tb: 1\n", "a.yaml: line 2: .* indent with spaces"),
-        (b"a: 1\nb: caf\xe9\n", "a.yaml must be UTF-8, and is not in line 2; save it so"),
-        (b"- 1\n", "a.yaml must hold lines of the form 'key: value': it holds a list"),
+        (b"a: 1\nb: caf\xe9\n", "a.yaml must be UTF-8, and is not in line 2; save it as UTF-8"),
+        (b"- 1\n", "a.yaml must contain lines of the form 'key: value': it contains a list"),
         (b"", "a.yaml must hold .*: it holds nothing"),
         (b"[" * 5000, "a.yaml: not valid YAML"),
         (b"a: !!python/name:os.system x\n", "a.yaml: line 1: not valid YAML"),

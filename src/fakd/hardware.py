@@ -1,4 +1,4 @@
-"""The settings that say where and how to compute, and change no result but for rounding."""
+"""Settings of devices, precision and memory, which change results only by rounding."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,37 +6,37 @@ from typing import Literal
 from fakd.errors import counts, require_each, weighs
 
 TeacherPrecision = Literal["fp32", "bf16", "fp16"]
-"""How precisely a network that only answers computes."""
+"""Precision of a network that is not trained."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how to compute.
+    """Devices, precision, workers and memory.
 
     Args:
-        accelerator: cpu, cuda, mps, or auto for the best one present.
-        devices: how many; each takes its share of the batch. Where torchrun or srun has started the
-            processes, their number counts.
-        precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with scaled gradients, computes
+        accelerator: cpu, cuda, mps, or auto for the best available.
+        devices: number of devices, which share each batch. If torchrun or srun started the
+            processes, their number is used instead.
+        precision: 32-true; bf16-mixed, or on older GPUs 16-mixed with gradient scaling, runs
             networks in 16 bits (losses stay in float32).
-        teacher_precision: fp32, bf16 or fp16 for a teacher that is asked in each step, or once for
-            its answers; as precision says if not given.
-        teacher_ahead: let a teacher answer for the next batch while the student learns from this
-            one, on a CUDA stream of its own; takes the memory of both at once.
+        teacher_precision: fp32, bf16 or fp16 for a teacher that is run in each step, or to store
+            its answers; by default as precision.
+        teacher_ahead: run the teacher on the next batch while the student trains on the current
+            one, on a separate CUDA stream; needs the memory of both at once.
         compile: compile student and teacher for the training step (torch.compile), and fold the
-            teacher's batch norms into its convolutions; takes minutes once, the numbers are the
-            same but for rounding.
-        channels_last: memory layout that most convolutions prefer; auto times both for some
-            seconds before a run's first step, and the run keeps what was faster.
-        checkpoint_activations: compute activations twice instead of keeping them, in networks that
-            offer it; batch norms then count each batch twice.
-        workers: processes that decode and augment; 0 does it in the training process.
-        prefetch: batches that each worker has ready, and so how much memory workers take.
-        threads: CPU threads per process; if not given, as many as PyTorch chooses, but no more
-            than the cores that affinity and quotas leave to the process.
-        cache: GiB of memory in which decoded samples are kept, shared out among all worker
-            processes of the run; 0 keeps none. With a cache_folder, of disk instead.
-        cache_folder: folder in which decoded samples are kept for all runs of the same data.
+            teacher's batch norms into its convolutions; takes minutes once; results change only by
+            rounding.
+        channels_last: memory layout that is faster for most convolutions; auto times both for a few
+            seconds before a run's first step, and the run keeps the faster one.
+        checkpoint_activations: recompute activations instead of storing them, in networks that
+            support it; batch norms then update their statistics twice per batch.
+        workers: processes that decode and augment; 0 uses the training process.
+        prefetch: batches that each worker prepares, which determines the memory of workers.
+        threads: CPU threads per process; by default as many as PyTorch chooses, but at most the
+            cores that affinity and quotas allow.
+        cache: GiB of memory for decoded samples, divided among all worker processes of the run; 0
+            caches none. With a cache_folder, GiB of disk.
+        cache_folder: folder for decoded samples, shared by all runs on the same data.
     """
 
     accelerator: str = "auto"

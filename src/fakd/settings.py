@@ -1,4 +1,4 @@
-"""The settings of commands: plain values, which every recipe holds."""
+"""The settings of commands, stored in every recipe."""
 
 import math
 from collections.abc import Mapping
@@ -13,35 +13,37 @@ from fakd.specs import is_spec
 IGNORE = -1
 """The label of a pixel without a class."""
 Average = Literal["valid", "all"]
-"""What the cross-entropy is divided by: the labelled pixels, or all of them."""
+"""Denominator of the cross-entropy: the labelled pixels, or all pixels."""
 Broken = Literal["stop", "skip"]
-"""What to do about a training image that cannot be read."""
+"""What to do with an unreadable training image."""
 Existing = Literal["refuse", "reuse", "overwrite", "extend"]
-"""What to do where a finished run already is."""
+"""What to do with a finished run in the folder."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """Steps, batch size and learning rate.
 
     Args:
-        steps: optimiser steps; training is counted in steps.
+        steps: optimiser steps.
         epochs: passes over the training images, instead of steps.
-        batch_size: images per step, over all devices together.
-        accumulate: parts in which each device goes through its share of a step's images, to need
-            less memory; gradients are those of the whole, where losses are means over images.
-        unlabelled_share: share of the images without labels; by default they come as the others.
-        rare: draw images by the classes that labels, or else the teacher, show in them, rare ones
-            more often, with this temperature, such as 0.01 (DAFormer); the teacher is asked about
-            every image without labels first.
-        learning_rate: its highest; 0.01 for SGD and 0.0001 for all else if not given.
-        shape: how the learning rate falls: poly as (1 - step/steps)^power, cosine as half a wave,
-            constant not at all, one-cycle rising over three tenths of the steps and falling again.
-        power: of poly.
-        minimum_learning_rate: where it falls to.
+        batch_size: images per step, over all devices.
+        accumulate: gradient accumulation: each device processes its share of a batch in this many
+            parts, to need less memory; the gradients of losses that are means over images are
+            unchanged.
+        unlabelled_share: share of unlabelled images in the draws; by default their share of the
+            data.
+        rare: draw images with rare classes more often, with this temperature, such as 0.01
+            (DAFormer); an image's classes come from its labels, else from the teacher, which is run
+            on every unlabelled image first.
+        learning_rate: peak learning rate; by default 0.01 for SGD and 0.0001 for all else.
+        shape: decay of the learning rate: poly is (1 - step/steps)^power, cosine half a cosine
+            wave, constant none, one-cycle a rise over three tenths of the steps and a fall.
+        power: exponent of poly.
+        minimum_learning_rate: learning rate at the end of the decay.
         warmup: steps in which the learning rate rises linearly from near 0.
-        clip: largest norm of the gradient; none clips nothing.
-        clip_value: largest absolute value of a weight's gradient; none clips nothing.
+        clip: maximum norm of the gradient; by default no limit.
+        clip_value: maximum absolute value of a weight's gradient; by default no limit.
     """
 
     steps: int = 1000
@@ -73,7 +75,7 @@ class Schedule:
                 f"got {self.warmup}"
             )
         if self.shape == "one-cycle" and self.warmup:
-            raise InputError("one-cycle warms up by itself; leave out schedule.warmup")
+            raise InputError("one-cycle includes a warm-up; leave out schedule.warmup")
         if not 0 <= self.minimum_learning_rate <= (self.learning_rate or math.inf):
             raise InputError(
                 "expected schedule.minimum_learning_rate between 0 and schedule.learning_rate, "
@@ -81,7 +83,7 @@ class Schedule:
             )
 
     def settled(self, images: int, optimizer: "Optimizer") -> "Schedule":
-        """Turn epochs over so many images into steps, and fill in the usual learning rate."""
+        """Convert epochs over ``images`` images to steps, and fill in the default learning rate."""
         steps = self.steps
         if self.epochs is not None:
             steps = max(1, math.ceil(self.epochs * images / self.batch_size))
@@ -91,7 +93,7 @@ class Schedule:
     def learning_rate_at(self, step: int) -> float:
         """Compute the learning rate of a step, counted from 0: linear warm-up, then the shape."""
         if self.learning_rate is None:
-            raise ValueError("expected a schedule that is settled, got one without learning rate")
+            raise ValueError("expected a schedule with learning rate, got one before settled()")
         done = step / self.steps
         if self.shape == "one-cycle":
             rising = 0.3
@@ -109,16 +111,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How gradients change weights.
+    """The optimiser and its arguments.
 
     Args:
         kind: a class of torch.optim, such as SGD or AdamW.
-        weight_decay: 0.0005 for SGD, else the class's own if not given.
-        decay_norms: whether weight decay also pulls at norms, biases and position embeddings.
-        head_multiplier: the heads learn this many times faster than the backbone.
-        layer_decay: each block of a transformer learns this many times slower than the next one.
-        arguments: what else the class takes, for example {betas: [0.9, 0.98]}; SGD has a momentum
-            of 0.9 unless it is given.
+        weight_decay: by default 0.0005 for SGD, else the class's own.
+        decay_norms: whether weight decay also applies to norms, biases and position embeddings.
+        head_multiplier: factor of the heads' learning rate relative to the backbone's.
+        layer_decay: factor of the learning rate of each transformer block relative to the next one.
+        arguments: further arguments of the class, for example {betas: [0.9, 0.98]}; SGD has a
+            default momentum of 0.9.
     """
 
     kind: str = "SGD"
@@ -129,18 +131,18 @@ class Optimizer:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Fill in what SGD usually has, and refuse what no optimiser takes."""
+        """Refuse invalid values."""
         require_each(self, "optimizer", weighs, "of at least 0", "weight_decay")
         require_each(self, "optimizer", positive, "above 0", "head_multiplier")
         require_each(self, "optimizer", lambda n: 0 < n < 1, "between 0 and 1", "layer_decay")
         if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
             raise InputError(
-                f"optimizer.arguments: there is no {', '.join(sorted(taken))}; the network, "
-                "schedule.learning_rate and optimizer.weight_decay say it"
+                f"optimizer.arguments: there is no {', '.join(sorted(taken))}; set "
+                "schedule.learning_rate and optimizer.weight_decay; params is the network"
             )
 
     def settled(self) -> "Optimizer":
-        """Fill in what SGD usually has; not before, as another kind may still be chosen."""
+        """Fill in SGD's defaults; a separate step, since flags may still change the kind."""
         if self.kind != "SGD":
             return self
         decay = 5e-4 if self.weight_decay is None else self.weight_decay
@@ -149,23 +151,24 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training samples vary.
+    """Random changes of training images.
 
     Args:
-        crop: Height and width of what is cut out; smaller images are padded to it.
-        scale: Range of the random factor on the image's size, its proportions kept.
-        flip: Probability of a mirror image.
+        crop: Height and width of the crop; smaller images are padded to it.
+        scale: Range of the random scale factor; the aspect ratio is kept.
+        flip: Probability of a horizontal flip.
         photometric: Vary brightness, contrast, saturation and hue.
         largest_class: Redraw a crop in which one class has at least this share of the labelled
             pixels, up to ten times; 1 takes the first.
         base: Long and short side that images are fitted into before scaling; None keeps each
             image's own size.
-        rotation: Largest angle in degrees, either way; mean colour and no class come in at corners.
-        mix: Paste in of another image of the batch, with its labels, a rectangle (cutmix) or half
-            of its classes (classmix).
+        rotation: Maximum angle in degrees, either way; corners are filled with the mean colour and
+            no class.
+        mix: Paste a part of another image of the batch with its labels: a rectangle (cutmix) or
+            half of its classes (classmix).
         mix_probability: Share of the images that others are pasted into.
-        extra: One more change of colours: class_path and init_args of a transform, yours or one of
-            torchvision.transforms.v2, that takes 8-bit images.
+        extra: An additional colour transform: class_path and init_args of your own or of a
+            transform of torchvision.transforms.v2, for 8-bit images.
     """
 
     crop: tuple[int, int] = (512, 512)
@@ -177,7 +180,7 @@ class Augmentation:
     rotation: float = 0.0
     mix: Literal["cutmix", "classmix"] | None = None
     mix_probability: float = 0.5
-    # Of dict[str, Any] the parser would make objects of class paths.
+    # With dict[str, Any] the parser would instantiate class paths.
     extra: dict | None = None
 
     def __post_init__(self) -> None:
@@ -200,19 +203,19 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Inference:
-    """How an image is shown to the network.
+    """How a network is applied to an image.
 
     Args:
-        scale: resize the image by this factor first; the result has the original size again.
-        window: side of square windows that slide over the (resized) image; none sees it whole.
-        stride: distance between windows; two thirds of the window if not given.
-        blend: weigh windows less towards their borders where they overlap, instead of equally.
-        base: long and short side that the image is fitted into, before scaling, its proportions
-            kept; none keeps its own size.
-        flip: average the class probabilities of the image and its mirror image.
-        scales: average the class probabilities over these further factors on the size.
-        batch_size: images of one size that are shown together where many are scored or segmented;
-            changes nothing but rounding and memory.
+        scale: resize the image by this factor first; the result is resized back.
+        window: side of square sliding windows over the (resized) image; by default none.
+        stride: distance between windows; by default two thirds of the window.
+        blend: weight windows less towards their borders where they overlap, instead of equally.
+        base: long and short side that the image is fitted into before scaling, keeping its aspect
+            ratio; none keeps its own size.
+        flip: average the class probabilities of the image and its horizontal flip.
+        scales: average the class probabilities over these additional scale factors.
+        batch_size: images of one size per batch if many are scored or segmented; changes only
+            rounding and memory.
     """
 
     scale: float = 1.0
@@ -235,13 +238,13 @@ class Inference:
         if self.window is not None and (self.stride or 0) > self.window:
             raise InputError(
                 f"expected inference.stride of at most the window's {self.window} pixels, got "
-                f"{self.stride}; no window would see what lies between"
+                f"{self.stride}, which leaves gaps between windows"
             )
         if self.base is not None and min(self.base) < 1:
             raise InputError(f"expected inference.base to be two sides, got {self.base}")
 
     def views(self) -> dict[str, Any]:
-        """Tell all that changes more than rounding, as files hold it."""
+        """Return all settings that change more than rounding, as stored in files."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
 
     @property
@@ -250,7 +253,7 @@ class Inference:
         return self.flip or len(self.scales) > 1
 
     def size(self, image: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
-        """Tell at which height and width an image is shown, times one of the `scales`."""
+        """Compute the height and width of the network's input, times one of the `scales`."""
         if self.base is not None:
             return fitted_size(image, self.base, self.scale * factor)
         height, width = (max(int(side * self.scale * factor + 0.5), 1) for side in image)
@@ -264,7 +267,7 @@ class Intervals:
     Args:
         log: steps between two logged rows.
         save: steps between two checkpoints; a killed run loses at most these.
-        evaluate: steps between two evaluations; a tenth of the run if not given, always at the end.
+        evaluate: steps between two evaluations; by default a tenth of the run; always at the end.
     """
 
     log: int = 10
@@ -277,20 +280,21 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a network by the labels.
+    """The task loss, on labels.
 
     Args:
-        auxiliary_weight: factor of the auxiliary head's cross-entropy.
-        average: divide the cross-entropy by the labelled pixels (valid), or by all as
+        auxiliary_weight: weight of the auxiliary heads' cross-entropy.
+        average: divide the cross-entropy by the labelled pixels (valid), or by all pixels (all) as
             mmsegmentation 0.x did.
-        class_weights: factor of each class in the cross-entropy: auto from how rare the classes
-            are in the training images, or one number per class.
+        class_weights: factor of each class in the cross-entropy: auto, from the rarity of the
+            classes in the training images, or one number per class.
         label_smoothing: share of a label that is spread evenly over all classes.
-        hardest: count only pixels whose own class is less likely than this, such as 0.7, but at
+        hardest: use only pixels whose own class has a probability below this, such as 0.7, but at
             least a sixteenth of them (OHEM).
-        dice: factor of the Dice loss, beside the cross-entropy.
-        lovasz: factor of the Lovász-Softmax loss, which sorts all pixels for each class.
-        confidence: how likely the teacher's class must be to count as that of an unlabelled pixel.
+        dice: weight of the Dice loss, added to the cross-entropy.
+        lovasz: weight of the Lovász-Softmax loss, which sorts all pixels for each class.
+        confidence: minimum probability of the teacher's class to count as the class of an
+            unlabelled pixel.
     """
 
     auxiliary_weight: float = 0.4
@@ -313,12 +317,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Which weights stay as they are; their batch norms keep their statistics too.
+    """Which weights are not trained; their batch norm statistics are frozen too.
 
     Args:
-        names: parts of the network by their dotted names, such as backbone or backbone.layer1; a
-            * stands for anything.
-        until: the step from which they learn after all.
+        names: parts of the network by their dotted names, such as backbone or backbone.layer1; *
+            matches anything.
+        until: the step at which they are unfrozen.
     """
 
     names: tuple[str, ...] = ()
@@ -327,18 +331,18 @@ class Freeze:
     def __post_init__(self) -> None:
         if self.until is not None and (self.until < 1 or not self.names):
             raise InputError(
-                "expected freeze.until of at least 1 step, and freeze.names that it thaws, got "
+                "expected freeze.until of at least 1 step, and freeze.names to unfreeze, got "
                 f"{self.until} and {self.names}"
             )
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a run ends before its last step.
+    """When a run stops before its last step.
 
     Args:
         patience: evaluations without a better mIoU.
-        minutes: time spent on training, evaluation and saving left out.
+        minutes: training time, without evaluation and saving.
     """
 
     patience: int | None = None
@@ -350,7 +354,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything about a run but the network, the data and what is minimised."""
+    """All settings of a run except the network, the data and the losses."""
 
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: Optimizer = field(default_factory=Optimizer)
