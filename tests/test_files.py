@@ -98,7 +98,7 @@ def test_the_systems_reason_is_told_whichever_library_meets_it(tmp_path):
         (b"a:\n\tb: 1\n", "a.yaml: line 2: .* indent with spaces"),
         (b"a: 1\nb: caf\xe9\n", "a.yaml must be UTF-8, and is not in line 2; save it as UTF-8"),
         (b"- 1\n", "a.yaml must contain lines of the form 'key: value': it contains a list"),
-        (b"", "a.yaml must hold .*: it holds nothing"),
+        (b"", "a.yaml must contain .*: it contains nothing"),
         (b"[" * 5000, "a.yaml: not valid YAML"),
         (b"a: !!python/name:os.system x\n", "a.yaml: line 1: not valid YAML"),
         (b"a: \x00\n", "a.yaml: not valid YAML: .*special characters"),

@@ -209,7 +209,7 @@ def test_the_same_data_and_networks_by_other_paths_are_the_same_run(tmp_path):
     known = {"data": "1", "teacher": "2"}
     RunFolder(tmp_path / "a", recipe_of("d"), fingerprints=known)
     remarks = RunFolder(tmp_path / "a", recipe_of("/m/d", "/m/n"), fingerprints=known).remarks
-    assert [each.partition(" by ")[0] for each in remarks] == [
+    assert [each.partition(" from ")[0] for each in remarks] == [
         "the same data",
         "the same teacher",
     ]
