@@ -154,20 +154,20 @@ class Augmentation:
     """Random changes of training images.
 
     Args:
-        crop: Height and width of the crop; smaller images are padded to it.
-        scale: Range of the random scale factor; the aspect ratio is kept.
-        flip: Probability of a horizontal flip.
-        photometric: Vary brightness, contrast, saturation and hue.
-        largest_class: Redraw a crop in which one class has at least this share of the labelled
+        crop: height and width of the crop; smaller images are padded to it.
+        scale: range of the random scale factor; the aspect ratio is kept.
+        flip: probability of a horizontal flip.
+        photometric: vary brightness, contrast, saturation and hue.
+        largest_class: redraw a crop in which one class has at least this share of the labelled
             pixels, up to ten times; 1 takes the first.
-        base: Long and short side that images are fitted into before scaling; None keeps each
+        base: long and short side that images are fitted into before scaling; None keeps each
             image's own size.
-        rotation: Maximum angle in degrees, either way; corners are filled with the mean colour and
+        rotation: maximum angle in degrees, either way; corners are filled with the mean colour and
             no class.
-        mix: Paste a part of another image of the batch with its labels: a rectangle (cutmix) or
+        mix: paste a part of another image of the batch with its labels: a rectangle (cutmix) or
             half of its classes (classmix).
-        mix_probability: Share of the images that others are pasted into.
-        extra: An additional colour transform: class_path and init_args of your own or of a
+        mix_probability: share of the images that others are pasted into.
+        extra: an additional colour transform: class_path and init_args of your own or of a
             transform of torchvision.transforms.v2, for 8-bit images.
     """
 

@@ -89,7 +89,7 @@ def compare(
         student: what to train, for example pspnet with --student.backbone mobilenetv3_small_050.
         pairs: several teachers and students instead, {NAME: {teacher: ..., student: ...}}.
         methods: presets, such as alone,cwd,cwd+fa; or your own, {NAME: {distillation: {class_path:
-            ..., init_args: ...}}}, with other settings that differ, such as schedule.
+            ..., init_args: ...}}}, with any settings that differ, such as schedule.
         seeds: a count, from 0 on, or a list such as 3,4,5.
         minutes: training time of every run, instead of schedule.steps; the steps of each method are
             timed first.
@@ -97,7 +97,7 @@ def compare(
         against: what the primary method is compared with: the student alone, or CWD.
         worthwhile: the smallest difference in mIoU that matters; by default the data's, or 1.
         until_decided: start with 3 seeds and add more, up to 6 and to --most, until the primary or
-            only method is decided; the total error of these looks is at most 5 %.
+            only method is decided; the error rate over all these verdicts is at most 5 %.
         most: maximum number of seeds with until_decided.
         confirms: the comparison that chose the methods; written by fakd compare confirm.
         final: score every finished run on the data's test split at the end. This is done once:

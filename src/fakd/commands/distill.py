@@ -56,7 +56,7 @@ def distill(
 ) -> dict[str, Any]:
     """Train a student with a teacher.
 
-    The same command resumes a run that was stopped, and never changes a finished one. Training
+    The same command resumes a run that was stopped, and refuses a finished one. Training
     images may have no masks: the teacher then gives the class of every pixel.
 
     Args:

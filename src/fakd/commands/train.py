@@ -43,7 +43,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a network on labelled images: a teacher, or a student alone.
 
-    The same command resumes a run that was stopped, and never changes a finished one.
+    The same command resumes a run that was stopped, and refuses a finished one.
 
     Args:
         network: what to train, for example pspnet with --network.backbone resnet18.
