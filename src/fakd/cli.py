@@ -1,4 +1,4 @@
-"""Command name -> function; the function's signature is the flags and the recipe's schema."""
+"""The command line: each command is a function, whose signature gives its flags and recipe."""
 
 import errno
 import inspect
@@ -26,7 +26,7 @@ from fakd.runs.folder import refuse_taken
 from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, one_line, require_there
 from fakd.threads import let_waiting_threads_sleep, require_numbers
 
-# Where each stands; it is imported when it is run.
+# Import paths, imported when the command is run.
 COMMANDS = {
     "demo": "fakd.commands.demo.demo",
     "train": "fakd.commands.train.train",
@@ -50,7 +50,7 @@ COMMANDS = {
     "models": "fakd.commands.models.models",
     "convert": "fakd.commands.convert.convert",
 }
-# What may stand before all flags, without its name, in order; a list takes all that does.
+# Positional arguments, in order, before all flags; a list takes all of them.
 POSITIONAL = {
     "data check": "path",
     "compare confirm": "run",
@@ -63,18 +63,18 @@ POSITIONAL = {
     "classes": "teacher data",
     "disagree": "run",
 }
-# A network that is to be trained is built last, when the data have said how many classes there are.
+# Networks to train, built last, when the number of classes is known from the data.
 TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", "network")}
-# Those whose exit code is 1 unless their result says so.
+# Commands with exit code 1 unless this key of their result is true.
 JUDGING = {"data check": "usable", "check": "ready", "export": "holds"}
-# Those that keep what is done when they are stopped.
+# Commands that resume after a stop.
 _CONTINUING = ("train", "distill", "compare", "answer", "predict")
-# Written into the recipes of other processes, and never built here.
+# Networks passed on in recipes of other processes, and not built in this one.
 PASSED_ON = {"compare": ("teacher", "student")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0 done, 1 failed, 2 asked for the impossible."""
+    """Run one command and return the exit code: 0 done, 1 failed, 2 invalid input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     let_waiting_threads_sleep()
     replace_unshowable()
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
         return code
     except BrokenPipeError:
-        # Whoever read the output has seen enough; nobody is left to be told.
+        # The reader of the output has closed it, such as head; nothing to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except InputError as error:
@@ -104,14 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fakd: failed: {reason} ({MORE_MEMORY})", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        if not error.args:  # else it has been said
-            goes_on = "; the same command continues at what was last saved"
+        if not error.args:  # else it has been reported already
+            goes_on = "; the same command resumes from the last checkpoint"
             print(f"fakd: stopped{goes_on * (given[0] in _CONTINUING)}", file=sys.stderr)
         return 130
 
 
 def _unprinted() -> str | None:
-    """Say why nothing can be printed, if so, and give up what is still to be."""
+    """Return why standard output cannot be written, if so, and discard what is buffered."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -146,7 +146,7 @@ def _run(given: list[str]) -> int:
 
 
 def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
-    """Split off the command, of one word or two, and name what stands before the first flag."""
+    """Split off the command, of one or two words, and turn positional arguments into flags."""
     words = next((n for n in (2, 1) if " ".join(given[:n]) in COMMANDS), 1)
     name, rest = " ".join(given[:words]), list(given[words:])
     key = POSITIONAL.get(name)
@@ -171,7 +171,7 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def gathered(name: str, given: Sequence[str]) -> tuple[list[str], list[Mapping[str, Any]]]:
-    """Bring a command's flags into the form of its parser, as `gather` does.
+    """Convert a command's flags to the form of its parser, as `gather` does.
 
     Raises:
         InputError: a flag lacks its value, or a recipe cannot be read.
@@ -181,10 +181,10 @@ def gathered(name: str, given: Sequence[str]) -> tuple[list[str], list[Mapping[s
 
 
 def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
-    """Read a command's flags and recipes: settings, plain values, and specs of what is to be built.
+    """Parse a command's flags and recipes into settings, plain values, and specs of objects.
 
     Raises:
-        InputError: a flag or a value is none of this command's.
+        InputError: a flag or a value is invalid for this command.
     """
     parameters = _parameters(name)
     parser = command_parser(name)
@@ -192,7 +192,7 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
-            raise InputError(f"there is no {wrong} any more; it is {now} now")
+            raise InputError(f"{wrong} was renamed; use {now}")
         raise InputError(_no_such(name, wrong, known))
     if "--print_config" in arguments:
         arguments = [_in_full(argument) for argument in arguments]
@@ -202,13 +202,13 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
         raise InputError(one_line(str(error))) from error
     code = [config["code"]] if isinstance(config["code"], str) else config["code"] or []
     if gone := [each for each in code if each.endswith(".py") and not expanded(each).is_file()]:
-        raise InputError(f"--code: {gone[0]} does not exist; name the .py file that is to be run")
+        raise InputError(f"--code: {gone[0]} does not exist; give the .py file to run")
     specs.allow(*code)
     return {key: _value(key, each, config[key]) for key, each in parameters.items()}
 
 
 def _no_such(name: str, wrong: str, known: Sequence[str]) -> str:
-    """Say what a flag that this command lacks may be: one of its own, or one of another command."""
+    """Suggest a flag of this or another command instead of an unknown one."""
     last = wrong.rpartition(".")[2]
     parameters, groups = _parameters(name), {each.partition(".")[0] for each in known}
     same = [each for each in (*known, *groups) if each.rpartition(".")[2] == last]
@@ -218,12 +218,12 @@ def _no_such(name: str, wrong: str, known: Sequence[str]) -> str:
     owners = [other for other in COMMANDS if first in _parameters(other)]
     if owners and first not in parameters:
         return f"there is no {wrong} in fakd {name}; that is for fakd {', '.join(owners)}"
-    listed = "; --help all lists them, and a key that only holds an anchor begins with x-"
+    listed = "; --help all lists all flags; in a recipe, keys for anchors must begin with x-"
     return f"there is no {wrong}{specs.nearest(wrong, known, listed)}"
 
 
 def _switches(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
-    """Find the flags that are true or false."""
+    """Find the Boolean flags."""
     found = {key for key, each in parameters.items() if each.annotation is bool}
     for key, each in parameters.items():
         if is_dataclass(each.annotation):
@@ -240,7 +240,7 @@ def _lists(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
 
 
 def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
-    """Take a value from the parser: nothing is the default, and a path may begin at home."""
+    """Convert a value of the parser: None becomes the default, and ``~`` is expanded in paths."""
     if is_dataclass(parameter.annotation):
         if not hasattr(given, "as_dict"):
             raise InputError(f"{key}: expected settings by their names, got {given!r}")
@@ -259,23 +259,23 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
 
 
 def _path(key: str, given: Path) -> Path:
-    """Refuse what no file system can hold: a loop of links, too long a name."""
+    """Expand a path; refuse a loop of links."""
     path = expanded(given)
     try:
         path.resolve().exists()
     except RuntimeError as error:
         reason = str(error).partition(" from ")[0].lower()
-        raise InputError(f"{key}: {str(given)!r} can be no path: {reason}") from error
+        raise InputError(f"{key}: {str(given)!r} is not a valid path: {reason}") from error
     return path
 
 
 def _required(parameter: inspect.Parameter) -> bool:
-    """Tell whether a flag must be given: it has no default, and may not be none either."""
+    """Tell whether a flag must be given: it has no default and may not be None."""
     return parameter.default is parameter.empty and "None" not in str(parameter.annotation)
 
 
 def _in_full(argument: str) -> str:
-    """Write the defaults into a spec that is to be printed."""
+    """Fill in the defaults of a spec that will be printed."""
     key, _, value = argument.removeprefix("--").partition("=")
     if key not in PACKAGES:
         return argument
@@ -300,7 +300,7 @@ def command_parser(name: str) -> ArgumentParser:
     parser.add_argument(
         "--code",
         type=list[str] | str | None,
-        help="your .py files or modules that files may ask for",
+        help="your own .py files or modules that recipes and other files may run",
     )
     for key, each in _parameters(name).items():
         options: dict[str, Any] = {"help": explained.get(key)}
@@ -308,7 +308,7 @@ def command_parser(name: str) -> ArgumentParser:
             options["required"] = True
         else:
             options["default"] = None if each.default is each.empty else each.default
-        # Of dict[str, Any] the parser would build whatever names a class path in it.
+        # With dict[str, Any] the parser would instantiate class paths.
         built = dict if _required(each) else dict | None
         kind = built if key in PACKAGES else each.annotation
         parser.add_argument(f"--{key}", type=kind, **options)
@@ -316,7 +316,7 @@ def command_parser(name: str) -> ArgumentParser:
 
 
 def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Build what the flags name; the network to be trained last, for the classes of the data."""
+    """Build the objects named by flags; networks to train last, with the data's classes."""
     require_seed(arguments.get("seed", 0))
     if name == "distill" or arguments.get("fit") is not None:
         require_student(arguments["student"], arguments["fit"])
@@ -346,7 +346,7 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
                 torch.manual_seed(arguments["seed"])
             arguments[key] = _part(key, arguments[key], arguments.get("data"), key in trained)
     except ValueError as error:
-        # A class refuses its arguments.
+        # Raised by a class on invalid arguments.
         raise InputError(str(error)) from error
     return arguments
 
@@ -369,7 +369,7 @@ def _of_kind(kind: str, key: str, made: Any) -> Any:
 
 
 def _explained(name: str, rest: Sequence[str]) -> str | None:
-    """Answer ``--help``, ``--help all``, ``--student.help`` and ``--student.help pspnet``."""
+    """Return the text for ``--help``, ``--help all``, ``--student.help [pspnet]``, if asked for."""
     words = [word for each in rest for word in each.split("=", 1)]
     for flag, following in pairwise([*words, "-"]):
         topic = None if following.startswith("-") else following

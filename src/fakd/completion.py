@@ -1,4 +1,4 @@
-"""Shell completion: a script that knows commands, their flags, and values there are few of."""
+"""Shell completion: scripts that complete commands, flags and values of enumerations."""
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from fakd.imports import nearest
 
 SHELLS = ("bash", "zsh", "fish")
 HELP = """\
-Print what lets a shell complete commands, flags and values.
+Print a script with which a shell completes commands, flags and values.
 
 Examples:
   fakd completion bash > ~/.local/share/bash-completion/completions/fakd
@@ -48,20 +48,20 @@ complete -o default -F _fakd fakd
 
 
 def page(arguments: Sequence[str], parsers: Callable[[], Mapping[str, ArgumentParser]]) -> str:
-    """Answer to the command: the script of the shell that is named, or help."""
+    """Return the output of the command: the script of the named shell, or help."""
     asked = arguments[0] if arguments else "--help"
     return HELP if asked in ("-h", "--help") else script(asked, parsers())
 
 
 def script(shell: str, parsers: Mapping[str, ArgumentParser]) -> str:
-    """Write the completion of a shell.
+    """Write the completion script of a shell.
 
     Args:
         shell: one of `SHELLS`.
-        parsers: that of each command, of one word or two.
+        parsers: the parser of each command, of one or two words.
 
     Raises:
-        InputError: there is no such shell.
+        InputError: the shell is unknown.
     """
     if shell not in SHELLS:
         choices = f"; choose one of {', '.join(SHELLS)}"
@@ -111,7 +111,7 @@ def _fish(flags: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
 
 
 def _flags(parser: ArgumentParser) -> dict[str, list[str]]:
-    """List a command's flags, each with its values where there are few."""
+    """List a command's flags, each with its values if these can be enumerated."""
     return {
         flag: list(losses.PRESETS)
         if flag == "--distillation"

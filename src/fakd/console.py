@@ -1,4 +1,4 @@
-"""What is printed: text as it is, whatever names are in it and whatever shows it."""
+"""Console output that prints text literally, on any terminal."""
 
 import sys
 from io import TextIOWrapper
@@ -9,18 +9,18 @@ from rich.text import Text
 
 
 def open_console(**options: Any) -> Console:
-    """Make a console that takes no name for markup, with the options of rich's."""
+    """Create a rich console without markup, so that names are printed literally."""
     replace_unshowable()
     return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def replace_unshowable() -> None:
-    """Let the terminal show a question mark for what it cannot show."""
+    """Print a question mark for characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def remark(console: Console, text: str, kind: str = "note", colour: str = "yellow") -> None:
-    """Print a line that begins with its kind, in colour."""
+    """Print a line that begins with its kind, such as ``note:``, in colour."""
     console.print(Text.assemble((f"{kind}:", colour), f" {text}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The one exception that means: you asked for something impossible; checks of settings."""
+"""The exception for invalid input, and checks of settings."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -10,9 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
-    """A flag, recipe, data set or checkpoint cannot be used as it is.
+    """A flag, recipe, data set or checkpoint is invalid.
 
-    The message is one line in the user's words: what was expected, what came, what to do. The
+    The message is one line in the user's terms: what was expected, what was found, what to do. The
     command line prints it without a traceback and exits with code 2.
     """
 
@@ -20,10 +20,10 @@ class InputError(ValueError):
 def require_kinds(
     described: Callable[..., Any], values: Mapping[str, Any], group: str = ""
 ) -> None:
-    """Refuse values that are of none of the types by which a function or class describes them.
+    """Refuse values that do not match the type hints of a function or class.
 
     Raises:
-        InputError: names the first, and what it should be.
+        InputError: names the first one, and its expected types.
     """
     for name, hint in get_type_hints(described).items():
         if name in values and not _fits(hint, values[name]):
@@ -40,7 +40,7 @@ def require_kinds(
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Tell whether a value is of a type; of what is in containers, only how much there is."""
+    """Tell whether a value matches a type; of containers only the length of tuples is checked."""
     origin, members = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(each, value) for each in members)
@@ -60,10 +60,10 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def require_choice(name: str, value: Any, choices: Any) -> None:
-    """Refuse a value that is none of a ``Literal``'s.
+    """Refuse a value that is not among those of a ``Literal``.
 
     Raises:
-        ValueError: names the setting, those there are, and the value.
+        ValueError: names the setting, the valid values, and the value.
     """
     if value not in get_args(choices):
         raise ValueError(f"expected {name} to be one of {get_args(choices)}, got {value!r}")
@@ -81,7 +81,7 @@ def require_above_zero(remedy: str = "", **numbers: float | int) -> None:
 
 
 def require_seed(seed: int) -> None:
-    """Refuse a seed that a generator of random numbers cannot take.
+    """Refuse a seed that a random number generator does not accept.
 
     Raises:
         InputError: it is below 0, or has more than 63 bits.
@@ -91,7 +91,7 @@ def require_seed(seed: int) -> None:
 
 
 def require_at_least(least: float | int, remedy: str = "", **numbers: float | int) -> None:
-    """Refuse numbers that are infinite, NaN, or below the least.
+    """Refuse numbers that are infinite, NaN, or below ``least``.
 
     Raises:
         ValueError: names the first one, its value, and the remedy.
@@ -103,7 +103,7 @@ def require_at_least(least: float | int, remedy: str = "", **numbers: float | in
 
 
 def require_class_weights(name: str, given: Any, classes: int | None = None) -> None:
-    """Refuse factors of classes that are below 0, all 0, or not as many as there are classes.
+    """Refuse class weights that are negative, all 0, or not one per class.
 
     Raises:
         InputError: names the setting. None and ``auto`` pass.
@@ -111,7 +111,7 @@ def require_class_weights(name: str, given: Any, classes: int | None = None) -> 
     if given is None or given == "auto":
         return
     if not (all(map(weighs, given)) and any(given)):
-        raise InputError(f"expected {name} of at least 0, and one above, got {given}")
+        raise InputError(f"expected {name} of at least 0, not all 0, got {given}")
     if classes is not None and len(given) != classes:
         raise InputError(
             f"expected {name} with one number for each of {classes} classes, got {len(given)}"
@@ -119,7 +119,7 @@ def require_class_weights(name: str, given: Any, classes: int | None = None) -> 
 
 
 def some(items: Collection[object], most: int) -> str:
-    """Name the first of some things, and say how many more there are.
+    """List the first ``most`` items, and the number of further ones.
 
     >>> some(["a", "b", "c", "d"], 2)
     'a, b and 2 more'
@@ -129,7 +129,7 @@ def some(items: Collection[object], most: int) -> str:
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """Say how many there are of something.
+    """Write a number with its noun, singular or plural.
 
     >>> counted(2, "mask"), counted(1, "image is", "images are")
     ('2 masks', '1 image is')
@@ -140,7 +140,7 @@ def counted(number: int, one: str, several: str = "") -> str:
 def require_each(
     settings: object, group: str, holds: Callable[[Any], bool], wanted: str, *names: str
 ) -> None:
-    """Refuse settings that are given and do not hold, and any that is none of its ``Literal``."""
+    """Refuse given settings for which ``holds`` is false, and values outside of a ``Literal``."""
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
@@ -161,7 +161,7 @@ def counts(value: float | int) -> bool:
 
 
 def weighs(value: float | int) -> bool:
-    """Tell whether a number is a finite factor."""
+    """Tell whether a number is finite and at least zero."""
     return 0 <= value < math.inf
 
 
@@ -171,14 +171,14 @@ def positive(value: float | int) -> bool:
 
 
 MORE_MEMORY = (
-    "lower schedule.batch_size or augmentation.crop, give schedule.accumulate, or try "
+    "lower schedule.batch_size or augmentation.crop, set schedule.accumulate, or try "
     "hardware.precision bf16-mixed"
 )
-"""What to do where memory does not suffice."""
+"""Remedies for too little memory."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether PyTorch found too little memory, on a GPU or, without a class of its own, else.
+    """Tell whether an error is PyTorch's out-of-memory error; on a CPU it has no class of its own.
 
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     True
@@ -188,5 +188,5 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def last_line(text: str) -> str:
-    """Read the last line that says something; nothing where none does."""
+    """Return the last line that is not blank, or an empty string."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

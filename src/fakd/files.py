@@ -1,4 +1,4 @@
-"""Files: written so that nothing costs the one that was there, and YAML read strictly."""
+"""Files: atomic writing, and strict reading of YAML."""
 
 import codecs
 import os
@@ -16,23 +16,23 @@ from fakd.errors import InputError
 
 _NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+")
 _MOST = 10**6
-"""Values that YAML may hold, its anchors written out."""
+"""Maximum number of values in YAML, with anchors expanded."""
 _APART = ("x-", ".")
-"""How keys begin that hold nothing but anchors, or what other tools read."""
+"""Prefixes of keys that are ignored: they hold anchors, or values for other tools."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Refuse in one line what the system does not let be written.
+    """Turn failures to write into an error message of one line.
 
     Raises:
-        InputError: no space or quota is left, the disk fails, the place is not writable...
+        InputError: the disk is full or fails, a quota is exceeded, the path is not writable...
     """
     before = os.path.isfile(path)
     try:
         yield
     except Exception as error:
-        # Libraries in Rust tell the system's number in their own error.
+        # Libraries in Rust have the system's error number in their message.
         told = re.search(r"(?:\bOs \{ code: |\(os error )(\d+)", str(error))
         if not isinstance(error, OSError) and not told:
             raise
@@ -43,11 +43,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def wrong_with(path: Path, otherwise: str) -> str:
-    """Say what lies where a file was not fetched whole, as what it is that it should not be.
+    """Describe a file that was not downloaded properly: a Git LFS pointer or a web page.
 
     Args:
-        path: a file that cannot be read as what it should be.
-        otherwise: what is said of anything else.
+        path: a file that cannot be read in the expected format.
+        otherwise: the description of any other file.
     """
     with suppress(OSError), open(path, "rb") as file:
         beginning = file.read(64).lstrip().lower()
@@ -59,31 +59,31 @@ def wrong_with(path: Path, otherwise: str) -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """Read a path as the user wrote it, ``~`` being home.
+    """Expand ``~`` in a path.
 
     Raises:
-        InputError: no path may be called so.
+        InputError: the path contains a null character.
     """
     if "\0" in str(path):
-        raise InputError(f"no path has a null character in it, got {str(path)!r}; leave it out")
-    # Unlike Path.expanduser, this leaves alone what has no home.
+        raise InputError(f"a path cannot contain a null character, got {str(path)!r}; leave it out")
+    # Unlike Path.expanduser, this does not fail for an unknown user.
     return Path(os.path.expanduser(path))
 
 
 def paths_in(content: object) -> Iterator[Path]:
-    """Yield the files and folders that there are, absolute, of those that plain values name."""
+    """Yield the absolute paths of existing files and folders among the strings of nested values."""
     if isinstance(content, Mapping | list):
         for each in content.values() if isinstance(content, Mapping) else content:
             yield from paths_in(each)
     elif isinstance(content, str):
-        # What is too long for a path, or holds what none may, names no file.
+        # Strings that are too long or invalid as paths name no file.
         with suppress(OSError, ValueError, InputError):
             if (path := expanded(content)).exists():
                 yield path.resolve()
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, unless it is there.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
         InputError: it cannot be created.
@@ -93,17 +93,17 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; see `write_atomically`."""
+    """Write a text file atomically; see `write_atomically`."""
 
     def write(file: Path) -> None:
-        # Names of files in it may be of any bytes.
+        # File names in the text may contain any bytes.
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     write_atomically(path, write)
 
 
 def replace_folder(path: Path, write: Callable[[Path], bool]) -> None:
-    """Let ``write`` fill a folder beside ``path``, then put it in its place if it says so.
+    """Let ``write`` fill a temporary folder next to ``path``, and replace ``path`` if it succeeds.
 
     Raises:
         InputError: it cannot be written.
@@ -129,19 +129,19 @@ def _umask() -> int:
 
 
 def _open_to_others(file: Path) -> None:
-    """Give a file the mode that the user's mask asks for; some libraries hide what they write."""
+    """Set a file's mode according to the umask; some libraries write private files."""
     file.chmod(0o666 & ~_umask())
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+    """Let ``write`` fill a temporary file next to ``path``, then rename it to ``path``.
 
     Readers see the old content or the new, never a part. The data reaches the disk before the
     rename, so the promise also holds for a machine that loses power. Folders that are not there
     are made, and are gone again if it fails.
 
     Raises:
-        InputError: see `writing`; what was at ``path`` is intact.
+        InputError: see `writing`; the previous file is intact.
     """
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
     made: list[Path] = []
@@ -163,7 +163,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once, 1e-2 is a number, and a date is text."""
+    """YAML in which duplicate keys are refused, 1e-2 is a number, and a date is text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as its base has it
         start: [each for each in rules if not each[0].endswith(":timestamp")]
@@ -171,7 +171,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse a key that stands twice, before anchors are merged into the mapping."""
+        """Refuse duplicate keys, before anchors are merged into the mapping."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -179,13 +179,13 @@ class _Loader(yaml.SafeLoader):
                 continue
             line = key.start_mark.line + 1
             if first := lines.get((key.tag, key.value)):
-                raise InputError(f"{key.value} stands twice, in lines {first} and {line}; keep one")
+                raise InputError(f"{key.value} occurs twice, in lines {first} and {line}; keep one")
             lines[key.tag, key.value] = line
         return node
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML that quotes the text that a reader of either kind would take for a number."""
+    """YAML that quotes text which this loader or a standard one would read as a number."""
 
 
 for _kind in (_Loader, _Dumper):
@@ -193,10 +193,10 @@ for _kind in (_Loader, _Dumper):
 
 
 def parse_yaml(text: str) -> Any:
-    """Read a value, of a flag for example.
+    """Parse YAML text, such as the value of a flag.
 
     Raises:
-        InputError: it is no YAML, or a key stands twice.
+        InputError: it is not valid YAML, or a key occurs twice.
 
     >>> parse_yaml("{learning_rate: 1e-2}")
     {'learning_rate': 0.01}
@@ -208,7 +208,7 @@ def parse_yaml(text: str) -> Any:
     except InputError:
         raise
     except yaml.MarkedYAMLError as error:
-        # Where something began that did not end says more than the end of the file.
+        # The start of an unclosed part is more helpful than the end of the file.
         mark = error.context_mark or error.problem_mark
         line = f"line {mark.line + 1}: " if mark else ""
         tab = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
@@ -219,25 +219,26 @@ def parse_yaml(text: str) -> Any:
 
 
 def _refuse_endless(found: Any) -> None:
-    """Refuse anchors that hold themselves, or each other so often that no memory would do."""
+    """Refuse anchors that contain themselves, or expand to too many values."""
     left, count = [found], 0
     while left:
         each = left.pop()
         count += 1
         if count > _MOST:
             raise InputError(
-                f"its anchors (&) make more than {_MOST} values, or one that holds itself; write "
-                "out what is meant"
+                f"its anchors (&) expand to more than {_MOST} values, or contain themselves; write "
+                "the values out"
             )
         if isinstance(each, dict | list):
             left += each.values() if isinstance(each, dict) else each
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of keys and values; keys that begin with x- or a dot are left out.
+    """Read a YAML file of keys and values; keys that begin with x- or a dot are ignored.
 
     Raises:
-        InputError: it cannot be read, is not UTF-8 (or UTF-16 with its mark), or something else.
+        InputError: it cannot be read, is not UTF-8 (or UTF-16 with a byte order mark), or is not a
+            mapping with text keys.
     """
     try:
         content = path.read_bytes()
@@ -248,26 +249,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path} must be UTF-8, and is not in line {line}; save it so") from error
+        raise InputError(
+            f"{path} must be UTF-8, and is not in line {line}; save it as UTF-8"
+        ) from error
     try:
         found = parse_yaml(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(found, dict):
         kind = "nothing" if found is None else f"a {type(found).__name__}"
-        reason = wrong_with(path, f"it holds {kind}")
-        raise InputError(f"{path} must hold lines of the form 'key: value': {reason}")
+        reason = wrong_with(path, f"it contains {kind}")
+        raise InputError(f"{path} must contain lines of the form 'key: value': {reason}")
     for key in found:
         if not isinstance(key, str):
-            raise InputError(f"{path}: {key!r} is no key; put it in quotes if it is a name")
+            raise InputError(
+                f"{path}: {key!r} is not a valid key; put it in quotes if it is a name"
+            )
     return {key: value for key, value in found.items() if not key.startswith(_APART)}
 
 
 def yaml_text(content: Mapping[str, Any]) -> str:
-    """Write keys and values as `read_yaml` reads them."""
+    """Format keys and values as YAML that `read_yaml` reads back unchanged."""
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a YAML file whole or not at all."""
+    """Write a YAML file atomically."""
     write_text(path, yaml_text(content))

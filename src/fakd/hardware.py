@@ -1,4 +1,4 @@
-"""The settings that say where and how to compute, and change no result but for rounding."""
+"""Settings of devices, precision and memory, which change results only by rounding."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,12 +6,12 @@ from typing import Literal
 from fakd.errors import counts, require_each, weighs
 
 TeacherPrecision = Literal["fp32", "bf16", "fp16"]
-"""How precisely a network that only answers computes."""
+"""Precision of a network that is not trained."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how to compute.
+    """Devices, precision, workers and memory.
 
     Args:
         accelerator: cpu, cuda, mps, or auto for the best one present.

@@ -1,4 +1,4 @@
-"""What ``--help`` shows: of each command its purpose, examples and the flags that matter."""
+"""Pages of ``--help``: each command's purpose, examples and main flags."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ _DATA = (
 OVERVIEW = """\
 Distil any semantic-segmentation model into a small, fast one, and know whether it helped.
 
-  fakd demo                                          see it work in minutes, nothing needed
+  fakd demo                                          a demonstration in minutes, without any data
   fakd train   --network pspnet --network.backbone resnet50 --data FOLDER --run runs/teacher
   fakd distill --teacher runs/teacher --student pspnet --student.backbone mobilenetv3_small_050
                --data FOLDER --run runs/student      CWD; FAKD with --distillation cwd-fa
@@ -66,7 +66,7 @@ class Page:
 
     examples: tuple[str, ...]
     flags: str = ""
-    """Those that matter; all of the command's own that belong to no group if empty."""
+    """The main flags; if empty, all of the command's flags outside groups."""
     listed: tuple[str, ...] = ()
     """Flags whose possible values are listed."""
 
@@ -202,8 +202,8 @@ def page(name: str, parser: ArgumentParser, topic: str | None = None) -> str:
 
     Args:
         name: the command.
-        parser: its parser; what it describes is what is shown.
-        topic: ``all`` for every flag in groups, or one of the groups, such as ``schedule``.
+        parser: its parser, which has the descriptions.
+        topic: ``all`` for all flags by group, or one of the groups, such as ``schedule``.
 
     Raises:
         InputError: there is no such topic.
@@ -229,7 +229,7 @@ def page(name: str, parser: ArgumentParser, topic: str | None = None) -> str:
         wanted = short.flags.split()
         there = {action.dest: action for group in groups for action in group._group_actions}
         flags = [there[each] for each in wanted]
-    lines += ["", "Flags:" if topic or not short.flags else "Flags that matter:", *_rows(flags)]
+    lines += ["", "Flags:" if topic or not short.flags else "Main flags:", *_rows(flags)]
     if topic == "all":
         for group in nested:
             lines += ["", *_wrapped(f"{group.title}:", ""), *_rows(group._group_actions)]
@@ -241,14 +241,14 @@ def page(name: str, parser: ArgumentParser, topic: str | None = None) -> str:
 
 
 def listing(name: str, key: str) -> str:
-    """Write what may stand after a flag such as ``--student``, and how to learn its arguments."""
+    """List the values of a flag such as ``--student``, and how to see their arguments."""
     example = {"data": "folder", "distillation": "ChannelKL"}.get(key, "pspnet")
     ending = f"fakd {name} --{key}.help {example} explains its arguments."
     return "\n".join([f"--{key} takes:", *_wrapped(_values(key), "  "), "", ending])
 
 
 def arguments(heading: str, description: str, parser: ArgumentParser) -> str:
-    """Write the arguments of one network, loss or kind of data."""
+    """Write the help on the arguments of a network, loss or kind of data."""
     actions = [each for group in parser._action_groups for each in group._group_actions]
     return "\n".join([heading, "", *_wrapped(description, ""), "", *_rows(actions)])
 
@@ -262,7 +262,7 @@ def _values(key: str) -> str:
         return _DATA
     if key not in ("distillation", "methods"):
         return _NETWORKS + ("; a folder of stored answers" if key == "teacher" else "")
-    # Imported here because it is of no use to other commands.
+    # Imported here because only this flag needs it.
     from fakd import losses
 
     if key == "methods":
@@ -291,12 +291,12 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def _lines(text: str, width: int, indent: str = "") -> list[str]:
-    # Names such as cwd-fa stay whole.
+    # Names such as cwd-fa must not be broken.
     return [indent + line for line in textwrap.wrap(text, width, break_on_hyphens=False)]
 
 
 def _example(command: str) -> list[str]:
-    """Break a command between flags, as a shell takes it."""
+    """Break a command between flags, with backslashes for the shell."""
     lines = [""]
     for flag in re.split(r" (?=--)", command):
         if lines[-1] and len(f"  {lines[-1]} {flag} \\") > _width():
@@ -308,7 +308,7 @@ def _example(command: str) -> list[str]:
 
 
 def _rows(actions: Sequence[Any]) -> list[str]:
-    """Lay flags and what they mean out in two columns; a whole group's flag is left out."""
+    """Format flags and their meaning in two columns, without flags for whole groups."""
     left = 32 if _width() >= 80 else 6
     lines = []
     for action in actions:
@@ -332,7 +332,7 @@ def _rows(actions: Sequence[Any]) -> list[str]:
 
 
 def _standing(action: Any, kind: Any) -> str:
-    """Say whether a flag is required, else its default unless that is nothing."""
+    """Return "required", or the flag's default unless that is None or empty."""
     if action.required:
         return "required"
     default = action.default

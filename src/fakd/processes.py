@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other; with a single process, nothing."""
+"""Communication between the processes of one run; does nothing with a single process."""
 
 import os
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def launched() -> tuple[int, int]:
-    """Count the processes that torchrun or srun has started as one run: on this machine, in all.
+    """Count the processes that torchrun or srun started as one run: on this machine, in total.
 
-    A batch script of SLURM is one process, whatever tasks it has; those are started by its srun.
+    A SLURM batch script itself is one process, however many tasks it has: srun starts those.
     """
     known = os.environ
     if dist.is_available() and dist.is_torchelastic_launched():
         return int(known["LOCAL_WORLD_SIZE"]), int(known["WORLD_SIZE"])
     if "SLURM_STEP_ID" in known:
-        # Imported here because losses need not wait for it.
+        # Imported here to keep the import of losses fast.
         from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
         if SLURMEnvironment.detect():
@@ -33,14 +33,14 @@ def count() -> int:
 
 
 def summed(share: Tensor) -> Tensor:
-    """Add up every process's share, in place."""
+    """Sum a tensor over all processes, in place."""
     if count() > 1:
         dist.all_reduce(share)
     return share
 
 
 def largest(number: int) -> int:
-    """Find the largest of all processes' numbers; no device is waited for."""
+    """Return the maximum of a number over all processes, without synchronising with a device."""
     if count() == 1:
         return number
     share = torch.tensor(number)
@@ -50,14 +50,14 @@ def largest(number: int) -> int:
 
 @cache
 def _between_hosts(world: object) -> dist.ProcessGroup | None:
-    """Connect the processes beside their GPUs; the usual connection where there are none."""
+    """Return a gloo group, if the default group is of GPUs (nccl); None for the default group."""
     if dist.get_backend() != "nccl":
         return None
     return dist.new_group(backend="gloo")  # type: ignore[return-value]
 
 
 def gathered(share: Tensor) -> Tensor:
-    """Join every process's share, all of one shape, along the first axis; without gradient."""
+    """Concatenate tensors of equal shape from all processes along the first axis, no gradient."""
     if count() == 1:
         return share
     share = share.contiguous()
@@ -67,11 +67,11 @@ def gathered(share: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace gradients by their mean over all processes, for what no wrapper takes care of."""
+    """Replace gradients by their mean over all processes, for parameters outside DDP."""
     if count() == 1:
         return
     for parameter in parameters:
-        # Every process must take part, also one whose batch left a parameter out.
+        # Every process must take part, even if its batch gave a parameter no gradient.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)
@@ -79,7 +79,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def shared_generator() -> torch.Generator | None:
-    """Give all processes the first one's random draws; None, the default, on the first itself."""
+    """Return a generator with the first process's random state; None, the default, on the first."""
     if count() == 1:
         return None
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"

@@ -1,4 +1,4 @@
-"""The settings of commands: plain values, which every recipe holds."""
+"""The settings of commands, stored in every recipe."""
 
 import math
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from fakd.specs import is_spec
 IGNORE = -1
 """The label of a pixel without a class."""
 Average = Literal["valid", "all"]
-"""What the cross-entropy is divided by: the labelled pixels, or all of them."""
+"""Denominator of the cross-entropy: the labelled pixels, or all pixels."""
 Broken = Literal["stop", "skip"]
-"""What to do about a training image that cannot be read."""
+"""What to do with an unreadable training image."""
 Existing = Literal["refuse", "reuse", "overwrite", "extend"]
-"""What to do where a finished run already is."""
+"""What to do with a finished run in the folder."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """Steps, batch size and learning rate.
 
     Args:
-        steps: optimiser steps; training is counted in steps.
+        steps: optimiser steps.
         epochs: passes over the training images, instead of steps.
         batch_size: images per step, over all devices together.
         accumulate: parts into which each device splits its share of a batch, to save memory;
@@ -74,7 +74,7 @@ class Schedule:
                 f"got {self.warmup}"
             )
         if self.shape == "one-cycle" and self.warmup:
-            raise InputError("one-cycle warms up by itself; leave out schedule.warmup")
+            raise InputError("one-cycle includes a warm-up; leave out schedule.warmup")
         if not 0 <= self.minimum_learning_rate <= (self.learning_rate or math.inf):
             raise InputError(
                 "expected schedule.minimum_learning_rate between 0 and schedule.learning_rate, "
@@ -82,7 +82,7 @@ class Schedule:
             )
 
     def settled(self, images: int, optimizer: "Optimizer") -> "Schedule":
-        """Turn epochs over so many images into steps, and fill in the usual learning rate."""
+        """Convert epochs over ``images`` images to steps, and fill in the default learning rate."""
         steps = self.steps
         if self.epochs is not None:
             steps = max(1, math.ceil(self.epochs * images / self.batch_size))
@@ -92,7 +92,7 @@ class Schedule:
     def learning_rate_at(self, step: int) -> float:
         """Compute the learning rate of a step, counted from 0: linear warm-up, then the shape."""
         if self.learning_rate is None:
-            raise ValueError("expected a schedule that is settled, got one without learning rate")
+            raise ValueError("expected a schedule with learning rate, got one before settled()")
         done = step / self.steps
         if self.shape == "one-cycle":
             rising = 0.3
@@ -110,7 +110,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How gradients change weights.
+    """The optimiser and its arguments.
 
     Args:
         kind: a class of torch.optim, such as SGD or AdamW.
@@ -130,18 +130,18 @@ class Optimizer:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Fill in what SGD usually has, and refuse what no optimiser takes."""
+        """Refuse invalid values."""
         require_each(self, "optimizer", weighs, "of at least 0", "weight_decay")
         require_each(self, "optimizer", positive, "above 0", "head_multiplier")
         require_each(self, "optimizer", lambda n: 0 < n < 1, "between 0 and 1", "layer_decay")
         if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
             raise InputError(
-                f"optimizer.arguments: there is no {', '.join(sorted(taken))}; the network, "
-                "schedule.learning_rate and optimizer.weight_decay say it"
+                f"optimizer.arguments: there is no {', '.join(sorted(taken))}; set "
+                "schedule.learning_rate and optimizer.weight_decay; params is the network"
             )
 
     def settled(self) -> "Optimizer":
-        """Fill in what SGD usually has; not before, as another kind may still be chosen."""
+        """Fill in SGD's defaults; a separate step, since flags may still change the kind."""
         if self.kind != "SGD":
             return self
         decay = 5e-4 if self.weight_decay is None else self.weight_decay
@@ -150,7 +150,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training samples vary.
+    """Random changes of training images.
 
     Args:
         crop: Height and width of the crop; smaller images are padded to it.
@@ -178,7 +178,7 @@ class Augmentation:
     rotation: float = 0.0
     mix: Literal["cutmix", "classmix"] | None = None
     mix_probability: float = 0.5
-    # Of dict[str, Any] the parser would make objects of class paths.
+    # With dict[str, Any] the parser would instantiate class paths.
     extra: dict | None = None
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Inference:
-    """How an image is shown to the network.
+    """How a network is applied to an image.
 
     Args:
         scale: resize the image by this factor first; the prediction has the original size.
@@ -236,13 +236,13 @@ class Inference:
         if self.window is not None and (self.stride or 0) > self.window:
             raise InputError(
                 f"expected inference.stride of at most the window's {self.window} pixels, got "
-                f"{self.stride}; no window would see what lies between"
+                f"{self.stride}, which leaves gaps between windows"
             )
         if self.base is not None and min(self.base) < 1:
             raise InputError(f"expected inference.base to be two sides, got {self.base}")
 
     def views(self) -> dict[str, Any]:
-        """Tell all that changes more than rounding, as files hold it."""
+        """Return all settings that change more than rounding, as stored in files."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
 
     @property
@@ -251,7 +251,7 @@ class Inference:
         return self.flip or len(self.scales) > 1
 
     def size(self, image: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
-        """Tell at which height and width an image is shown, times one of the `scales`."""
+        """Compute the height and width of the network's input, times one of the `scales`."""
         if self.base is not None:
             return fitted_size(image, self.base, self.scale * factor)
         height, width = (max(int(side * self.scale * factor + 0.5), 1) for side in image)
@@ -279,7 +279,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a network by the labels.
+    """The task loss, on labels.
 
     Args:
         auxiliary_weight: weight of the auxiliary head's cross-entropy.
@@ -316,7 +316,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Which weights stay as they are; their batch norms keep their statistics too.
+    """Which weights are not trained; their batch norm statistics are frozen too.
 
     Args:
         names: parts of the network by their dotted names, such as backbone or backbone.layer1; *
@@ -330,14 +330,14 @@ class Freeze:
     def __post_init__(self) -> None:
         if self.until is not None and (self.until < 1 or not self.names):
             raise InputError(
-                "expected freeze.until of at least 1 step, and freeze.names that it thaws, got "
+                "expected freeze.until of at least 1 step, and freeze.names to unfreeze, got "
                 f"{self.until} and {self.names}"
             )
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a run ends before its last step.
+    """When a run stops before its last step.
 
     Args:
         patience: evaluations without a better mIoU.
@@ -353,7 +353,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything about a run but the network, the data and what is minimised."""
+    """All settings of a run except the network, the data and the losses."""
 
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: Optimizer = field(default_factory=Optimizer)

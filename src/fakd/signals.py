@@ -1,4 +1,4 @@
-"""Being asked to stop: signals are taken note of, so that what runs can end in order."""
+"""Signals that ask to stop: they are recorded, so that running work can end in order."""
 
 import os
 import signal
@@ -12,62 +12,62 @@ ASKING = tuple(
     for each in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if each in signal.Signals.__members__
 )
-"""Ctrl-C, a polite kill, a lost terminal, and what clusters send before the time is over; Windows
-knows the first two."""
+"""Ctrl-C, kill, a lost terminal, and what clusters send before the time limit; Windows has the
+first two."""
 _LINGER = 20
-"""Seconds for which a worker outlives a polite kill."""
+"""Seconds for which a worker continues after SIGTERM."""
 
 
 class _Heard:
-    """What this process was told; signals reach a process, not an object."""
+    """The signals received by this process; global, as signals belong to a process."""
 
     number = 0
     insisted = False
 
 
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """A signal has asked a run to stop.
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A signal asked a run to stop.
 
     Args:
         number: of the signal.
-        step: the last one that is made, and saved.
-        steps: of the whole run.
+        step: the last completed and saved step.
+        steps: number of steps of the run.
     """
 
     def __init__(self, number: int, step: int = 0, steps: int = 0) -> None:
-        where = "before the first step; the same command starts anew"
+        where = "before the first step; the same command starts over"
         if step:
-            where = f"after step {step} of {steps}, which is saved; the same command goes on there"
+            where = f"after step {step} of {steps}, which is saved; the same command resumes there"
         super().__init__(f"stopped by {name(number)} {where}")
         self.number = number
 
 
 def noted() -> int:
-    """Tell which signal has asked this process to stop; 0 if none has."""
+    """Return the signal that asked this process to stop; 0 if none did."""
     return _Heard.number
 
 
 def name(number: int) -> str:
-    """Name a signal as manuals do."""
+    """Return a signal's name, such as SIGTERM."""
     return signal.Signals(number).name
 
 
 def asked(code: int) -> bool:
-    """Tell from its exit code whether a process has ended because a signal asked it to."""
+    """Tell from its exit code whether a process ended because of a signal to stop."""
     return (-code if code < 0 else code - 128) in ASKING
 
 
 def insisted() -> bool:
-    """Tell whether a second Ctrl-C wants the end at once."""
+    """Tell whether a second Ctrl-C asked to stop at once."""
     return _Heard.insisted
 
 
 @contextmanager
 def listening(heard: Callable[[int], None] = lambda number: None) -> Iterator[None]:
-    """Take note of signals that ask to stop; a second Ctrl-C raises KeyboardInterrupt at once.
+    """Record signals that ask to stop; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    Signals that were ignored before, as SIGHUP is under ``nohup``, stay ignored. Outside of the
-    main thread, where Python does not allow it, nothing changes.
+    Signals that were ignored before, as SIGHUP under ``nohup``, stay ignored. Outside the main
+    thread, where Python does not allow handlers, nothing changes.
 
     Args:
         heard: called with the first signal, from its handler.
@@ -78,7 +78,7 @@ def listening(heard: Callable[[int], None] = lambda number: None) -> Iterator[No
     owner = os.getpid()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a process forked from this one, before it can know better
+        if os.getpid() != owner:  # a forked process that has not yet set its own handlers
             return
         if _Heard.number == number == signal.SIGINT:
             _Heard.insisted = True
@@ -97,14 +97,14 @@ def listening(heard: Callable[[int], None] = lambda number: None) -> Iterator[No
     finally:
         for each, was in changed.items():
             signal.signal(each, was)
-        _Heard.number = 0  # what comes next was not asked to stop
+        _Heard.number = 0  # later work was not asked to stop
 
 
 def ignore(_: object = None) -> None:
-    """Leave stopping to the process that this one works for; a loader's workers call it.
+    """Ignore signals in a data loader's worker, which the main process stops.
 
-    A polite kill may come from that process itself, so it is obeyed after a while, without the
-    failing exit code that would be reported there.
+    SIGTERM may come from the main process itself, so the worker exits some time after it, with exit
+    code 0, since another one would be reported as a failure.
     """
     for each in ASKING:
         signal.signal(each, signal.SIG_IGN)
@@ -113,15 +113,15 @@ def ignore(_: object = None) -> None:
 
 
 def say(line: str) -> None:
-    """Write a line to standard error, also from within a handler."""
+    """Write a line to standard error; safe in signal handlers."""
     os.write(2, f"fakd: {line}\n".encode())
 
 
 def ended(number: int, line: str) -> BaseException:
-    """Say that a program has stopped, and make what ends it as the signal's convention asks.
+    """Print that a program was stopped, and return the exception that ends it.
 
-    That is exit code 128 and the number. Ctrl-C stays a KeyboardInterrupt, which callers from
-    Python know; it holds the line, as a sign that it has been said.
+    By convention the exit code is 128 plus the signal's number. Ctrl-C stays a KeyboardInterrupt,
+    which callers from Python expect; its argument shows that the line was printed already.
     """
     say(line)
     return KeyboardInterrupt(line) if number == signal.SIGINT else SystemExit(128 + number)

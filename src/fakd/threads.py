@@ -1,4 +1,4 @@
-"""How processor threads behave on a machine that others use too, and what launchers say of them."""
+"""CPU threads on a shared machine, and environment variables of launchers."""
 
 import os
 import sys
@@ -9,43 +9,43 @@ from pathlib import Path
 from fakd.errors import InputError
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Each says what an OpenMP thread does while it waits; libraries read them when they load."""
+"""Variables that set what OpenMP threads do while they wait; read when libraries are loaded."""
 
 _NUMBERS = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT"),
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
     *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
 )
-"""What launchers tell the processes of a run."""
+"""Numeric variables that launchers set for the processes of a run."""
 
 
 def let_waiting_threads_sleep() -> None:
-    """Have PyTorch's threads, and those of all processes started from here, sleep while they wait.
+    """Make PyTorch's threads, also in child processes, sleep while they wait.
 
-    By default they spin, which takes the cores from whoever would use them. Nothing is changed if
-    the user has decided (`WAITING`), or where PyTorch is loaded and would not notice.
+    By default they spin, which takes cores from other processes. Nothing is changed if the user has
+    set one of `WAITING`, or if PyTorch is loaded already.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def free_cores(root: Path = Path("/")) -> int:
-    """Count the cores that this process may keep busy: its affinity and its groups' quotas.
+    """Count the cores available to this process, by its affinity and its control groups' quotas.
 
-    A quota of a control group, version 1 or 2, is rounded down, but to no less than 1: a thread
-    too many is stopped in the middle of each period, and all others wait for it.
+    A quota of a control group, version 1 or 2, is rounded down, but to at least 1: with one thread
+    too many, one is throttled in each period and all others wait for it.
     """
     known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min([known or 1, *(int(quota) for quota in _quotas(root))]))
 
 
 def require_threads(count: int, root: Path = Path("/")) -> None:
-    """Refuse more threads than the system lets a process have: the libraries would crash.
+    """Refuse more threads than the system allows, with which libraries would crash.
 
-    Forward and backward passes have threads of their own, and each takes two maps of memory.
+    Forward and backward passes have separate threads, and each thread needs two memory maps.
 
     Raises:
-        InputError: there cannot be so many.
+        InputError: the number is above the limit.
     """
     found = []
     for name, share in (("kernel/threads-max", 2), ("kernel/pid_max", 2), ("vm/max_map_count", 4)):
@@ -53,16 +53,16 @@ def require_threads(count: int, root: Path = Path("/")) -> None:
             found.append(int((root / "proc/sys" / name).read_text()) // share)
     if found and count > min(found):
         raise InputError(
-            f"{count:,} threads are more than this machine's {min(found):,}; lower "
+            f"{count:,} threads are more than this machine's limit of {min(found):,}; lower "
             "hardware.threads or OMP_NUM_THREADS"
         )
 
 
 def require_numbers() -> None:
-    """Refuse environment variables that libraries would fail to read as numbers, each its own way.
+    """Refuse environment variables that should be numbers and are not; libraries would crash.
 
     Raises:
-        InputError: names the variable and what it holds.
+        InputError: names the variable and its value.
     """
     for name in _NUMBERS:
         value = os.environ.get(name)
@@ -80,7 +80,7 @@ def require_numbers() -> None:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Read how many cores each control group around this process may use, where it is limited."""
+    """Read the quotas, in cores, of the control groups of this process that have one."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -93,7 +93,7 @@ def _quotas(root: Path) -> Iterator[float]:
             place, names = root / "sys/fs/cgroup/cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
-        # A container often sees its own group as the root, whatever the path says.
+        # In a container its own group often appears as the root, whatever the path.
         parts = Path(path.lstrip("/")).parts
         for depth in range(len(parts) + 1):
             group = place.joinpath(*parts[:depth])

@@ -48,7 +48,7 @@ def shards(folder):
 def test_what_is_asked_once_is_learnt_from(folder, capsys):
     assert answer("--out=a") == 0
     said = capsys.readouterr().out
-    assert "12 images to answer" in said
+    assert "12 images to process" in said
     assert "a: 12 images" in said
     assert len(shards(folder / "a")) == 5
     assert distill("a") == 0

@@ -113,7 +113,7 @@ def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
     models.save(network, path, class_names=None, palette=None)
     arguments = ["distill", "--teacher", path, "--student=pspnet", *DATA, "--run", tmp_path / "r",
                  "--student.backbone=mobilenetv3_small_050", "--student.channels=8"]  # fmt: skip
-    assert "teacher knows 7 classes, the student 12" in refused(capsys, arguments)
+    assert "teacher has 7 classes, the student 12" in refused(capsys, arguments)
     assert not (tmp_path / "r").exists()
     assert "knows 7 classes" in refused(capsys, ["evaluate", "--network", path, *DATA])
 
@@ -221,7 +221,7 @@ def test_what_a_flag_says_in_a_word_a_recipe_may_too(tmp_path):
         ("--schedule.learning_rate=.inf", "schedule.learning_rate above 0, got inf"),
         ("--task.class_weights=foo", "task.class_weights: expected 'auto' or a list, got foo"),
         ("--schedule.steps=1.5", "schedule.steps: expected a whole number, got 1.5"),
-        ("--optimizer.arguments={a: 1, a: 2}", "a stands twice"),
+        ("--optimizer.arguments={a: 1, a: 2}", "a occurs twice"),
         ("--network.backbone=null", "needs backbone"),
         ("--optimizer.arguments={0: 1}", "optimizer.arguments: expected names, got 0"),
         ('--network={"class_path": "fakd.models.pspnet", "init_args": [1]}', "must map names"),

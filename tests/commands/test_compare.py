@@ -233,7 +233,7 @@ def test_the_test_split_is_opened_once(teacher, tmp_path, in_process, monkeypatc
     assert main(["report", str(run), f"--out={tmp_path / 'page.html'}", "--images=0"]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "On the test split" in page
-    assert f"4 images that no training and no choice has seen, opened {kept['opened']}" in page
+    assert f"4 images used neither for training nor for selection, opened {kept['opened']}" in page
 
 
 def test_scoring_that_was_stopped_goes_on(teacher, tmp_path, in_process, monkeypatch):

@@ -41,7 +41,7 @@ def test_the_demo_compares_and_draws_and_reports_and_continues(
     printed = capsys.readouterr().out
     words = ("teacher", "student, alone", "student, cwd", "student, fakd", "pole", "pedestrian")
     assert all(word in printed for word in words)
-    assert "in 4 images without labels was worth" in printed
+    assert "for 4 images without labels gave" in printed
     assert str(tmp_path / "d" / "report.html") in printed.splitlines()[-1]
     with Image.open(tmp_path / "d" / "examples.png") as picture:
         assert np.array(picture).std() > 5
@@ -73,7 +73,7 @@ def test_the_demo_compares_and_draws_and_reports_and_continues(
 
 def test_gains_are_against_the_student_alone(module):
     text = module.gains(30.0, 34.0, 34.2)
-    assert "+4.00 mIoU by CWD and +4.20 by FAKD, against the student alone" in text
+    assert "+4.00 mIoU with CWD and +4.20 with FAKD, against the student alone" in text
     assert "FAKD against CWD: +0.20" in text
 
 

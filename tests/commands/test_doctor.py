@@ -125,7 +125,7 @@ def test_a_teacher_that_is_fed_otherwise_than_it_was_trained(data):
     result = checked(data, teacher=wrong)
     assert not result["ready"]
     (first,) = texts(result, "stops")
-    assert "where they are normalised to [0, 255]" in first
+    assert "if they are normalised to [0, 255]" in first
     assert "--teacher.mean '[0.0, 0.0, 0.0]'" in first
     assert "--teacher.std '[0.003922, 0.003922, 0.003922]'" in first
     assert wrong.normalize.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
@@ -254,7 +254,7 @@ def test_the_command_takes_what_distil_and_train_take(data, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"teacher": None}, "expected a --teacher beside --student"),
+        ({"teacher": None}, "expected --teacher with --student"),
         ({"student": None}, "expected --student and --teacher"),
         ({"network": "pspnet"}, "expected --student and --teacher"),
         ({"out": "shown.jpg"}, "--out must end in .png"),

@@ -83,7 +83,7 @@ def test_a_run_of_ones_own_network_converts_to_plain_weights(mine, tmp_path, cap
         expected = run_network(images).logits
         assert torch.equal(network.eval()(run_network.feed(images)), expected)
     assert main(["convert", f"--source={run}", f"--target={tmp_path / 'x.safetensors'}"]) == 2
-    assert "network of ours already" in capsys.readouterr().err
+    assert "network of fakd already" in capsys.readouterr().err
 
 
 def test_adapt_names_what_it_cannot_find_out(mine, tmp_path):

@@ -94,7 +94,7 @@ def test_numbers_in_a_row_are_a_list(value):
         ("train", "schedule.optimizer", "did you mean optimizer"),
         ("train", "teacher", "that is for fakd distill"),
         ("train", "schedle.steps", "did you mean schedule.steps"),
-        ("train", "quux", "--help all lists them"),
+        ("train", "quux", "--help all lists all flags"),
     ],
 )
 def test_a_flag_of_another_place_is_known(command, wrong, answer):

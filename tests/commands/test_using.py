@@ -105,13 +105,13 @@ def test_predict_goes_on_where_it_was_stopped(weights, tmp_path, shots, monkeypa
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
     assert stopped.value.code == 128 + signal.SIGTERM
-    said = "stopped by SIGTERM after 1 of 3 images; the same command goes on there"
+    said = "stopped by SIGTERM after 1 of 3 images; the same command resumes there"
     assert said in capfd.readouterr().err
     assert [path.name for path in (out / "masks").iterdir()] == ["a.png"]
     # Others do not take what is there for theirs.
     for other, named in (("--inference.flip=true", "inference.flip"), ("--overlays=false", "over")):
         assert main([*arguments, other]) == 2
-        assert f"made otherwise ({named}" in capfd.readouterr().err
+        assert f"made with {named}" in capfd.readouterr().err
     with monkeypatch.context() as patch:
         seen = stopping(patch, signal.SIGTERM, after=9)
         assert main(arguments) == 0
@@ -224,7 +224,7 @@ def test_predict_never_writes_among_the_images(weights, tmp_path, tiny_data, cap
     before = sorted(tmp_path.rglob("*"))
     arguments = ["predict", f"--network={weights}", f"--images={folder}", f"--out={tmp_path / out}"]
     assert main(arguments) == 2
-    assert "would write among the images" in capsys.readouterr().err
+    assert "is inside the images" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -84,12 +84,12 @@ def test_what_is_decided_early_gets_no_more_seeds(comparison, capsys):
     assert comparison(0.1, "--until_decided") == 0
     assert set(comparison.seen) == {0, 1, 2}
     said = capsys.readouterr().out
-    assert "looks at 3, 6, 12 seeds" in said
+    assert "verdicts at 3, 6, 12 seeds" in said
     assert "CWD helped: +" in said
     assert "98.75 %" in said
     # 2 runs of 1000 steps of 9 s for each seed.
-    assert "about 10 seeds (about 50.0 h of training) show 1 mIoU" in said
-    assert "looks at 3, 6, 12 seeds (about 60.0 h of training)" in said
+    assert "about 10 seeds (about 50.0 h of training) detect 1 mIoU" in said
+    assert "verdicts at 3, 6, 12 seeds (about 60.0 h of training)" in said
     # The same command again adds nothing; a hyphen does as well.
     assert comparison(0.1, "--until-decided") == 0
     assert set(comparison.seen) == {0, 1, 2}

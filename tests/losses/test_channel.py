@@ -105,7 +105,7 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="expected momentum between 0 and 1"):
         ChannelKL(strength=1.0, momentum=0.0)
     for weights in ([1.0, -1.0], [0.0, 0.0], [1.0, math.inf]):
-        with pytest.raises(InputError, match="expected class_weights of at least 0, and one above"):
+        with pytest.raises(InputError, match="expected class_weights of at least 0, not all 0"):
             ChannelKL(class_weights=weights)
     for loss in (ChannelKL(class_weights=WEIGHTS), PixelKL(class_weights=WEIGHTS)):
         with pytest.raises(InputError, match=rf"of {type(loss).__name__} .* 4 classes, got 3"):

@@ -41,13 +41,13 @@ def test_other_settings_are_named_as_flags(published):
 @pytest.mark.parametrize(
     ("task", "classes", "pixels", "said"),
     [
-        (Task(), 2, None, "there are two classes; if one is rare, begin with --task.dice 1"),
+        (Task(), 2, None, "there are two classes; if one is rare, start with --task.dice 1"),
         (Task(dice=1.0), 2, None, None),
         (Task(lovasz=1.0), 2, [99, 1], None),
         (Task(class_weights=(1.0, 2.0)), 2, [60, 40], None),
-        (Task(class_weights=(1.0, 2.0)), 2, [96, 4], "96.0% of the labelled pixels are a; begin"),
+        (Task(class_weights=(1.0, 2.0)), 2, [96, 4], "96.0% of the labelled pixels are a; start"),
         (Task(), 3, None, None),
-        (Task(class_weights="auto"), 3, [1, 198, 1], "99.0% of the labelled pixels are b; begin"),
+        (Task(class_weights="auto"), 3, [1, 198, 1], "99.0% of the labelled pixels are b; start"),
         (Task(class_weights="auto"), 3, [3, 95, 2], None),
     ],
 )

@@ -117,7 +117,7 @@ def test_before_the_first_step_nothing_is_left_behind(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         main(train(tmp_path / "new"))
     assert ended.value.code == 143
-    assert "before the first step; the same command starts anew" in capfd.readouterr().err
+    assert "before the first step; the same command starts over" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

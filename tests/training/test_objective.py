@@ -166,7 +166,7 @@ def test_the_student_grid_takes_bilinear_logits_and_nearest_labels():
 
 def test_class_counts_must_agree(tiny_network):
     teacher = pspnet("mobilenetv3_small_050", 7, channels=16)
-    with pytest.raises(InputError, match="teacher knows 7 classes, the student 12"):
+    with pytest.raises(InputError, match="teacher has 7 classes, the student 12"):
         Distillation(teacher, tiny_network, ChannelKL())
 
 

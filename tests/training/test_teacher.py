@@ -145,7 +145,7 @@ def test_a_teacher_whose_answers_are_not_finite_is_refused(fabric, tiny_data):
     console = Console(quiet=True)
     training = Training(fabric, student, objective, tiny_data, SETTINGS, console, teacher=answers)
     said = message(lambda: training.run(check_teacher=True))
-    assert "answers on scenes are infinite or NaN" in said
+    assert "output on scenes is infinite or NaN" in said
 
 
 class Constant(Answers):

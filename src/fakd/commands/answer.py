@@ -1,4 +1,4 @@
-"""`fakd answer`: ask a teacher once for every image, and store what it says."""
+"""`fakd answer`: run a teacher once on every image, and store its answers."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from fakd.training.answering import Answering
 
 _TRIED = 3
-"""Images that are timed before the work begins."""
+"""Number of images timed before the start."""
 _POLL = 0.5
-"""Seconds."""
+"""In seconds."""
 
 
 def answer(
@@ -71,12 +71,12 @@ def answer(
             gpu}.
 
     Returns:
-        How many images and bytes there are now.
+        The numbers of images, bytes and shards stored, and of shards left.
 
     Raises:
         ChildProcessError: a process has failed, and shards are left.
     """
-    # Imported here because `fakd answer --help` need not wait for it.
+    # Imported here to keep `fakd answer --help` fast.
     from fakd.answers.encoding import Encoding
     from fakd.answers.store import Store
     from fakd.runs.recipe import recipe_of
@@ -87,12 +87,14 @@ def answer(
     if min(batch_size, shard, k, parallel or 1) < 1:
         raise InputError("expected --batch_size, --shard, --k and --parallel of at least 1")
     if hardware.devices > 1:
-        raise InputError("--hardware.devices is 1 here; share the work with --parallel")
+        raise InputError("--hardware.devices must be 1 here; share the work with --parallel")
     if on != "local" and parallel is None:
-        raise InputError(f"--on {on} needs --parallel, how many tasks share the work")
+        raise InputError(f"--on {on} needs --parallel, the number of tasks that share the work")
     data, teacher = fakd.data.open_data(data), open_teacher(teacher)
     if not isinstance(teacher, fakd.Segmenter):
-        raise InputError("fakd answer asks one network; give fakd distill the other sources")
+        raise InputError(
+            "fakd answer needs a single network as teacher; other sources are for fakd distill"
+        )
     if format == "topk" and k >= teacher.classes:
         raise InputError(f"expected --k below the teacher's {teacher.classes} classes, got {k}")
     out = expanded(out)
@@ -116,7 +118,7 @@ def answer(
     done = [store.path(*each) for each in store.shards() if store.path(*each).is_file()]
     size = sum(path.stat().st_size for path in done)
     images = sum(len(store.indices(*each)) for each in store.shards())
-    others = f"; {left} shards are left to other processes at work" if left else ""
+    others = f"; {left} shards are left, which other processes work on" if left else ""
     console.print(f"{out}: {counted(images, 'image')}, {size / 1e6:.1f} MB{others}", soft_wrap=True)
     return {"images": images, "bytes": size, "shards": len(done), "left": left}
 
@@ -129,7 +131,7 @@ def _announce(
     batch_size: int,
     processes: int,
 ) -> None:
-    """Say what the rest takes, by a few images."""
+    """Estimate size and time of the remaining images from a few."""
     from fakd.training.answering import records, sized
 
     part, number = store.left()[0]
@@ -141,7 +143,7 @@ def _announce(
     count = sum(len(store.indices(*shard)) for shard in store.left())
     rows, cols = found[0].maps.logits.shape[1:]
     console.print(
-        f"{count} images to answer, on grids of about {rows}x{cols}: {size / 1e3:.1f} kB each, "
+        f"{count} images to process, on grids of about {rows}x{cols}: {size / 1e3:.1f} kB each, "
         f"{size * count / 1e6:.1f} MB; {each:.2f} s each, about "
         f"{each * count / 60 / processes:.1f} min in {processes} process"
         f"{'es' if processes > 1 else ''}",
@@ -157,7 +159,7 @@ def _fill(
     batch_size: int,
     workers: int,
 ) -> None:
-    """Write shard after shard, those left out that another process is at."""
+    """Write the remaining shards, except those that another process is writing."""
     from fakd.training.answering import records
 
     left = store.left()
@@ -186,9 +188,9 @@ def _shown(found: "Iterable[Record]", display: StepProgress, done: int) -> "Iter
 def _work(
     cell: Cell, environment: Mapping[str, str], stop: Callable[[], bool] = lambda: False
 ) -> None:
-    """Let a process of its own do a share, and leave why it failed."""
+    """Run one worker process, and record why it failed."""
     with lock(cell.beside(".lock")) as held:
-        ending = "another command is at it" if held is None else run(cell, held, environment, stop)
+        ending = "another command runs it" if held is None else run(cell, held, environment, stop)
     if ending and not ending.startswith("exit code 0"):
         cell.record_failure(ending)
 
@@ -202,7 +204,7 @@ def _share(
     parallel: int,
     cluster: Mapping[str, Any],
 ) -> None:
-    """Let several processes share the work, and show how far they are."""
+    """Divide the work over several processes, and show their progress."""
     folder = store.folder / "workers"
     cells = [Cell("answer", folder / f"{n}", recipe, f"process {n}") for n in range(parallel)]
     engine = open_engine(on, hardware, parallel, cluster, str(folder))
@@ -221,6 +223,6 @@ def _share(
     if failed and store.left():
         raise ChildProcessError(
             f"{len(failed)} of {parallel} processes failed, the first with {failed[0].failure}; "
-            f"{len(store.left())} of {len(store.shards())} shards are left, and the same command "
-            "continues"
+            f"{len(store.left())} of {len(store.shards())} shards are left; the same command "
+            "resumes"
         )

@@ -1,4 +1,4 @@
-"""`fakd data check`: what is in a data set, and what to fix before training."""
+"""`fakd data check`: the content of a data set, and what to fix before training."""
 
 import time
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PICTURE = Path("data-check.png")
 _PATIENCE = 1.0
-"""Seconds of silence."""
+"""Seconds before progress is shown."""
 
 
 def check(
@@ -44,20 +44,22 @@ def check(
         samples: pairs of each split to decode; by default as many as time allows, at least 8.
         seconds: time limit.
         workers: threads that read files.
-        everything: read and decode every file, however long it takes.
-        save: a new folder for the proposed dataset.yaml, its lists of names, and masks that had to
-            be drawn; train with it as --data.
+        everything: read and decode every file, without a time limit.
+        save: a new folder for the proposed dataset.yaml, its lists of names, and rasterised masks;
+            train with it as --data.
 
     Returns:
-        What was found, as JSON holds it; ``usable`` says whether training would get through.
+        The results, JSON-serialisable; ``usable`` tells whether training would run.
     """
     if seconds <= 0:
         raise InputError(f"--seconds must be above 0, got {seconds}; give, for example, 40")
     if samples is not None and samples < 1:
-        raise InputError(f"--samples must be at least 1, got {samples}; leave it out for many")
+        raise InputError(
+            f"--samples must be at least 1, got {samples}; leave it out to use the time limit"
+        )
     if out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
-    # Imported here because `fakd data check --help` need not wait for it.
+    # Imported here to keep `fakd data check --help` fast.
     from fakd.inspection import inspected
 
     console = open_console()
@@ -80,7 +82,7 @@ def check(
 
 
 class _Display:
-    """Shows how far it is, once that has taken a moment."""
+    """Shows progress, once the check has taken a moment."""
 
     def __init__(self, console: Console, shown: ExitStack) -> None:
         self._console, self._shown = console, shown
@@ -91,7 +93,7 @@ class _Display:
         if what not in self._bars:
             if time.monotonic() - self._began < _PATIENCE:
                 return
-            # One live display at a time.
+            # Only one live display is possible at a time.
             self._shown.close()
             bar = StepProgress(self._console, f"check: {what}", total)
             self._bars[what] = self._shown.enter_context(bar)
@@ -105,14 +107,14 @@ def _print(console: Console, inspection: "Inspection") -> None:
     console.print(f"{opened.title}: {opened.origin}", style="bold", soft_wrap=True)
     console.print(file_table(inspection))
     if opened.proposal is not None:
-        console.print("\na dataset.yaml for it:\n", style="bold")
+        console.print("\nproposed dataset.yaml:\n", style="bold")
         console.print(opened.proposal.text, soft_wrap=True)
     if any(split.pixels for split in inspection.splits):
         console.print(class_histogram(inspection))
 
 
 def print_findings(console: Console, findings: "list[Finding]") -> None:
-    """Print what to fix, the most important first."""
+    """Print what to fix, most important first."""
     from fakd.inspection import Weight
 
     if not findings:
@@ -131,11 +133,11 @@ def _draw(console: Console, inspection: "Inspection", out: Path) -> Path | None:
 
     root = inspection.opened.root.resolve()
     if root in out.resolve().parents and (out == _PICTURE or out.exists()):
-        console.print("no picture is written over the data; name a place for it with --out")
+        console.print("no picture: it would be written into the data; choose another --out")
         return None
     drawn = save_overlays(out, inspection)
     if not drawn:
-        console.print("no picture: no pair of an image and a mask can be read")
+        console.print("no picture: no pair of image and mask can be read")
         return None
     console.print(f"{counted(drawn, 'image')} with masks: {out}", soft_wrap=True)
     return out

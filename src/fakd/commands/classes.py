@@ -1,4 +1,4 @@
-"""`fakd classes`: which of a teacher's classes each of the data's is."""
+"""`fakd classes`: propose a class map from a teacher's classes to the data's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +37,13 @@ def classes(
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         images: how many validation images are used, evenly spaced.
         out: a .yaml file to write the class map to.
-        inference: how images are shown to the teacher.
-        hardware: where and how to compute.
+        inference: the teacher's inference settings.
+        hardware: devices, precision, workers and memory.
 
     Returns:
-        What the file holds, and the mIoU in percent.
+        The content of the file, and the mIoU in percent.
     """
-    # Imported here because `fakd classes --help` need not wait for it.
+    # Imported here to keep `fakd classes --help` fast.
     import torch
 
     from fakd.answers.classes import propose, read_class_map
@@ -55,7 +55,7 @@ def classes(
         raise InputError(f"expected --images of at least 1, got {images}")
     out = None if out is None else expanded(out)
     if out is not None and out.exists():
-        raise InputError(f"{out} exists; name another --out")
+        raise InputError(f"{out} exists; choose another --out")
     data, console = fakd.data.open_data(data), open_console()
     asked = teacher_of(open_teacher(teacher), data, start(hardware, 0), hardware, any_classes=True)
     count = asked.network.classes
@@ -66,8 +66,8 @@ def classes(
         counts = _confusion(console, asked, data, images, inference).tolist()
     elif names is None:
         raise InputError(
-            f"the teacher's {count} classes have no names and there are no answers to compare with "
-            "labels; write the class map yourself"
+            f"the teacher's {count} classes have no names, and it has no answers for validation "
+            "images to compare with labels; write the class map yourself"
         )
     groups: dict[str, list] = dict(propose(data.class_names, theirs, counts))
     if names is None:
@@ -82,7 +82,7 @@ def classes(
     console.print(_table(groups, scores))
     taken = {each for group in groups.values() for each in group}
     if left := [each for each in names or () if each not in taken]:
-        console.print(f"of no class: {', '.join(left)}", soft_wrap=True)
+        console.print(f"not assigned: {', '.join(left)}", soft_wrap=True)
     if scores is not None:
         console.print(f"mIoU {100 * scores.miou:.2f} with these classes")
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
@@ -101,7 +101,7 @@ def _confusion(
     images: int,
     inference: Inference,
 ) -> Any:
-    """Count pixels by label and by the class that the teacher names."""
+    """Count pixels by label and by the class that the teacher predicts."""
     import torch
 
     from fakd.inference import to_unit
@@ -111,7 +111,7 @@ def _confusion(
     chosen = sorted({i * len(split) // images for i in range(images)})
     counts = torch.zeros(data.classes, theirs, dtype=torch.long)
     device = teacher.device
-    with StepProgress(console, "asking the teacher", len(chosen)) as display:
+    with StepProgress(console, "running the teacher", len(chosen)) as display:
         samples = fakd.data.evaluation_samples(split, indices=chosen)
         for done, (index, sample) in enumerate(zip(chosen, samples, strict=True), 1):
             if sample.labels is not None:
@@ -126,7 +126,7 @@ def _confusion(
 
 def _table(groups: dict[str, list], scores: "Scores | None") -> Table:
     table = Table(box=None)
-    for heading in ("class", "of the teacher's", "IoU"):
+    for heading in ("class", "teacher's classes", "IoU"):
         table.add_column(heading, justify="right" if heading == "IoU" else "left")
     for number, (name, group) in enumerate(groups.items()):
         iou = float("nan") if scores is None else 100 * float(scores.iou[number])

@@ -1,4 +1,4 @@
-"""`fakd compare`: does it help? Pairs x methods x seeds, and a verdict."""
+"""`fakd compare`: train pairs x methods x seeds, and give verdicts on what helped."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fakd.runs.reading import Failure, Outcome, Run
 
 SPREAD = 1.0
-"""Standard deviation of paired differences in mIoU that is expected before any is known."""
+"""Assumed standard deviation of paired differences in mIoU, before any is measured."""
 
 
 def compare(
@@ -123,12 +123,12 @@ def compare(
             gpu}.
 
     Returns:
-        Every finished run, as `fakd.runs.reading` reads it.
+        Every finished run.
 
     Raises:
         ChildProcessError: runs have failed; the others are finished.
     """
-    # Imported here because `fakd compare --help` need not wait for them.
+    # Imported here to keep `fakd compare --help` fast.
     from fakd.answers.classes import read_class_map
     from fakd.comparing.methods import resolve_methods, resolve_pairs, resolve_seeds
     from fakd.data import open_data
@@ -169,7 +169,7 @@ def compare(
     )
     if until_decided and primary is None and len(grid.methods) != 2:
         raise InputError(
-            "--until_decided needs to know what is to be decided: name it with --primary METHOD"
+            "--until_decided needs --primary METHOD, the method to be decided, if there are several"
         )
     if until_decided and len(first) > most:
         raise InputError(f"expected --seeds of no more than --most {most}, got {len(first)}")
@@ -179,7 +179,7 @@ def compare(
     announce(console, opened, inference, doubts)
     counts = [len(first)]
     if until_decided:
-        # A comparison that has gone further before goes on there.
+        # A comparison that already has more seeds resumes there.
         reached = max(len(first), grid.begun())
         counts = [each for each in design.looks if each >= reached]
     with closing(
@@ -197,7 +197,7 @@ def compare(
             outcome, decided, failed = _judged(grid, engine, console)
             if decided or failed:
                 break
-        # Whoever knows of a failure and asks again has the others scored without it.
+        # A failure already known before this command does not block scoring of the others.
         seen = all(cell.folder in known for cell in failed)
         if final and seen and outcome.runs and (decided or count == counts[-1]):
             _say_final(grid, outcome, opened, hardware, console)
@@ -205,13 +205,13 @@ def compare(
         then = " and opens the test split without those that fail again" if final else ""
         raise ChildProcessError(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
-            f"({failed[0].failure}); the same command tries them again{then}"
+            f"({failed[0].failure}); the same command retries them{then}"
         )
     return outcome.runs
 
 
 def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
-    """Say which seeds the margin needs and, where nothing is done yet, how long they take."""
+    """Print the seeds needed for the margin and, if nothing is done yet, their training time."""
     from fakd.comparing.statistics import seeds_needed
 
     margin, design, cells = grid.design.worthwhile, grid.design, grid.cells()
@@ -229,15 +229,15 @@ def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
 
     needed = seeds_needed(SPREAD, margin)
     console.print(
-        f"{f'about {needed}' if needed else 'more than 100'} seeds{lasting(needed or 100)} show "
-        f"{margin:g} mIoU where paired seeds differ by {SPREAD:g}, as usual; looks at "
+        f"{f'about {needed}' if needed else 'more than 100'} seeds{lasting(needed or 100)} detect "
+        f"{margin:g} mIoU at a usual spread of {SPREAD:g} over paired seeds; verdicts at "
         f"{', '.join(map(str, design.looks))} seeds{lasting(design.looks[-1])}",
         soft_wrap=True,
     )
 
 
 def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome, bool, list[Cell]]":
-    """Do the runs of a grid and say what they show; whether it decides all pairs, what failed."""
+    """Run a grid and print verdicts; return outcome, whether all are decided, and failed cells."""
     from fakd.comparing.verdict import is_primary, tone
     from fakd.runs.reading import read_grid
 
@@ -259,7 +259,7 @@ def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome,
 def _said(
     runs: "Sequence[Run]", failures: "Sequence[Failure]", console: "Console"
 ) -> "list[Comparison]":
-    """Show the methods of each pair and say how they compare."""
+    """Print a table of methods and the verdicts of each pair."""
     from fakd.comparing.verdict import references, sentence
     from fakd.report.methods import terminal_table
     from fakd.runs.reading import by_pair
@@ -284,15 +284,15 @@ def _say_final(
     hardware: Hardware,
     console: "Console",
 ) -> None:
-    """Open the test split, or what came of it, and say how the same methods compare there."""
+    """Score the test split, or read its earlier scores, and print the verdicts on it."""
     from fakd.report.final import score_once
 
     scored = score_once(grid.run, outcome.runs, data, hardware, console)
     _said(scored, outcome.failures, console)
     test = scored[0].result["test"]
     console.print(
-        f"\ntest split opened {test['opened']} by {test['command']}; its scores are kept in "
-        f"{grid.run / OPENED}, and the comparison takes no more runs",
+        f"\ntest split opened {test['opened']} by {test['command']}; its scores are stored in "
+        f"{grid.run / OPENED}, and no more runs may be added to the comparison",
         soft_wrap=True,
     )
 
@@ -325,7 +325,7 @@ def confirm(
     grid = read_yaml(run / GRID)
     if seeds < LEAST:
         raise InputError(
-            f"expected --seeds of at least {LEAST}, got {seeds}: fewer confirm nothing"
+            f"expected --seeds of at least {LEAST}, got {seeds}; fewer give no verdict"
         )
     names = [ALONE, *(name.replace("+", "-") for name in listed(methods))]
     if missing := [name for name in names if name not in grid["methods"]]:
@@ -336,7 +336,7 @@ def confirm(
     begin = max(grid["seeds"]) + 1
     target = out or run.with_name(f"{run.name}-confirm.yaml")
     if target.exists():
-        raise InputError(f"{target} is there already; choose another --out")
+        raise InputError(f"{target} exists; choose another --out")
     changed: dict[str, Any] = {
         "run": str(target.with_suffix("")),
         "methods": chosen,

@@ -1,4 +1,4 @@
-"""`fakd convert`: between mmsegmentation's checkpoints and this package's files."""
+"""`fakd convert`: convert between mmsegmentation's checkpoints and fakd's files."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from fakd.errors import InputError
 
 
 def convert(source: Path, target: Path, overwrite: bool = False) -> None:
-    """Convert a checkpoint of mmsegmentation to .safetensors, or a network of ours to its naming.
+    """Convert an mmsegmentation checkpoint to .safetensors, or a network of fakd to its naming.
 
     The target's suffix decides: .safetensors reads an mmsegmentation .pth file and keeps its class
     names and palette; .pth writes a state dictionary that mmsegmentation loads. A network from
     another library or your own code is written as its plain state dictionary.
 
     Args:
-        source: an mmsegmentation .pth file; or a finished run or .safetensors file of ours.
+        source: an mmsegmentation .pth file; or a finished run or .safetensors file of fakd.
         target: the file to write.
         overwrite: replace the target if it exists.
     """
@@ -25,7 +25,7 @@ def convert(source: Path, target: Path, overwrite: bool = False) -> None:
         raise InputError(f"the folder of --target {target} does not exist; create it first")
     if target.suffix == ".safetensors" and (source.suffix == target.suffix or source.is_dir()):
         raise InputError(
-            f"{source} is a network of ours already; give a --target that ends in .pth, or copy "
+            f"{source} is a network of fakd already; give a --target that ends in .pth, or copy "
             "best.safetensors"
         )
     if target.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""`fakd demo`: what distillation is good for, in minutes, without download, GPU or data set."""
+"""`fakd demo`: a demonstration of distillation, in minutes, without download, GPU or data set."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from fakd.settings import Augmentation, Existing, Intervals, Optimizer, Schedule
 SCENES: dict[str, Any] = {"train": 150, "val": 50, "size": (144, 192)}
 LABELLED = 4
 TEACHER = Path(fakd.data.__file__).parent / "streets" / "teacher.safetensors"
-"""Learnt in streets of another seed; recipes/demo says how it was made."""
+"""Trained on scenes of another seed; recipes/demo documents how."""
 STUDENT: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "strides": (2, 4, 8),
@@ -26,7 +26,7 @@ STEPS = 500
 UNLABELLED = 0.75
 STRENGTHS = {"alone": None, "cwd": 0.0, "fakd": 1.0}
 SMALL = ("pole", "pedestrian", "cyclist")
-"""Classes that are thin or rare: they stand in the table, and choose the pictures."""
+"""Thin or rare classes, shown in the table and used to choose the pictures."""
 PICTURES, EXAMINED = 5, 20
 
 
@@ -54,7 +54,7 @@ def demo(
     Returns:
         The rows of the table: name and result of the teacher and each student.
     """
-    # Imported here because `fakd demo --help` need not wait for it.
+    # Imported here to keep `fakd demo --help` fast.
     from fakd.commands.report import report
     from fakd.report.table import comparison_table
 
@@ -110,7 +110,7 @@ def teach(run: Path, seed: int, steps: int, existing: Existing) -> list[dict[str
     parameters = sum(weight.numel() for weight in teacher.parameters())
     final = fakd.evaluate(teacher, data)
     rows: list[dict[str, Any]] = [{"name": "teacher", "parameters": parameters, "final": final}]
-    # Asked once for all images: two students then learn at the cost of training alone.
+    # Answers are stored once, so that two students train at the cost of training alone.
     answer(TEACHER, data, answers, batch_size=8)
     for name, strength in STRENGTHS.items():
         rows.append({"name": f"student, {name}", **trained(name, strength)})
@@ -118,17 +118,17 @@ def teach(run: Path, seed: int, steps: int, existing: Existing) -> list[dict[str
 
 
 def gains(alone: float, cwd: float, fakd: float) -> str:
-    """Say what the images without labels were worth, in mIoU in percent, and what that shows."""
+    """Summarise the gain from the unlabelled images, in mIoU in percent."""
     unlabelled = SCENES["train"] - LABELLED
     return (
-        f"What the teacher sees in {unlabelled} images without labels was worth {cwd - alone:+.2f} "
-        f"mIoU by CWD and {fakd - alone:+.2f} by FAKD, against the student alone. FAKD against "
+        f"The teacher's predictions for {unlabelled} images without labels gave {cwd - alone:+.2f} "
+        f"mIoU with CWD and {fakd - alone:+.2f} with FAKD, against the student alone. FAKD against "
         f"CWD: {fakd - cwd:+.2f}, which one seed cannot tell from chance; fakd compare can."
     )
 
 
 def has_screen() -> bool:
-    """Tell whether somebody sits there who can look at a page."""
+    """Tell whether a page can be shown to someone: a terminal, with a display, and not CI."""
     display = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )
@@ -136,7 +136,7 @@ def has_screen() -> bool:
 
 
 def _pictures(data: "fakd.data.SegmentationData", run: Path) -> None:
-    """Draw scenes with much of what is thin or rare, as each network sees them."""
+    """Draw the predictions of each network for scenes with the most thin or rare classes."""
     import torch
 
     from fakd.report.pictures import draw_examples

@@ -1,4 +1,4 @@
-"""`fakd disagree`: which images to label next, by how much teacher and student differ."""
+"""`fakd disagree`: rank images to label next by how much teacher and student differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,17 +50,17 @@ def disagree(
         diverse: choose images one by one, each unlike those before it, so that not all are frames
             of one scene.
         temperature: logits are divided by it first.
-        inference: how images are shown to both networks.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
+        inference: inference settings for both networks.
+        accelerator: cpu, cuda, mps, or auto for the best available.
 
     Returns:
-        How many images were ranked, their mean score, and the share of pixels that differ.
+        The number of ranked images, their mean score, and the share of pixels that differ.
 
     Raises:
-        InputError: there is no image that can be read, no teacher, or one without answers.
+        InputError: no image can be read, there is no teacher, or it has no answers for the images.
         ChildProcessError: some images cannot be read; the others are ranked.
     """
-    # Imported here because `fakd disagree --help` need not wait for it.
+    # Imported here to keep `fakd disagree --help` fast.
     from fakd.inference import unlike_training
     from fakd.training.start import start
     from fakd.training.teacher import NetworkTeacher, open_teacher, teacher_of
@@ -72,7 +72,9 @@ def disagree(
     except ValueError as error:
         raise InputError(str(error)) from error
     if classes_from is not None and teacher is None:
-        raise InputError("--classes_from is for --teacher; the run's own teacher has its own")
+        raise InputError(
+            "--classes_from needs --teacher; the run's own teacher uses the class map of the run"
+        )
     images, out = expanded(images), expanded(out)
     files = fakd.data.image_files(images)
     root = images if images.is_dir() else images.parent
@@ -90,8 +92,8 @@ def disagree(
         raise InputError(f"{error}; or name another --teacher") from error
     if answers.network.classes != student.classes:
         raise InputError(
-            f"the teacher knows {answers.network.classes} classes, the student {student.classes}; "
-            "where they differ, give --classes_from MAP.yaml"
+            f"the teacher has {answers.network.classes} classes, the student {student.classes}; "
+            "give --classes_from MAP.yaml"
         )
     for note in (*answers.network.remarks, unlike_training(student, inference)):
         if note:
@@ -105,8 +107,8 @@ def _require_new(out: Path, images: Path) -> None:
         raise InputError(f"{out} exists; choose another --out")
     if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
         raise InputError(
-            f"--out {out} would write among the images in {images}, where its pictures are read as "
-            "such the next time; choose a folder beside it"
+            f"--out {out} is inside the images' folder {images}, so the next call would read its "
+            "pictures as images; choose a folder outside it"
         )
 
 
@@ -118,12 +120,12 @@ def _own_teacher(run: str | Path) -> Any:
     folder = expanded(run)
     remedy = "give --teacher"
     if not (folder / RECIPE).is_file():
-        raise InputError(f"{run} is no folder of a run, which would name its teacher; {remedy}")
+        raise InputError(f"{run} is not the folder of a run, which would name a teacher; {remedy}")
     with readable(folder):
         recipe = read_recipe(folder)
         spec, mapped = recipe.get("teacher"), recipe.get("classes_from")
     if not specs.is_spec(spec):
-        said = "had no teacher" if spec is None else f"was given a teacher of its own, {spec}"
+        said = "had no teacher" if spec is None else f"had a teacher object from Python, {spec}"
         raise InputError(f"{folder} {said}; {remedy}")
     try:
         spec = specs.checked(spec, "teacher")
@@ -137,7 +139,7 @@ def _own_teacher(run: str | Path) -> Any:
 def _images(
     root: Path, files: Sequence[Path], student: "fakd.Segmenter", levels: Levels
 ) -> "fakd.data.SegmentationData":
-    """Make a data set of the student's classes whose training images these are."""
+    """Create a data set with the student's classes and these images as its training split."""
     from fakd.data import Pair, PairedSplit, SegmentationData, default_palette
 
     relative = [file.relative_to(root).as_posix() for file in files]
@@ -152,7 +154,7 @@ def _images(
 
 
 class _Pair:
-    """Teacher and student, asked about one image after the other."""
+    """Teacher and student, compared on one image at a time."""
 
     def __init__(
         self, teacher: "Teacher", student: "Teacher", inference: Inference, temperature: float
@@ -161,7 +163,7 @@ class _Pair:
         self._inference, self._temperature = inference, temperature
 
     def __call__(self, image: Any, index: int) -> Any:
-        """Tell how their answers differ."""
+        """Compute how their predictions differ."""
         import torch
 
         from fakd.inference import to_unit
@@ -247,7 +249,7 @@ def _ranked(
     if pairs.any():
         teacher, student = divmod(int(pairs.argmax()), data.classes)
         share = int(pairs.max()) / int(pairs.sum())
-        said = f"most often {names[teacher]} to the teacher is {names[student]} to the student"
+        said = f"most often the teacher predicts {names[teacher]} and the student {names[student]}"
         console.print(f"{said}: {share:.1%} of those pixels", soft_wrap=True)
     for index in chosen[:5]:
         console.print(f"  {found[index]['score']:<9.3g}  {files[index]}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`fakd distill`: train a student with the help of a teacher."""
+"""`fakd distill`: train a student with a teacher."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ def distill(
     existing: Existing = "refuse",
     profile: int | None = None,
 ) -> dict[str, Any]:
-    """Train a student with the help of a teacher.
+    """Train a student with a teacher.
 
     The same command resumes an interrupted run, and refuses to touch a finished one. Training
     images may lack masks: the teacher then supplies the class of every pixel.
@@ -97,10 +97,10 @@ def distill(
             (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:
-        What ``result.json`` holds: final scores, best evaluation, the teacher's scores, seconds.
+        The content of ``result.json``: final scores, best evaluation, teacher's scores, seconds.
     """
     require_kinds(distill, locals())
-    # Imported here because `fakd distill --help` need not wait for it.
+    # Imported here to keep `fakd distill --help` fast.
     from fakd.fitting import settle
     from fakd.inspection.readiness import require_labels
     from fakd.runs.folder import read_environment
@@ -128,7 +128,7 @@ def distill(
 
     require_student(student, fit)
     if int8 and hardware.compile:
-        raise InputError("hardware.compile does not compile the rounding of int8; leave out one")
+        raise InputError("hardware.compile cannot be combined with int8; leave out one of them")
     run = expanded(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
@@ -158,7 +158,7 @@ def distill(
         answers = teacher_of(asked, data, fabric, settings.hardware)
         recipe = recipe_of(distill, locals())
         objective = Distillation(answers.network, student, distillation, by_labels, task.confidence)
-        # Made before there is a folder, as much may be wrong with the settings.
+        # Before the folder is created, as it refuses invalid settings.
         training = Training(fabric, student, objective, data, settings, console, run.name, answers)
         require_step_memory(fabric, student, data, settings, answers)
         if int8:
@@ -187,24 +187,24 @@ def distill(
 
 
 def _remark(console: Console, answers: "Teacher", augmentation: Augmentation, int8: bool) -> None:
-    """Say what stored answers do not tell, and what scores are of."""
+    """Print notes on INT8 training and on limits of stored answers."""
     if int8:
-        text = "the student learns with 8 bits, and is scored and saved without; for a file in INT8"
-        remark(console, f"{text}: fakd export --precision int8")
+        text = "the student trains with rounding to 8 bits, and is scored and saved without it"
+        remark(console, f"{text}; for an INT8 file: fakd export --precision int8")
     for text in answers.remarks:
         remark(console, text)
     if answers.maps and (augmentation.photometric or augmentation.extra):
         remark(
             console,
-            "stored answers are of the images as they are: changes of colour "
-            "(augmentation.photometric, extra) are seen by the student alone",
+            "stored answers belong to the original images: only the student sees changes of colour "
+            "(augmentation.photometric, extra)",
         )
 
 
 def _compare_class_names(
     console: Console, teacher: "fakd.Segmenter", data: "fakd.data.SegmentationData"
 ) -> None:
-    """Warn of a teacher whose classes are called, and so perhaps ordered, differently."""
+    """Warn of a teacher whose class names, and so perhaps their order, differ from the data's."""
     from fakd.training.wiring import called_otherwise
 
     if differing := called_otherwise(teacher, data):

@@ -1,4 +1,4 @@
-"""`fakd check`: whether a long run would be worth its time, on one page."""
+"""`fakd check`: checks of data, networks and settings before a long run, on one page."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -99,10 +99,10 @@ def doctor(
         existing: what to do if the run is already finished.
 
     Returns:
-        What was found, as JSON holds it; ``ready`` says whether nothing must be changed. Nothing
-        of the steps where there is too little memory for them.
+        The results, JSON-serialisable; ``ready`` tells whether nothing must be changed. Without
+        results of the steps if there is too little memory for them.
     """
-    # Imported here because `fakd check --help` need not wait for it.
+    # Imported here to keep `fakd check --help` fast.
     from fakd.fitting import settle
     from fakd.inspection import Finding, Weight
     from fakd.inspection.readiness import require_labels
@@ -123,7 +123,7 @@ def doctor(
             "expected --student and --teacher, for fakd distill, or --network, for fakd train"
         )
     if wanted_student and teacher is None:
-        raise InputError("expected a --teacher beside --student; give --network to train alone")
+        raise InputError("expected --teacher with --student; give --network to train alone")
     if out is not None and out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
     data = fakd.data.open_data(data)
@@ -140,13 +140,13 @@ def doctor(
     if isinstance(asked, fakd.Segmenter):
         require_apart(asked, learner)
     wanted = Settings.of(locals())
-    # Every step at the highest learning rate, on the share of one device.
+    # Every step at the peak learning rate, with one device's share of the batch.
     batch_size = max(1, schedule.batch_size // devices)
     steps = replace(schedule, shape="constant", warmup=0, batch_size=batch_size)
     fabric = start(hardware, seed)
     if hardware.compile:
         require_compiler(fabric.device)
-        # What is tried here is of many sizes, each of which would be compiled anew.
+        # Sizes vary in this check, and each would be compiled separately.
         hardware = replace(hardware, compile=False)
     settings = replace(wanted, schedule=steps, hardware=hardware)
     console = console_of(fabric)
@@ -209,7 +209,7 @@ def _numbers(tried: "Trial", settings: Settings, data: "SegmentationData") -> di
 
 
 def _of_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
-    """Look the files over for some seconds; data that are drawn have none."""
+    """Inspect the data's files for a few seconds; generated data have none."""
     from fakd.data.samples import PairedSplit
     from fakd.inspection import Finding, Weight, inspected
 
@@ -223,7 +223,7 @@ def _of_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
 def _asked(
     teacher: "Teacher | None", data: "SegmentationData", settings: Settings, findings: list
 ) -> "Asked | None":
-    """Ask the teacher about a few images, and judge what it says."""
+    """Score the teacher on a few images, and append findings."""
     from fakd.inspection import Finding, Weight
     from fakd.training import trial
     from fakd.training.asking import ask, asked_otherwise
@@ -238,25 +238,25 @@ def _asked(
     try:
         known = ask(teacher, data, settings, _TEACHER_SECONDS)
     except FloatingPointError as error:
-        raise InputError(f"the teacher's answers are infinite or NaN: {error}") from error
+        raise InputError(f"the teacher's output is infinite or NaN: {error}") from error
     if not known.samples:
         findings += named
         return None
     fed, ordered = asked_otherwise(teacher, data, settings, known, _FEEDING_SECONDS)
-    # What the labels show need not be guessed from names.
+    # A class order found by labels makes the comparison of names unnecessary.
     findings += [*fed, *(ordered or named)]
     try:
         refuse_degenerate_teacher(
             known.scores, f"{counted(len(known.samples), 'image')} of {data.name}"
         )
     except InputError as error:
-        # Unless there is better advice.
+        # Unless there is more specific advice.
         findings += [] if fed or ordered else [Finding(Weight.STOPS, str(error))]
     return known
 
 
 def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> float:
-    """Extrapolate from the steps that were made to the whole run."""
+    """Estimate the seconds of the whole run from the measured steps."""
     steps, workers = settings.schedule.steps, settings.hardware.workers
     reading = tried.batch_seconds / max(1, workers)
     step = max(tried.step_seconds, reading) if workers else tried.step_seconds + reading
@@ -269,7 +269,7 @@ def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> fl
 def _measured(
     known: "Asked | None", tried: "Trial | None", settings: Settings, data: "SegmentationData"
 ) -> Table:
-    """Lay out what was measured, a line for each."""
+    """Format the measurements as a table."""
     schedule = settings.schedule
     rows = []
     if known is not None:
@@ -279,18 +279,18 @@ def _measured(
         terms = ", ".join(f"{name} {value:.4g}" for name, value in tried.terms.items())
         rows.append(("loss terms", terms))
         if (ratio := tried.ratio) is not None:
-            rows.append(("gradients", f"that of the distillation is {ratio:.3g} times the task's"))
-    batch = f"{schedule.batch_size} images a step"
-    rate = f"{schedule.learning_rate:g} at most, {settings.optimizer.kind}, {batch}"
+            rows.append(("gradients", f"the distillation's is {ratio:.3g} times the task's"))
+    batch = f"{schedule.batch_size} images per step"
+    rate = f"peak {schedule.learning_rate:g}, {settings.optimizer.kind}, {batch}"
     rows.append(("learning rate", rate))
     if tried is not None:
         first, last = tried.losses[0], tried.losses[-1]
         repeated = f"the loss of one batch goes from {first:.4g} to {last:.4g}"
         rows.append((counted(len(tried.losses), "step"), repeated))
         whole = timedelta(seconds=round(_seconds(tried, settings, data)))
-        spent = f"{tried.step_seconds:.3g} s a step, about {whole} for {schedule.steps:,} steps"
+        spent = f"{tried.step_seconds:.3g} s per step, about {whole} for {schedule.steps:,} steps"
         rows.append(("time", f"{spent} with evaluations"))
-        rows.append(("memory", f"{tried.memory / 1e9:.2f} GB at most so far"))
+        rows.append(("memory", f"peak {tried.memory / 1e9:.2f} GB so far"))
     table = Table(box=None, show_header=False, width=80)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
@@ -302,7 +302,7 @@ def _measured(
 def _draw(
     console: Console, out: Path | None, data: "SegmentationData", known: "Asked | None"
 ) -> str | None:
-    """Write validation images beside their labels and the teacher's answers."""
+    """Draw validation images with their labels and the teacher's predictions."""
     if out is None:
         return None
     from fakd.inspection import spread
@@ -329,7 +329,7 @@ def _draw(
 
 
 def _concluded(console: Console, findings: "list[Finding]") -> bool:
-    """Print what to change; tell whether nothing must be."""
+    """Print the findings and the conclusion; return whether nothing must be changed."""
     from fakd.commands.check import print_findings
     from fakd.inspection import Weight
 

@@ -32,14 +32,14 @@ def evaluate(
         split: which part of the data; make no choices by scores on test.
         inference: how images are shown to the network.
         out: a JSON file to write the scores to; an existing one is replaced.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
+        accelerator: cpu, cuda, mps, or auto for the best available.
         workers: processes that decode images.
 
     Returns:
-        The scores in percent, as the JSON file holds them.
+        The scores in percent, as in the JSON file.
     """
     require_kinds(evaluate, locals())
-    # Imported here because `fakd evaluate --help` need not wait for it.
+    # Imported here to keep `fakd evaluate --help` fast.
     from fakd.inference import score, unlike_training
     from fakd.inspection.readiness import require_labels
     from fakd.report.table import class_table
@@ -71,7 +71,7 @@ def evaluate(
     scores = fakd.metrics.Scores.from_matrix(matrix)
     result = {"data": data.name, "split": split, "images": len(part)}
     result |= scores.as_dict(data.class_names)
-    # Written before it is shown, which may fail.
+    # Written before printing, which may fail.
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
     console.print(class_table(scores, data.class_names))

@@ -1,4 +1,4 @@
-"""`fakd export`: a file for a device, and the guarantee that it is as good as the student."""
+"""`fakd export`: a network as a file for deployment, with a check of its accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,12 @@ def export(
         overwrite: replace an export that is already there.
 
     Returns:
-        What the file's metadata and the guarantee say, whether it ``holds``, and the ``path``.
+        The file's metadata and the result of the check, whether it ``holds``, and the ``path``.
 
     Raises:
-        InputError: the network cannot be exported so, or there are no data to try it with.
+        InputError: the network cannot be exported in this way, or there are no data for the check.
     """
-    # Imported here because `fakd export --help` need not wait for it.
+    # Imported here to keep `fakd export --help` fast.
     from fakd.exporting.program import Form, exportable_inference
     from fakd.exporting.shipping import Wanted, refuse_present, ship
     from fakd.exporting.writing import require_target
@@ -93,7 +93,7 @@ def export(
     shown = exportable_inference(inference)
     console = open_console()
     if inference.window or inference.averages:
-        remark(console, "windows, mirrored and several sizes are no part of a file: left out")
+        remark(console, "a file cannot contain windows, flips or several scales: left out")
     out = None if out is None else expanded(out)
     run = Path(word).absolute().name if word else type(network).__name__.lower()
     name = run.removesuffix(".safetensors")
@@ -113,16 +113,16 @@ def export(
     with StepProgress(console, "checking", total) as display:
         made = ship(network, data, shown, wanted, out, name, word, facts, display.advance)
     if made["size"] and form.size is None:
-        remark(console, f"no exporter can do any size: the file takes {height} x {width} only")
+        remark(console, f"export with a variable size failed: the file takes {height} x {width}")
     console.print(made["verdict"], soft_wrap=True)
     if made["float_layers"]:
         console.print(f"left in float: {', '.join(made['float_layers'])}", soft_wrap=True)
-    console.print(f"written to {made['path']}, with its card beside it", soft_wrap=True)
+    console.print(f"written to {made['path']}, with card.md and run.py", soft_wrap=True)
     return made
 
 
 def _word(network: "fakd.Segmenter") -> str | None:
-    """Find the path that the network was loaded from."""
+    """Return the path that the network was loaded from, if any."""
     origin = network.origin or {}
     loaded = origin.get("class_path", "").startswith("fakd.models.load")
     path: str | None = origin["init_args"].get("path") if loaded else None
@@ -130,10 +130,10 @@ def _word(network: "fakd.Segmenter") -> str | None:
 
 
 def _data_of(word: str | None) -> "fakd.data.SegmentationData":
-    """Open the data of the run that the network is of."""
+    """Open the data of the network's run."""
     from fakd.report.examination import open_data_of
     from fakd.runs.reading import read_run
 
     if word is None or not Path(word).is_dir():
-        raise InputError("give labelled images with --data; the file is tried on its val images")
+        raise InputError("give labelled images with --data; the file is checked on its val images")
     return open_data_of(read_run(word))

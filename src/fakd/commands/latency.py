@@ -1,4 +1,4 @@
-"""`fakd latency`: how fast networks are on this machine."""
+"""`fakd latency`: time networks on this machine."""
 
 import json
 from collections.abc import Sequence
@@ -48,12 +48,12 @@ def latency(
         accelerator: cpu, cuda, mps, or auto for the best one present.
         sort: the column to sort by; -COLUMN sorts in descending order.
         out: a JSON file to write the numbers to; an existing one is replaced.
-        picture: a PNG of mIoU (where all are known, else parameters) against latency.
+        picture: a PNG of mIoU (if known for all, else parameters) against latency.
 
     Returns:
-        The timings, as the JSON file holds them.
+        The timings, as in the JSON file.
     """
-    # Imported here because `fakd latency --help` need not wait for it.
+    # Imported here to keep `fakd latency --help` fast.
     from fakd.report.latency import latency_row, save_latency
     from fakd.report.table import Row, columns, filled, sorted_by, terminal
     from fakd.timing import Timing, available, place_name, require_runtimes, time_network
@@ -84,7 +84,7 @@ def latency(
                 given, size, device, runtimes=wanted, inference=shown, classes=classes
             ):
                 timings.append(each)
-                # A column that there is none of is refused at the first row.
+                # Sorted in the loop, so that an unknown column is refused at the first row.
                 rows = sorted_by([*rows, latency_row(each)], sort)
             display.advance(done)
     table = terminal(rows, filled(rows, columns(rows)), empty="-")
@@ -95,5 +95,5 @@ def latency(
     if out is not None:
         write_text(expanded(out), json.dumps(found, indent=2) + "\n")
     if picture is not None and not save_latency(expanded(picture), timings):
-        remark(console, "nothing to draw: no network has a time and parameters that are seen")
+        remark(console, "nothing to draw: time and parameters are known for no network")
     return found

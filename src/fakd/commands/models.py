@@ -1,4 +1,4 @@
-"""`fakd models`: the paper's networks in numbers, and the checkpoints published for them."""
+"""`fakd models`: the paper's networks and their published checkpoints."""
 
 from fakd.console import open_console
 
@@ -11,15 +11,15 @@ def models(classes: int = 150, published: bool = False) -> None:
     directly: --teacher FILE.pth.
 
     Args:
-        classes: number of classes the networks are counted for; 150 is ADE20K's.
+        classes: number of classes of the networks; ADE20K has 150.
         published: list mmsegmentation's checkpoints of these networks instead, with their scores.
     """
-    # Imported here because `fakd models --help` need not wait for it.
+    # Imported here to keep `fakd models --help` fast.
     from fakd.models import PUBLISHED, list_networks
     from fakd.report.table import network_table, published_table
 
     table = published_table(PUBLISHED) if published else network_table(list_networks(classes))
-    # File names must stay whole to be copied, whatever the terminal's width.
+    # File names must not be wrapped, so that they can be copied.
     console = open_console()
     console.width = max(console.width, 120)
     console.print(table)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BEGUN = "unfinished.json"
-"""What makes the masks beside it, there until all are made."""
+"""Next to the masks: the settings that they are made with, until all are done."""
 
 
 def predict(
@@ -47,7 +47,7 @@ def predict(
     Args:
         network: a finished run, a weight file, an exported file, or any network.
         images: an image, a folder, searched with its subfolders, or a video.
-        out: folder to write to, outside of the images; created if missing.
+        out: folder to write to, outside the images; created if missing.
         overlays: also write the tinted images.
         inference: how images are shown to the network.
         levels: how pixel values are interpreted; by default as in the network's training.
@@ -58,12 +58,12 @@ def predict(
         The number of images, or frames, segmented.
 
     Raises:
-        InputError: there is no image that can be read, or something is in the way.
+        InputError: no image can be read, or files exist that may not be overwritten.
         ChildProcessError: some images cannot be read; the others are segmented.
-        KeyboardInterrupt, SystemExit: a signal asked to stop, and it has stopped.
+        KeyboardInterrupt, SystemExit: it was stopped by a signal.
     """
     require_kinds(predict, locals())
-    # Imported here because `fakd predict --help` need not wait for it.
+    # Imported here to keep `fakd predict --help` fast.
     import torch
 
     from fakd.inference import predict_classes, together, unlike_training
@@ -82,8 +82,8 @@ def predict(
         inside = images.is_dir() and place.is_relative_to(root.resolve())
         if inside or place == root.resolve():
             raise InputError(
-                f"--out {out} would write among the images in {root}, where they are read as such "
-                "the next time; choose a folder beside it"
+                f"--out {out} is inside the images' folder {root}, so the next call would read the "
+                "results as images; choose a folder outside it"
             )
     if images.is_dir():
         others = sorted({root / file for file in files_below(images)}.difference(files))
@@ -97,7 +97,7 @@ def predict(
         "levels": asdict(levels),
         "overlays": overlays,
     }
-    made = json.loads(json.dumps(made))  # JSON makes lists of tuples
+    made = json.loads(json.dumps(made))  # JSON turns tuples into lists
     done = _made_before(files, masks, out / _BEGUN, made, overwrite)
     pairs = [pair for pair in zip(files, masks, strict=True) if pair[1] not in done]
     device = pick_device(accelerator)
@@ -111,7 +111,7 @@ def predict(
         if overlays:
             tinted = out / "overlays" / file.relative_to(root).with_suffix(".jpg")
             save_picture(tinted, overlay(image, classes, palette))
-        # Last, for a mask that is there says that its image is done.
+        # Last, since an existing mask marks its image as done.
         save_mask(mask, classes, palette)
 
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
@@ -132,7 +132,7 @@ def predict(
             else:
                 yield image, file, mask
 
-    # A batch is read and one is written while the network sees another.
+    # One batch is read and another written while the network runs on a third.
     with signals.listening(), StepProgress(console, "predict", len(files)) as display:
         with reader, writer:
             going: list[Future[None]] = []
@@ -153,7 +153,7 @@ def predict(
                 each.result()
         if signals.noted():
             there = sum(mask.is_file() for mask in masks)
-            kept = f"after {there} of {len(files)} images; the same command goes on there"
+            kept = f"after {there} of {len(files)} images; the same command resumes there"
             raise signals.ended(
                 signals.noted(), f"stopped by {signals.name(signals.noted())} {kept}"
             )
@@ -172,7 +172,7 @@ def predict(
 
 
 def _identity(network: "fakd.Segmenter") -> str:
-    """Tell a network from others, by its weights or the file that it is asked through."""
+    """Identify a network by a hash of its weights or of its exported file."""
     from fakd.training.start import fingerprint
 
     told = (getattr(each, "digest", None) for each in network.modules())
@@ -186,11 +186,10 @@ def _made_before(
     made: Mapping[str, Any],
     overwrite: bool,
 ) -> set[Path]:
-    """Find the masks that this command has made before it was stopped.
+    """Find the masks that the same command made before it was stopped.
 
     Raises:
-        InputError: there are masks that another one has made, or one that came to its end, and
-            they are not to be replaced.
+        InputError: there are masks of another or of a finished command, and ``overwrite`` is false.
     """
     present = [mask for mask in masks if mask.exists()]
     if not present:
@@ -199,12 +198,12 @@ def _made_before(
     if begun.is_file():
         try:
             before = read_json(begun)
-            changed = next((f", made otherwise ({each})" for each in differences(before, made)), "")
+            changed = next((f", made with {each}" for each in differences(before, made)), "")
         except (OSError, ValueError, TypeError, AttributeError) as error:
             changed = f", and {begun} cannot be read ({error})"
         if not changed:
             since = begun.stat().st_mtime
-            # An image that has changed meanwhile is done again.
+            # An image that has changed since is processed again.
             return {
                 mask
                 for file, mask in zip(files, masks, strict=True)
@@ -237,7 +236,7 @@ def _video(
     if present and not overwrite:
         raise InputError(f"{present[0]} exists; choose another --out or give --overwrite true")
     if any(path.resolve() == video.resolve() for path in results(video, out, overlays)):
-        raise InputError(f"--out {out} would write over {video}; choose another folder")
+        raise InputError(f"--out {out} would overwrite {video}; choose another folder")
     device, console = pick_device(accelerator), open_console()
     for note in (*network.remarks, unlike_training(network, inference)):
         if note:
@@ -247,7 +246,7 @@ def _video(
         if frames % 100 == 0:
             console.print(f"{frames} frames done")
         if signals.noted():
-            where = f"at frame {frames} of {video}; the same command starts it anew"
+            where = f"at frame {frames} of {video}; the same command starts over"
             raise signals.ended(
                 signals.noted(), f"stopped by {signals.name(signals.noted())} {where}"
             )

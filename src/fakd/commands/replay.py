@@ -1,4 +1,4 @@
-"""`fakd replay`: look at one step of a run again."""
+"""`fakd replay`: recompute one step of a run."""
 
 from dataclasses import is_dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def replay(
     run: str | Path, step: int | None = None, out: Path | None = None, accelerator: str = "auto"
 ) -> dict[str, Any]:
-    """Look at one step of a run again: its images, its loss terms, its gradients.
+    """Recompute one step of a run and show its images, loss terms and gradients.
 
     A run whose loss, gradient or weights became infinite or NaN records the number of that step.
     Its batch is drawn again, and its weights are recomputed from the last checkpoint, on one
@@ -32,10 +32,10 @@ def replay(
         accelerator: cpu, cuda, mps, or auto for the best one present.
 
     Returns:
-        Names of the samples, loss terms, norms of the gradients, weights with broken gradients.
+        Names of the samples, loss terms, gradient norms, weights with gradients that are not
+        finite.
     """
-    # Imported here because `fakd replay --help` need not wait for it.
-
+    # Imported here to keep `fakd replay --help` fast.
     from fakd.files import read_yaml
     from fakd.report.figures import colour, save_grid
     from fakd.runs.folder import LAST, RECIPE, SHOWN, WRONG, read_json, readable
@@ -46,14 +46,14 @@ def replay(
 
     run = Path(run)
     if not (run / RECIPE).is_file():
-        raise InputError(f"expected the folder of a run, got {run}, where there is no {RECIPE}")
+        raise InputError(f"expected the folder of a run, got {run}, which contains no {RECIPE}")
     with readable(run):
         recipe = read_yaml(run / RECIPE)
         settings = settled(_settings(recipe, accelerator), run)
         if step is None and (run / WRONG).is_file():
             step = read_json(run / WRONG)["step"]
     if step is None or not 1 <= step <= settings.schedule.steps:
-        wrong = "none that went wrong is known" if step is None else f"got {step}"
+        wrong = "the run recorded no failed step" if step is None else f"got {step}"
         raise InputError(f"expected a --step from 1 to {settings.schedule.steps}; {wrong}")
     console = open_console()
     training = _training(recipe, settings, run.name)
@@ -74,7 +74,7 @@ def replay(
     names = [data.train.name(int(index)) for index in batch.indices]
     lines = [f"{run.name}: step {step} of {settings.schedule.steps}, {len(names)} images"]
     if found.since >= step:
-        lines[0] += f", with the weights of step {found.since}, the last that are saved"
+        lines[0] += f", with the weights of the checkpoint, step {found.since}"
     views = zip(names, batch.labelled.tolist(), batch.geometries, strict=True)
     lines += [f"  {name}{'' if known else ' (no labels)'}: {_seen(g)}" for name, known, g in views]
     lines += [_numbers("loss", found.terms), _numbers("gradient norm", found.norms)]
@@ -112,13 +112,13 @@ def _settings(recipe: dict[str, Any], accelerator: str) -> Settings:
 
 
 def _filled(group: Any, values: dict[str, Any]) -> Any:
-    # YAML has made lists of tuples.
+    # YAML reads tuples as lists.
     known = {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
     return replace(group, **known)
 
 
 def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Training":
-    """Set up a run as its command does, quietly."""
+    """Set up a run as its command does, without output."""
     import torch
 
     from fakd import specs
@@ -132,8 +132,8 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     def built(key: str, classes: int | None = None) -> Any:
         if not specs.is_spec(recipe[key]):
             raise InputError(
-                f"{title} was started from Python with a {key} of your own, {recipe[key]}, which "
-                "cannot be built from its recipe"
+                f"{title} was started from Python with your own {key} object, {recipe[key]}, which "
+                "cannot be rebuilt from the recipe; call fakd replay on runs started by command"
             )
         torch.manual_seed(settings.seed)
         spec = specs.checked(recipe[key], key, counted=classes is not None)
@@ -163,15 +163,15 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
 
 
 def _seen(geometry: "Geometry | None") -> str:
-    """Say which part of an image a view shows."""
+    """Describe the crop and the geometric augmentation of an image."""
     if geometry is None:
-        return "with a part of another image"
+        return "mixed with another image"
     parts = [
         f"{side} {axis.start}-{axis.start + axis.length} of {axis.after}, from {axis.before}"
         for side, axis in (("rows", geometry.rows), ("columns", geometry.columns))
     ]
-    parts += ["mirrored"] if geometry.flipped else []
-    parts += [f"turned by {geometry.angle:.1f} degrees"] if geometry.angle else []
+    parts += ["flipped"] if geometry.flipped else []
+    parts += [f"rotated by {geometry.angle:.1f} degrees"] if geometry.angle else []
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""`fakd report`: one HTML file that answers whether it helped."""
+"""`fakd report`: one HTML file on whether distillation helped."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ def report(
     accelerator: str = "auto",
     allow: str | list[str] = "",
 ) -> Path:
-    """Write one HTML file that says what helped, and shows how networks and runs differ.
+    """Write one HTML file with verdicts on what helped, and comparisons of networks and runs.
 
     It opens offline: verdict, table, classes, curves, pictures, calibration, recipes and
     environments are inside. Networks are run on validation images to measure what training did not:
@@ -53,7 +53,7 @@ def report(
         raise InputError(f"--out must end in .html, got {out}; name it {out.with_suffix('.html')}")
     if not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
-    # Imported here because `fakd report --help` need not wait for it.
+    # Imported here to keep `fakd report --help` fast.
     from fakd.models.files import own_version
     from fakd.report.page import Note, Section, add_pictures, write_report
     from fakd.runs.environment import command_line
@@ -80,8 +80,8 @@ def report(
         if there := tested.get((f"{name}, test split", pair)):
             kept = next(iter(there.values()))[0].result["test"]
             text = (
-                f"{kept['images']} images that no training and no choice has seen, opened "
-                f"{kept['opened']}; the command and the scores are kept in {OPENED}"
+                f"{kept['images']} images used neither for training nor for selection, opened "
+                f"{kept['opened']}; the command and the scores are stored in {OPENED}"
             )
             test = Section(f"{title}, test split", there, own, None, [text])
         sections.append(Section(title, methods, own, examined, remarks, pictured, test))
@@ -104,10 +104,10 @@ def report(
 def _look(
     title: str, methods: "Methods", images: int, device: "torch.device", console: Console
 ) -> "tuple[SegmentationData | None, Examination | None, list[str]]":
-    """Show validation images to the networks of a pair, as far as they and the data are there.
+    """Run the networks of a pair on validation images, as far as networks and data are available.
 
     Returns:
-        The data, what was found out, and what could not be looked at.
+        The data, the measurements, and remarks on what could not be measured.
     """
     from fakd.report.examination import examine, inference_of, open_data_of, open_networks
     from fakd.training.progress import StepProgress
@@ -123,7 +123,7 @@ def _look(
     if not networks:
         return data, None, problems
     count = {"networks": float(len(networks))}
-    with StepProgress(console, f"look at {title}", min(images, len(data.val))) as display:
+    with StepProgress(console, f"examine {title}", min(images, len(data.val))) as display:
         examined = examine(
             networks, data.val, inference_of(first), images, lambda done: display.show(done, count)
         )

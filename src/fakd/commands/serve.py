@@ -1,4 +1,4 @@
-"""`fakd serve`: networks beside each other on your images, in a browser on this machine."""
+"""`fakd serve`: compare networks on your images in a browser, on this machine."""
 
 import os
 import webbrowser
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PIXELS = 50_000_000
-"""That are decoded at most, unless FAKD_MAX_PIXELS says otherwise."""
+"""Maximum size of a decoded image, unless FAKD_MAX_PIXELS is set."""
 
 
 def serve(
@@ -49,12 +49,12 @@ def serve(
         accelerator: cpu, cuda, mps, or auto for the best one present.
 
     Raises:
-        InputError: a network cannot be opened, the port is taken, or others could reach the host.
+        InputError: a network cannot be opened, the port is in use, or the host is not loopback.
     """
     if not networks or not megabytes > 0:
         raise InputError("expected networks, and --megabytes above 0")
     with PageServer(host, port, int(1e6 * megabytes)) as server:
-        # Imported here because a port that is taken need not wait for it.
+        # Imported here, so that a port in use is reported at once.
         from functools import partial
 
         from fakd.serving.networks import Common, photo, segmented, shown
@@ -77,7 +77,7 @@ def serve(
         for number, (one, places) in enumerate(zip(all_shown, common.places, strict=True)):
             posts[f"/segment/{number}"] = partial(segmented, one, places)
         said = ", ".join(each.title for each in all_shown)
-        console.print(f"{said} at {server.url} (Ctrl-C ends it)", soft_wrap=True)
+        console.print(f"{said} at {server.url} (Ctrl-C stops it)", soft_wrap=True)
         if open and not webbrowser.open(server.url):
             remark(console, "no browser was found; open the address yourself")
         server.serve(page(all_shown, common, server.limit), posts)
@@ -86,7 +86,7 @@ def serve(
 def _teachers(
     networks: Sequence[Any], console: "Console"
 ) -> Iterator[tuple[str, "fakd.Segmenter"]]:
-    """Open the teachers that runs name, each once, unless they are among the networks."""
+    """Open the teachers of the runs, each once, unless they are among the networks."""
     from fakd.report.examination import open_teacher_of
     from fakd.runs.folder import RECIPE
     from fakd.runs.reading import read_run

@@ -1,4 +1,4 @@
-"""`fakd students`: the students that come ready, in numbers."""
+"""`fakd students`: the built-in students and their cost."""
 
 import json
 from pathlib import Path
@@ -38,9 +38,9 @@ def students(
         out: a JSON file to write the table to; an existing one is replaced.
 
     Returns:
-        The rows, as the JSON file holds them.
+        The rows, as in the JSON file.
     """
-    # Imported here because `fakd students --help` need not wait for it.
+    # Imported here to keep `fakd students --help` fast.
     from fakd.models.students import installed, list_students
     from fakd.report.latency import latency_row
     from fakd.report.table import Row, sorted_by, student_row, terminal
@@ -57,7 +57,7 @@ def students(
     rows: list[Row] = []
     with StepProgress(console, "students", len(words)) as display:
         for done, each in enumerate(list_students(classes, size, words), start=1):
-            # A column that there is none of is refused at the first row.
+            # Sorted in the loop, so that an unknown column is refused at the first row.
             row = student_row(each)
             if device is not None:
                 word = each.row.name
@@ -68,7 +68,7 @@ def students(
     found = [{name: each.value or each.text for name, each in row.items()} for row in rows]
     if out is not None:
         write_text(expanded(out), json.dumps(found, indent=2) + "\n")
-    # Words must stay whole to be copied, whatever the terminal's width.
+    # Names must not be wrapped, so that they can be copied.
     table = terminal(rows, empty="-")
     table.columns[0].no_wrap, console.width = True, max(console.width, 145)
     console.print(table)

@@ -27,19 +27,19 @@ def tables(
 
     Args:
         runs: finished runs, or folders of comparisons.
-        out: folder to write to, created if missing; files of an earlier call are replaced.
-        images: how many validation images Figure 3 and the examples show; 0 leaves both out.
+        out: folder to write to, created if missing; existing files are replaced.
+        images: number of validation images in Figure 3 and the examples; 0 leaves both out.
         shown_class: name of the class of Figure 3; by default the one whose IoU augmentation
             changed most.
-        accelerator: cpu, cuda, mps, or auto for the best one present.
-        allow: class paths or modules of your own that the runs' files may ask for.
+        accelerator: cpu, cuda, mps, or auto for the best available.
+        allow: class paths or modules of your own code that the runs' files may import.
 
     Returns:
         The files.
     """
     if images < 0:
         raise InputError(f"expected --images of 0 or more, got {images}")
-    # Imported here because `fakd tables --help` need not wait for it.
+    # Imported here to keep `fakd tables --help` fast.
     from fakd.report.paper import write_figures, write_tables
     from fakd.report.pictures import write_pictures
     from fakd.runs.reading import read_folders

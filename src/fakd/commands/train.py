@@ -69,10 +69,10 @@ def train(
             (trace.json, for chrome://tracing or perfetto.dev) into the run's folder.
 
     Returns:
-        What ``result.json`` holds: final scores, best evaluation, parameters, seconds.
+        The content of ``result.json``: final scores, best evaluation, parameters, seconds.
     """
     require_kinds(train, locals())
-    # Imported here because `fakd train --help` need not wait for it.
+    # Imported here to keep `fakd train --help` fast.
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
     from fakd.training.company import sitting
@@ -109,7 +109,7 @@ def train(
     console = console_of(fabric)
     with sitting(fabric, run):
         objective = Supervised(TaskLoss(task, data.classes, network.align_corners))
-        # Made before there is a folder, as much may be wrong with the settings.
+        # Before the folder is created, as they refuse invalid settings.
         settings, layout = choose(fabric, settings, run, existing, network)
         training = Training(fabric, network, objective, data, settings, console, run.name)
         require_step_memory(fabric, network, data, settings)

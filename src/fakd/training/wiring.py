@@ -90,7 +90,7 @@ def _teachers(
         facts = {
             "library": "stored answers",
             "network": Path(teacher.answers.title).name,
-            "images": "not run",
+            "images": "those with a stored answer",
             "logits": f"stride {teacher.stride}",
             "features": f"{channels} channels" if channels else "not stored",
             "classes": _classes(teacher.network, data),
