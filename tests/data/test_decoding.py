@@ -322,7 +322,7 @@ def test_a_tiff_that_is_to_be_turned_is_recognised_as_such(made_up, deep):
     assert (header.size, header.stored, header.turned) == ((6, 8), (8, 6), True)
     assert stored(path, upright=True).size_before == (8, 6)
     # The mask fits the picture as it is stored.
-    assert "turned as its EXIF says" in message(lambda: folder(made_up.root).val[0])
+    assert "after EXIF rotation" in message(lambda: folder(made_up.root).val[0])
     made_up.mask("val/masks/a.png", np.zeros((8, 6), np.uint8))
     assert folder(made_up.root).val[0].image.shape == (3, 8, 6)
 

@@ -50,7 +50,7 @@ class Axis(NamedTuple):
     def seen_from(
         self, places: Float[Tensor, "*any"], flipped: bool = False
     ) -> tuple[Float[Tensor, "*any"], Bool[Tensor, "*any"]]:
-        """Map positions in a padded view to the image (-1 to 1); also return which are inside it."""
+        """Map positions in a padded view to the image (-1 to 1), and tell which are inside it."""
         shown = (places >= 0) & (places < self.length)
         if flipped:
             places = self.length - places
