@@ -332,7 +332,7 @@ def test_a_range_that_images_do_not_have_is_refused_or_said(made_up):
     made_up.describe(text.format(4095))
     error = message(lambda: folder(made_up.root).val[0])
     assert "values from 0 to 255, but range: [0, 4095] in the description says" in error
-    for white, words in ((9, "beyond range: [0, 9]"), (200, "")):
+    for white, words in ((9, "outside range: [0, 9]"), (200, "")):
         made_up.describe(text.format(white))
         found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
         assert bool(found) == bool(words)
