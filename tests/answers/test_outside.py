@@ -129,7 +129,7 @@ def test_what_is_missing_or_extra_is_said_in_a_line(tmp_path):
         save(tmp_path / f"{name}.npz", logits=logits())
     answers = open_answers(Stored(tmp_path), 3)
     answers.find("train", Named("a", "b"))
-    assert answers.remarks == (f"1 answer in {tmp_path} of no image: c.npz",)
+    assert answers.remarks == (f"1 answer in {tmp_path} without an image: c.npz",)
     text = message(lambda: answers.find("train", Named("a", "d", "e")))
     assert "no answer for 2 of 3 train images: d, e" in text
 
@@ -138,12 +138,12 @@ def test_what_is_missing_or_extra_is_said_in_a_line(tmp_path):
     ("arrays", "said"),
     [
         ({"logits": np.full((3, 2, 2), np.nan, np.float32)}, "infinite or NaN"),
-        ({"logits": np.zeros((3, 2, 2), np.int64)}, "floats or of 8 bits"),
+        ({"logits": np.zeros((3, 2, 2), np.int64)}, "floating point or 8-bit"),
         ({"logits": np.zeros((2, 2), np.float32)}, "[classes, rows, cols]"),
         ({"scores": np.zeros((3, 2, 2), np.float32)}, "must hold logits or probabilities"),
         ({"probabilities": np.ones((3, 2, 2), np.float32)}, "sum to 1"),
         ({"probabilities": np.zeros((3, 2, 2), np.uint8)}, "sum to 1"),
-        ({"logits": np.zeros((4, 2, 2), np.float32)}, "4 classes, others have 3"),
+        ({"logits": np.zeros((4, 2, 2), np.float32)}, "4 classes, but other files have 3"),
     ],
 )
 def test_a_file_that_cannot_be_right_is_named_before_training(tmp_path, arrays, said):

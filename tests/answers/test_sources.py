@@ -60,7 +60,7 @@ def test_several_teachers_stand_in_a_file_or_in_a_recipe(folder, tmp_path):
         ({"teachers": [{"source": "a", "weight": 0}]}, "one above"),
         ({"teachers": [{"source": "a", "weight": "x"}]}, "at least 0"),
         ({"teachers": ["a"], "by": "vote"}, "got 'vote'"),
-        ({"teachers": [{"source": "a", "classes_from": {"classes": 3}}]}, "classes must name"),
+        ({"teachers": [{"source": "a", "classes_from": {"classes": 3}}]}, "classes must give"),
     ],
 )
 def test_a_wrong_list_of_teachers_is_refused(content, said):

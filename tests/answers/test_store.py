@@ -178,7 +178,7 @@ def test_a_store_of_another_version_is_refused(folder):
     (folder / "manifest.json").write_text(text.replace('"format": 1', '"format": 9'))
     assert "got 9" in message(lambda: Store.open(folder))
     (folder / "manifest.json").write_text("{")
-    assert "no manifest" in message(lambda: Store.open(folder))
+    assert "not a manifest" in message(lambda: Store.open(folder))
 
 
 def test_answers_of_other_classes_are_refused(folder):

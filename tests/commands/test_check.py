@@ -103,7 +103,7 @@ def test_findings_are_about_the_data_as_it_is_saved(tmp_path, monkeypatch, capsy
     result = check(tmp_path / "raw", save=tmp_path / "described")
     assert result["usable"]
     assert not [each for each in result["fix"] if each["weight"] == "stops"]
-    assert "every fifth is proposed" in capsys.readouterr().out
+    assert "every fifth image is proposed" in capsys.readouterr().out
 
 
 def test_where_to_save_is_looked_at_before_anything_is_read(tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_where_to_save_is_looked_at_before_anything_is_read(tmp_path, monkeypatc
 
 
 def test_saving_what_is_described_already_is_refused(root, tmp_path):
-    with pytest.raises(InputError, match="described already"):
+    with pytest.raises(InputError, match="already has one"):
         check(root, save=tmp_path / "x")
 
 

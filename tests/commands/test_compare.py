@@ -118,7 +118,7 @@ def test_teachers_of_other_classes_are_mapped_in_every_run(teacher, tmp_path, in
     (tmp_path / "map.yaml").write_text("classes: [road]\n")
     capsys.readouterr()
     assert compare(teacher, tmp_path / "x", "--methods=cwd", mapped) == 2
-    assert "classes must name the teacher's classes" in capsys.readouterr().err
+    assert "classes must give the teacher classes" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

@@ -115,7 +115,7 @@ def test_boxes_of_coco_are_refused_where_there_are_no_outlines(root):
     categories = [{"id": 1, "name": "box"}]
     write(root, "a.json", {"images": [image], "annotations": [box], "categories": categories})
     with pytest.raises(
-        InputError, match="keypoints and boxes say nothing of pixels; export segmentation"
+        InputError, match="keypoints and boxes do not give pixels; export segmentation"
     ):
         inspected(root)
 
@@ -277,7 +277,7 @@ def test_yolos_outlines(root):
 
 def test_yolos_boxes_are_refused_and_nothing_is_left(root):
     yolo(root, "0 0.5 0.5 0.2 0.2\n")
-    with pytest.raises(InputError, match=r"YOLO.*keypoints and boxes say nothing of pixels"):
+    with pytest.raises(InputError, match=r"YOLO.*keypoints and boxes do not give pixels"):
         inspected(root, save=root.parent / "new" / "saved")
     assert not (root.parent / "new").exists()
 
@@ -288,7 +288,7 @@ def test_yolos_turned_boxes_are_no_outlines(root):
     corners = np.array([middle - side, middle - across, middle + side, middle + across])
     line = "1 " + " ".join(f"{each:.6f}" for each in corners.ravel()) + "\n"
     yolo(root, line)
-    with pytest.raises(InputError, match="boxes say nothing of pixels"):
+    with pytest.raises(InputError, match="boxes do not give pixels"):
         inspected(root, save=root.parent / "saved")
     assert not (root.parent / "saved").exists()
     # Next to an outline of more corners than a box has, four corners are an outline, too.
@@ -444,8 +444,8 @@ def test_an_image_that_is_annotated_twice_is_refused(root):
         ({"counts": [0, 20], "size": [4, 5]}, "the image is 48x32, but an object was annotated"),
         ({"counts": [0, 7], "size": [HEIGHT, WIDTH]}, "ValueError"),
         ([[4, 6, 20]], "ValueError"),
-        ([[4, 6, float("nan"), 6, 20, 18]], "a corner that is no number"),
-        ([[0.1, 0.1, 0.6, 0.1, 0.6, 0.6]], "within its first pixel"),
+        ([[4, 6, float("nan"), 6, 20, 18]], "a corner that is not a number"),
+        ([[0.1, 0.1, 0.6, 0.1, 0.6, 0.6]], "within the first pixel"),
     ],
 )
 def test_an_object_that_cannot_be_drawn_leaves_its_image_out_by_name(root, shape, words):
@@ -465,7 +465,7 @@ def test_a_bad_entry_of_coco_is_named_with_its_file(root):
     entry = {"image_id": 0, "category_id": 1, "segmentation": SQUARE}
     for bad, words in (
         ({**entry, "category_id": 5}, "instances.json, of 0.jpg: an object is of category 5"),
-        ({**entry, "image_id": 9}, "1 object left out, of no listed image"),
+        ({**entry, "image_id": 9}, "1 object left out, not in any listed image"),
     ):
         rest = [{**entry, "image_id": each} for each in (0, 1, 2)]
         coco(root, names, annotations=[*rest, bad])
@@ -500,13 +500,13 @@ def test_labelmes_equal_names_and_splits_are_kept(root):
 def test_keypoints_are_no_outlines(root):
     points = "0 0.5 0.5 0.4 0.4 0.4 0.4 1 0.5 0.5 0 0.6 0.6 1 0.4 0.6 1\n"
     yolo(root, points)
-    assert "keypoints and boxes say nothing of pixels" in refused(root)
+    assert "keypoints and boxes do not give pixels" in refused(root)
     yolo(root, points.replace("0 0.6", "2 0.6"))
-    assert "keypoints and boxes say nothing of pixels" in refused(root)
+    assert "keypoints and boxes do not give pixels" in refused(root)
     yolo(root)
     with (root / "data.yaml").open("a") as file:
         file.write("kpt_shape: [2, 3]\n")
-    assert "keypoints and boxes say nothing of pixels" in refused(root)
+    assert "keypoints and boxes do not give pixels" in refused(root)
     yolo(root, "0 4 6 20 6 20 18\n")
     assert "corners must be shares of width and height, got 4" in refused(root)
 

@@ -322,7 +322,7 @@ def test_a_tiff_that_is_to_be_turned_is_recognised_as_such(made_up, deep):
     assert (header.size, header.stored, header.turned) == ((6, 8), (8, 6), True)
     assert stored(path, upright=True).size_before == (8, 6)
     # The mask fits the picture as it is stored.
-    assert "turned as its EXIF says" in message(lambda: folder(made_up.root).val[0])
+    assert "after EXIF rotation" in message(lambda: folder(made_up.root).val[0])
     made_up.mask("val/masks/a.png", np.zeros((8, 6), np.uint8))
     assert folder(made_up.root).val[0].image.shape == (3, 8, 6)
 
@@ -332,7 +332,7 @@ def test_a_range_that_images_do_not_have_is_refused_or_said(made_up):
     made_up.describe(text.format(4095))
     error = message(lambda: folder(made_up.root).val[0])
     assert "values from 0 to 255, but range: [0, 4095] in the description says" in error
-    for white, words in ((9, "beyond range: [0, 9]"), (200, "")):
+    for white, words in ((9, "outside range: [0, 9]"), (200, "")):
         made_up.describe(text.format(white))
         found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
         assert bool(found) == bool(words)

@@ -300,7 +300,7 @@ def test_what_is_wrong_with_files_is_said_in_one_line(made_up):
     says("train/masks/a.jpg", "JPEG", "PNG")
     made_up.image("train/images/b.png")
     made_up.image("train/images/c.png")
-    says("train/masks/b.png", "1 more", "by name")
+    says("train/masks/b.png", "1 more", "the name of its image")
     made_up.image("train/images/b.jpg")
     says("b.png", "b.jpg", "same name")
 
@@ -356,7 +356,7 @@ def test_a_missing_description_is_what_data_check_proposes(made_up, tmp_path, mo
         ("classes: [a]\nignore: [x]", ["ignore", "'x'"]),
         ("classes: [a]\nids: [0]", ["ids must map"]),
         ("classes: [road]\nids: {3: raod}", ["'raod'", "'road'"]),
-        ("classes: [road]\nids: {3: 1}", ["no class", "ignore"]),
+        ("classes: [road]\nids: {3: 1}", ["not a class", "ignore"]),
         ("classes: [road]\nids: {70000: 0}", ["65535", "70000"]),
         ("classes: [road]\nids: {3: 0}\nignore: [3]", ["both ids and ignore"]),
         ("classes: [a]\nmasks: rgb", ["'ids' or 'colors'", "'rgb'"]),

@@ -107,7 +107,7 @@ def test_a_link_to_nothing(sound):
 
 def test_a_mask_of_another_size(sound):
     sound.mask("train/masks/train_a.png", ROAD_CAR[:4])
-    single(sound, "1 mask not of the size", "is 8x4", "is 8x6", "train_a.png")
+    single(sound, "1 mask with another size", "is 8x4", "is 8x6", "train_a.png")
 
 
 def test_an_id_that_nothing_describes(sound):
@@ -198,7 +198,7 @@ def test_an_image_that_exif_turns(sound):
     exif[0x0112] = 6
     # Stored 6 wide and 8 high, shown 8 wide and 6 high like its mask.
     Image.fromarray(np.full((8, 6, 3), 50, np.uint8)).save(path, exif=exif)
-    single(sound, "turned by EXIF", "train_a.jpg", weight=Weight.TELLS)
+    single(sound, "rotated by EXIF", "train_a.jpg", weight=Weight.TELLS)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(6, (8, 8)), (3, (6, 8)), (2, (6, 8))])
@@ -209,7 +209,7 @@ def test_an_image_that_exif_turns_into_its_own_size(sound, orientation, size):
     exif[0x0112] = orientation
     Image.fromarray(np.full((*size, 3), 50, np.uint8)).save(path, exif=exif)
     sound.mask("train/masks/train_a.png", np.resize(ROAD_CAR, size))
-    single(sound, "train: 1 of 4 images to be turned by EXIF", "train_a.jpg", "exiftool")
+    single(sound, "train: 1 of 4 images are rotated by EXIF", "train_a.jpg", "exiftool")
 
 
 def test_a_mask_of_a_photo_as_it_is_stored(sound):
@@ -246,7 +246,9 @@ def test_masks_that_show_one_class_of_several(sound):
 def test_images_in_both_splits(sound):
     source = (sound.root / "train/images/train_a.png").read_bytes()
     (sound.root / "val/images/val_a.png").write_bytes(source)
-    single(sound, "1 image of val byte for byte in train", "val_a.png", weight=Weight.HARMS)
+    single(
+        sound, "1 image of val with an identical copy in train", "val_a.png", weight=Weight.HARMS
+    )
 
 
 def test_names_in_both_splits(sound):
@@ -261,7 +263,7 @@ def test_an_image_listed_for_both_splits(made_up):
     made_up.mask("truth/a.png", ROAD_CAR)
     section = "{images: 'photos/{name}.png', masks: 'truth/{name}.png'}"
     made_up.describe(f"classes: [road, car]\ntrain: {section}\nval: {section}\n")
-    single(made_up, "1 image in train and val alike", weight=Weight.HARMS)
+    single(made_up, "1 image in both train and val", weight=Weight.HARMS)
 
 
 def test_the_sample_is_even_and_as_large_as_asked(sound):
@@ -473,7 +475,7 @@ def test_a_png_that_exif_turns(sound):
     exif[0x0112] = 8
     path = sound.root / "val/images/val_a.png"
     Image.fromarray(np.full((8, 6, 3), 50, np.uint8)).save(path, exif=exif)
-    single(sound, "turned by EXIF", "val_a.png", weight=Weight.TELLS)
+    single(sound, "rotated by EXIF", "val_a.png", weight=Weight.TELLS)
 
 
 def test_mistakes_are_found_before_pytorch_is_imported(sound):

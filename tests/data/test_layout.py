@@ -76,7 +76,7 @@ train:
     )
     assert [pair.name for pair in folder(own.root).train.pairs] == ["2", "north/1"]
     (own.root / "test.txt").write_text("north/1\n")
-    assert "names no image" in message(lambda: folder(own.root))
+    assert "leaves no image" in message(lambda: folder(own.root))
 
 
 def test_lists_exclude_from_all_that_match_and_may_lie_beside_the_description(own, tmp_path):
@@ -277,7 +277,10 @@ def test_mistakes_in_the_layout_are_explained(made_up, text, words):
         ("classes: [{name: a, id: 1}, {name: b, id: 1}]", ["same id"]),
         ("classes: [{name: a, id: 1}]\nids: {1: a}", ["both classes and ids"]),
         ("classes: [{name: a, id: 1}]\nignore: [1]", ["both classes and ignore"]),
-        ("classes: [box, ball]\nignore: [0]\nothers: ignore", ["id 0", "'box'", "place", "id: 1"]),
+        (
+            "classes: [box, ball]\nignore: [0]\nothers: ignore",
+            ["id 0", "'box'", "position", "id: 1"],
+        ),
         ("classes: [a]\nids: {3: a}\nignore: [[3]]", ["65535", "[3]"]),
         (
             "classes: [{name: a, color: [1, 2, 3]}]\nignore_colors: [[1, 2, 3]]",
@@ -348,8 +351,8 @@ def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):
     made_up.image("photos/b.JPG")
     made_up.mask("truth/b.png", IDS)
     assert folder(root).remarks[0] == (
-        f"train leaves out 1 image ({root}/photos/b.JPG), as photos/{{name}}.jpg takes no .JPG; "
-        "end it in .* for any suffix"
+        f"train leaves out 1 image ({root}/photos/b.JPG), since photos/{{name}}.jpg does not match "
+        ".JPG; end it in .* for any suffix"
     )
     found = [each for each in inspected(root).findings if each.weight is Weight.HARMS]
     assert "leaves out 1 image" in found[0].text

@@ -124,7 +124,7 @@ def test_palette_masks_of_labelme2voc_take_their_names_by_id(export):
     assert found["classes"] == ["background", "cat"]
     assert found["ignore"] == [2]
     assert found["train"]["images"] == "JPEGImages/{name}.jpg"
-    assert "void (id 2) is taken for no class" in notes(export)
+    assert "void (id 2) is ignored" in notes(export)
     assert saved(export).train[0].labels.min() == -1
 
 
@@ -211,7 +211,7 @@ def test_black_and_white_with_smooth_edges_is_two_classes(export, kind):
     found = content(export)
     assert found["classes"] == ["background", "foreground"]
     assert found["others"] == "nearest"
-    assert "as smooth edges and compression make it" in notes(export)
+    assert "probably from smooth edges or compression" in notes(export)
     data = saved(export)
     suffix = ".jpg" if kind == "jpeg" else ".png"
     with Image.open(export.root / f"masks/0{suffix}") as mask:
@@ -242,7 +242,7 @@ def test_classes_that_leave_background_out_are_named_from_one_on(export):
         export.save(f"masks/{number}.png", export.classes(number))
     export.text("classes.txt", "box\nball\n")
     assert content(export)["classes"] == ["background", "box", "ball"]
-    assert "is taken for background, as classes.txt does not name it" in notes(export)
+    assert "becomes background, since classes.txt does not name it" in notes(export)
     export.text("classes.txt", "ground\nbox\nball\n")
     assert content(export)["classes"] == ["ground", "box", "ball"]
 
@@ -287,7 +287,7 @@ def test_what_has_no_name_and_lies_along_borders_is_void(export, kind):
     assert found["ignore" if kind == "ids" else "ignore_colors"] == [
         3 if kind == "ids" else [0, 0, 0]
     ]
-    assert "has no name and lies along borders of the others as void does" in notes(export)
+    assert "has no name and lies along borders of the others like void" in notes(export)
     # Where it has one, it is a class like the others, and so is the last of sound masks.
     rows = [f"{name} {' '.join(map(str, c))}" for name, c in zip("abcd", palette, strict=True)]
     names = "a\nb\nc\nd" if kind == "ids" else "\n".join(f"{r[2:]} {r[0]}" for r in rows)
@@ -313,6 +313,6 @@ def test_an_id_that_the_file_of_names_leaves_out_is_no_class_and_said(export):
     found = content(export)
     assert found["ids"] == {1: "ground", 4: "box"}
     assert found["ignore"] == [7]
-    assert "id 7 (18.8% of the pixels) has no name in classes.csv: it is taken for no class" in (
+    assert "id 7 (18.8% of the pixels) has no name in classes.csv, so it is ignored" in (
         notes(export)
     )

@@ -284,7 +284,7 @@ def test_a_parent_that_holds_the_folder_will_do(name, levels, request):
 )
 def test_a_wrong_root_names_the_right_one_nearby(opener, name, below, request):
     root = request.getfixturevalue(name).root
-    assert f"give {root}," in message(lambda: opener(root / below))
+    assert f"use {root}," in message(lambda: opener(root / below))
 
 
 def test_a_wrong_root_says_what_is_there(ade, tmp_path):
@@ -296,7 +296,7 @@ def test_a_wrong_root_says_what_is_there(ade, tmp_path):
     assert "it holds sets" in text
     assert "get ADEChallengeData2016.zip" in text
     right = deep / "sets/mine/ADEChallengeData2016"
-    assert f"give {right}," in message(lambda: ade20k(deep / "sets"))
+    assert f"use {right}," in message(lambda: ade20k(deep / "sets"))
     assert "does not exist" in message(lambda: ade20k(deep / "nothing"))
     file = next(right.glob("images/training/*"))
     assert "is a file" in message(lambda: ade20k(file))

@@ -169,7 +169,7 @@ def test_of_a_student_of_one_class_the_guarantee_says_that_it_says_nothing(data,
     options = {"images": 1, "size": (64, 96)}
     made = fakd.export(fakd.models.adapt(network), "torch", data, out=tmp_path / "one", **options)
     assert made["holds"]
-    said = "It says nothing of the file, for the student names one class everywhere"
+    said = "It says nothing about the file, because the student predicts one class everywhere"
     assert said in (tmp_path / "one/card.md").read_text()
     assert said in capsys.readouterr().out
     with torch.no_grad():

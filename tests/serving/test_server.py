@@ -276,7 +276,7 @@ def test_a_port_that_is_taken_is_one_line(weights, capsys):
         assert main(["serve", str(weights[0]), "--port", str(port)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"port {port} of 127.0.0.1 cannot be had" in error
+    assert f"port {port} of 127.0.0.1 is not available" in error
     assert main(["serve", str(weights[0]), "--port", "70000"]) == 2
     assert main(["serve", str(weights[0].with_name("gone")), "--port", "0"]) == 2
     assert main(["serve", "--port", "0"]) == 2

@@ -1,4 +1,4 @@
-"""A teacher's answers without the teacher: stored by us, or left by somebody else's."""
+"""Stored teacher answers: written by `fakd answer`, or by another program."""
 
 import lazy_loader
 

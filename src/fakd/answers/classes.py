@@ -1,4 +1,4 @@
-"""Which of a teacher's classes each of the student's is: a small YAML file, checked."""
+"""Class maps: which teacher classes make up each student class, from a YAML file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from fakd.specs import nearest
 
 IGNORED = "ignore"
 _WORTH = 0.05
-"""IoU below which two classes have little to do with each other."""
+"""IoU below which two classes are considered unrelated."""
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """A class map as it is written; names are looked up once both sides are known."""
+    """A class map as written; names are resolved once both class lists are known."""
 
     origin: str
     groups: Mapping[str, list[str | int]]
-    """The teacher's classes of each of the student's, by name or number."""
+    """The teacher classes of each student class, by name or number."""
     rest: str
-    """The student's class that all others of the teacher's are; ``ignore`` for none."""
+    """The student class of all other teacher classes; ``ignore`` for none."""
     teacher: tuple[str, ...] | None
-    """The teacher's class names, where the teacher does not know them."""
+    """The teacher's class names, if the teacher has none itself."""
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the file holds."""
+        """The content of the file."""
         named = {} if self.teacher is None else {"teacher": list(self.teacher)}
         groups = {name: list(group) for name, group in self.groups.items()}
         return {"classes": groups, "rest": self.rest, **named}
@@ -41,21 +41,22 @@ class ClassMap:
     def table(
         self, ours: Sequence[str], theirs: Sequence[str] | None, count: int
     ) -> list[list[int]]:
-        """Number the teacher's classes of each of the student's.
+        """Resolve the teacher classes of each student class to numbers.
 
         Args:
-            ours: the student's class names.
-            theirs: the teacher's, if it knows them.
-            count: how many classes the teacher has.
+            ours: The student's class names.
+            theirs: The teacher's class names, if it has any.
+            count: The teacher's number of classes.
 
         Raises:
-            InputError: a name is none of the student's or of the teacher's, one of the student's
-                is left out, or the file lists another number of names than the teacher has.
+            InputError: a name is not a class of the student or teacher, a student class is missing,
+                or the number of listed names differs from the teacher's number of classes.
         """
         theirs = self.teacher or theirs
         if theirs is not None and len(theirs) != count:
             raise InputError(
-                f"{self.origin}: teacher lists {len(theirs)} names, the teacher has {count} classes"
+                f"{self.origin}: teacher: lists {len(theirs)} names, but the teacher has {count} "
+                "classes"
             )
         wanted = [*self.groups, *([] if self.rest == IGNORED else [self.rest])]
         for name in wanted:
@@ -64,8 +65,8 @@ class ClassMap:
                 raise InputError(f"{self.origin}: the data have no class {name!r}{hint}")
         if left := [name for name in ours if name not in wanted]:
             raise InputError(
-                f"{self.origin} says nothing of {some(left, 5)}; add, for example, "
-                f"'{left[0]}: [...]' with the teacher's classes that it is, or [] for none"
+                f"{self.origin} does not mention {some(left, 5)}; add, for example, "
+                f"'{left[0]}: [...]' with its teacher classes, or [] for none"
             )
         numbers = {
             name: [self._number(each, theirs, count) for each in group]
@@ -75,7 +76,7 @@ class ClassMap:
         rest = [number for number in range(count) if number not in taken]
         result = [numbers.get(name, []) + (rest if name == self.rest else []) for name in ours]
         if not any(result):
-            raise InputError(f"{self.origin} takes no class from the teacher; name some")
+            raise InputError(f"{self.origin} uses no class of the teacher; name some")
         return result
 
     def _number(self, given: str | int, theirs: Sequence[str] | None, count: int) -> int:
@@ -87,24 +88,24 @@ class ClassMap:
             )
         if theirs is None:
             raise InputError(
-                f"{self.origin}: the teacher's classes have no names, so {given!r} is none; give "
-                "numbers, or list the names as teacher: [...]"
+                f"{self.origin}: the teacher's classes have no names, so {given!r} is unknown; "
+                "give numbers, or list the names as teacher: [...]"
             )
         if (times := list(theirs).count(given)) == 1:
             return list(theirs).index(given)
         if times:
             raise InputError(
-                f"{self.origin}: two of the teacher's classes are {given!r}; give numbers"
+                f"{self.origin}: two of the teacher's classes are named {given!r}; give numbers"
             )
         hint = nearest(given, theirs, f"; it has {some(theirs, 12)}")
         raise InputError(f"{self.origin}: the teacher has no class {given!r}{hint}")
 
 
 def read_class_map(given: Mapping[str, Any] | str | Path) -> ClassMap:
-    """Read a class map from a .yaml file, or from what such a file holds.
+    """Read a class map from a .yaml file, or from its content.
 
     Raises:
-        InputError: a key or value is not what it should be; the message names both.
+        InputError: a key or value is invalid; the message names it and the file.
     """
     path = expanded("classes_from" if isinstance(given, Mapping) else given)
     content = dict(given) if isinstance(given, Mapping) else read_yaml(path)
@@ -112,7 +113,7 @@ def read_class_map(given: Mapping[str, Any] | str | Path) -> ClassMap:
     groups = content.get("classes")
     if not isinstance(groups, dict) or not groups:
         raise InputError(
-            f"{path}: classes must name the teacher's classes of each of yours, such as "
+            f"{path}: classes must give the teacher classes of each of your classes, such as "
             f"{{road: [road, lane]}}, got {groups!r}"
         )
     rest, names = content.get("rest", IGNORED), content.get("teacher")
@@ -129,24 +130,24 @@ def read_class_map(given: Mapping[str, Any] | str | Path) -> ClassMap:
             each if type(each) is int else _name(each, path) for each in group
         ]
         if len(set(group)) < len(group):
-            raise InputError(f"{path}: {name} names a class of the teacher's twice")
+            raise InputError(f"{path}: {name} names a teacher class twice")
     return ClassMap(str(path), read, rest, names)
 
 
 def propose(
     ours: Sequence[str], theirs: Sequence[str], counts: Sequence[Sequence[int]] | None
 ) -> dict[str, list[str]]:
-    """Propose the teacher's classes of each of the student's.
+    """Propose the teacher classes of each student class.
 
-    A class of the teacher's goes where a class has its name, plural or not; else where the two are
-    each other's best by IoU, if that is worth something; else where most of the labelled pixels are
-    that it is named at, if half of them agree; without labels, where a class is called nearly the
-    same; else nowhere.
+    A teacher class is assigned by the first of these that applies: a student class with the same
+    name, singular or plural; the student class with which it has mutually the highest IoU, if that
+    is at least 0.05; the student class of at least half of the labelled pixels at which it is
+    predicted. Without labels, a student class with a similar name. Otherwise it is not assigned.
 
     Args:
-        ours: the student's class names.
-        theirs: the teacher's.
-        counts: pixels by label and by the teacher's answer; None without labels.
+        ours: The student's class names.
+        theirs: The teacher's class names.
+        counts: Pixels by label and by the teacher's prediction; None without labels.
 
     >>> propose(["car", "road"], ["Cars", "street", "sky"], [[9, 1, 0], [0, 5, 2]])
     {'car': ['Cars'], 'road': ['street', 'sky']}
@@ -168,7 +169,7 @@ def propose(
 
 def _by_labels(counts: Float64[np.ndarray, "ours theirs"]) -> list[int | None]:
     rows, columns = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
-    # Most pixels that are named a rare class are often another's, which borders on it.
+    # Most pixels predicted as a rare class often belong to another class that borders on it.
     iou = counts / np.maximum(rows + columns - counts, 1)
     result: list[int | None] = []
     for number, column in enumerate(counts.T):
@@ -184,7 +185,7 @@ def _plain(name: str) -> str:
 
 
 def _name(value: Any, path: Path) -> str:
-    # YAML reads an unquoted no, yes, on or off as something other than text.
+    # YAML reads an unquoted no, yes, on or off as another type than text.
     if isinstance(value, str) and value:
         return value
     raise InputError(f"{path}: a class needs a name, got {value!r}; put it in quotes")

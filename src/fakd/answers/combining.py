@@ -1,4 +1,4 @@
-"""Other classes, and several teachers: sums and means of probabilities, in logarithms."""
+"""Class mapping and averaging of several teachers, with probabilities in log space."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fakd.answers.sources import By
 
 _BELOW = 30.0
-"""How far the logit of a class that a teacher cannot name lies below the largest."""
+"""How far below the largest the logit of a class is that the teacher does not have."""
 
 
 def map_classes(
@@ -19,24 +19,25 @@ def map_classes(
     table: Sequence[Sequence[int]],
     labels: Integer[Tensor, "batch rows cols"] | None = None,
 ) -> Float[Tensor, "batch classes rows cols"]:
-    r"""Sum probabilities of a teacher's classes into those of a student's.
+    r"""Sum probabilities of teacher classes into those of student classes.
 
-    :math:`z_s = \log\sum_{t \in T_s} a_{st} e^{z_t}`, with :math:`a_{st}` one where class t is of s
-    alone. What is of several is that of the pixel's label where that is one of them, and shared
-    evenly where it is not. Classes that are of none drop out: the others' probabilities keep their
-    ratios and sum to 1. A class of none of the teacher's becomes about impossible.
+    :math:`z_s = \log\sum_{t \in T_s} a_{st} e^{z_t}`, with :math:`a_{st}` one if class t belongs to
+    s alone. A teacher class of several student classes counts as the pixel's label if that is one
+    of them, and is split evenly otherwise. Teacher classes of no student class are dropped: the
+    other probabilities keep their ratios and sum to 1. A student class without teacher classes gets
+    almost zero probability.
 
     Args:
-        logits: the teacher's.
-        table: the teacher's classes of each of the student's.
-        labels: the student's classes; None tells nothing apart.
+        logits: The teacher's.
+        table: The teacher classes of each student class.
+        labels: Student classes; None splits evenly everywhere.
     """
     logits = logits.float()
     owners: dict[int, list[int]] = {}
     for ours, group in enumerate(table):
         for theirs in group:
             owners.setdefault(theirs, []).append(ours)
-    # Where a label decides, for every class of the teacher's that is of several.
+    # Where a label decides, for every teacher class of several student classes.
     decided: dict[int, Bool[Tensor, "batch rows cols"]] = {}
     if labels is not None:
         decided = {
@@ -63,16 +64,16 @@ def mix_logits(
     weights: Sequence[float],
     by: By = "probability",
 ) -> Float[Tensor, "batch classes rows cols"]:
-    r"""Average class probabilities; returns the logarithm of :math:`\sum_i w_i p_i / \sum_i w_i`.
+    r"""Average class probabilities; return the logarithm of :math:`\sum_i w_i p_i / \sum_i w_i`.
 
-    By confidence, :math:`w_i` is multiplied at each pixel by :math:`1 - H(p_i) / \log C`, for C
-    classes.
+    With ``by="confidence"``, :math:`w_i` is multiplied at each pixel by :math:`1 - H(p_i) / \log
+    C`, for C classes.
     """
     logs = torch.stack([F.log_softmax(each.float(), dim=1) for each in logits])
     weight = logs.new_tensor(weights).view(-1, 1, 1, 1, 1)
     if by == "confidence":
         entropy = -(logs.exp() * logs).sum(2, keepdim=True)
-        # Teachers that know nothing at all count alike.
+        # Teachers with uniform probabilities get equal weights.
         weight = weight * (1 - entropy / math.log(logs.shape[2])).clamp(min=1e-4)
     weight = weight / weight.sum(0, keepdim=True)
     return torch.logsumexp(logs + weight.log(), 0)

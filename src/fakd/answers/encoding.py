@@ -1,4 +1,4 @@
-"""A map of logits to a few thousand bytes and back."""
+"""Encoding of logit maps in a few thousand bytes."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,40 +15,40 @@ Map = Float32[np.ndarray, "channels rows cols"]
 
 _LEVEL = 3
 _LARGEST = 65504.0
-"""Of float16."""
+"""The largest float16."""
 _FLOOR = -50.0
-"""Least logarithm of a probability that is kept."""
+"""Smallest log probability that is stored."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How maps are written.
+    """How maps are encoded.
 
     - ``float16``: every value in 16 bits.
-    - ``int8``: every value in 8 bits, evenly between the least and the largest of its channel.
-    - ``topk``: logarithms of the k largest probabilities of each pixel, and of the rest's mass, in
-      16 bits; read back, the rest's mass is spread evenly over the other channels.
+    - ``int8``: every value in 8 bits, evenly spaced between the minimum and maximum of its channel.
+    - ``topk``: log probabilities of the k most likely classes of each pixel and of the remaining
+    mass, in 16 bits; when decoded, the remaining mass is spread evenly over the other channels.
 
     Args:
-        format: one of the three.
-        k: of topk.
+        format: One of the three.
+        k: For ``topk``.
     """
 
     format: Format = "int8"
     k: int = 5
 
     def encode(self, values: Map) -> bytes:
-        """Write a map, compressed."""
+        """Encode and compress a map."""
         values = np.ascontiguousarray(values, dtype=np.float32)
         arrays = {"float16": _halves, "int8": _levels}.get(self.format)
         parts = self._likeliest(values) if arrays is None else arrays(values)
         return bytes(_zstd().ZstdCompressor(_LEVEL).compress(b"".join(parts)))
 
     def decode(self, data: bytes, shape: tuple[int, int, int]) -> Map:
-        """Read a map back.
+        """Decode a map.
 
         Raises:
-            ValueError: the bytes are not those of a map of this shape.
+            ValueError: the bytes are not a map of this shape.
         """
         try:
             raw = _zstd().ZstdDecompressor().decompress(data)
@@ -88,7 +88,7 @@ def _ids(channels: int) -> type[np.unsignedinteger[Any]]:
 
 def _halves(values: Map) -> list[bytes]:
     halves = values.clip(-_LARGEST, _LARGEST).astype(np.float16)
-    # Signs and exponents apart from the digits, which are as good as random.
+    # Signs and exponents are stored separately from the mantissa bits, which are close to random.
     return [np.ascontiguousarray(halves.view(np.uint8).reshape(-1, 2).T).tobytes()]
 
 
@@ -102,7 +102,7 @@ def _levels(values: Map) -> list[bytes]:
     low, high = values.min((1, 2)), values.max((1, 2))
     step = np.maximum((high - low) / 255, np.finfo(np.float32).tiny)
     levels = np.rint((values - low[:, None, None]) / step[:, None, None]).astype(np.uint8)
-    # Neighbours are alike, and differences of 8 bits wrap around: they compress better.
+    # Neighbours are similar, so differences, which wrap around in 8 bits, compress better.
     return [low.tobytes(), step.tobytes(), np.diff(levels, axis=-1, prepend=np.uint8(0)).tobytes()]
 
 

@@ -1,4 +1,4 @@
-"""What every kind of stored answers can do: find a sample's map, read it, cut it as its view is."""
+"""Interface of stored answers: find a sample's map, read it, and crop it like its view."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,54 +23,54 @@ class Maps(NamedTuple):
 
 
 class Answers(ABC):
-    """Answers for the images of a data set, found by name; can be sent to other processes."""
+    """Answers for the images of a data set, found by name; picklable."""
 
     title: str
     classes: int
     class_names: tuple[str, ...] | None = None
     palette: tuple[Colour, ...] | None = None
     channels: int | None = None
-    """Of the features; None where none are stored."""
+    """Number of feature channels; None if no features are stored."""
     fingerprint: str
-    """Tells one state of the answers from another."""
+    """Identifies the version of the answers."""
     remarks: tuple[str, ...] = ()
 
     @abstractmethod
     def find(self, part: str, split: Split) -> Sequence[Any]:
-        """Tell where each sample's answer lies.
+        """Find the answer of each sample.
 
         Args:
             part: ``train`` or ``val``.
-            split: whose samples; their names are looked up.
+            split: The samples, looked up by name.
 
         Raises:
-            InputError: a sample has no answer, or another image was asked about.
+            InputError: a sample has no answer, or its image has changed.
         """
 
     @abstractmethod
     def read(self, part: str, place: Any, size: Size) -> Maps:
-        """Read what lies at a place that was found, of an image of this size.
+        """Read the answer at a position returned by `find`, for an image of this size.
 
         Raises:
-            InputError: it cannot be read, or is of another image.
+            InputError: it cannot be read, or belongs to another image.
         """
 
 
 class Lookup:
-    """Cuts the maps of samples as their views are, in whatever process loads them.
+    """Crops the maps of samples like their views, in the loader processes.
 
     Args:
-        answers: where they lie.
-        part: of the data.
-        places: where each sample's answer lies.
-        stride: how many pixels of a view, each way, a cell of its map spans.
+        answers: The answers.
+        part: ``train`` or ``val``.
+        places: The position of each sample's answer.
+        stride: Side of a map cell in pixels of the view.
     """
 
     def __init__(self, answers: Answers, part: str, places: Sequence[Any], stride: int) -> None:
         self._answers, self._part, self._places, self._stride = answers, part, places, stride
 
     def __call__(self, index: int, geometry: Any) -> tuple[Any, ...]:
-        """Look one sample's maps up."""
+        """Read and crop the maps of one sample."""
         import torch
 
         from fakd.data.transforms import cut_like
@@ -86,7 +86,7 @@ class Lookup:
 
 
 def missing(title: str, part: str, names: Sequence[str], count: int, remedy: str) -> InputError:
-    """Say which samples have no answer."""
+    """Return the error for samples without an answer."""
     return InputError(
         f"{title} has no answer for {len(names)} of {count} {part} images: {some(names, 3)}; "
         f"{remedy}"

@@ -1,4 +1,4 @@
-"""Answers that somebody else's teacher left: one .npz or one .png mask per image, by its name."""
+"""Answers written by another program: one .npz or .png file per image, with its name."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,34 +20,36 @@ from fakd.errors import InputError, counted, some
 from fakd.types import IGNORE
 
 _LOOKED_AT = 500
-"""Files of a part that are read before training, evenly over it; each is when it is used."""
+"""Number of files per part that are checked before training, evenly spread; all are when used."""
 _CELL = 4
-"""Pixels, each way, whose labels become one answer: their shares."""
+"""Side in pixels of a cell of mask labels that become one answer: their shares."""
 _LEAST = 1e-6
-"""Probability that stands for none."""
+"""Smallest probability."""
 _SUM = 0.02
-"""By how much probabilities may miss 1 in sum."""
+"""Allowed deviation of a sum of probabilities from 1."""
 
 
 class Outside(Answers):
-    """A folder of answers, in ``train`` and ``val`` as the data are, or all in one.
+    """A folder of answers, in ``train`` and ``val`` like the data, or all in one folder.
 
-    A file holds ``logits`` or ``probabilities``, ``[classes, rows, cols]`` on any grid, as floats
-    or in 8 bits (probabilities times 255; logits with ``scale`` and ``offset``, numbers or one per
-    class). Or it is a mask of class ids; what else masks mean, a ``dataset.yaml`` in the folder
-    says, as it does for data.
+    A file holds ``logits`` or ``probabilities``, ``[classes, rows, cols]`` on any grid, as floating
+    point or in 8 bits (probabilities times 255; logits with ``scale`` and ``offset``, as numbers or
+    one per class). Or it is a mask of class ids; for other masks a ``dataset.yaml`` in the folder
+    describes the encoding, as for data.
 
     Args:
-        folder: where they lie; hidden files are left out.
-        smoothing: share of a mask's label that is spread evenly over all classes.
-        classes: how many there are, if known; masks do not say.
+        folder: The folder; hidden files are skipped.
+        smoothing: Share of a mask's label that is spread evenly over all classes.
+        classes: Number of classes, if known; masks do not contain it.
     """
 
     def __init__(self, folder: Path, smoothing: float, classes: int | None) -> None:
         self.folder, self.title = folder, str(folder)
         files = [file for file in files_below(folder) if Path(file).suffix in SUFFIXES]
         if not files:
-            raise InputError(f"{folder} holds no answers, files ending in {' or '.join(SUFFIXES)}")
+            raise InputError(
+                f"{folder} holds no answers; expected files ending in {' or '.join(SUFFIXES)}"
+            )
         self._smoothing = smoothing
         self._files: dict[str, str] = {}
         for file in files:
@@ -63,7 +65,8 @@ class Outside(Answers):
         else:
             if smoothing:
                 raise InputError(
-                    f"teacher.smoothing is for .png masks, {folder} holds logits or probabilities"
+                    f"teacher.smoothing is for .png masks, but {folder} holds logits or "
+                    "probabilities; leave it out"
                 )
             self.classes = len(self._logits(files[0]))
         digest = hashlib.sha256(str(smoothing).encode())
@@ -75,20 +78,22 @@ class Outside(Answers):
 
     @property
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Say which files are of no image."""
+        """Report answers without an image."""
         extra = [file for name, file in self._files.items() if name not in self._used]
         if not extra:
             return ()
-        return (f"{counted(len(extra), 'answer')} in {self.folder} of no image: {some(extra, 3)}",)
+        return (
+            f"{counted(len(extra), 'answer')} in {self.folder} without an image: {some(extra, 3)}",
+        )
 
     def find(self, part: str, split: Split) -> Sequence[str]:
-        """Look names up in the part's folder, or else in the folder itself."""
+        """Look up names in the part's folder, or else in the folder itself."""
         inner = any(name.startswith(f"{each}/") for name in self._files for each in PARTS)
         names = [split.name(index) for index in range(len(split))]
-        # Names of some data begin with their part.
+        # Names of some data sets start with their part.
         keys = [name if not inner or name in self._files else f"{part}/{name}" for name in names]
         if lacking := [key for key in keys if key not in self._files]:
-            remedy = "answers match images by name, so add or rename them"
+            remedy = "an answer has the name of its image, so add or rename them"
             raise missing(self.title, part, lacking, len(names), remedy)
         found = [self._files[key] for key in keys]
         self._used |= set(keys)
@@ -98,7 +103,7 @@ class Outside(Answers):
         return found
 
     def read(self, part: str, place: str, size: Size) -> Maps:
-        """Read one file, whatever the size of its image."""
+        """Read one file, for an image of any size."""
         return Maps(self._logits(place))
 
     def _logits(self, file: str) -> Float32[np.ndarray, "classes rows cols"]:
@@ -106,7 +111,10 @@ class Outside(Answers):
         reader = self._reader if path.suffix == ".png" else None
         logits = self._from_mask(path, reader) if reader else self._from_arrays(path)
         if len(logits) != getattr(self, "classes", len(logits)):
-            raise InputError(f"{path} has {len(logits)} classes, others have {self.classes}")
+            raise InputError(
+                f"{path} has {len(logits)} classes, but other files have {self.classes}; write it "
+                "again"
+            )
         return logits
 
     def _from_arrays(self, path: Path) -> Float32[np.ndarray, "classes rows cols"]:
@@ -115,7 +123,7 @@ class Outside(Answers):
                 arrays: dict[str, Any] = {key: content[key] for key in content.files}
         except (OSError, ValueError, BadZipFile, AttributeError) as error:
             raise InputError(
-                f"{path} is damaged or no .npz file ({error}); write it again"
+                f"{path} is damaged or not a .npz file ({error}); write it again"
             ) from error
         keys = [key for key in ("logits", "probabilities") if key in arrays]
         if len(keys) != 1 or arrays[keys[0]].ndim != 3 or not arrays[keys[0]].size:
@@ -126,12 +134,14 @@ class Outside(Answers):
         values = arrays[keys[0]]
         narrow = values.dtype in (np.uint8, np.int8)
         if not narrow and not np.issubdtype(values.dtype, np.floating):
-            raise InputError(f"{path}: {keys[0]} must be floats or of 8 bits, got {values.dtype}")
+            raise InputError(
+                f"{path}: {keys[0]} must be floating point or 8-bit, got {values.dtype}"
+            )
         result: np.ndarray = values.astype(np.float32)
         if keys[0] == "logits" and narrow:
             result = self._scaled(result, arrays, path)
         if not np.isfinite(result).all():
-            raise InputError(f"{path} holds values that are infinite or NaN; answer it again")
+            raise InputError(f"{path} holds values that are infinite or NaN; write it again")
         if keys[0] == "logits":
             return result
         sums = result.sum(0)
@@ -140,8 +150,8 @@ class Outside(Answers):
         )
         if unsound:
             raise InputError(
-                f"{path}: probabilities must be at least 0 and sum to 1 at each place, got sums "
-                f"of {sums.min():.3g} to {sums.max():.3g}; name them logits if they are"
+                f"{path}: probabilities must be at least 0 and sum to 1 at each position, got sums "
+                f"from {sums.min():.3g} to {sums.max():.3g}; if they are logits, name them logits"
             )
         logs: np.ndarray = np.log(np.maximum(result / sums, _LEAST))
         return logs
@@ -150,7 +160,7 @@ class Outside(Answers):
         self, values: Float32[np.ndarray, "classes rows cols"], arrays: dict[str, Any], path: Path
     ) -> Float32[np.ndarray, "classes rows cols"]:
         if "scale" not in arrays:
-            raise InputError(f"{path}: logits of 8 bits need scale, a number or one per class")
+            raise InputError(f"{path}: 8-bit logits need scale, a number or one per class")
         try:
             scale, offset = (
                 np.broadcast_to(np.asarray(each, np.float32), (len(values),))[:, None, None]
@@ -177,20 +187,20 @@ class Outside(Answers):
         counts = np.bincount(index, minlength=self.classes * rows * cols)
         counts = counts.reshape(self.classes, rows, cols)
         total = counts.sum(0)
-        # Where nothing is named, everything is as likely.
+        # Cells without labels get equal probabilities.
         shares = np.where(total > 0, counts / np.maximum(total, 1), 1 / self.classes)
         shares = (1 - self._smoothing) * shares + self._smoothing / self.classes
         return np.log(np.maximum(shares, _LEAST)).astype(np.float32)
 
 
 def _reader(folder: Path, first: str, classes: int | None) -> MaskReader:
-    """Make what reads the masks: as a description there says, or else by ids from 0 on."""
+    """Return the reader of the masks: by a description in the folder, or by ids from 0."""
     path = folder / "dataset.yaml"
     if path.is_file():
         return MaskReader(read_description(path))
     if classes is None:
         raise InputError(
-            f"{folder}: masks such as {first} do not say how many classes there are; list their "
-            "names in the class map, as teacher: [...]"
+            f"{folder}: the number of classes is unknown, as masks such as {first} do not contain "
+            "it; list the class names in the class map, as teacher: [...]"
         )
     return MaskReader(description_of({"classes": [str(each) for each in range(classes)]}, path))

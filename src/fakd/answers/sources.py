@@ -1,4 +1,4 @@
-"""Where a teacher's answers come from, if not from one network: plain values, no tensors."""
+"""Sources of teacher answers other than one network: plain values, no tensors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,27 +12,27 @@ from fakd.files import expanded, read_yaml
 from fakd.specs import Spec, written
 
 MANIFEST = "manifest.json"
-"""What says that a folder is a store of answers."""
+"""File that marks a folder as a store of answers."""
 SUFFIXES = (".npz", ".png")
-"""What somebody else's answers may be."""
+"""Suffixes of answers written by other programs."""
 By = Literal["probability", "confidence"]
 
 
 class Source(ABC):
-    """Describes a teacher that is no network; `fakd.training.teacher` makes one of it."""
+    """Describes a teacher that is not a network; `fakd.training.teacher` builds it."""
 
     @property
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """What a recipe holds: what its constructor takes."""
+        """The arguments of its constructor, as stored in a recipe."""
 
 
 class Stored(Source):
-    """Answers in a folder: of `fakd answer`, or one .npz or .png file per image.
+    """Answers in a folder: from `fakd answer`, or one .npz or .png file per image.
 
     Args:
-        path: the folder.
-        smoothing: share of a label that is spread evenly over all classes; of .png masks only.
+        path: The folder.
+        smoothing: Share of a label that is spread evenly over all classes; for .png masks only.
     """
 
     def __init__(self, path: str | Path, smoothing: float = 0.0) -> None:
@@ -47,12 +47,11 @@ class Stored(Source):
 
 
 class Mapped(Source):
-    """A teacher of other classes.
+    """A teacher with other classes.
 
     Args:
-        teacher: a network, or another source.
-        classes_from: a .yaml file that names the teacher's classes of each of the student's, or
-            what it holds.
+        teacher: A network, or another source.
+        classes_from: A .yaml file with the teacher classes of each student class, or its content.
     """
 
     def __init__(self, teacher: Any, classes_from: dict | str) -> None:
@@ -61,18 +60,19 @@ class Mapped(Source):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The teacher, and what the file holds."""
+        """The teacher, and the content of the file."""
         return {"teacher": self.teacher, "classes_from": self.classes.content}
 
 
 class Several(Source):
-    """Several teachers of the same classes, whose probabilities are averaged.
+    """Several teachers with the same classes, whose probabilities are averaged.
 
     Args:
-        teachers: networks or other sources.
-        weights: one for each; all alike if not given.
-        by: the same everywhere (probability), or at each pixel times how sure each teacher is
-            (confidence): 1 less the entropy of its probabilities, as a share of the largest.
+        teachers: Networks or other sources.
+        weights: One per teacher; equal by default.
+        by: The same weights everywhere (probability), or multiplied at each pixel by each teacher's
+            confidence (confidence): 1 minus the entropy of its probabilities relative to the
+            maximum.
     """
 
     def __init__(
@@ -81,33 +81,35 @@ class Several(Source):
         if by not in get_args(By):
             raise InputError(f"expected teacher.by to be one of {get_args(By)}, got {by!r}")
         if not teachers:
-            raise InputError("expected teacher.teachers to name one or more, got none")
+            raise InputError("expected teacher.teachers to list at least one teacher, got none")
         weights = [1.0] * len(teachers) if weights is None else list(weights)
         if len(weights) != len(teachers):
             raise InputError(
                 f"expected one teacher.weights for each of {len(teachers)} teachers, got {weights}"
             )
         if not all(map(_weighs, weights)) or not any(weights):
-            raise InputError(f"expected teachers' weights of at least 0, one above, got {weights}")
+            raise InputError(
+                f"expected teacher.weights of at least 0, one of them above 0, got {weights}"
+            )
         self.teachers, self.weights = list(teachers), [float(each) for each in weights]
         self.by: By = "confidence" if by == "confidence" else "probability"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The teachers, their weights, and what these are multiplied by."""
+        """The teachers, their weights, and how these are applied."""
         return {"teachers": self.teachers, "weights": self.weights, "by": self.by}
 
 
 def described(value: Any, meant: Callable[[str], Any]) -> Spec | None:
-    """Say which source a teacher's short form stands for; None for a network's.
+    """Return the source that a teacher's short form stands for; None for a network.
 
     Args:
-        value: what follows ``--teacher`` or stands in a recipe: a folder of answers, a .yaml file
-            of several teachers, what such a file holds, or a list of them.
-        meant: says what a network's short form stands for.
+        value: The value of ``--teacher`` or its recipe entry: a folder of answers, a .yaml file of
+            several teachers, its content, or a list of teachers.
+        meant: Resolves a network's short form.
 
     Raises:
-        InputError: a file of several teachers is not what it should be.
+        InputError: a file of several teachers is invalid.
     """
     if isinstance(value, str):
         path = expanded(value)
@@ -124,7 +126,7 @@ def described(value: Any, meant: Callable[[str], Any]) -> Spec | None:
 
 
 def holds_answers(path: Path) -> bool:
-    """Tell whether a folder holds answers, and not a run."""
+    """Return whether a folder holds answers rather than a run."""
     if (path / MANIFEST).is_file():
         return True
     if any(path.glob("*.safetensors")) or (path / "recipe.yaml").exists():
@@ -151,7 +153,7 @@ def _several(content: Mapping[str, Any], where: Path, meant: Callable[[str], Any
     teachers = [_one(each, where, meant) for each in entries]
     weights = [each.get("weight", 1.0) for each in entries]
     by = content.get("by", "probability")
-    # Wrong values are refused here, before anything heavy is imported.
+    # Wrong values are refused here, before heavy imports.
     Several(teachers, weights, by)
     return written(_name(Several), teachers=teachers, weights=weights, by=by)
 

@@ -1,4 +1,4 @@
-"""A folder of answers: a manifest, and shards that are written whole or not at all."""
+"""A folder of stored answers: a manifest, and shards that are written atomically."""
 
 import hashlib
 import json
@@ -21,14 +21,14 @@ from fakd.errors import InputError
 from fakd.files import write_atomically, write_text
 
 FORMAT = 1
-"""Version of what lies in the folder; raised when an old reader would misunderstand it."""
+"""Version of the folder's format; incremented when old readers would misread it."""
 PARTS = ("train", "val")
 _MEANINGS = {"teacher": "another teacher", "data": "other images", "settings": "other settings"}
-"""What the manifests of two stores may differ in, in words."""
+"""The parts of a manifest in which two stores may differ, in words."""
 
 
 class Record(NamedTuple):
-    """The answer for one image, and what tells that it is this image's."""
+    """The answer for one image, with the image's name and version."""
 
     name: str
     stamp: str
@@ -37,11 +37,11 @@ class Record(NamedTuple):
 
 
 class Store(Answers):
-    """Answers that `fakd answer` has written or is writing.
+    """Answers written, completely or partly, by `fakd answer`.
 
     Args:
-        folder: where they lie.
-        content: what the manifest holds.
+        folder: Their folder.
+        content: The manifest's content.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Store(Answers):
         self.class_names = None if names is None else tuple(names)
         self.palette = None if palette is None else tuple(tuple(each) for each in palette)
         self.encoding = Encoding(settings["format"], settings["k"] or 1)
-        # Features have no likeliest classes.
+        # Features have no most likely classes.
         self.feature_encoding = Encoding("int8" if settings["format"] == "int8" else "float16")
         self.shard: int = content["shard"]
         text = json.dumps(content, sort_keys=True)
@@ -60,7 +60,7 @@ class Store(Answers):
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """Open a store, finished or not.
+        """Open a store, complete or not.
 
         Raises:
             InputError: the manifest cannot be read, or is of another version.
@@ -70,20 +70,20 @@ class Store(Answers):
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format"]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{path} is no manifest of stored answers: {error}") from error
+            raise InputError(f"{path} is not a manifest of stored answers: {error}") from error
         if version != FORMAT:
             raise InputError(
-                f"{path} must have format {FORMAT}, got {version}; it comes from another version "
-                "of fakd, use that one"
+                f"{path} must have format {FORMAT}, got {version}; it was written by another "
+                "version of fakd, so use that one"
             )
         return cls(folder, content)
 
     @classmethod
     def begin(cls, folder: Path, content: Mapping[str, Any]) -> "Store":
-        """Begin a store, or continue one of the same teacher, images and settings.
+        """Create a store, or continue one with the same teacher, images and settings.
 
         Raises:
-            InputError: the folder holds something else, or a store of another kind.
+            InputError: the folder contains other files, or a store that differs.
         """
         content = json.loads(json.dumps({"format": FORMAT, **content}))
         path = folder / MANIFEST
@@ -95,7 +95,7 @@ class Store(Answers):
         for key, meaning in _MEANINGS.items():
             if (there := store.content[key]) != (now := content[key]):
                 raise InputError(
-                    f"{folder} holds answers of {meaning} ({_difference(there, now)}); choose "
+                    f"{folder} holds answers with {meaning} ({_difference(there, now)}); choose "
                     "another --out, or remove it"
                 )
         return store
@@ -106,12 +106,12 @@ class Store(Answers):
         return [(part, i) for part in PARTS for i in range(-(-counts[part] // self.shard))]
 
     def indices(self, part: str, number: int) -> range:
-        """Tell which samples a shard holds."""
+        """Return the sample indices of a shard."""
         first = number * self.shard
         return range(first, min(first + self.shard, self.content["parts"][part]))
 
     def path(self, part: str, number: int) -> Path:
-        """Name a shard's file; it is there when the shard is whole."""
+        """Return a shard's path; the file exists once the shard is complete."""
         return self.folder / part / f"{number:06d}.safetensors"
 
     def left(self) -> list[tuple[str, int]]:
@@ -132,20 +132,21 @@ class Store(Answers):
             "ends": np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64),
             "sizes": np.array(sizes, np.int32),
         }
-        # One entry: safetensors keeps no order, and equal shards should be equal bytes.
+        # One entry, since safetensors does not keep order, and equal shards should be
+        # byte-identical.
         metadata = {"fakd": json.dumps({"names": names, "stamps": stamps})}
         write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
         return path.stat().st_size
 
     def encoded(self, maps: Maps) -> list[bytes]:
-        """Write the maps of one image."""
+        """Encode the maps of one image."""
         chunks = [self.encoding.encode(maps.logits)]
         if maps.features is not None:
             chunks.append(self.feature_encoding.encode(maps.features))
         return chunks
 
     def find(self, part: str, split: Split) -> Sequence[int]:
-        """Look names up in the shards' headers."""
+        """Look up names in the shards' headers."""
         known: dict[str, tuple[int, str]] = {}
         for number in {i for each, i in self.shards() if each == part}:
             with _named(self.path(part, number)) as shard:
@@ -155,27 +156,28 @@ class Store(Answers):
                 known[name] = place, stamp
         names = [split.name(index) for index in range(len(split))]
         if lacking := [name for name in names if name not in known]:
-            remedy = "answer them, too: fakd answer with these data and another --out"
+            remedy = "run fakd answer with these data and another --out"
             raise missing(self.title, part, lacking, len(names), remedy)
         for index, name in enumerate(names):
             if (stamp := split.stamp(index)) != known[name][1]:
                 raise InputError(
-                    f"{self.title} was made of another {part} image {name} ({known[name][1]} then, "
-                    f"{stamp} now); answer these data with fakd answer and another --out"
+                    f"{self.title} was made from another {part} image {name} ({known[name][1]} "
+                    f"then, {stamp} now); run fakd answer with these data and another --out"
                 )
-        # Compact, as every process that loads samples has all of it.
+        # A compact array, since every loader process has a copy.
         return array("q", [known[name][0] for name in names])
 
     def read(self, part: str, place: int, size: Size) -> Maps:
-        """Read one image's maps, and nothing else of its shard."""
+        """Read one image's maps, without reading the rest of the shard."""
         number, row = divmod(int(place), self.shard)
         with _named(self.path(part, number)) as opened:
             shard = opened()
             height, width, rows, cols = shard.sizes[row].tolist()
             if (height, width) != size:
                 raise InputError(
-                    f"{self.title} was made of an image of {width}x{height}, this one is "
-                    f"{size[1]}x{size[0]} (width x height)"
+                    f"{self.title} was made from an image of {width}x{height}, but this one is "
+                    f"{size[1]}x{size[0]} (width x height); run fakd answer with these data and "
+                    "another --out"
                 )
             counts = [self.classes, self.channels]
             depth = [each for each in counts if each is not None]
@@ -193,7 +195,7 @@ class Store(Answers):
 
 class _Shard(NamedTuple):
     data: Any
-    """Sliced without reading the rest."""
+    """Can be sliced without reading the rest."""
     ends: np.ndarray
     sizes: np.ndarray
     metadata: Mapping[str, list[str]]
@@ -209,10 +211,10 @@ def _opened(path: Path, state: tuple[int, int]) -> _Shard:
 
 @contextmanager
 def _named(path: Path) -> Iterator[Callable[[], _Shard]]:
-    """Open a shard, and say which is damaged, whatever the libraries stumble over."""
+    """Open a shard; turn any error of the libraries into a message that names the file."""
 
     def shard() -> _Shard:
-        # A store may be made anew where another was.
+        # A store may replace another one at the same path.
         state = path.stat()
         return _opened(path.absolute(), (state.st_ino, state.st_mtime_ns))
 
@@ -222,8 +224,8 @@ def _named(path: Path) -> Iterator[Callable[[], _Shard]]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} is damaged or gone ({' '.join(str(error).split())}); remove it, and the fakd "
-            "answer command that made it writes it again"
+            f"{path} is damaged or missing ({' '.join(str(error).split())}); remove it, and run "
+            "the same fakd answer command to write it again"
         ) from error
 
 
@@ -233,7 +235,7 @@ def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def images_of(data: SegmentationData) -> dict[str, Any]:
-    """Tell the images of a data set from others, whatever their labels; a manifest's ``data``."""
+    """Identify the images of a data set, regardless of labels: a manifest's ``data``."""
     digest = hashlib.sha256()
     for part in PARTS:
         split = getattr(data, part)
@@ -243,16 +245,16 @@ def images_of(data: SegmentationData) -> dict[str, Any]:
 
 
 def open_answers(source: Stored, classes: int | None) -> Answers:
-    """Open what a source names.
+    """Open the answers of a source.
 
     Args:
-        source: a folder.
-        classes: how many the answers should have; None where a class map decides.
+        source: A folder.
+        classes: Expected number of classes; None if a class map follows.
 
     Raises:
-        InputError: the store is not finished, or has other classes.
+        InputError: the store is incomplete, or has other classes.
     """
-    # Imported here because a store needs none of it.
+    # Imported here because a store does not need it.
     from fakd.answers.outside import Outside
 
     answers: Answers
@@ -263,14 +265,14 @@ def open_answers(source: Stored, classes: int | None) -> Answers:
         if left := store.left():
             count = len(store.shards())
             raise InputError(
-                f"{source.path} is not finished: {count - len(left)} of {count} shards are there; "
-                "the fakd answer command that began it continues it"
+                f"{source.path} is not complete: {count - len(left)} of {count} shards exist; run "
+                "the same fakd answer command to continue"
             )
     else:
         answers = Outside(source.path, source.smoothing, classes)
     if classes is not None and answers.classes != classes:
         raise InputError(
-            f"{source.path} holds answers of {answers.classes} classes, where {classes} are "
+            f"{source.path} holds answers for {answers.classes} classes, but {classes} are "
             "expected; map them with --classes_from MAP.yaml"
         )
     return answers

@@ -1,1 +1,1 @@
-"""From a student to a file for a device, and the guarantee that the file is as good."""
+"""Export of a student for deployment, with a guarantee that the file is as good."""

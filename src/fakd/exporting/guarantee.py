@@ -1,4 +1,4 @@
-"""Is the file as good as the student? It is run over labelled images, and that is compared."""
+"""Comparison of an exported file with the student on labelled images."""
 
 import statistics
 import subprocess
@@ -22,30 +22,31 @@ from fakd.types import Segmenter
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What the same images say of the student and of the file."""
+    """Scores of student and file on the same images."""
 
     student: Scores
     file: Scores
     agreement: float
-    """Share of all pixels, labelled or not, of which both name the same class."""
+    """Share of all pixels, labelled or not, with the same predicted class."""
     images: int
     latency: tuple[tuple[float, float], tuple[float, float]]
-    """Median and 90th percentile in ms of the first image, of student and file, bytes to ids."""
+    """Median and 90th percentile of the latency in ms on the first image, for student and file,
+    from bytes to class ids."""
     threads: int
     named: int
-    """How many classes the student names."""
+    """Number of classes that the student predicts anywhere."""
 
     @property
     def fall(self) -> float:
-        """Points of mIoU that the file lost."""
+        """Loss of the file in mIoU points."""
         return 100 * (self.student.miou - self.file.miou)
 
     def holds(self, tolerance: float) -> bool:
-        """Tell whether the file lost at most so many points of mIoU."""
+        """Return whether the file lost at most ``tolerance`` points of mIoU."""
         return self.fall <= tolerance
 
     def as_dict(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """Turn it into plain JSON, in percent and milliseconds."""
+        """Convert to JSON, in percent and milliseconds."""
         sides = {"student": self.student, "file": self.file}
         found: dict[str, Any] = {
             side: scores.as_dict(names)
@@ -68,18 +69,18 @@ def guarantee(
     images: int | None = None,
     done: Callable[[int], None] = lambda _: None,
 ) -> Guarantee:
-    """Show labelled images to the student and to the file that was made of it.
+    """Run the student and the exported file on labelled images.
 
     Args:
-        student: as it was trained, in evaluation mode.
-        file: the file, opened.
-        split: labelled images.
-        inference: how the student is shown them; the file does that for itself.
-        images: how many of them, evenly over the split; all if None.
-        done: called with the number of images done.
+        student: The trained network, in evaluation mode.
+        file: The opened file.
+        split: Labelled images.
+        inference: How images are fed to the student; the file contains its own resizing.
+        images: Number of images, evenly spread over the split; all if None.
+        done: Called with the number of images done.
 
     Raises:
-        InputError: no pixel of them has a class.
+        InputError: no pixel of the images has a class.
     """
     count = min(len(split), images or len(split))
     places = [index * len(split) // count for index in range(count)]
@@ -96,7 +97,9 @@ def guarantee(
         same, pixels = same + int((said[0] == said[1]).sum()), pixels + said[0].numel()
         done(number)
     if first is None or not matrices[0].any():
-        raise InputError("no pixel of these images has a class, so nothing can be guaranteed")
+        raise InputError(
+            "no pixel of these images has a class, so nothing can be compared; use labelled images"
+        )
     times = [
         timed(partial(predict_classes, network, first, way), torch.device("cpu"))
         for network, way in pairs
@@ -143,10 +146,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def memory_of(code: str, *arguments: str) -> float | None:
-    """Run code in a process of its own and tell the most memory it held, in MB.
+    """Run code in a new process and return its peak memory in MB.
 
-    None where the system does not say, or the code fails. The usage that a system reports of its
-    children would begin with what their parent held.
+    None if the system does not report it, or the code fails. The system's usage of child processes
+    cannot be used, since it starts at the parent's.
     """
     command = [sys.executable, "-c", _CHILD.format(code=code), *arguments]
     said = subprocess.run(command, capture_output=True, text=True)
@@ -156,14 +159,14 @@ def memory_of(code: str, *arguments: str) -> float | None:
 def memories(
     network: str | None, script: Path, file: Path, picture: Path, folder: Path
 ) -> tuple[float | None, float | None]:
-    """Tell the peak memory of a process that segments one picture: with fakd, and with run.py.
+    """Return the peak memory of a process that segments one image, with fakd and with run.py.
 
     Args:
-        network: the word that names the student; None where there is none.
+        network: The specifier of the student; None if it has none.
         script: run.py.
-        file: the exported network.
-        picture: an image.
-        folder: where masks may be written.
+        file: The exported network.
+        picture: An image.
+        folder: A folder for masks.
     """
     code = _STUDENT.format(threads=torch.get_num_threads())
     words = (network, str(picture), str(folder / "student"))

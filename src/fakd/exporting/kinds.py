@@ -1,4 +1,4 @@
-"""The choices of `fakd export`, which need no tensor."""
+"""The choices of `fakd export`, without PyTorch."""
 
 from typing import Literal
 

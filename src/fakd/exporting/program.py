@@ -1,4 +1,4 @@
-"""What is exported: the network with all that lies between an image's bytes and its classes."""
+"""The exported program: the network with everything from image bytes to classes."""
 
 import copy
 import json
@@ -22,18 +22,18 @@ from fakd.types import Segmenter
 
 @dataclass(frozen=True)
 class Form:
-    """What a file takes and answers.
+    """Inputs and outputs of an exported file.
 
     Args:
-        input: images of bytes; values in [0, 1]; or values that whoever runs it has normalised.
-        order: of the channels that it is shown.
-        output: a map of class ids at the image's size, or logits or probabilities at it.
-        size: the one height and width of its images; None for any.
-        batch: the one number of images it takes at a time; None for any.
-        inference: how an image is resized before the network sees it; done within the file.
+        input: Images as bytes, values in [0, 1], or values normalised by the caller.
+        order: Channel order of the input.
+        output: A map of class ids at the image's size, or logits or probabilities at that size.
+        size: Fixed height and width of images; None for any.
+        batch: Fixed batch size; None for any.
+        inference: How an image is resized for the network, inside the file.
 
     Raises:
-        InputError: no file can do that.
+        InputError: these cannot be combined.
     """
 
     input: Input = "uint8"
@@ -49,37 +49,37 @@ class Form:
             raise InputError(f"expected --size of at least 1, got {self.size}")
         if self.size is None and self.inference.base is not None:
             raise InputError(
-                "images that are fitted into --inference.base cannot be exported at any size; give "
+                "a network with --inference.base cannot be exported for images of any size; give "
                 "--size HEIGHT,WIDTH"
             )
 
     @property
     def example(self) -> tuple[int, int, int, int]:
-        """A shape of images to export and try with."""
-        # Dimensions of 1 would be taken for fixed ones.
+        """The image shape for export and tests."""
+        # The exporter would treat dimensions of 1 as fixed.
         return self.batch or 2, 3, *(self.size or (96, 128))
 
 
 def exportable_inference(inference: Inference) -> Inference:
-    """Keep the resizing of how images are shown; windows and averages are no part of a file."""
+    """Keep only the resizing of an inference; windows and averages cannot be exported."""
     single = inference.scales[0] if len(inference.scales) == 1 else 1.0
     scale = inference.scale * single
     return replace(inference, scale=scale, window=None, stride=None, flip=False, scales=(1.0,))
 
 
 class Program(nn.Module):
-    """Images as `Form` says in, classes, logits or probabilities at their size out.
+    """Map images, as described by `Form`, to classes, logits or probabilities at their size.
 
-    It owns a copy of the network, without auxiliary heads.
+    It holds a copy of the network, without auxiliary heads.
 
     Raises:
-        InputError: the network cannot be given normalised images.
+        InputError: the network does not support normalised images.
     """
 
     def __init__(self, network: Segmenter, form: Form) -> None:
         super().__init__()
         if not any(True for _ in network.parameters()):
-            raise InputError("a network without weights of its own cannot be exported (again)")
+            raise InputError("a network without its own weights cannot be exported (again)")
         self.network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         self.form = form
         if isinstance(self.network, EncoderDecoder):
@@ -88,11 +88,11 @@ class Program(nn.Module):
             _statistics(network)
             self.network.normalize = nn.Identity()
         _pool_by_products(self.network)
-        # The older exporter puts back the mode of the whole.
+        # The older exporter restores the mode of the whole module.
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Answer for images [batch, 3, height, width]."""
+        """Compute the output for images [batch, 3, height, width]."""
         logits, output = self.logits(images), self.form.output
         if output == "classes":
             ids = logits.argmax(1)
@@ -100,7 +100,7 @@ class Program(nn.Module):
         return logits.softmax(1) if output == "probabilities" else logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """Compute logits at the images' size, as `fakd.inference.predict_logits` does."""
+        """Compute logits at the images' size, like `fakd.inference.predict_logits`."""
         form, unit = self.form, images
         if form.input == "uint8":
             unit = unit.float() / 255
@@ -117,14 +117,14 @@ class Program(nn.Module):
 
 
 def _scaled(size: Any, scale: float) -> Any:
-    """Scale and round as `Inference.size` does, in whole numbers, or symbols of them."""
+    """Scale and round like `Inference.size`, in integers or symbolic integers."""
     ratio = Fraction(str(scale))
     up, down = 2 * ratio.numerator, 2 * ratio.denominator
     return tuple((side * up + ratio.denominator) // down for side in size)
 
 
 class _Pooling(nn.Module):
-    """Adaptive average pooling as two matrix products, which exist at any size in any runtime."""
+    """Adaptive average pooling as two matrix products, which every runtime supports at any size."""
 
     def __init__(self, cells: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class _Pooling(nn.Module):
         return rows @ features @ cols.transpose(0, 1)
 
     def weights(self, side: Any, like: Tensor) -> Tensor:
-        """Share as many positions, a number or a symbol, out among the cells, [cells, side]."""
+        """Return averaging weights, [cells, side], of ``side`` positions, a number or a symbol."""
         cell = torch.arange(self.cells, device=like.device)[:, None]
         position = torch.arange(side, device=like.device)[None]
         first = cell * side // self.cells
@@ -152,7 +152,7 @@ def _pool_by_products(network: nn.Module) -> None:
 
 
 def metadata(network: Segmenter, form: Form, **facts: Any) -> dict[str, Any]:
-    """Put together what a file says of itself; ``facts`` are its run, licence and the like."""
+    """Build the metadata of a file; ``facts`` are its run, licence and the like."""
     return {
         "format": 1,
         "classes": network.classes,
@@ -174,16 +174,16 @@ def metadata(network: Segmenter, form: Form, **facts: Any) -> dict[str, Any]:
 
 
 def _statistics(network: Segmenter) -> dict[str, list[float]]:
-    """Name what images must be normalised with.
+    """Return the mean and standard deviation for normalising images.
 
     Raises:
-        InputError: it is fed otherwise than red, green and blue less a mean by a deviation.
+        InputError: the network's input is not RGB normalised by mean and standard deviation.
     """
     normalize = getattr(network, "normalize", None)
     if not isinstance(normalize, Normalize) or normalize.mean.numel() != 3:
         raise InputError(
-            "what this network does to images in red, green and blue cannot be left to others; "
-            "give --input uint8 or unit"
+            "this network does not normalise RGB images by a mean and a standard deviation, so "
+            "its input cannot be normalised outside; give --input uint8 or unit"
         )
     return {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
 
@@ -191,9 +191,10 @@ def _statistics(network: Segmenter) -> dict[str, list[float]]:
 def right(
     answer: Tensor, program: Program, images: Tensor, tolerance: float = 1e-3
 ) -> Mapping[str, float] | None:
-    """Compare a file's answer with the program's; None if it is right, else by how much it is not.
+    """Compare a file's output with the program's; None if it is correct, else the difference.
 
-    Logits may differ by ``tolerance`` of their range; a named class must be as likely as that.
+    Logits may differ by ``tolerance`` times their range; the logit of a predicted class may be
+    below the maximum by as much.
     """
     with torch.no_grad():
         logits = program.logits(images)

@@ -1,4 +1,4 @@
-"""Fewer bits: float16, and static INT8 that leaves layers in float where it must."""
+"""Reduced precision: float16, and static INT8 that keeps layers in float if necessary."""
 
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -18,13 +18,13 @@ from fakd.settings import Inference
 _WEIGHED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _BETWEEN = ("Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool")
 _LOOKED_AT = 200
-"""Training images among which those to calibrate with are chosen."""
+"""Number of training images from which calibration images are selected."""
 _TRIED = 4
-"""Images on which one quantised layer is told from another."""
+"""Number of images for ranking layers by quantisation error."""
 
 
 def to_half(file: Path) -> None:
-    """Let an ONNX file compute in 16 bits; what it takes and answers stays as it is."""
+    """Convert an ONNX file to 16-bit arithmetic; inputs and outputs keep their types."""
     onnx: Any = import_module("onnx")
     float16: Any = import_module("onnxruntime.transformers.float16")
     with quiet():
@@ -33,11 +33,11 @@ def to_half(file: Path) -> None:
 
 
 def covering(split: Split, count: int, classes: int) -> list[int]:
-    """Choose images so that every class is seen often, the rarest not least.
+    """Select images greedily so that every class, above all rare ones, is covered often.
 
-    One after the other that image is taken whose classes, of at least a thousandth of its pixels,
-    weigh most, where a class that was in n chosen ones weighs 1 / (1 + n). Without labels they are
-    drawn evenly.
+    Each step adds the image with the largest total weight of classes that cover at least a
+    thousandth of its pixels; a class that occurs in n selected images weighs 1 / (1 + n).
+    Unlabelled images are selected evenly.
     """
     every = split.labelled_indices() or list(range(len(split)))
     looked_at = min(_LOOKED_AT, len(every))
@@ -59,7 +59,7 @@ def covering(split: Split, count: int, classes: int) -> list[int]:
 
 
 class _Reader:
-    """Feeds calibration images, as onnxruntime asks for them."""
+    """Feeds calibration images to onnxruntime."""
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self._parts = iter([{"images": part} for part in parts])
@@ -69,16 +69,16 @@ class _Reader:
 
 
 class Quantizer:
-    """Static INT8 of an ONNX file: 8-bit weights per channel, activations by their range.
+    """Static INT8 quantisation of an ONNX file: weights per channel, activations by their range.
 
     Args:
-        file: the file in float, with its metadata.
-        split: images whose activations give the ranges.
-        classes: of the network.
-        count: how many images.
+        file: The floating-point file, with its metadata.
+        split: Images for calibrating activation ranges.
+        classes: Number of classes.
+        count: Number of images.
 
     Raises:
-        InputError: there is none.
+        InputError: there are no images.
     """
 
     def __init__(self, file: Path, split: Split, classes: int, count: int) -> None:
@@ -96,7 +96,9 @@ class Quantizer:
 
         opened.call = recorded
         if len(split) == 0:
-            raise InputError("there are no training images to calibrate INT8 with; give fp16")
+            raise InputError(
+                "there are no training images to calibrate INT8 with; give --precision fp16"
+            )
         for place in covering(split, count, classes):
             predict_classes(opened, split[place].image[None], Inference())
         self.prepared = file.with_name("prepared.onnx")
@@ -114,7 +116,7 @@ class Quantizer:
         self._between = [each.name for each in nodes if each.op_type in _BETWEEN]
 
     def write(self, file: Path, floats: Sequence[str]) -> None:
-        """Write the file with all layers in INT8 but those."""
+        """Write the file with all layers in INT8 except ``floats``."""
         self._quantize(file, [each for each in self.layers if each not in floats] + self._between)
 
     def _quantize(self, file: Path, nodes: Sequence[str]) -> None:
@@ -137,7 +139,7 @@ class Quantizer:
             quantizer.model.save_model_to_file(str(file))
 
     def fewer(self) -> Iterator[list[str]]:
-        """List layers to leave in float: none, then twice as many each time, the worst first."""
+        """Yield layers to keep in float: none, the worst one, twice as many each time, and all."""
         yield []
         ranked = self._by_harm()
         count = 1
@@ -147,7 +149,7 @@ class Quantizer:
         yield ranked
 
     def _by_harm(self) -> list[str]:
-        """Rank layers by how many pixels change their class where that layer alone is in INT8."""
+        """Rank layers by the share of pixels whose class changes if only that layer is in INT8."""
         parts = self.parts[:_TRIED]
         plain = [_ids(onnx_session(self.prepared), part) for part in parts]
         single, harm = self.prepared.with_name("single.onnx"), dict[str, float]()
@@ -163,6 +165,6 @@ class Quantizer:
 
 
 def _ids(session: Any, images: np.ndarray) -> np.ndarray:
-    """Ask for class ids, which are the answer or the likeliest of its logits."""
+    """Return class ids, either the output itself or the argmax of logits."""
     answer: np.ndarray = session.run(None, {"images": images})[0]
     return answer if answer.ndim == 3 else answer.argmax(1)

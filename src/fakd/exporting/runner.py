@@ -1,4 +1,4 @@
-"""What lies beside an exported file: run.py, which needs no fakd, and card.md."""
+"""Files that accompany an exported network: run.py, which does not need fakd, and card.md."""
 
 from typing import Any
 
@@ -42,12 +42,12 @@ from PIL import Image, ImageOps
 
 
 def open_network(path):
-    """Return what the file says of itself, and a function from images to its answer."""
+    """Return the file's metadata, and a function from images to its output."""
     {opened}
 
 
 def segment(image, told, answer):
-    """Name the class of every pixel of a Pillow image: ids of its height and width."""
+    """Return the class ids of a Pillow image, at its height and width."""
     size = image.size
     if told["size"] and size != tuple(told["size"][::-1]):
         image = image.resize(told["size"][::-1], Image.Resampling.BILINEAR)
@@ -64,10 +64,10 @@ def segment(image, told, answer):
 
 
 def main(source, target, path=Path(__file__).with_name("{name}")):
-    """Write the mask: class ids, shown in the classes' colours."""
+    """Write the mask: class ids, with the classes' colours as palette."""
     told, answer = open_network(str(path))
     if (image := Image.open(source)).mode[0] in "IF":
-        raise ValueError(f"{{source}} has more than 8 bits, which this script cannot bring to 8")
+        raise ValueError(f"{{source}} has more than 8 bits, which this script cannot convert")
     ids = segment(ImageOps.exif_transpose(image).convert("RGB"), told, answer)
     mask = Image.fromarray(ids.astype(np.uint16 if told["classes"] > 256 else np.uint8))
     if told["palette"] and told["classes"] <= 256:
@@ -87,14 +87,14 @@ if __name__ == "__main__":
 
 
 def runner(target: Target, name: str) -> str:
-    """Write the script for a file of that name, which lies beside it."""
+    """Return run.py for a file of that name in the same folder."""
     imported, opened = _RUNTIMES[target]
     needs = f"NumPy, Pillow and {imported.removeprefix('import ')}"
     return _TEXT.format(name=name, needs=needs, imported=imported, opened=opened)
 
 
 def card(told: dict[str, Any], name: str, target: Target, verdict: str) -> str:
-    """Write card.md: what the file is, how good, how fast, how to run it."""
+    """Return card.md: what the file is, its scores and speed, and how to run it."""
     found, names = told["guarantee"], told["class_names"] or range(told["classes"])
     student, file = found["student"], found["file"]
 
@@ -115,7 +115,7 @@ def card(told: dict[str, Any], name: str, target: Target, verdict: str) -> str:
         "run": told["run"],
         "data": told["data"],
         "licences": told["licence"]
-        or "not stated; those of the data and of any weights it started from hold",
+        or "not stated; those of the data and of any initial weights apply",
         "fakd": told["fakd_version"],
     }
     rows = [
@@ -142,10 +142,10 @@ def card(told: dict[str, Any], name: str, target: Target, verdict: str) -> str:
         "|---|---|---|",
         *(f"| {title} | {shown(a)} | {shown(b)} |" for title, a, b in rows),
         "",
-        f"On {found['images']} labelled images of {told['data']}; the two name the same class for "
-        f"{found['agreement']:.3f} % of the pixels. Times are of one image, bytes to class ids, on "
-        f"{found['machine']}, {threads}; memory is the most a whole process held.",
+        f"On {found['images']} labelled images of {told['data']}; both predict the same class for "
+        f"{found['agreement']:.3f} % of the pixels. Times are per image, bytes to class ids, on "
+        f"{found['machine']}, {threads}; memory is the peak of the whole process.",
         "",
-        f"    python run.py photo.jpg mask.png   # beside {name}",
+        f"    python run.py photo.jpg mask.png   # next to {name}",
     ]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""From a network to a folder that holds its file, guaranteed, with run.py and card.md."""
+"""Export of a network to a folder with its file, guarantee, run.py and card.md."""
 
 import json
 import os
@@ -38,17 +38,17 @@ CARD, SCRIPT = "card.md", "run.py"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be written.
+    """The settings of an export.
 
     Args:
-        target: the runtime.
-        form: what the file takes and answers.
-        precision: of its arithmetic.
-        tolerance: points of mIoU that it may lose.
-        images: how many labelled ones it is tried with; all if None.
-        fixed: the size of images to fall back to where no file can take any.
-        opset: of ONNX.
-        calibration: how many training images INT8 is calibrated with.
+        target: The runtime.
+        form: Inputs and outputs of the file.
+        precision: Of its arithmetic.
+        tolerance: Maximum loss in mIoU points.
+        images: Number of labelled images to test with; all if None.
+        fixed: Image size to fall back to if no file for any size can be written.
+        opset: Of ONNX.
+        calibration: Number of training images for calibrating INT8.
     """
 
     target: Target
@@ -72,26 +72,27 @@ def ship(
     facts: dict[str, Any],
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Export, run the file over labelled images, and put it in its place, or aside as rejected.
+    """Export a network, test the file on labelled images, and keep it or mark it as rejected.
 
-    Nothing is left of an export that failed otherwise, nor of an earlier one that was rejected.
+    An export that fails for another reason leaves nothing behind; an earlier rejected one is
+    removed.
 
     Args:
-        network: the student.
-        data: whose validation images it is tried with.
-        inference: how the student is shown them.
-        wanted: what to write.
-        out: the folder; created with its parents.
-        name: of the file, without its ending.
-        word: names the student, for a process of its own; None if nothing does.
-        facts: run, data and licence, for the metadata.
-        done: called with the number of images done.
+        network: The student.
+        data: Its validation images are used for the test.
+        inference: How images are fed to the student.
+        wanted: The settings of the export.
+        out: The folder; created with its parents.
+        name: File name without suffix.
+        word: The student's specifier, for a process of its own; None if it has none.
+        facts: Run, data and licence, for the metadata.
+        done: Called with the number of images done.
 
     Returns:
-        What the file's metadata and the guarantee say, ``holds``, the ``verdict`` and the ``path``.
+        The metadata and the guarantee, ``holds``, the ``verdict`` and the ``path``.
 
     Raises:
-        InputError: it cannot be exported, or the file's answers are infinite or NaN.
+        InputError: it cannot be exported, or the file's outputs are infinite or NaN.
     """
     before = out.exists()
     make_folder(out)
@@ -120,7 +121,7 @@ def ship(
 
 @contextmanager
 def _kept_if(folder: Path, wanted: bool) -> Iterator[None]:
-    """Remove a folder afterwards that holds nothing, unless it was there before."""
+    """Remove a new folder afterwards if it is empty."""
     try:
         yield
     finally:
@@ -138,7 +139,7 @@ def _written(
     facts: dict[str, Any],
     done: Callable[[int], None],
 ) -> tuple[Guarantee, dict[str, Any]]:
-    """Write the file and try it; of INT8, with fewer layers until it is good enough."""
+    """Write the file and test it; with INT8, keep more layers in float until it is good enough."""
 
     def tried() -> Guarantee:
         opened = open_exported(str(file))
@@ -148,8 +149,8 @@ def _written(
             return guarantee(network, opened, data.val, inference, wanted.images, done)
         except FloatingPointError as error:
             raise InputError(
-                f"answers to images of {data.name} are infinite or NaN in {wanted.precision}; give "
-                "--precision fp32, or train the network again if that does not help"
+                f"outputs for images of {data.name} are infinite or NaN in {wanted.precision}; "
+                "give --precision fp32, or train the network again if that does not help"
             ) from error
 
     said = {"target": wanted.target, "precision": wanted.precision}
@@ -192,7 +193,7 @@ def _measured(
     file: Path,
     word: str | None,
 ) -> dict[str, Any]:
-    """Add to the guarantee how large both are, and what memory they take."""
+    """Add file sizes and memory to the guarantee's numbers."""
     numbers = found.as_dict(network.class_names or tuple(map(str, range(network.classes))))
     picture, weights = folder / "picture.png", folder / "student.safetensors"
     Image.fromarray(split[0].image.permute(1, 2, 0).contiguous().numpy()).save(picture)
@@ -206,23 +207,22 @@ def _measured(
 
 
 def sentence(found: Guarantee, tolerance: float, name: str) -> str:
-    """Say whether the guarantee holds."""
+    """Describe whether the guarantee holds."""
     kept = "holds" if found.holds(tolerance) else "does NOT hold"
     nothing = (
-        " It says nothing of the file, for the student names one class everywhere, as a broken one "
-        "may: train it first."
+        " It says nothing about the file, because the student predicts one class everywhere, as a "
+        "broken one may do: train it first."
     )
     return (
         f"The guarantee {kept}: {name} scores {100 * found.file.miou:.2f} mIoU as a file and "
-        f"{100 * found.student.miou:.2f} as the student ({-found.fall:+.2f}, at most {tolerance:g} "
-        f"may be lost) on {found.images} images; they agree on {found.agreement:.3%} of the pixels."
-        + nothing
-        * (found.named < 2)
+        f"{100 * found.student.miou:.2f} as the student ({-found.fall:+.2f}, allowed loss "
+        f"{tolerance:g}) on {found.images} images; they agree on {found.agreement:.3%} of the "
+        "pixels." + nothing * (found.named < 2)
     )
 
 
 def machine() -> str:
-    """Name the processor."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(each.partition(":")[2].strip() for each in lines if "model name" in each)
@@ -231,13 +231,13 @@ def machine() -> str:
 
 
 def refuse_present(out: Path, name: str, target: Target, overwrite: bool) -> None:
-    """Refuse a folder that holds an export, unless told.
+    """Refuse a folder that contains an export, unless ``overwrite``.
 
     Raises:
-        InputError: something is in the way.
+        InputError: a file exists, or the path is not a folder.
     """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is no folder; choose another --out")
+        raise InputError(f"{out} is not a folder; choose another --out")
     ours = (f"{name}{ENDINGS[target]}", CARD, SCRIPT, GUARANTEE)
     present = [each for each in ours if (out / each).exists()]
     if present and not overwrite:

@@ -1,4 +1,4 @@
-"""Writing a program as a file: ONNX by either exporter, `torch.export`, OpenVINO."""
+"""Writing a program to a file: ONNX with either exporter, `torch.export`, OpenVINO."""
 
 import json
 import warnings
@@ -35,23 +35,23 @@ _AXES = {0: "batch", 2: "height", 3: "width"}
 def export_graph(
     network: Segmenter, form: Form, fixed: tuple[int, int] | None, file: Path, opset: int | None
 ) -> tuple[Form, str]:
-    """Write a network as ONNX, by the exporter whose file answers as the network does.
+    """Write a network as ONNX, with the first exporter whose file gives the network's outputs.
 
-    The newer exporter is tried first, then the older one; at any size of images if ``form`` says
-    so, and if that cannot be, at ``fixed``.
+    The newer exporter is tried before the older one, and images of any size, if ``form`` has none,
+    before the size ``fixed``.
 
     Args:
-        network: what to export.
-        form: what the file takes and answers.
-        fixed: the size to fall back to; None to fall back to none.
-        file: what to write.
-        opset: of ONNX; the exporter's own if None.
+        network: The network.
+        form: Inputs and outputs of the file.
+        fixed: Fallback image size; None for no fallback.
+        file: The file to write.
+        opset: Of ONNX; the exporter's default if None.
 
     Returns:
         The form of the file, and the exporter's name.
 
     Raises:
-        InputError: no exporter wrote a file with the right answers.
+        InputError: no exporter wrote a file with correct outputs.
     """
     problems = []
     sizes = [form.size] if form.size or fixed is None else [None, fixed]
@@ -81,12 +81,12 @@ def _axes(form: Form) -> dict[int, str]:
 
 
 def _dims(axes: Mapping[int, str]) -> dict[int, Any]:
-    # A grid of one cell would be another graph, so that sides must be above the largest stride.
+    # A feature map of one cell would need another graph, so sides must exceed the largest stride.
     return {axis: torch.export.Dim(name, min=64 if axis else 1) for axis, name in axes.items()}
 
 
 def _images(form: Form, *, seed: int, by: int = 0) -> Tensor:
-    """Draw smooth images, at another size than the example's where any is taken."""
+    """Generate smooth images, at another size than the example's if any size is allowed."""
     batch, channels, height, width = form.example
     if form.size is None:
         height, width = height + by, width + 2 * by
@@ -116,13 +116,13 @@ def _write(program: Program, file: Path, exporter: str, opset: int | None) -> No
 
 
 def _wrong(program: Program, file: Path) -> str:
-    """Say what is wrong with an ONNX file's answers, at two sizes where it takes any."""
+    """Describe errors in an ONNX file's outputs, tested at two sizes if it takes any."""
     session = onnx_session(file)
     for by in (0, 37) if program.form.size is None else (0,):
         images = _images(program.form, seed=1, by=by)
         answer = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
         if (found := right(answer, program, images)) is not None:
-            return "its file answers otherwise (off by {off:.2g}, at most {limit:.2g})".format(
+            return "its file gives other outputs (off by {off:.2g}, limit {limit:.2g})".format(
                 **found
             )
     return ""
@@ -135,7 +135,7 @@ def export_program(
     file: Path,
     told: Mapping[str, Any],
 ) -> Form:
-    """Write a network as a program of `torch.export`, with its metadata; see `export_graph`.
+    """Write a network as a `torch.export` program with metadata; see `export_graph`.
 
     Raises:
         InputError: it cannot be exported.
@@ -148,7 +148,7 @@ def export_program(
         try:
             with quiet(), torch.no_grad():
                 images = _images(tried, seed=0)
-                # What is strict fails at checks of types, and is no longer the default.
+                # Strict mode fails at type checks, and is no longer the default.
                 made = torch.export.export(program, (images,), dynamic_shapes=shapes, strict=False)
                 text = json.dumps({**told, "size": size and list(size)})
                 # Not straight into the file: torch ends the process where a disk is full.
@@ -170,7 +170,7 @@ def export_program(
 
 
 def add_metadata(file: Path, told: Mapping[str, Any]) -> None:
-    """Write what an ONNX file is into it."""
+    """Write metadata into an ONNX file."""
     onnx: Any = import_module("onnx")
     model = onnx.load(file)
     model.producer_name = "fakd"
@@ -179,7 +179,7 @@ def add_metadata(file: Path, told: Mapping[str, Any]) -> None:
 
 
 def convert_to_openvino(source: Path, file: Path, told: Mapping[str, Any]) -> None:
-    """Write an ONNX file as OpenVINO's .xml, with its .bin beside it."""
+    """Convert an ONNX file to OpenVINO's .xml and .bin."""
     openvino: Any = import_module("openvino")
     model = openvino.convert_model(source)
     model.set_rt_info(json.dumps(told), [KEY])
@@ -190,7 +190,7 @@ def require_target(target: Target) -> None:
     """Refuse a target whose libraries are missing.
 
     Raises:
-        InputError: names the line that installs them.
+        InputError: the message has the command that installs them.
     """
     for name in LIBRARIES[target]:
         require_library(name)
@@ -198,7 +198,7 @@ def require_target(target: Target) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep exporters from printing graphs and warning of their own ways."""
+    """Silence the exporters' output and warnings."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         yield

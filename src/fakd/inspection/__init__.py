@@ -1,4 +1,4 @@
-"""Looking a data set over before anything is trained: what is there, and what to fix."""
+"""Checks of a data set before training: what it contains, and what to fix."""
 
 import lazy_loader
 

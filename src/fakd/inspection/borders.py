@@ -1,4 +1,4 @@
-"""Whether a value that nothing names is void, which annotators leave between classes."""
+"""Detection of void, the value without a name that annotators leave between classes."""
 
 from collections.abc import Iterable
 
@@ -9,32 +9,35 @@ from scipy.stats import entropy
 from fakd.data.masks import MaskValue, Pixels
 
 _MASKS = 0.9
-"""Share of the masks that void stands in at least."""
+"""Minimum share of masks that contain void."""
 _AREA = 0.15
-"""Share of the pixels that it has at most."""
+"""Maximum share of pixels that are void."""
 _BORDERS = 0.25
-"""Share of the length of all borders between values that is its own at least."""
+"""Minimum share of void in the total length of borders between values."""
 _THIN, _MOSTLY = 0.05, 2 / 3
-"""Share of its runs along rows and columns that are shorter than so much of the image's side."""
+"""Minimum share of void's runs along rows and columns that are shorter than this share of the
+side."""
 _EVEN = 0.5
-"""Neighbours that it has at least, relative to the number of values that borders are made of."""
+"""Minimum effective number of neighbours, relative to that of values at all borders."""
 _NEIGHBOURS = 1.6
-"""Neighbours that it has at least: one, and a little of another, is part of an object."""
+"""Minimum effective number of neighbours: a value with one, and a little of another, is part of an
+object."""
 
 _PLACES = np.array([1 << 16, 1 << 8, 1])
-"""Of red, green and blue in one number."""
+"""Weights that pack red, green and blue into one number."""
 
 
 def is_void(value: MaskValue, masks: Iterable[Pixels]) -> bool:
-    """Tell whether a value lies along the borders of the others, wherever these are.
+    """Return whether a value lies along the borders of the others, wherever these are.
 
-    Void stands in nearly every mask, is thin, has long borders for its few pixels, and borders on
-    other values about as often as these border on anything. Their number is the exponential of
-    the entropy of the lengths of borders, so that it is 2 for two equally long ones.
+    Void occurs in nearly every mask, is thin, has long borders for its few pixels, and its
+    effective number of neighbours is comparable to that of the values at all borders. An effective
+    number is the exponential of the entropy of border lengths, so it is 2 for two equally long
+    ones.
 
     Args:
         value: An id, or a colour.
-        masks: Some of the set.
+        masks: Some masks of the data set.
     """
     own = int(np.dot(value, _PLACES)) if isinstance(value, tuple) else value
     seen = count = pixels = area = 0
@@ -68,7 +71,7 @@ def is_void(value: MaskValue, masks: Iterable[Pixels]) -> bool:
 
 
 def _coded(pixels: Pixels, value: MaskValue) -> Integer[np.ndarray, "height width"]:
-    """Write colours as one number, and greys as colours where the value is a colour."""
+    """Pack colours into one number, and greys as colours if the value is a colour."""
     coded: np.ndarray = pixels.astype(np.int64)
     if coded.ndim == 3:
         coded = coded @ _PLACES

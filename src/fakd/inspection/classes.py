@@ -1,4 +1,4 @@
-"""The classes of a folder without a description: from files that name them, or from the masks."""
+"""Classes of a folder without a description: from files that name them, or from the masks."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from fakd.data.masks import MaskValue
 from fakd.errors import InputError, some
 
 _NOISE = 2e-3
-"""Share of the pixels of its masks below which a value among many is an edge between others."""
+"""If there are many values, one below this share of its masks' pixels is probably an edge."""
 _LEVEL = 1e-2
-"""Share above which it is a class although there are edges."""
+"""Share above which a value is a class in spite of edges."""
 _APART = 40
-"""Distance of RGB within which a value is taken for compression of a more frequent one."""
+"""RGB distance within which a value is attributed to compression of a more frequent one."""
 _MOST = 254
-"""Classes that are proposed; more values than that are seldom classes."""
+"""Maximum number of proposed classes; more values are seldom classes."""
 _NAMES = (
     *("labelmap.txt", "class_names.txt", "_classes.csv", "class_dict.csv", "classes.csv"),
     *("label_colors.txt", "classes.txt", "labels.txt", "codes.txt"),
@@ -29,7 +29,7 @@ _NO_CLASS = re.compile(
     r"void|ignored?|ignore regions?|unlabell?ed|unlabell?ed area|unknown|don'?t ?care|unannotated"
 )
 _VOID = (224, 224, 192)
-"""What VOC draws around objects."""
+"""The colour that VOC draws around objects."""
 # CVAT's name:r,g,b:parts:actions and name,r,g,b; CamVid's r g b name; Roboflow's id, name.
 _LINES = tuple(
     re.compile(pattern)
@@ -43,7 +43,7 @@ _LINES = tuple(
 
 
 def means_none(name: str) -> bool:
-    """Tell whether a class is called as pixels without a class are.
+    """Return whether a class name stands for pixels without a class.
 
     >>> means_none("Void"), means_none("__ignore__"), means_none("background")
     (True, True, False)
@@ -52,30 +52,30 @@ def means_none(name: str) -> bool:
 
 
 class Named(NamedTuple):
-    """Classes that a file beside the masks names."""
+    """Classes named by a file next to the masks."""
 
     file: str
     names: dict[int, str]
     """By id."""
     colours: dict[int, Colour]
-    """By id, where the file tells."""
+    """By id, if the file gives them."""
     by_place: bool = False
-    """Whether ids are places in the file, as it tells nothing else."""
+    """Whether ids are line numbers, because the file gives no others."""
 
 
 class Values(NamedTuple):
-    """How often a value stands in masks."""
+    """How often a value occurs in masks."""
 
     pixels: int
     area: int
-    """Pixels of the masks that hold it."""
+    """Total pixels of the masks that contain it."""
 
 
 def read_names(root: Path, files: Sequence[str]) -> Named | None:
-    """Read the file that names the classes, the one nearest to the root if there are several.
+    """Read the file that names the classes; of several, the one closest to the root.
 
     Raises:
-        InputError: another of that name, such as that of the other split, names them otherwise.
+        InputError: another file with that name, such as the other split's, gives different classes.
     """
     found = [file for file in files if PurePosixPath(file).name.lower() in _NAMES]
     rank = {name: place for place, name in enumerate(_NAMES)}
@@ -90,7 +90,7 @@ def read_names(root: Path, files: Sequence[str]) -> Named | None:
         if first is not None and named is not None and named[1:] != first[1:]:
             raise InputError(
                 f"{root / file} names other classes than {root / first.file}; export both with "
-                "the same classes, or describe each in a dataset.yaml of its own"
+                "the same classes, or give each its own dataset.yaml"
             )
         first = first or named
     return first
@@ -99,7 +99,7 @@ def read_names(root: Path, files: Sequence[str]) -> Named | None:
 def _named(file: str, lines: Sequence[str]) -> Named | None:
     for form in _LINES:
         found = [form.fullmatch(line) for line in lines]
-        # The first line may be a heading.
+        # The first line may be a header.
         found = found[1:] if found and found[0] is None else found
         if file.endswith(".csv") and form is _LINES[-1]:
             found = found[1:]
@@ -126,39 +126,40 @@ def describe(
     lossy: bool,
     is_void: Callable[[MaskValue], bool],
 ) -> tuple[list[str], list[str]]:
-    """Write the classes of a description.
+    """Write the class lines of a description.
 
     Args:
-        found: What the masks hold.
+        found: The values of the masks.
         named: Classes that a file names.
-        masks: Where the masks lie, for messages.
-        lossy: Whether compression has changed them.
+        masks: The folder of masks, for messages.
+        lossy: Whether compression has changed the masks.
         is_void: Whether a value lies along the borders of the others.
 
     Returns:
-        Lines of a dataset.yaml, and what the user should know of them.
+        Lines of a dataset.yaml, and notes about them.
 
     Raises:
-        InputError: the masks hold nothing, or more values than classes can be.
+        InputError: the masks are empty, or have more values than there can be classes.
     """
     if not found:
         raise InputError(f"no mask in {masks} can be decoded; save them as PNG")
     coloured = any(isinstance(value, tuple) for value in found)
     found = _as_colours(found) if coloured else found
     often = [value for value, (pixels, area) in found.items() if pixels >= _NOISE * area]
-    # More rare values than frequent ones are not rare classes, if ids are anything from 0 to 255.
+    # If values are anywhere from 0 to 255, and more are rare than frequent, these are not rare
+    # classes.
     quarters = {value // 64 for value in found if isinstance(value, int)}
     anywhere = coloured or quarters >= set(range(4))
     noisy = lossy or (anywhere and len(found) > 2 * len(often) + 2)
     values = _levels(found) if noisy else sorted(found)
     if len(values) > max(_MOST, len(named.names) if named else 0):
         raise InputError(
-            f"masks in {masks} hold {len(values)} {'colours' if coloured else 'ids'} and seem to "
-            "count objects; give masks of classes, or write a dataset.yaml with their classes"
+            f"masks in {masks} hold {len(values)} {'colours' if coloured else 'ids'}, probably "
+            "one per object; use masks of classes, or write a dataset.yaml with their classes"
         )
     key, ignore = ("colour", "ignore_colors") if coloured else ("id", "ignore")
     ids = [value for value in values if isinstance(value, int) and value not in NO_CLASS]
-    # Black of colours, and the last of ids: where programs put void.
+    # Void is usually black in colours, and the last of ids.
     dark: MaskValue = (0, 0, 0) if coloured else max(ids, default=0)
     nameless = not noisy and dark in values and dark not in _known(values, named, coloured)
     void = [dark] if nameless and is_void(dark) else []
@@ -174,33 +175,33 @@ def describe(
         value: f"{key} {_shown(value)} ({found[value].pixels / pixels:.1%} of the pixels)"
         for value in values
     }
-    end = "is taken for no class; list it under classes if it is one"
+    end = "is ignored; list it under classes if it is a class"
     remarks = [
-        f"{what[value]} has no name and lies along borders of the others as void does: it {end}"
+        f"{what[value]} has no name and lies along borders of the others like void, so it {end}"
         for value in void
     ]
-    remarks += [f"id {value} is taken for no class; change that if it is one" for value in nothing]
+    remarks += [f"id {value} is ignored; change that if it is a class" for value in nothing]
     if names and named is not None:
-        remarks.append(f"the classes are called as {named.file} says")
+        remarks.append(f"class names are from {named.file}")
         for value in unnamed:
             if value in (0, (0, 0, 0)):
                 names = {value: "background"} | names
                 remarks.append(
-                    f"{what[value]} is taken for background, as {named.file} does not name it"
+                    f"{what[value]} becomes background, since {named.file} does not name it"
                 )
             else:
-                remarks.append(f"{what[value]} has no name in {named.file}: it {end}")
+                remarks.append(f"{what[value]} has no name in {named.file}, so it {end}")
                 nothing.append(value)
     elif unnamed:
         names |= {value: f"class{at if coloured else value}" for at, value in enumerate(unnamed)}
         remarks.append(
-            f"nothing names {key} {some([*map(_shown, unnamed)], 3)}: write names of classes into "
-            f"dataset.yaml, and what means none (void, unlabelled) under {ignore}:"
+            f"{key} {some([*map(_shown, unnamed)], 3)} has no name: write the class names into "
+            f"dataset.yaml, and list void or unlabelled under {ignore}:"
         )
     none = [value for value, name in names.items() if means_none(name)]
     remarks += [
-        f"{names.pop(value)} ({key} {_shown(value)}) is taken for no class by its name; list it "
-        "under classes if it is one"
+        f"{names.pop(value)} ({key} {_shown(value)}) is ignored because of its name; list it "
+        "under classes if it is a class"
         for value in none
     ]
     none += [*void, *nothing]
@@ -218,7 +219,7 @@ def describe(
 
 
 def _as_colours(found: Mapping[MaskValue, Values]) -> dict[MaskValue, Values]:
-    """Take the ids of masks that hold grey alone, among masks of colours, for their greys."""
+    """Convert ids of purely grey masks to colours, if other masks hold colours."""
     colours: dict[MaskValue, Values] = {}
     for value, counts in found.items():
         colour = value if isinstance(value, tuple) else (value, value, value)
@@ -228,7 +229,7 @@ def _as_colours(found: Mapping[MaskValue, Values]) -> dict[MaskValue, Values]:
 
 
 def _levels(found: Mapping[MaskValue, Values]) -> list[MaskValue]:
-    """Choose the values that edges and compression lie between, each apart from the others."""
+    """Choose the frequent values that differ enough not to be edges or compression."""
     chosen: list[MaskValue] = []
     for value in sorted(found, key=lambda value: -found[value].pixels):
         distances = (np.linalg.norm(np.subtract(value, other)) for other in chosen)
@@ -240,7 +241,7 @@ def _levels(found: Mapping[MaskValue, Values]) -> list[MaskValue]:
 def _known(
     values: Sequence[MaskValue], named: Named | None, coloured: bool
 ) -> dict[MaskValue, str]:
-    """Name the values that can be named: as a file says, and 0 and 255 by themselves."""
+    """Name the values that can be named: from a file, or 0 and 255 by themselves."""
     if 255 in values and {*values} <= {0, 255}:
         both = named is not None and [*named.names] == [0, 1]
         off, on = named.names.values() if named and both else ("background", "foreground")
@@ -252,7 +253,7 @@ def _known(
         # The palette of labelme and VOC, where black is 0.
         keys = dict(enumerate([(0, 0, 0), *default_palette(max(named.names))]))
     names = {keys[raw]: name for raw, name in named.names.items() if raw in keys}
-    # A file that knows hardly any of the values is about something else.
+    # A file that covers less than half of the values is probably about something else.
     return names if 2 * sum(value in names for value in values) >= len(values) else {}
 
 

@@ -1,4 +1,4 @@
-"""What to fix, from what was seen: one line each with file and remedy, the most important first."""
+"""Findings of a check: one line each with file and way out, the most important first."""
 
 import re
 from collections import defaultdict
@@ -35,21 +35,21 @@ from fakd.inspection.survey import (
 from fakd.settings import IGNORE
 
 RARE = 1e-3
-"""Share of labelled pixels below which a class is pointed out."""
+"""Share of labelled pixels below which a class is reported."""
 _MUCH = 0.5
-"""Share of ignored pixels that is pointed out."""
+"""Share of ignored pixels above which it is reported."""
 _LISTED = 8
 
 
 class Weight(IntEnum):
-    """How much a finding matters."""
+    """Severity of a finding."""
 
     STOPS = 0
-    """Training would stop there, or learn nothing."""
+    """Training would fail, or learn nothing."""
     HARMS = 1
-    """It would go on, with worse data than it should."""
+    """Training would run, but on worse data than necessary."""
     TELLS = 2
-    """Right as it is if it is meant so."""
+    """Fine if intended."""
 
 
 class Finding(NamedTuple):
@@ -64,7 +64,7 @@ _stops, _harms, _tells = (partial(Finding, weight) for weight in Weight)
 
 @dataclass
 class Inspection:
-    """What was seen in a data set, and what follows."""
+    """The contents of a data set, and the findings."""
 
     opened: Opened
     splits: list[SplitFacts]
@@ -72,7 +72,7 @@ class Inspection:
 
     @property
     def usable(self) -> bool:
-        """Whether training would get through."""
+        """Whether training can run."""
         return not any(finding.weight is Weight.STOPS for finding in self.findings)
 
 
@@ -85,19 +85,19 @@ def inspected(
     save: Path | None = None,
     advance: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Inspection:
-    """Look a data set over.
+    """Check a data set.
 
     Args:
-        data: A folder, a .yaml file, or a data set of files that is open already.
-        description: The YAML file of a folder, if it does not stand in it.
-        samples: Pairs of each split that are decoded; None for as many as the time allows.
-        seconds: When to come to an end; None for never.
+        data: A folder, a .yaml file, or an open data set of files.
+        description: The YAML file of a folder, if it is elsewhere.
+        samples: Pairs of each split to decode; None for as many as the time allows.
+        seconds: Time limit; None for none.
         workers: Threads that read files.
-        save: A folder that what is proposed is for; masks that have to be drawn are drawn there.
-        advance: Is told what is done, how much of it and how much there is.
+        save: The folder for a proposal; masks are drawn there if annotations are not masks.
+        advance: Called with the current step, how much of it is done, and the total.
 
     Raises:
-        InputError: there is no data set, or none whose parts can be told.
+        InputError: there is no data set, or its parts cannot be recognised.
     """
     if isinstance(data, Path):
         opened = open_path(data, description, save, lambda *counts: advance("masks", *counts))
@@ -116,7 +116,7 @@ def inspected(
 
 
 def _tell_classes(opened: Opened, proposal: Proposal, splits: Sequence[SplitFacts]) -> None:
-    """Let a proposal take its classes from all masks that were read."""
+    """Derive a proposal's classes from all masks that were read."""
     found: defaultdict[MaskValue, Values] = defaultdict(lambda: Values(0, 0))
     for counts in (counts for split in splits for counts in split.counts):
         area = sum(counts.values())
@@ -145,7 +145,7 @@ def _findings(
     twins: Sequence[tuple[Place, Place]],
     saved: bool,
 ) -> list[Finding]:
-    """Judge what was seen, the most important first."""
+    """Derive the findings, the most important first."""
     found = [*map(_tells, opened.remarks), *_arrangement(opened.proposal, saved)]
     for split in splits:
         found += map(_stops, split.listing.refusals)
@@ -166,7 +166,7 @@ def _clips(names: Sequence[str], path: Path) -> Iterator[Finding]:
         count = len({match[1] for match in map(re.compile(pattern).match, names) if match})
         yield _tells(
             f"val: its {len(names)} names look like frames of {counted(count, 'clip')}, which are "
-            f"not independent images; if they are frames, write group: '{pattern}' into {path}"
+            f"not independent images; if they are, write group: '{pattern}' into {path}"
         )
 
 
@@ -177,15 +177,15 @@ def _arrangement(proposal: Proposal | None, saved: bool) -> Iterator[Finding]:
         names = some([LISTS[split] for split in proposal.chosen or ()], 3)
         lists = f" and the lists {names}" if names else ""
         yield _stops(
-            "there is no dataset.yaml, which training needs: --save NEWFOLDER writes the lines "
+            "there is no dataset.yaml, which training needs; --save NEWFOLDER writes the lines "
             f"above{lists} there"
         )
     yield from map(_harms, proposal.left_out)
     yield from map(_tells, proposal.remarks)
     if proposal.divided:
         yield _tells(
-            "nothing says which images are for validation, so every fifth is proposed; change the "
-            "lists if images of one scene or film follow each other"
+            "no validation images are given, so every fifth image is proposed; change the lists if "
+            "consecutive images show one scene or film"
         )
 
 
@@ -194,7 +194,7 @@ def _pairing(split: SplitFacts) -> Iterator[Finding]:
     if alone := listing.images_alone:
         yield _stops(
             f"{counted(len(alone), 'image')} without a mask ({some(alone, 2)}); add the masks "
-            "under the names of the images, or take the images out"
+            "under the names of the images, or remove the images"
         )
     if alone := listing.masks_alone:
         yield _harms(
@@ -203,8 +203,8 @@ def _pairing(split: SplitFacts) -> Iterator[Finding]:
         )
     if not (listing.pairs or listing.refusals or listing.images_alone):
         yield _stops(
-            "no image has a mask; name each mask as its image, or say in dataset.yaml where they "
-            "lie"
+            "no image has a mask; name each mask like its image, or say in dataset.yaml where they "
+            "are"
         )
 
 
@@ -220,8 +220,8 @@ def _damage(split: SplitFacts) -> Iterator[Finding]:
         image, mask = ("{}x{}".format(*header.size) for header in (photo, truth))
         turned = truth.size == photo.stored
         yield _stops(
-            f"{counted(len(mismatched), 'mask')} not of the size of the image ({pair.mask} is "
-            f"{mask}, {pair.image} is {image}{' once turned as its EXIF says' if turned else ''}); "
+            f"{counted(len(mismatched), 'mask')} with another size than the image ({pair.mask} is "
+            f"{mask}, {pair.image} is {image}{' after EXIF rotation' if turned else ''}); "
             f"{EXIF_REMEDY if turned else 'export masks at the size of their images'}"
         )
     if text := turned_either_way([*split.image_headers.items()] if split.mask_headers else []):
@@ -239,15 +239,15 @@ def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
         yield _harms(text)
     elif split.ignored > _MUCH:
         yield _harms(
-            f"{split.ignored:.0%} of the pixels are ignored; if that is not meant, see ids: and "
+            f"{split.ignored:.0%} of the pixels are ignored; if that is not intended, see ids: and "
             f"ignore: in {path}"
         )
     yield from _unknown(opened, split)
     if near := split.near / max(1, split.known_pixels):
         yield _harms(
-            f"{near:.1%} of the pixels hold what no class has, as smooth edges and compression "
-            "make it, and count as the nearest that one has; better save PNG, drawn and resized "
-            "without smoothing"
+            f"{near:.1%} of the pixels have values of no class, probably from smooth edges or "
+            "compression, and count as the nearest class; better save masks as PNG, drawn and "
+            "resized without antialiasing"
         )
     if split.known_pixels > ignored:
         yield from _classes(opened, split)
@@ -277,9 +277,9 @@ def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     colours.sort(key=lambda value: -split.pixels[value])
     if described.masks == "ids" or not described.has_palette:
         use = f"use the masks of {described.source}" if described.source else "save class ids"
-        remedy = f"{use}, or give the classes their colours with palette: there"
+        remedy = f"{use}, or give the colours of the classes with palette: there"
     elif len(colours) > max(3, len(described.class_names)):
-        remedy = "they look like smooth edges or compression: save PNG, drawn without smoothing"
+        remedy = "they look like smooth edges or compression: save PNG without antialiasing"
     else:
         remedy = "add to palette: or ignore_colors: there"
     yield _stops(
@@ -296,8 +296,8 @@ def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     if never := [name for number, name in enumerate(class_names) if not split.classes[number]]:
         remedy = "they do not count in the mean IoU"
         if training:
-            remedy = "take out or merge classes that are never there, or see ids:"
-            remedy = f"see whether the copy of {source} is whole" if source else remedy
+            remedy = "remove or merge classes that never occur, or see ids:"
+            remedy = f"check whether the copy of {source} is complete" if source else remedy
         found = _harms if training and every else _tells
         yield found(f"{_classes_named(never)} never seen{where}; {remedy}")
     shares = {name: split.share(number) for number, name in enumerate(class_names)}
@@ -310,7 +310,7 @@ def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
 
 
 def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
-    """Yield what the headers of a split say about its formats."""
+    """Yield findings about the file formats of a split."""
     pairs = split.listing.pairs
     if faint := unused_range(pairs, pairs[0].levels if pairs else Levels()):
         yield _harms(f"{split.listing.split}: {faint}")
@@ -327,19 +327,19 @@ def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
             Weight.TELLS,
             "mask",
             lambda header: header.mode.startswith(("I", "F")) and not wide,
-            "with 16 bits or more; fakd reads their ids as they are, but 8 are smaller and faster",
+            "with 16 bits or more; fakd reads their ids correctly, but 8 are smaller and faster",
         ),
         (
             Weight.TELLS,
             "image",
             lambda header: header.turned and header.size != header.stored,
-            "to be turned by EXIF, which fakd does; see in the picture whether masks are upright",
+            "rotated by EXIF, which fakd applies; see in the picture whether masks are upright",
         ),
         (
             Weight.TELLS,
             "image",
             lambda header: header.mode in ("1", "L", "LA") or header.mode[0] in "IF",
-            "in grey, read as RGB of equal channels; fine if predictions get grey images as well",
+            "in grey, read as RGB with equal channels; fine if predictions get grey images too",
         ),
         (
             Weight.TELLS,
@@ -360,14 +360,14 @@ def _overlap(
     first, second = (split.listing.pairs for split in splits)
     if shared := sorted({pair.image for pair in first} & {pair.image for pair in second}):
         yield _harms(
-            f"{counted(len(shared), 'image')} in train and val alike ({some(shared, 2)}); take "
-            "them out of one, for scores of images seen in training say nothing"
+            f"{counted(len(shared), 'image')} in both train and val ({some(shared, 2)}); remove "
+            "them from one, since scores on training images mean nothing"
         )
     if twins:
         one, other = twins[0]
         yield _harms(
-            f"{counted(len(twins), 'image')} of val byte for byte in train ({other} is {one}); "
-            "remove them from one"
+            f"{counted(len(twins), 'image')} of val with an identical copy in train ({other} is "
+            f"{one}); remove them from one"
         )
     names = {pair.name for pair in first} & {pair.name for pair in second}
     if names and not shared and not twins:

@@ -1,4 +1,4 @@
-"""Which image files of a folder are photos, which masks, and which belong together."""
+"""Recognition of images and masks in a folder, and of which belong together."""
 
 import json
 import re
@@ -28,28 +28,28 @@ _MASKS = {
 }
 _RUN_TOGETHER = rf"\b({'|'.join(SPLITS)})({'|'.join(sorted(_MASKS | _IMAGES))})\b"
 _ASIDE = re.compile("segmentationobject|instance|panoptic|visuali|overlay|preview|depth|disparity")
-"""What masks of classes are often exported with: neither photos nor such masks."""
+"""Files that are often exported along with class masks: neither photos nor class masks."""
 _COLOURED = {"color", "colour", "colors", "colours"}
-"""Ends of names that are masks of colours where there are none of ids."""
+"""Name suffixes of colour masks, which count as masks only if there are none of ids."""
 _FEW = 40
-"""Values that a mask has at most, and a photo does not."""
+"""Maximum number of values in a mask; a photo has more."""
 Kind = Literal["image", "mask", "coloured", "aside"]
 
 
 @dataclass
 class Group:
-    """Image files of one folder that are one thing."""
+    """Image files of one folder and one kind."""
 
     split: str | None
     kind: Kind
     folder: str
-    """Below the root, with slashes; empty for the root itself."""
+    """Relative to the root, with slashes; empty for the root itself."""
     files: list[str] = field(default_factory=list)
     """Relative to the folder."""
 
     @property
     def is_mask(self) -> bool:
-        """Whether its files are masks of classes."""
+        """Whether its files are class masks."""
         return self.kind == "mask"
 
     @property
@@ -60,17 +60,17 @@ class Group:
 
     @property
     def stems(self) -> list[str]:
-        """The files without their suffixes."""
+        """The files without suffixes."""
         return [file.rpartition(".")[0] for file in self.files]
 
     def pattern(self, before: str, after: str) -> str:
-        """Write the path of these files with ``{name}`` in it."""
+        """Return the path pattern of these files, with ``{name}``."""
         place = f"{self.folder}/" if self.folder else ""
         return f"{place}{before}{{name}}{after}{self.suffix}"
 
 
 def grouped(root: Path, files: Sequence[str]) -> list[Group]:
-    """Group files by split and kind, as their folders and names tell; by content if none does."""
+    """Group files by split and kind, by folder and file names; by content if names do not help."""
     groups: dict[tuple[str | None, Kind, str, str], Group] = {}
     for file in files:
         split, kind, folder, end = _place(file)
@@ -88,7 +88,7 @@ def grouped(root: Path, files: Sequence[str]) -> list[Group]:
 
 
 def split_of(path: str) -> str | None:
-    """Tell the split by the words of a path's folders and its name.
+    """Derive the split from the words of a path.
 
     >>> split_of("annotations/instances_train2017.json"), split_of("photos/a.jpg")
     ('train', None)
@@ -97,12 +97,12 @@ def split_of(path: str) -> str | None:
 
 
 def _words(text: str) -> list[str]:
-    """Part the words of a lower-case text, and those like trainannot."""
+    """Split a lower-case text into words, including compounds like trainannot."""
     return re.sub(_RUN_TOGETHER, r"\1 \2", re.sub(r"[^a-z]+", " ", text)).split()
 
 
 def _place(file: str) -> tuple[str | None, Kind, str, str]:
-    """Tell split, kind, folder, and the end of a name that tells the kind."""
+    """Derive split, kind, folder, and the name suffix that indicates the kind."""
     *folders, name = file.split("/")
     split, depth = None, min(1, len(folders))
     kind: Kind = "image"
@@ -134,7 +134,7 @@ def _place(file: str) -> tuple[str | None, Kind, str, str]:
 
 
 def _tell_by_content(root: Path, groups: list[Group]) -> None:
-    """Of two folders of like names, the one whose files have few values holds masks."""
+    """Of two folders with matching names, take the one whose files have few values for masks."""
     for one, other in combinations(groups, 2):
         if "aside" in (one.kind, other.kind) or one.split != other.split:
             continue
@@ -145,7 +145,7 @@ def _tell_by_content(root: Path, groups: list[Group]) -> None:
 
 
 def is_flat(root: Path, group: Group) -> bool:
-    """Tell whether the first files of a group hold so few values that they are no photos."""
+    """Return whether the first files of a group have too few values for photos."""
     try:
         return all(
             PurePosixPath(file).suffix.lower() in MASK_SUFFIXES
@@ -157,7 +157,7 @@ def is_flat(root: Path, group: Group) -> bool:
 
 
 class Match(NamedTuple):
-    """Images and masks of like names, and what stands before and after the name in each."""
+    """Images and masks with matching names, and what surrounds the name in each."""
 
     images: Group
     masks: Group
@@ -166,19 +166,19 @@ class Match(NamedTuple):
 
     @property
     def paired(self) -> list[str]:
-        """What images with a mask can be told by."""
+        """Names of images with a mask."""
         images = _stripped(self.images.stems, *self.around_image)
         return sorted(images & _stripped(self.masks.stems, *self.around_mask) - {""})
 
     @property
     def alone(self) -> list[str]:
-        """The same of images without one, of files that are no masks themselves."""
+        """Names of images without one that are not masks themselves."""
         images = _stripped(self.images.stems, *self.around_image)
         return sorted(images - {*self.paired, ""})
 
     @property
     def patterns(self) -> tuple[str, str]:
-        """The paths of images and masks with ``{name}`` in them."""
+        """The path patterns of images and masks, with ``{name}``."""
         return (
             self.images.pattern(*self.around_image),
             self.masks.pattern(*self.around_mask),
@@ -186,12 +186,12 @@ class Match(NamedTuple):
 
     @property
     def alike(self) -> bool:
-        """Whether a path of images would also match masks, so that names must be listed."""
+        """Whether the pattern of images would also match masks, so that names must be listed."""
         folders = self.images.folder, self.masks.folder
         return folders[0] == folders[1] and self.images.suffix == self.masks.suffix
 
     def by_convention(self, split: str) -> bool:
-        """Tell whether the files lie where they are looked for without being told."""
+        """Return whether the files are in the default layout."""
         folders = (self.images.folder, self.masks.folder) == (f"{split}/images", f"{split}/masks")
         return folders and not any((*self.around_image, *self.around_mask))
 
@@ -203,7 +203,7 @@ class Match(NamedTuple):
 
 
 def _match(images: Group, masks: Group) -> Match | None:
-    """Find what to leave out of file names for images and masks to have names in common."""
+    """Find the prefixes and suffixes to strip so that images and masks share most names."""
     best: Match | None = None
     most = 0
     for first, second in product(_choices(images.stems), _choices(masks.stems)):
@@ -225,7 +225,7 @@ def _choices(stems: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """Return the longest beginning of all texts."""
+    """Return the longest common prefix."""
     first, last = min(texts), max(texts)
     same = next(
         (at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None
@@ -234,7 +234,7 @@ def _common(texts: Sequence[str]) -> str:
 
 
 def _around_number(stem: str) -> tuple[str, str]:
-    """Split what stands around the name of a file that is alone in its folder."""
+    """Return what surrounds the variable part of the name of a single file."""
     before, line, after = stem.rpartition("_")
     return (f"{before}_", "") if after.isdigit() else ("", line + after)
 
@@ -248,7 +248,7 @@ def _stripped(stems: Sequence[str], before: str, after: str) -> set[str]:
 
 
 def matched(root: Path, split: str | None, groups: Sequence[Group]) -> Match | None:
-    """Find the largest folder of images, rather one of photos, and the masks that fit it best."""
+    """Find the largest folder of images, preferably photos, and the masks that match it best."""
     own = [group for group in groups if group.split == split]
     pairs = product(
         (group for group in own if group.kind == "image"), (group for group in own if group.is_mask)

@@ -1,4 +1,4 @@
-"""What lies at a path: a described data set, one of the paper's, or files to be described."""
+"""Recognition of a path: a described data set, one of the paper's, or undescribed files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ from fakd.inspection.proposal import ARCHIVES, Proposal, propose
 from fakd.inspection.survey import Advance
 
 SAVED = ("dataset.yaml", *LISTS.values(), "masks")
-"""What may be written to the folder of a proposal."""
+"""Files that a proposal may write."""
 _PROPOSED = Path("the proposed dataset.yaml")
 
 
 @dataclass
 class Opened:
-    """A data set whose files are listed."""
+    """A data set with its file listing."""
 
     title: str
     origin: str
-    """How it was recognised, for people."""
+    """How it was recognised, for the user."""
     root: Path
     description: Description
     splits: list[Listing]
     proposal: Proposal | None = None
-    """Where there was no description."""
+    """If there was no description."""
     remarks: Sequence[str] = ()
-    """What the user should know of masks that were drawn."""
+    """Notes about masks that were drawn."""
 
 
 def open_path(
@@ -46,17 +46,17 @@ def open_path(
     save: Path | None = None,
     advance: Advance = lambda done, total: None,
 ) -> Opened:
-    """Recognise what lies at a path and list its files; draw masks if only annotations are there.
+    """Recognise what is at a path and list its files; draw masks if there are only annotations.
 
     Args:
         path: A folder or a .yaml file.
-        description: The YAML file of a folder, if it does not stand in it.
-        save: The folder that a description, and masks, are for.
-        advance: Is told how many masks are drawn.
+        description: The YAML file of a folder, if it is elsewhere.
+        save: The folder for a description and masks.
+        advance: Called with the number of masks drawn.
 
     Raises:
-        InputError: there is nothing of the kind, or its description is wrong; masks would have to
-            be drawn and ``save`` is not given, or it has what would be written.
+        InputError: there is no data set, or its description is wrong; masks have to be drawn and
+            ``save`` is missing, or already contains files with these names.
     """
     path = path.expanduser()
     if path.is_file() and path.suffix.lower() in ARCHIVES:
@@ -70,14 +70,14 @@ def open_path(
     opened = opened or _published(path)
     if opened is not None and save is not None:
         raise InputError(
-            f"--save writes a proposed dataset.yaml, but {opened.title} is described already; "
-            "leave it out"
+            f"--save writes a proposed dataset.yaml, but {opened.title} already has one; "
+            "leave out --save"
         )
     return opened or _undescribed(path, save, advance)
 
 
 def open_listed(data: SegmentationData) -> Opened:
-    """Take a data set that is open already.
+    """Use a data set that is already open.
 
     Raises:
         InputError: it does not consist of files.
@@ -111,8 +111,8 @@ def _described(root: Path, described: Description, origin: str) -> Opened:
     else:
         train.remarks += left_out
         if more := len(images) - len(train.pairs):
-            said = counted(more, "further training image has", "further training images have")
-            train.remarks.append(f"{said} no labels: fakd distill takes the teacher's")
+            said = counted(more, "additional training image has", "additional training images have")
+            train.remarks.append(f"{said} no labels: fakd distill uses the teacher's")
     return Opened(title, origin, root, described, splits)
 
 
@@ -128,7 +128,7 @@ def _published(path: Path) -> Opened | None:
     opened = _described(root, described, f"recognised by the folders in {root}")
     if not whole:
         opened.splits[0].remarks.append(
-            "the additional training images (SBD) are not here, so train is VOC's own; train with "
+            "the additional training images (SBD) are missing, so train is VOC's own; train with "
             f"--data.augmented false, or get {described.source}"
         )
     return opened
@@ -147,14 +147,14 @@ def _undescribed(root: Path, save: Path | None, advance: Advance) -> Opened:
         return _drawn(exported, root, save, advance)
     described = proposal.described(_PROPOSED if save is None else save / "dataset.yaml")
     splits = listed(root, described, lenient=True, chosen=proposal.chosen, files=files)
-    origin = "no dataset.yaml; judged by names and masks"
+    origin = "no dataset.yaml; recognised by names and masks"
     return Opened(root.resolve().name, origin, root, described, splits, proposal)
 
 
 def _drawn(exported: Annotations, root: Path, save: Path | None, advance: Advance) -> Opened:
     what = (
-        f"{counted(len(exported.images), 'image')} annotated in the form of {exported.title}, of "
-        f"{counted(len(exported.names), 'class', 'classes')} ({some(exported.names, 6)})"
+        f"{counted(len(exported.images), 'image')} annotated in the format of {exported.title}, "
+        f"with {counted(len(exported.names), 'class', 'classes')} ({some(exported.names, 6)})"
     )
     if save is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""A dataset.yaml for a folder that has none, from names of files and what masks hold."""
+"""Proposes a dataset.yaml for a folder without one, from file names and mask values."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,14 +16,14 @@ from fakd.inspection.classes import Values, describe, read_names
 from fakd.inspection.grouping import LISTS, SPLITS, Group, Match, grouped, matched
 
 _EVERY = 5
-"""One image in so many is proposed for validation where nothing says which."""
+"""Every nth image is proposed for validation if no split is given."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-"""Suffixes of files that are to be unpacked."""
+"""Suffixes of archives, which the user must unpack."""
 
 
 @dataclass
 class Proposal:
-    """What could be saved as dataset.yaml, its classes once masks have been read."""
+    """A proposed dataset.yaml; the classes follow once masks have been read."""
 
     root: Path
     below: Sequence[str]
@@ -31,17 +31,17 @@ class Proposal:
     masks: Path
     """A folder of masks, for messages."""
     layout: list[str]
-    """Lines that say where files lie."""
+    """Lines about file locations."""
     chosen: dict[str, list[str]] | None
-    """Names of each split, where they are for the user to save as lists."""
+    """Names of each split, if they must be saved as lists."""
     divided: bool
-    """Whether the splits are of our choosing."""
+    """Whether the split was chosen here rather than given."""
     left_out: list[str]
-    """Images that lack a mask."""
+    """Messages about images without a mask."""
     remarks: list[str]
-    """What else the user should know."""
+    """Other notes."""
     classes: list[str] = field(default_factory=lambda: ["classes: ['?']"])
-    """Lines that say what masks mean; at first, to count what is stored."""
+    """Lines about mask values; initially a placeholder, so that values can be counted."""
 
     @property
     def text(self) -> str:
@@ -49,7 +49,7 @@ class Proposal:
         return "".join(f"{line}\n" for line in (*self.classes, *self.layout))
 
     def described(self, path: Path) -> Description:
-        """Read the description; the path is that of messages."""
+        """Parse the description; ``path`` is for messages."""
         return description_of(yaml.safe_load(self.text), path)
 
     def tell_classes(
@@ -58,39 +58,39 @@ class Proposal:
         lossy: bool,
         is_void: Callable[[MaskValue], bool],
     ) -> None:
-        """Take the classes from what the masks hold, and from a file that names them.
+        """Derive the classes from the mask values and a file that names them.
 
         Args:
-            found: What the masks hold.
-            lossy: Whether compression has changed that.
+            found: The values of the masks.
+            lossy: Whether compression has changed them.
             is_void: Whether a value lies along the borders of the others.
 
         Raises:
-            InputError: they hold nothing, or what classes cannot be.
+            InputError: the masks are empty, or their values cannot be classes.
         """
         named = read_names(self.root, self.below)
         self.classes, remarks = describe(found, named, self.masks, lossy, is_void)
         self.remarks += remarks
 
     def tell_greys(self, shown: Mapping[int, Colour], reader: MaskReader) -> None:
-        """Let indices count where palettes show greys that would be ids of other classes.
+        """Read indices as ids if palettes show them as greys that would be ids of other classes.
 
         Args:
             shown: The colours of indices.
-            reader: What reads masks as the classes say so far.
+            reader: Reads masks with the classes so far.
         """
         greys = {index: grey for index, (grey, *rest) in shown.items() if {*rest} == {grey}}
         for index, grey in greys.items():
             if reader.meaning(grey) not in (None, reader.meaning(index)):
                 self.classes.append("masks: ids")
                 self.remarks.append(
-                    f"palettes show index {index} as grey {grey}, and indices are taken for ids; "
-                    "if greys are, save the masks in grey, as before a program made them smaller"
+                    f"palettes show index {index} as grey {grey}, and indices are read as ids; "
+                    "if the greys are the ids, use the grey masks from before PNG optimisation"
                 )
                 return
 
     def files(self, folder: Path) -> dict[str, str]:
-        """Name and content of what to save in a folder: the description and its lists."""
+        """Return name and content of the files to save: the description and its lists."""
         text = self.text
         if folder.resolve() != self.root.resolve():
             text = f"root: {json.dumps(str(self.root.resolve()))}\n{text}"
@@ -101,15 +101,15 @@ class Proposal:
 
 
 def lists_of(chosen: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Write the lists of names of the splits, by file."""
+    """Return the content of the lists of names of the splits, by file."""
     return {LISTS[split]: "".join(f"{name}\n" for name in names) for split, names in chosen.items()}
 
 
 def propose(root: Path, files: Sequence[str]) -> Proposal:
-    """Tell where the images and masks of a folder lie.
+    """Recognise the locations of images and masks in a folder.
 
     Raises:
-        InputError: no images and masks that belong together can be told; says what to do.
+        InputError: no matching images and masks are found; the message gives the way out.
     """
     groups = grouped(root, files)
     found = {split: matched(root, split, groups) for split in ("train", "val", "test", None)}
@@ -163,19 +163,17 @@ def _left_out(match: Match) -> str:
         return ""
     path = match.patterns[0].replace("{name}", alone[0])
     what = f"{counted(len(alone), 'image')} without a mask"
-    return (
-        f"{what} ({path}), which the lists leave out; add the masks under the names of the images"
-    )
+    return f"{what} ({path}), not in the lists; add the masks under the names of the images"
 
 
 def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
     kinds = {"image": "images", "mask": "masks"}
     found = [
-        f"{len(group.files)} {kinds.get(group.kind, 'pictures of masks')} in {group.folder or '.'}"
+        f"{len(group.files)} {kinds.get(group.kind, 'visualised masks')} in {group.folder or '.'}"
         for group in groups[:4]
     ]
     there = {group.kind for group in groups}
-    remedy = "name each mask as its image (photos/a.jpg, masks/a.png)"
+    remedy = "name each mask like its image (photos/a.jpg, masks/a.png)"
     if archives := [file for file in files if PurePosixPath(file).suffix.lower() in ARCHIVES]:
         found, remedy = [some(archives, 2)], "unpack"
     elif not found:
@@ -184,12 +182,12 @@ def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
         found[-1] += ", whose names have nothing in common"
     elif "mask" in there:
         found[-1] += " and no photos"
-        remedy = "add the photos, under the names of the masks, in a folder of their own"
+        remedy = "add the photos, under the names of the masks, in a separate folder"
     else:
         found[-1] += " and no masks of classes"
-        remedy = "export semantic masks, one for each image and under its name"
+        remedy = "export semantic masks, one per image with its name"
     return (
-        f"expected images and PNG masks of like names below {root}, but found {', '.join(found)}; "
+        f"expected images and PNG masks of equal names in {root}, but found {', '.join(found)}; "
         f"{remedy}"
     )
 
@@ -197,7 +195,7 @@ def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
 def _listed(
     root: Path, files: Sequence[str], names: Collection[str]
 ) -> dict[str, list[str]] | None:
-    """Take the splits from lists among the files, such as ImageSets/Segmentation/val.txt."""
+    """Read the splits from lists among the files, such as ImageSets/Segmentation/val.txt."""
     by_name = {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
     found: dict[str, list[str]] = {}
     for file in files:
@@ -225,6 +223,6 @@ def _listed(
 
 
 def divide(names: Sequence[str]) -> dict[str, list[str]]:
-    """Hold every fifth out, or the last of fewer."""
+    """Hold out every fifth name, or the last if there are fewer."""
     held_out = list(names[_EVERY - 1 :: _EVERY] or names[-1:])
     return {"train": [name for name in names if name not in set(held_out)], "val": held_out}

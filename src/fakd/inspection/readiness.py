@@ -1,4 +1,4 @@
-"""Before a run: whether the labels of a split teach anything, and can be scored against."""
+"""Checks before a run whether a split's labels can be learned from and scored against."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -15,24 +15,25 @@ from fakd.inspection.survey import Header, read_header, spread
 from fakd.settings import IGNORE
 
 _PATIENCE = 20.0
-"""Seconds after which labels that show less than they should are no longer read, only doubted."""
+"""Seconds after which reading labels ends, and missing classes become a warning instead of an
+error."""
 _PHOTOS = 32
-"""Photos of a split whose headers are read."""
+"""Number of photos of a split whose headers are read."""
 
 
 class Shown(NamedTuple):
-    """What the labels of a split show, as far as they were looked at."""
+    """The classes in a split's labels, as far as they were read."""
 
     classes: Collection[int]
     """Without `IGNORE`."""
     assumed: Collection[int] = ()
-    """Mask ids that mean no class only because nothing says otherwise."""
+    """Mask ids that have no class only by default."""
     masks: Sequence[Place] = ()
     reader: MaskReader | None = None
 
 
 def flaw(shown: Shown, names: Sequence[str]) -> str | None:
-    """Say why labels teach and test nothing: of several classes they show one or none."""
+    """Explain why labels are useless: they show only one of several classes, or none."""
     looked = f" ({some(shown.masks, 1)})" if shown.masks else ""
     where = "the data set" if shown.reader is None else str(shown.reader.description.path)
     if not shown.classes:
@@ -46,21 +47,21 @@ def flaw(shown: Shown, names: Sequence[str]) -> str | None:
         return f"every labelled pixel is {names[only]}{looked}; see ids: and ignore: in {where}"
     none, other = min(shown.assumed), names[-1 if only != len(names) - 1 else 0]
     return (
-        f"masks hold {raw} and {none} only{looked}, and {none} means no class; write 'ids: "
-        f"{{{raw}: {names[only]}, {none}: {other}}}' in {where} if {none} is the object, or "
-        f"'ignore: [{none}]' if it is none"
+        f"masks hold only {raw} and {none}{looked}, and {none} is ignored; write 'ids: "
+        f"{{{raw}: {names[only]}, {none}: {other}}}' in {where} if {none} is a class, or "
+        f"'ignore: [{none}]' if it is not"
     )
 
 
 def turned_either_way(photos: Sequence[tuple[Place, Header]]) -> str | None:
-    """Say which labelled photos EXIF turns although masks fit them as stored as well."""
+    """Report labelled photos that EXIF rotates although masks also fit them without rotation."""
     turned = [path for path, header in photos if header.turned and header.size == header.stored]
     if not turned:
         return None
     return (
-        f"{len(turned)} of {len(photos)} images to be turned by EXIF, while their masks have the "
-        f"right size turned or not ({some(turned, 1)}); take the orientation out of photos that "
-        "masks fit as stored (exiftool -Orientation= FILE), and save the others upright"
+        f"{len(turned)} of {len(photos)} images are rotated by EXIF, and their masks fit with or "
+        f"without rotation ({some(turned, 1)}); remove the orientation from photos whose masks "
+        "fit without (exiftool -Orientation= FILE), and save the others upright"
     )
 
 
@@ -70,20 +71,20 @@ def require_labels(
     unlabelled: bool = False,
     skip: bool = False,
 ) -> list[str]:
-    """Refuse data whose labels teach or test nothing, and return what to warn of.
+    """Refuse data whose labels are useless, and return warnings.
 
-    Labels are read, evenly spread over the split, until they show two classes: the first one or two
-    do in data as they should be.
+    Labels are read, spread evenly over the split, until they show two classes; in sound data the
+    first one or two do.
 
     Args:
-        data: What a run is about to begin with.
+        data: The data of a run that is about to start.
         splits: Those it needs.
-        unlabelled: Whether a teacher names the classes of images without labels.
-        skip: Whether training leaves files out that cannot be read.
+        unlabelled: Whether a teacher supplies the classes of unlabelled images.
+        skip: Whether training skips files that cannot be read.
 
     Raises:
-        InputError: there are no labels, no pixel has a class, or what may be an object is taken for
-            none; or a file that was looked at cannot be read.
+        InputError: there are no labels, no pixel has a class, or an id that may be a class is
+            ignored by default; or a file that was read is damaged.
     """
     doubts = []
     for name in splits:
@@ -104,7 +105,7 @@ def require_labels(
 
 
 def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
-    """Read labels until they show so many classes; the second says whether all were read."""
+    """Read labels until they show ``wanted`` classes; also return whether all were read."""
     pairs: Sequence[Pair] | None = getattr(split, "pairs", None)
     classes, assumed, until = set[int](), set[int](), time.monotonic() + _PATIENCE
     labelled = split.labelled_indices()
@@ -112,7 +113,7 @@ def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
     for index in order:
         try:
             if pairs is None or not read:
-                # The first as training will read it, image and all.
+                # Read the first one like training does, including the image.
                 labels = split[index].labels
                 found = set() if labels is None else set(np.unique(labels.numpy()).tolist())
             if pairs is not None:
@@ -127,7 +128,7 @@ def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
         if len(classes) >= wanted or time.monotonic() > until:
             break
     if not read:
-        # Training says it better than this could.
+        # Training will report the error.
         return Shown(range(wanted)), False
     masks = [pair.mask for pair in pairs or () if pair.mask is not None]
     return Shown(
@@ -136,7 +137,7 @@ def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
 
 
 def _meanings(pair: Pair) -> tuple[set[int], list[int]]:
-    """Tell the classes that a mask shows, and ids in it that are assumed to mean none."""
+    """Return the classes of a mask, and its ids that have no class only by default."""
     if pair.reader is None or pair.mask is None:
         return set(), []
     values = pair.reader.counted(pair.mask)

@@ -1,4 +1,4 @@
-"""Headers of all files and pixels of an even sample, read as far as the time goes: no judgement."""
+"""Reads headers of all files and pixels of an even sample within a time limit."""
 
 import hashlib
 import math
@@ -22,66 +22,66 @@ from fakd.errors import InputError
 from fakd.settings import IGNORE
 
 LEAST = 8
-"""Pairs of a split that are decoded however long it takes."""
+"""Minimum number of pairs to decode per split, regardless of time."""
 _AGAIN = 32
-"""Masks that are decoded twice, to see where their values lie."""
+"""Number of masks that are decoded again to locate their values."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ALIKE = 4
-"""Files that a finding remembers of each unknown value."""
+"""Number of files to remember for each unknown value."""
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _KEPT = 4096
-"""Values that are kept of a mask, the most frequent; more are compression or smooth edges."""
+"""Number of most frequent values to keep per mask; more come from compression or smooth edges."""
 _TAIL = 64
-"""Bytes at the end of a file in which its end is marked; some programs add a few more."""
+"""Bytes at the end of a file that contain the end marker; some programs append a few."""
 _Result = TypeVar("_Result")
 Advance = Callable[[int, int], None]
-"""Takes how many steps are done, and of how many."""
+"""Called with the number of steps done, and the total."""
 
 
 class Header(NamedTuple):
-    """The beginning of an image file and its last bytes."""
+    """Header of an image file."""
 
     size: tuple[int, int]
-    """Width and height once turned upright."""
+    """Width and height after applying the EXIF orientation."""
     format: str
     mode: str
     turned: bool
-    """Whether EXIF says that the picture is to be turned."""
+    """Whether EXIF rotates the image."""
     stored: tuple[int, int]
     """Width and height before that."""
     transparent: bool
     length: int
-    """Bytes."""
+    """File size in bytes."""
 
     @property
     def kind(self) -> str:
-        """Name format and mode, such as ``PNG P``."""
+        """Format and mode, such as ``PNG P``."""
         return f"{self.format} {self.mode}"
 
 
 @dataclass
 class SplitFacts:
-    """One split, as far as it was looked at."""
+    """The facts about one split, as far as it was read."""
 
     listing: Listing
     headers: dict[Place, Header] = field(default_factory=dict)
     looked_at: int = 0
-    """Pairs whose headers were read."""
+    """Number of pairs whose headers were read."""
     unreadable: dict[Place, str] = field(default_factory=dict)
     sample: list[Pair] = field(default_factory=list)
     """Pairs that were decoded."""
     counts: list[dict[MaskValue, int]] = field(default_factory=list)
-    """Pixels of each value in each of their masks; empty for one that could not be read."""
+    """Pixels of each value in each mask of the sample; empty for unreadable ones."""
     pixels: Counter[MaskValue] = field(default_factory=Counter)
     """Pixels of each value in the sample's masks."""
     classes: Counter[int] = field(default_factory=Counter)
     """Pixels of each class in the sample's masks, `IGNORE` included."""
     class_images: Counter[int] = field(default_factory=Counter)
     near: int = 0
-    """Pixels whose value means the class of the nearest one that is described."""
+    """Pixels with undescribed values that count as the nearest described one."""
     unknown: dict[MaskValue, list[Place]] = field(default_factory=dict)
-    """Values that the description does not know, and masks that hold them."""
+    """Unknown values, and masks that contain them."""
 
     @property
     def mismatched(self) -> list[tuple[Pair, Header, Header]]:
@@ -109,7 +109,7 @@ class SplitFacts:
 
     @property
     def known_pixels(self) -> int:
-        """Pixels of the sample that mean a class or nothing."""
+        """Pixels of the sample with a known value, ignored ones included."""
         return sum(self.classes.values())
 
     @property
@@ -129,10 +129,10 @@ class SplitFacts:
 
 
 class Budget:
-    """Time that may be spent.
+    """A time limit.
 
     Args:
-        seconds: From now on; None for as long as it takes.
+        seconds: From now; None for no limit.
         workers: Threads that read files; 0 and 1 are the same.
     """
 
@@ -142,7 +142,7 @@ class Budget:
         self.workers = max(1, workers)
 
     def left(self, share: float = 1.0) -> bool:
-        """Tell whether less than this share of the time has passed."""
+        """Return whether less than this share of the time has passed."""
         return time.monotonic() - self._began < share * self._seconds
 
     def spent(
@@ -153,7 +153,7 @@ class Budget:
         least: int,
         advance: Advance,
     ) -> Iterator[tuple[SplitFacts, Pair, _Result]]:
-        """Work through pairs in batches until a share of the time is over."""
+        """Process pairs in batches until a share of the time has passed."""
         size = 4 * self.workers
         with ThreadPoolExecutor(self.workers) as pool:
             for start in range(0, len(items), size):
@@ -169,7 +169,7 @@ class Budget:
 
 
 def spread(count: int, seed: int = 0) -> list[int]:
-    """Order indices so that any beginning of the order is spread evenly.
+    """Order indices so that every prefix of the order is spread evenly.
 
     >>> spread(5)
     [0, 3, 1, 4, 2]
@@ -177,8 +177,8 @@ def spread(count: int, seed: int = 0) -> list[int]:
     if not count:
         return []
     offset = (seed * math.sqrt(2)) % 1
-    # Multiples of the golden ratio fill the gaps of those before them; dividing by their rank makes
-    # the order a permutation.
+    # Multiples of the golden ratio fall into gaps between earlier ones; taking ranks makes the
+    # order a permutation.
     places = [(offset + _GOLDEN * index) % 1 for index in range(count)]
     ranks = {index: rank for rank, index in enumerate(sorted(range(count), key=places.__getitem__))}
     return [ranks[index] for index in range(count)]
@@ -196,17 +196,17 @@ def read_headers(splits: Sequence[SplitFacts], budget: Budget, advance: Advance)
 def read_pixels(
     splits: Sequence[SplitFacts], budget: Budget, samples: int | None, advance: Advance
 ) -> None:
-    """Decode an even sample of each split and count what its masks hold.
+    """Decode an even sample of each split and count its mask values.
 
     Args:
-        splits: What headers were read of.
-        budget: The time; at least `LEAST` of each split are decoded even when it is over.
-        samples: Pairs of each split, whatever the time; None for as many as it allows.
-        advance: Is told how far it is.
+        splits: Those whose headers were read.
+        budget: The time limit; at least `LEAST` pairs of each split are decoded in any case.
+        samples: Pairs of each split, regardless of time; None for as many as it allows.
+        advance: Called with the progress.
     """
     work = _in_turn(splits, samples)
     least = len(work) if samples is not None else LEAST * len(splits)
-    # What others take of the time afterwards: hashes and a picture.
+    # The rest of the time is for hashes and a picture.
     for split, pair, (values, failed) in budget.spent(0.9, _values, work, least, advance):
         split.sample.append(pair)
         split.counts.append(values)
@@ -214,7 +214,7 @@ def read_pixels(
 
 
 def read_with(split: SplitFacts, reader: MaskReader) -> None:
-    """Let another reader say what the masks of a split mean."""
+    """Replace the mask reader of a split."""
     split.listing.pairs = [pair._replace(reader=reader) for pair in split.listing.pairs]
     split.sample = [pair._replace(reader=reader) for pair in split.sample]
 
@@ -222,7 +222,7 @@ def read_with(split: SplitFacts, reader: MaskReader) -> None:
 def _in_turn(
     splits: Sequence[SplitFacts], most: int | None = None
 ) -> list[tuple[SplitFacts, Pair]]:
-    """Take pairs of the splits by turns, each in an even order."""
+    """Alternate between the splits, each in an even order."""
     orders = [spread(len(split.listing.pairs))[:most] for split in splits]
     return [
         (split, split.listing.pairs[index])
@@ -233,7 +233,7 @@ def _in_turn(
 
 
 def _headers(pair: Pair) -> tuple[dict[Place, Header], dict[Place, str]]:
-    """Read a pair's headers, and name files whose header cannot be read."""
+    """Read a pair's headers; return errors by file."""
     headers: dict[Place, Header] = {}
     failed: dict[Place, str] = {}
     for path in (pair.image, pair.mask):
@@ -247,7 +247,7 @@ def _headers(pair: Pair) -> tuple[dict[Place, Header], dict[Place, str]]:
 
 
 def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Place, str]]:
-    """Decode a pair: pixels of each value of its mask, and files that could not be decoded."""
+    """Decode a pair; return the pixels of each mask value, and errors by file."""
     values: dict[MaskValue, int] = {}
     failed: dict[Place, str] = {}
     try:
@@ -263,7 +263,7 @@ def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Place, str]]:
 
 
 def tell_meanings(split: SplitFacts) -> None:
-    """Say which classes the values of the sample's masks mean, and which values mean nothing."""
+    """Map the values of the sample's masks to classes, and collect unknown values."""
     meaning = cache(lambda reader, value: (reader.meaning(value), reader.exact(value)))
     for pair, values in zip(split.sample, split.counts, strict=True):
         if pair.reader is None or pair.mask is None:
@@ -284,20 +284,20 @@ def tell_meanings(split: SplitFacts) -> None:
 
 
 def read_header(path: Place, upright: bool) -> Header:
-    """Read the header of an image or, where ``upright`` is false, of a mask, whose EXIF is moot.
+    """Read the header of an image or, if not ``upright``, of a mask, whose EXIF does not matter.
 
-    A file that lacks the mark of its end is decoded to see whether pixels are missing.
+    A file without an end marker is decoded to check whether pixels are missing.
 
     Raises:
-        InputError: the file is damaged, incomplete, no image or not there.
+        InputError: the file is damaged, incomplete, missing or not an image.
     """
     try:
         length = path.stat().st_size
         with path.open("rb") as file, Image.open(file) as image:
             size, kind, mode = image.size, str(image.format), image.mode
             transparent = mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-            # Asked for EXIF that is not at its beginning, a PNG would be decoded.
-            # TIFF is turned as it says, masks too, and its size is told turned by some Pillow.
+            # If EXIF is not at a PNG's beginning, reading it would decode the image. TIFF
+            # orientation applies to masks too, and some Pillow versions return the rotated size.
             has_exif = upright and (kind != "PNG" or "exif" in image.info)
             if kind == "TIFF":
                 tags: Any = image
@@ -305,9 +305,9 @@ def read_header(path: Place, upright: bool) -> Header:
             code = image.getexif().get(_ORIENTATION, 1) if has_exif or kind == "TIFF" else 1
             file.seek(max(0, length - _TAIL))
             tail = file.read()
-    # Pillow raises whatever its parsers stumble over in a damaged file.
+    # Pillow's parsers raise any exception on a damaged file.
     except Exception:
-        # The reader's own words, or its success where Pillow knows no such kind.
+        # Use the reader's error message, or its result if Pillow does not know the format.
         held = stored(path, upright)
         bands = held.pixels.shape[2] if held.pixels.ndim == 3 else 1
         size, kind, code = held.size_before, path.suffix[1:].upper(), held.orientation
@@ -322,9 +322,9 @@ def read_header(path: Place, upright: bool) -> Header:
 
 
 def identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Place, Place]]:
-    """Find images of one split that are byte for byte those of the next.
+    """Find images of one split that are byte-identical to images of the next.
 
-    Only files of equal length are read.
+    Only files of equal size are read.
     """
     first, second = (_by_length(split) for split in splits)
     found = []

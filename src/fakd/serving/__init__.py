@@ -1,1 +1,1 @@
-"""One page on this machine: networks beside each other on an image that is dropped onto it."""
+"""A local web page that compares networks on a dropped image."""

@@ -1,4 +1,4 @@
-"""Networks beside each other: what each says of an image, in classes common to all."""
+"""Several networks on one image, with their classes merged by name."""
 
 import io
 import json
@@ -23,11 +23,11 @@ from fakd.settings import Inference
 from fakd.types import Segmenter
 
 LONGEST = 1600
-"""Pixels of the longer side of what a browser is given to show."""
+"""Maximum longer side in pixels of images and maps sent to the browser."""
 
 
 class Shown(NamedTuple):
-    """A network, on its device, and how it is shown images."""
+    """A network on its device, and how images are fed to it."""
 
     title: str
     network: Segmenter
@@ -37,7 +37,7 @@ class Shown(NamedTuple):
 
 
 def shown(title: str, network: Segmenter, inference: Inference, device: torch.device) -> Shown:
-    """Take a network as it was trained, unless told how images are shown to it."""
+    """Prepare a network; by default images are fed to it as in training."""
     if inference == Inference():
         inference = trained_inference(network)
     levels = read_levels(network.extra.get("levels", {}), Path(title))
@@ -45,7 +45,7 @@ def shown(title: str, network: Segmenter, inference: Inference, device: torch.de
 
 
 class Upload(Packed):
-    """An image that was sent, and lies nowhere."""
+    """An uploaded image, which is not stored."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -54,15 +54,15 @@ class Upload(Packed):
         return "the file"
 
     def read_bytes(self) -> bytes:
-        """Give its bytes."""
+        """Return its bytes."""
         return self._content
 
 
 class Common:
-    """The classes of several networks; those of one name are one, in the first network's colour.
+    """The classes of several networks, merged by name, in the first network's colours.
 
     Args:
-        networks: what is shown; classes without a name have their number.
+        networks: The networks; classes without a name are named by their number.
     """
 
     def __init__(self, networks: Sequence[Shown]) -> None:
@@ -78,11 +78,11 @@ class Common:
         places = {name: place for place, name in enumerate(colours)}
         self.classes = [{"name": name, "colour": list(colour)} for name, colour in colours.items()]
         self.places = [np.array([places[name] for name in names]) for names in named]
-        """Of each network's classes, their place among all."""
+        """For each network, the merged index of each of its classes."""
 
 
 def photo(first: Shown, sent: bytes) -> Content:
-    """Encode an image as networks see it, upright, small enough for a browser.
+    """Encode an image as the networks see it, upright, at a size for browsers.
 
     Raises:
         InputError: it cannot be decoded.
@@ -95,20 +95,20 @@ def photo(first: Shown, sent: bytes) -> Content:
 
 
 def segmented(given: Shown, places: Integer[np.ndarray, " classes"], sent: bytes) -> Content:
-    """Segment an image that was sent.
+    """Segment an uploaded image.
 
     Args:
-        given: the network.
-        places: of its classes among all that are shown.
-        sent: the file.
+        given: The network.
+        places: The merged index of each of its classes.
+        sent: The file.
 
     Returns:
-        JSON: ``width`` and ``height`` of the map that is shown, ``milliseconds`` from bytes to
-        class ids, ``shares`` of the image's own pixels by place, and ``runs``, the map row by row
-        as places and how many pixels each lasts.
+        JSON: ``width`` and ``height`` of the map, ``milliseconds`` from pixels to class ids,
+            ``shares`` of the original image's pixels by merged class, and ``runs``, the run-length
+            encoded map, row by row.
 
     Raises:
-        InputError: it cannot be decoded, or not be shown so.
+        InputError: it cannot be decoded, or not with this network's settings.
     """
     image = _read(given, sent)[None].to(given.device)
     began = time.perf_counter()
@@ -130,7 +130,7 @@ def segmented(given: Shown, places: Integer[np.ndarray, " classes"], sent: bytes
 
 
 def runs(values: Integer[np.ndarray, " pixels"]) -> list[int]:
-    """Write values as each one and how often it follows on itself.
+    """Encode values as run lengths: each value, followed by its number of repetitions.
 
     >>> runs(np.array([7, 7, 7, 2]))
     [7, 3, 2, 1]

@@ -1,4 +1,4 @@
-"""The page: its text, its looks and what it does, each at an address of its own."""
+"""The page's HTML, CSS and JavaScript."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,12 +11,12 @@ _PAGES = templates("fakd.serving")
 
 
 def page(networks: Sequence[Shown], common: Common, limit: int) -> dict[str, Content]:
-    """Lay out the page of some networks: what is at which address.
+    """Render the page; return its content by address.
 
     Args:
-        networks: in the order in which they are shown.
-        common: their classes.
-        limit: of bytes that may be sent.
+        networks: In display order.
+        common: Their merged classes.
+        limit: Maximum upload size in bytes.
     """
     facts = {"classes": common.classes, "networks": len(networks), "limit": limit}
     text = _PAGES.get_template("page.html.jinja").render(

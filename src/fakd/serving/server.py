@@ -1,4 +1,4 @@
-"""A page on the loopback address: what may be asked of it, and by whom."""
+"""HTTP server on the loopback address: routes, limits and origin checks."""
 
 import ipaddress
 import os
@@ -27,7 +27,7 @@ _HEADERS = {
 
 
 class Content(NamedTuple):
-    """What is answered."""
+    """A response."""
 
     kind: str
     """Its media type."""
@@ -35,23 +35,22 @@ class Content(NamedTuple):
 
 
 class PageServer(ThreadingMixIn, TCPServer):
-    """A server that only this machine reaches, bound to its port at once.
+    """A server that only this machine can reach; it binds its port at once.
 
-    It knows its addresses by heart and opens no file. Whoever asks must have reached it by a name
-    of this machine, or a page elsewhere could ask through a name that it lets point here; what is
-    sent must come from its own page.
+    It serves fixed addresses from memory and opens no file. The Host header must name this machine,
+    since another site could otherwise use DNS rebinding; uploads must come from its own page.
 
     Args:
-        host: a loopback address.
+        host: A loopback address.
         port: 0 for a free one.
-        limit: of bytes that may be sent to it.
+        limit: Maximum upload size in bytes.
 
     Raises:
-        InputError: others could reach that address, or the port cannot be had.
+        InputError: other machines could reach the address, or the port is not available.
     """
 
     daemon_threads = True
-    # Elsewhere it would let two servers have one port.
+    # On other systems it would let two servers share a port.
     allow_reuse_address = os.name == "posix"
     allow_reuse_port = False
 
@@ -59,11 +58,11 @@ class PageServer(ThreadingMixIn, TCPServer):
         host = "127.0.0.1" if host.lower() == "localhost" else host
         if not _is_loopback(host):
             raise InputError(
-                f"--host must be a loopback address such as 127.0.0.1, got {host}: whoever reached "
-                "the page could have the networks run; reach it from elsewhere through ssh -L"
+                f"--host must be a loopback address such as 127.0.0.1, got {host}: anyone who can "
+                "reach the page can run the networks; use ssh -L to reach it from elsewhere"
             )
         if not 0 <= port < 2**16:
-            raise InputError(f"--port must be 0 to 65535, got {port}; 0 takes a free one")
+            raise InputError(f"--port must be 0 to 65535, got {port}; 0 chooses a free one")
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.names, self.limit, self.asking = {*_LOCAL, host}, limit, threading.Lock()
         self.files: Mapping[str, Content] = {}
@@ -72,7 +71,7 @@ class PageServer(ThreadingMixIn, TCPServer):
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise InputError(
-                f"port {port} of {host} cannot be had: {error.strerror}; choose another with "
+                f"port {port} of {host} is not available: {error.strerror}; choose another with "
                 "--port, or a free one with --port 0"
             ) from error
         name = f"[{host}]" if ":" in host else host
@@ -81,11 +80,11 @@ class PageServer(ThreadingMixIn, TCPServer):
     def serve(
         self, files: Mapping[str, Content], posts: Mapping[str, Callable[[bytes], Content]]
     ) -> None:
-        """Answer until Ctrl-C, which waits for the network that runs; a second one does not.
+        """Serve until Ctrl-C, which waits for a running network; a second one does not.
 
         Args:
-            files: what is at each address.
-            posts: what answers to the bytes that are sent to each address, one call at a time.
+            files: The content of each address.
+            posts: The handler of bytes sent to each address; one call at a time.
         """
         self.files, self.posts = files, posts
         try:
@@ -96,7 +95,7 @@ class PageServer(ThreadingMixIn, TCPServer):
                 pass
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that has not waited for its answer."""
+        """Ignore browsers that closed the connection early."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -107,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        """Give what is at an address."""
+        """Send the content of an address."""
         if not self._is_ours():
             return
         found = self.server.files.get(self.path)
@@ -117,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, found)
 
     def do_POST(self) -> None:
-        """Take what is sent to an address, and answer to it."""
+        """Handle an upload."""
         origin, host = self.headers.get("Origin"), self.headers.get("Host")
         if not self._is_ours():
             return
@@ -126,11 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
-            self._refuse(411, "the number of bytes must be said beforehand.")
+            self._refuse(411, "the request needs a Content-Length.")
             return
         answer, limit = self.server.posts.get(self.path), self.server.limit
         if answer is None or int(length) > limit:
-            # A browser that may not send all does not read what it is told.
+            # A browser reads the response only after sending everything.
             self._skip(int(length))
             if answer is None:
                 self._refuse(404, "there is nothing here; the page is at /.")
@@ -140,21 +139,21 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(length))
         if len(body) < int(length):
-            self._refuse(400, "the file did not arrive whole; send it again.")
+            self._refuse(400, "the file is incomplete; send it again.")
             return
         with self.server.asking:
             code, found = _answered(answer, body)
         self._send(code, found)
 
     def _is_ours(self) -> bool:
-        """Tell whether the asker means this server, and refuse the request if not."""
+        """Check that the Host header names this server, and refuse the request if not."""
         try:
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         except ValueError:
             name = None
         if name in self.server.names:
             return True
-        self._refuse(403, f"this page is at {self.server.url} only.")
+        self._refuse(403, f"this page is only at {self.server.url}.")
         return False
 
     def _skip(self, length: int) -> None:
@@ -174,27 +173,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content.body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Keep no log of what was asked."""
+        """Log nothing."""
 
 
 def said(sentence: str) -> Content:
-    """Answer with a sentence."""
+    """Return a plain-text response."""
     return Content("text/plain; charset=utf-8", sentence.encode(errors="replace"))
 
 
 def _answered(answer: Callable[[bytes], Content], body: bytes) -> tuple[int, Content]:
-    """Ask a network; what goes wrong becomes a sentence."""
+    """Run a network; errors become a sentence."""
     try:
         return 200, answer(body)
     except InputError as error:
         return 400, said(f"{' '.join(str(error).split())}.")
-    # Networks may be anybody's code.
+    # Networks may be foreign code that raises anything.
     except Exception as error:
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if isinstance(error, MemoryError) or (
             isinstance(error, RuntimeError) and is_out_of_memory(error)
         ):
-            line = "memory ran out; take a smaller image, or lower --inference.scale"
+            line = "out of memory; use a smaller image, or lower --inference.scale"
         print(f"fakd: failed: {line}", file=sys.stderr)
         return 500, said(f"the network failed: {line}.")
 

@@ -1,4 +1,4 @@
-"""Annotations that are no masks yet: what programs export, and its drawing into masks."""
+"""Conversion of exported annotations that are not masks to masks."""
 
 import os
 import shutil
@@ -24,10 +24,10 @@ from fakd.inspection.proposal import divide, lists_of
 from fakd.inspection.survey import Advance, read_header
 
 BEFORE_MASKS = (supervisely, labelme_folders)
-"""Formats whose files look like images and masks but are better read as what they are."""
+"""Formats whose files look like images and masks, but must be read by their own reader."""
 AFTER_MASKS = (coco, labelme, yolo)
 _PALETTE = [part for colour in default_palette(256) for part in colour]
-"""For people's eyes; of fewer colours Pillow would write fewer bits than 255 needs."""
+"""For display; with fewer colours Pillow would use fewer bits than 255 needs."""
 _Reader = Callable[[Path, Sequence[str], Sequence[str]], Annotations | None]
 
 
@@ -37,7 +37,7 @@ def annotations_in(
     """Read annotations of a known format; None if there are none.
 
     Raises:
-        InputError: they are damaged, or of another version of the format.
+        InputError: they are damaged, or of an unknown version of the format.
     """
     images = [file for file in files if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES]
     for reader in readers:
@@ -50,11 +50,11 @@ def annotations_in(
         raise InputError(f"no image in {root} could be drawn: {found.failed[0]}")
     if not found.names:
         raise InputError(
-            f"the annotations in {root} ({found.title}) hold no outline of any object, and "
-            "keypoints and boxes say nothing of pixels; export segmentation"
+            f"the annotations in {root} ({found.title}) hold no outlines, and keypoints and boxes "
+            "do not give pixels; export segmentation"
         )
     names = [name for name in found.names if not means_none(name)]
-    # Pixels in no region are of a class of their own, unless one is called like that.
+    # Pixels in no region get their own class, unless an annotated class has that name.
     if found.beneath is not None:
         own = next((name for name in names if name.strip("_").lower() == found.beneath), None)
         found.beneath = own or found.beneath
@@ -64,10 +64,10 @@ def annotations_in(
 
 
 def draw_masks(found: Annotations, root: Path, folder: Path, advance: Advance) -> None:
-    """Draw masks into a folder, and write a dataset.yaml and lists that say where images lie.
+    """Draw masks into a folder, and write a dataset.yaml and lists that locate the images.
 
     Raises:
-        InputError: no image can be drawn, or the folder cannot be written; nothing is left there.
+        InputError: no image can be drawn, or the folder is not writable; nothing is left behind.
     """
     made = folder
     while not made.parent.exists():
@@ -90,7 +90,7 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
     }
     twice = [name for name, times in Counter(name_of.values()).items() if times > 1]
     if twice:
-        raise InputError(f"two images in {root} are called {twice[0]}; rename one")
+        raise InputError(f"two images in {root} have the name {twice[0]}; rename one")
     ids: dict[str | None, int] = {name: number for number, name in enumerate(found.names)}
     ids[None] = 255 if len(found.names) <= 255 else 2**16 - 1
     failed = found.failed
@@ -136,7 +136,7 @@ def _save(path: Path, mask: np.ndarray, classes: int) -> None:
 
 
 def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[str]]:
-    """Choose the splits that the export tells, or every fifth for validation."""
+    """Return the splits given by the export, or every fifth image for validation."""
     splits = {
         split: sorted(name_of[image] for image in images if image in name_of)
         for split, images in found.splits.items()
@@ -145,7 +145,7 @@ def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[st
     if train and val:
         if rest := len(name_of) - len({*train, *val}):
             those = counted(rest, "image")
-            found.remarks.append(f"{those} of neither train nor val drawn, but not used")
+            found.remarks.append(f"{those} in neither train nor val drawn, but not used")
         return {"train": train, "val": val}
-    found.remarks.append("nothing says which images are for validation, so every fifth is")
+    found.remarks.append("no validation images are given, so every fifth image is used")
     return divide(sorted(name_of.values()))

@@ -1,4 +1,4 @@
-"""COCO's JSON: polygons and run lengths of instances, or panoptic maps."""
+"""COCO JSON: polygons and run-length encoding of instances, or panoptic maps."""
 
 import json
 from collections import defaultdict
@@ -24,11 +24,11 @@ from fakd.inspection.annotations.regions import (
 from fakd.inspection.grouping import split_of
 
 _FILES = 20
-"""More JSON files than that are one for each image."""
+"""With more JSON files than this, there is one per image, so the format is not COCO."""
 
 
 def coco(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
-    """Read ``instances_*.json`` and the like, or panoptic maps where there are such."""
+    """Read ``instances_*.json`` and similar files, or panoptic maps if there are any."""
     jsons = [file for file in files if file.endswith(".json")]
     if not 0 < len(jsons) <= _FILES:
         return None
@@ -41,7 +41,7 @@ def coco(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
 
 
 def _json(path: Path) -> Any:
-    """Read JSON; None where it is damaged, which who reads that one says."""
+    """Read JSON; None if it is damaged, which the reader of that format reports."""
     try:
         return json.loads(path.read_bytes())
     except ValueError:
@@ -93,29 +93,29 @@ def _annotations(root: Path, contents: Mapping[str, Any], images: Sequence[str])
                 found.add(path, file, read, split)
     found.names = list(dict.fromkeys(used[number] for number in sorted(used)))
     if boxes:
-        found.remarks.append(f"{counted(boxes, 'object')} left out, with a box and no outline")
+        found.remarks.append(f"{counted(boxes, 'object')} left out, with a box but no outline")
     if missing:
         found.remarks.append(
-            f"{counted(missing, 'annotated image is', 'annotated images are')} not here"
+            f"{counted(missing, 'annotated image is', 'annotated images are')} missing"
         )
     if strays:
-        found.remarks.append(f"{counted(strays, 'object')} left out, of no listed image")
+        found.remarks.append(f"{counted(strays, 'object')} left out, not in any listed image")
     return found
 
 
 def _by_id(entries: Sequence[Mapping[str, Any]], key: str, file: str) -> dict[int, str]:
-    """Map the ids of entries to what they are called.
+    """Map the ids of entries to their names.
 
     Raises:
-        InputError: two that are called otherwise have one id.
+        InputError: two different names have the same id.
     """
     found: dict[int, str] = {}
     for each in entries:
         name = str(each[key])
         if found.setdefault(each["id"], name) != name:
             raise InputError(
-                f"{file} gives {found[each['id']]} and {name} the id {each['id']}; give each an "
-                "id of its own"
+                f"{file} gives {found[each['id']]} and {name} the same id {each['id']}; use "
+                "different ids"
             )
     return found
 
@@ -131,7 +131,7 @@ def _instances(
     size: Size | None,
     own: Size,
 ) -> Drawing:
-    """Take crowds, which have no class, then objects, the larger ones first."""
+    """Draw crowds first, without a class, then objects in descending size."""
     found: list[tuple[float, Region]] = []
     for each in annotations:
         shape, name = each["segmentation"], names[each["category_id"]]
@@ -174,10 +174,11 @@ def _require(pixels: np.ndarray, size: Size) -> None:
 
 
 def run_lengths(shape: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:
-    """Decode the lengths of runs down the columns, of 0 first, as numbers or packed as text.
+    """Decode run lengths along columns, starting with 0, given as numbers or compressed text.
 
-    Packed, a length after the third is told by its difference to the one before last. Its bits come
-    in groups of five, the lowest first, each a character from "0" on; its sixth bit says: go on.
+    In text, a length after the third is stored as the difference to the one before last. Its bits
+    come in groups of five, lowest first, each as a character offset from "0"; the sixth bit marks
+    continuation.
     """
     height, width = shape["size"]
     lengths = shape["counts"]

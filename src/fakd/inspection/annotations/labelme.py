@@ -1,4 +1,4 @@
-"""labelme's polygons beside images, and its older folders of one image each."""
+"""labelme's polygons next to images, and its older format with one folder per image."""
 
 import json
 from collections import Counter
@@ -22,11 +22,11 @@ from fakd.inspection.annotations.regions import (
 )
 
 _CORNERS = 64
-"""Of a polygon that stands for a circle."""
+"""Number of corners of a polygon that approximates a circle."""
 
 
 def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
-    """Read the ``.json`` files beside images: polygons, rectangles, circles and bitmaps."""
+    """Read the ``.json`` files next to images: polygons, rectangles, circles and bitmaps."""
     found, places = Annotations("labelme", [], {}), Places(images)
     times = Counter(image.rpartition(".")[0] for image in images)
     by_stem = {image.rpartition(".")[0]: image for image in images}
@@ -44,8 +44,8 @@ def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotati
             named = {str(each["label"]) for each in shapes}
             width, height = content.get("imageWidth"), content.get("imageHeight")
             size = (int(width), int(height)) if width and height else None
-            # Called like the file and beside it, where it says, called like it elsewhere, or called
-            # as it says.
+            # In this order: the image next to the file with its name or imagePath, one elsewhere
+            # with its name, one elsewhere with its imagePath.
             told = str(content.get("imagePath"))
             image = by_stem[stem] if times[stem] == 1 else places.beside(told, file)
             image = image or by_stem.get(stems.find(stem, file) or "") or places.find(told, file)
@@ -92,7 +92,7 @@ def _region(shape: Any) -> Region:
 
 
 def labelme_folders(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
-    """Read ``*_json/{img.png,label.png,label_names.txt}``, each with ids of its own."""
+    """Read ``*_json/{img.png,label.png,label_names.txt}``, each with its own ids."""
     found, known = Annotations("labelme's folders", [], {}, beneath=None), {*images}
     labels: dict[str, None] = {}
     for file in files:

@@ -1,4 +1,4 @@
-"""Bitmaps as annotation programs put them into text."""
+"""Decoding of bitmaps that annotation programs embed as text."""
 
 import io
 import zlib
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def unpacked(text: str) -> Bool[np.ndarray, "height width"]:
-    """Decode a PNG in base64, compressed once more or not; 0 and transparent are outside."""
+    """Decode a base64 PNG, possibly zlib-compressed again; 0 and transparent are outside."""
     content = b64decode(text)
     if not content.startswith(b"\x89PNG"):
         content = zlib.decompress(content)

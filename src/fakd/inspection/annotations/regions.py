@@ -1,4 +1,4 @@
-"""What annotation programs say about an image, and its drawing into a mask of class ids."""
+"""Annotated regions of an image, and their rasterisation into a mask of class ids."""
 
 import posixpath
 import zlib
@@ -22,58 +22,58 @@ Size = tuple[int, int]
 
 
 class Region(NamedTuple):
-    """Part of an image that is of one class."""
+    """A region of an image with one class."""
 
     name: str | None
-    """The class, None for no class."""
+    """The class; None for no class."""
     outlines: Sequence[Points] = ()
     holes: Sequence[Points] = ()
     bitmap: Bool[np.ndarray, "height width"] | None = None
     """Instead of outlines."""
     corner: tuple[int, int] = (0, 0)
-    """Where the bitmap's upper left pixel lies."""
+    """Position of the bitmap's upper left pixel."""
 
 
 class Drawing(NamedTuple):
     """The annotation of one image."""
 
     regions: Sequence[Region]
-    """Those that follow lie over those before."""
+    """Later regions cover earlier ones."""
     size: Size | None = None
-    """Size of the image that was annotated, if the annotation tells."""
+    """Size of the annotated image, if given."""
 
 
 @dataclass
 class Annotations:
-    """What an annotation program has exported."""
+    """The export of an annotation program."""
 
     title: str
     names: list[str]
     """Classes in order."""
     images: dict[str, Callable[[Size], Drawing]]
-    """Annotated images by their path below the root; asked for with the image's size."""
+    """Readers of annotated images by path relative to the root; called with the image's size."""
     beneath: str | None = "background"
     """The class of pixels in no region; None for no class."""
     splits: dict[str, list[str]] = field(default_factory=dict)
-    """Images of each split, where the export tells."""
+    """Images of each split, if the export gives them."""
     remarks: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    """What is wrong with images that were left out."""
+    """Errors of images that were left out."""
     sources: dict[str, str] = field(default_factory=dict)
-    """The files that annotate the images."""
+    """The annotation file of each image."""
 
     def add(
         self, image: str, file: str, read: Callable[[Size], Drawing], split: str | None = None
     ) -> None:
-        """Take the annotation of an image from a file; its folder tells the split if nothing does.
+        """Add the annotation of an image from a file; by default its folder determines the split.
 
         Raises:
-            InputError: there is one already.
+            InputError: the image already has an annotation.
         """
         if image in self.images:
             raise InputError(
                 f"{image} is annotated twice, in {self.sources[image]} and {file}; keep one, or "
-                "give each annotated image a name of its own"
+                "give each annotated image a unique name"
                 if self.sources[image] != file
                 else f"{file} annotates {image} twice; merge the two, or name the image they are of"
             )
@@ -83,7 +83,7 @@ class Annotations:
 
     @contextmanager
     def leaving_out(self, file: str) -> Iterator[None]:
-        """Leave an image out, and say so, whose annotation lacks what its format promises."""
+        """Leave out an image whose annotation is malformed, and record the error."""
         try:
             with understood(file):
                 yield
@@ -93,7 +93,7 @@ class Annotations:
 
 @contextmanager
 def understood(what: object) -> Iterator[None]:
-    """Say in one line that annotations lack what their format promises."""
+    """Turn errors caused by malformed annotations into one-line messages."""
     try:
         yield
     except InputError:
@@ -106,7 +106,7 @@ def understood(what: object) -> Iterator[None]:
 
 
 class Places:
-    """Images by their paths, as annotations name them: with other folders, or none."""
+    """Finds images by the paths in annotations, which may have other folders or none."""
 
     def __init__(self, images: Iterable[str]) -> None:
         self._all = {*images}
@@ -117,19 +117,19 @@ class Places:
                 self._by_end["/".join(parts[start:])].append(image)
 
     def beside(self, name: str, file: str) -> str | None:
-        """Find an image by the path that leads to it from the file that speaks of it."""
+        """Find an image by its path relative to the annotation file."""
         folder = file.rpartition("/")[0]
         path = posixpath.normpath(posixpath.join(folder, name.replace("\\", "/")))
         return path if path in self._all else None
 
     def find(self, name: str, file: str, split: str | None = None) -> str | None:
-        """Find the image of which a file speaks; None if it is not there.
+        """Find the image that a file annotates; None if it is missing.
 
-        Beside the file, else the one whose path ends in most of the name; of several, the only one
-        in a folder of the split.
+        First relative to the file, then by the longest matching end of the path; of several, the
+        only one in a folder of the split.
 
         Raises:
-            InputError: several images may be meant.
+            InputError: several images match.
         """
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
@@ -140,8 +140,8 @@ class Places:
         several = sorted(of_split if len(of_split) == 1 else several)
         if len(several) > 1:
             raise InputError(
-                f"{file} speaks of {name}, which may be {several[0]} or {several[1]}; write the "
-                "folders of images into it, or give images names of their own"
+                f"{file} annotates {name}, which may be {several[0]} or {several[1]}; add the "
+                "folders to the names in it, or give the images unique names"
             )
         return several[0] if several else None
 
@@ -149,24 +149,24 @@ class Places:
 def drawn(
     drawing: Drawing, size: Size, ids: Mapping[str | None, int], beneath: str | None
 ) -> UInt16[np.ndarray, "height width"]:
-    """Draw regions, each over those before it.
+    """Draw regions, each over the earlier ones.
 
     Args:
         drawing: The regions.
         size: Of the mask.
-        ids: Of each class; names that are none of them, and None, have no class.
+        ids: Of each class; other names, and None, have no class.
         beneath: The class of pixels in no region.
 
     Raises:
-        InputError: corners are no pixels.
+        InputError: corners are not pixel coordinates.
     """
     corners = [corner for region in drawing.regions for each in region.outlines for corner in each]
     if not np.isfinite(corners).all():
-        raise InputError("an outline has a corner that is no number")
+        raise InputError("an outline has a corner that is not a number")
     if corners and np.max(corners) <= 1 < min(size):
         raise InputError(
-            "all outlines lie within its first pixel, as shares of width and height would; export "
-            "them in pixels"
+            "all outlines are within the first pixel, probably because they are shares of width "
+            "and height; export them in pixels"
         )
     mask = np.full((size[1], size[0]), ids[beneath], dtype=np.uint16)
     for region in drawing.regions:
@@ -185,16 +185,16 @@ def drawn(
 
 
 def filled(outline: Points, size: Size) -> Bool[np.ndarray, "height width"]:
-    """Fill a polygon: the pixels whose centres lie inside, by the even-odd rule.
+    """Fill a polygon: the pixels whose centres are inside, by the even-odd rule.
 
-    Pillow fills the pixels that the outline touches as well, which makes objects of 8 pixels
-    radius a sixth too large.
+    Pillow also fills pixels that the outline touches, which makes objects of 8 pixels radius a
+    sixth too large.
 
     >>> filled([(1, 0), (3, 0), (3, 1), (1, 1)], (4, 2)).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
     """
     width, height = size
-    # Crossings of each row with the outline: what lies between the first and the second is inside.
+    # Where the outline crosses each row; pixels between an odd and the next crossing are inside.
     crossed = np.zeros((height, width + 1), dtype=bool)
     for (x, y), (next_x, next_y) in zip(outline, [*outline[1:], outline[0]], strict=True):
         low, high = (int(np.ceil(each - 0.5)) for each in sorted((y, next_y)))

@@ -1,4 +1,4 @@
-"""Supervisely's projects: polygons, rectangles and bitmaps of each image."""
+"""Supervisely projects: polygons, rectangles and bitmaps of each image."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""YOLO's outlines: a text file for each image, names in data.yaml or Label Studio's classes.txt."""
+"""YOLO outlines: a text file per image, names in data.yaml or Label Studio's classes.txt."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,14 +19,15 @@ from fakd.inspection.annotations.regions import (
 )
 
 _BOX = 6
-"""Numbers of a class and a box, with a confidence; an outline has more."""
-_POINTS, _TURNED, _UPRIGHT, _OUTLINE = "keypoints", "a turned box", "a box", "an outline"
+"""Number of values of a class, a box and a confidence; an outline has more."""
+_POINTS, _TURNED, _UPRIGHT, _OUTLINE = "keypoints", "a rotated box", "a box", "an outline"
 _MOSTLY = 0.9
-"""The share of outlines of four corners that are boxes where all are meant so, as drawn by hand."""
+"""Minimum share of boxes among four-cornered outlines if all are meant as boxes; hand-drawn ones
+vary."""
 _SKEW = 0.1
-"""By what share of itself a diagonal of a box may miss the middle of the other."""
+"""How far, as a share of its length, a diagonal of a box may miss the centre of the other."""
 _MOST = 1.01
-"""Where a corner lies at most, by rounding, as a share of the width or height."""
+"""Maximum coordinate of a corner as a share of width or height, with rounding."""
 
 
 def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
@@ -44,8 +45,8 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
                     named = {int(number): str(name) for number, name in pairs}
                     if names and named != names:
                         raise InputError(
-                            f"{file} names other classes than another file in {root}; take out "
-                            "the one that is not of these annotations"
+                            f"{file} names other classes than another file in {root}; remove the "
+                            "one that does not belong to these annotations"
                         )
                     names = named
     if not names and "classes.txt" in files:
@@ -83,7 +84,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         boxes, used = boxes + kinds.total(), set()
     found.names = [name for name in names.values() if name in used]
     if boxes:
-        found.remarks.append(f"{counted(boxes, 'object')} left out, with {what} and no outline")
+        found.remarks.append(f"{counted(boxes, 'object')} left out, with {what} but no outline")
     elif used and kinds[_UPRIGHT] == kinds.total():
         found.remarks.append(
             "each outline is an upright rectangle; if they are boxes around objects, the masks are "
@@ -91,17 +92,17 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         )
     if alone:
         found.remarks.append(
-            f"{counted(alone, 'image')} without a text file left out; where there are no objects, "
-            "add an empty one"
+            f"{counted(alone, 'image')} without a text file left out; add an empty file for images "
+            "without objects"
         )
     return found
 
 
 def _kind(line: Sequence[float]) -> str:
-    """Tell what a line of more numbers than those of a box may hold.
+    """Classify a line with more values than a box.
 
-    Points follow a box, each seen (2), hidden (1) or not there (0). A turned box is four corners
-    whose diagonals halve each other, whatever the sides of the image.
+    Keypoints follow a box, each visible (2), hidden (1) or missing (0). A rotated box is four
+    corners whose diagonals bisect each other, whatever the sides of the image.
     """
     if len(line) % 3 == 2 and {*line[7::3]} <= {0, 1, 2}:
         return _POINTS
@@ -117,7 +118,7 @@ def _kind(line: Sequence[float]) -> str:
 
 
 def _drawing(parsed: Sequence[tuple[str, Sequence[float]]], size: Size) -> Drawing:
-    """Draw larger objects first, for the lines of a file have no order."""
+    """Draw larger objects first, since the lines of a file have no order."""
     if strange := [each for _, numbers in parsed for each in numbers if not 0 <= each <= _MOST]:
         raise InputError(f"corners must be shares of width and height, got {strange[0]:g}")
     regions = [
