@@ -254,7 +254,7 @@ def test_the_command_takes_what_distil_and_train_take(data, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"teacher": None}, "expected a --teacher beside --student"),
+        ({"teacher": None}, "expected a --teacher with --student"),
         ({"student": None}, "expected --student and --teacher"),
         ({"network": "pspnet"}, "expected --student and --teacher"),
         ({"out": "shown.jpg"}, "--out must end in .png"),

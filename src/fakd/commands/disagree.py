@@ -106,7 +106,7 @@ def _require_new(out: Path, images: Path) -> None:
     if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
         raise InputError(
             f"--out {out} would write among the images in {images}, where its pictures are read as "
-            "such the next time; choose a folder beside it"
+            "such the next time; choose a folder next to it"
         )
 
 

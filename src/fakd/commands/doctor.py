@@ -123,7 +123,7 @@ def doctor(
             "expected --student and --teacher, for fakd distill, or --network, for fakd train"
         )
     if wanted_student and teacher is None:
-        raise InputError("expected a --teacher beside --student; give --network to train alone")
+        raise InputError("expected a --teacher with --student; give --network to train alone")
     if out is not None and out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
     data = fakd.data.open_data(data)

@@ -117,7 +117,7 @@ def export(
     console.print(made["verdict"], soft_wrap=True)
     if made["float_layers"]:
         console.print(f"left in float: {', '.join(made['float_layers'])}", soft_wrap=True)
-    console.print(f"written to {made['path']}, with its card beside it", soft_wrap=True)
+    console.print(f"written to {made['path']}, with its card", soft_wrap=True)
     return made
 
 

@@ -83,7 +83,7 @@ def predict(
         if inside or place == root.resolve():
             raise InputError(
                 f"--out {out} would write among the images in {root}, where they are read as such "
-                "the next time; choose a folder beside it"
+                "the next time; choose a folder next to it"
             )
     if images.is_dir():
         others = sorted({root / file for file in files_below(images)}.difference(files))

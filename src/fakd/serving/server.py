@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
-            self._refuse(411, "the number of bytes must be said beforehand.")
+            self._refuse(411, "a Content-Length is required.")
             return
         answer, limit = self.server.posts.get(self.path), self.server.limit
         if answer is None or int(length) > limit:
