@@ -59,7 +59,7 @@ def wiring(
     if extra := sum(each.numel() for each in objective.learnt_with_student()):
         between.append(f"{_count(extra)} parameters of the loss learn with the student")
     if task is None:
-        between.append("there are no labels: the teacher's classes stand for them")
+        between.append("there are no labels: the teacher's classes are used instead")
     return Wiring(named, between)
 
 
