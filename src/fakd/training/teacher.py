@@ -31,7 +31,7 @@ from fakd.sources import resolve
 from fakd.training.compiling import compiled
 from fakd.training.folding import folded
 from fakd.training.start import fingerprint
-from fakd.training.validation import validate_images
+from fakd.training.validation import require_class_order, validate_images
 from fakd.types import Prediction, Segmenter
 
 Image = Float[Tensor, "1 3 height width"]
@@ -364,7 +364,10 @@ def teacher_of(
     Raises:
         InputError: answers are missing, not finite, or of other classes than the data's.
     """
-    return _made(teacher, data, fabric, hardware, None if any_classes else data.classes)
+    made = _made(teacher, data, fabric, hardware, None if any_classes else data.classes)
+    if not any_classes:
+        require_class_order(made.network, data)
+    return made
 
 
 def _made(
