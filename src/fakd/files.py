@@ -109,17 +109,30 @@ def replace_folder(path: Path, write: Callable[[Path], bool]) -> None:
         InputError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path), _parents(path):
+        try:
+            if write(temporary):
+                for file in temporary.rglob("*"):
+                    if file.is_file():
+                        _open_to_others(file)
+                shutil.rmtree(path, ignore_errors=True)
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Make the folders that ``path`` is to lie in; those that were not there go if it fails."""
+    made = [each for each in path.parents if not each.exists()]
     try:
-        if write(temporary):
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _open_to_others(file)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
+        raise
 
 
 def _umask() -> int:
@@ -144,22 +157,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         InputError: see `writing`; the previous file is intact.
     """
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
-    made: list[Path] = []
-    try:
-        with writing(path):
-            made += [each for each in path.parents if not each.exists()]
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path), _parents(path):
+        try:
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             _open_to_others(temporary)
             os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-            for each in made:
-                each.rmdir()
-        raise
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 class _Loader(yaml.SafeLoader):

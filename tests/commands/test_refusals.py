@@ -496,7 +496,15 @@ LAUGHS = "x-a: &a [l, l, l, l, l, l, l, l, l]\n" + "".join(
 LONG = "n" * 300
 CLASSED = f"{DISTILL} --classes_from map.yaml"
 # What people report of tools of this kind.
+PERMUTED = described(classes=[{"name": n, "color": [40 * i, 0, 90]} for i, n in enumerate("cab")])
 REPORTED = [
+    (PERMUTED, f"{EVALUATE} {SAVED}", "in another order: 'a' and not 'c' in place 0"),
+    (PERMUTED, DISTILL, "in another order"),
+    (PERMUTED, f"export --network {SAVED} --data d --out e", "in another order"),
+    (described(classes=["road", "road ", "sky"]), f"{EVALUATE} {SAVED}", "'road' twice"),
+    (described(classes=["caf\u00e9", "cafe\u0301", "b"]), f"{EVALUATE} {SAVED}", "twice"),
+    (write("run/images.npz", bytes(99)), REPORT, "images.npz is damaged"),
+    (write("a/manifest.json", ""), DISTILL.replace(SAVED, "a"), "give fakd answer another"),
     (None, f"{TRAIN} --seed 99999999999999999999", "seed"),
     (None, f"{TRAIN} --seed -1", "seed"),
     (None, f"{GRID} --seeds 100000000000", "seeds"),
@@ -709,7 +717,7 @@ def test_a_full_disk_is_one_line_and_what_was_written_before_stays(
     before, limits = files(), resource.getrlimit(resource.RLIMIT_FSIZE)
     said, shown = StringIO(), StringIO()
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
         # Not to files, which the limit is for too.
         with redirect_stderr(said), redirect_stdout(shown):
             code = main(shlex.split(command))

@@ -341,6 +341,14 @@ def test_an_export_is_replaced_only_when_told(student, data, tmp_path):
     fakd.export(student, "torch", data, out=tmp_path, images=1, size=(64, 96), overwrite=True)
 
 
+def test_images_smaller_than_a_program_takes_are_refused(student, tmp_path):
+    tiny = fakd.data.scenes(train=2, val=1, size=(32, 48))
+    said = message(lambda: fakd.export(student, "torch", tiny, out=tmp_path / "e"))
+    assert "(1, 3, 32, 48)" in said
+    assert "--size HEIGHT,WIDTH" in said
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_fewer_bits(precision, student, data, tmp_path):
     import onnx

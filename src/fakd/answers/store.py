@@ -70,7 +70,10 @@ class Store(Answers):
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["format"]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{path} is not a manifest of stored answers: {error}") from error
+            raise InputError(
+                f"{path} is not a manifest of stored answers ({error}); give fakd answer another "
+                "--out"
+            ) from error
         if version != FORMAT:
             raise InputError(
                 f"{path} must have format {FORMAT}, got {version}; it was written by another "

@@ -238,7 +238,6 @@ def _ranked(
         report.write_lists(folder, root, [files[each] for each in chosen], sizes)
         return True
 
-    make_folder(out.parent)
     replace_folder(out, write)
     mean, differing = float(np.nanmean(found["score"])), int(pairs.sum()) / pixels
     console.print(

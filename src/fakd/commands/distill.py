@@ -124,7 +124,7 @@ def distill(
     from fakd.training.task import TaskLoss
     from fakd.training.teacher import open_teacher, require_apart, teacher_of
     from fakd.training.validation import require_same_classes
-    from fakd.training.wiring import opening, show_wiring, wiring
+    from fakd.training.wiring import compare_class_names, opening, show_wiring, wiring
 
     require_student(student, fit)
     if int8 and hardware.compile:
@@ -178,7 +178,7 @@ def distill(
                 note = layout | ({"fit": fitted} if fitted else {})
                 folder.note(wiring=wired._asdict(), **note)
             announce(console, data, inference, doubts, teacher=answers.network, student=student)
-            _compare_class_names(console, answers.network, data)
+            compare_class_names(console, "teacher", answers.network, data)
             _remark(console, answers, augmentation, int8)
             weigh_classes(fabric, console, objective, data, settings, folder)
             if fabric.is_global_zero:
@@ -198,20 +198,4 @@ def _remark(console: Console, answers: "Teacher", augmentation: Augmentation, in
             console,
             "stored answers belong to the original images: only the student sees changes of colour "
             "(augmentation.photometric, extra)",
-        )
-
-
-def _compare_class_names(
-    console: Console, teacher: "fakd.Segmenter", data: "fakd.data.SegmentationData"
-) -> None:
-    """Warn of a teacher whose class names, and so perhaps their order, differ from the data's."""
-    from fakd.training.wiring import called_otherwise
-
-    if differing := called_otherwise(teacher, data):
-        theirs, ours = differing[0]
-        remark(
-            console,
-            f"{len(differing)} class names of the teacher differ from those of {data.name}, the "
-            f"first is {theirs!r} against {ours!r}; their order must agree",
-            "warning",
         )

@@ -44,11 +44,13 @@ def evaluate(
     from fakd.inspection.readiness import require_labels
     from fakd.report.table import class_table
     from fakd.training.start import announce, pick_device
-    from fakd.training.validation import require_same_classes
+    from fakd.training.validation import require_class_order, require_same_classes
+    from fakd.training.wiring import compare_class_names
 
     network = fakd.models.open_network(network)
     data = fakd.data.open_data(data)
     require_same_classes(network, data)
+    require_class_order(network, data)
     part = data.split(split)
     doubts = require_labels(data, [split])
     if out is not None and out.suffix.lower() != ".json":
@@ -58,6 +60,7 @@ def evaluate(
     device = pick_device(accelerator)
     console = open_console()
     announce(console, data, inference, doubts, network=network)
+    compare_class_names(console, "network", network, data)
     if note := unlike_training(network, inference):
         remark(console, note)
     with StepProgress(console, "evaluate", len(part)) as display:

@@ -71,7 +71,7 @@ def export(
     from fakd.exporting.writing import require_target
     from fakd.inference import trained_inference
     from fakd.inspection.readiness import require_labels
-    from fakd.training.validation import require_same_classes
+    from fakd.training.validation import require_class_order, require_same_classes
 
     for given, least in ((batch, 0), (images, 1), (calibration, 1), (tolerance, 0)):
         if given is not None and not given >= least:
@@ -86,6 +86,7 @@ def export(
     word = _word(network)
     data = _data_of(word) if data is None else fakd.data.open_data(data)
     require_same_classes(network, data)
+    require_class_order(network, data)
     require_labels(data, ["val"])
     network.class_names, network.palette = data.class_names, data.palette
     if inference == Inference():

@@ -1,8 +1,10 @@
 """Per-image pixel counts of a network on a split, as stored in a run's folder."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Num
@@ -51,14 +53,18 @@ def read_images(path: Path, classes: int) -> ImageCounts | None:
     """Read what `write_images` wrote; None if there is no file.
 
     Raises:
-        ValueError: the counts have another shape than expected.
+        ValueError: the file is damaged, or the counts have another shape than expected.
     """
     if not path.is_file():
         return None
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        names = tuple(str(name) for name in arrays["names"])
-        pixels = Pixels(arrays["hit"], arrays["truth"], arrays["said"])
-        groups = tuple(map(str, arrays["groups"])) if "groups" in arrays else None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            names = tuple(str(name) for name in arrays["names"])
+            pixels = Pixels(arrays["hit"], arrays["truth"], arrays["said"])
+            groups = tuple(map(str, arrays["groups"])) if "groups" in arrays else None
+    except (ValueError, LookupError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        # Of what it cannot read NumPy says that it is pickled, and might be trusted.
+        raise ValueError(f"{path.name} is damaged") from error
     shapes = {array.shape for array in pixels}
     if shapes != {(len(names), classes)}:
         raise ValueError(f"expected {(len(names), classes)} counts in {path.name}, got {shapes}")

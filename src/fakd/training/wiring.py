@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from fakd.console import remark
 from fakd.data import SegmentationData
 from fakd.models.foreign.adapted import Adapted, Probe
 from fakd.models.foreign.probe import evaluating
@@ -179,6 +180,20 @@ def called_otherwise(network: Segmenter, data: SegmentationData) -> list[tuple[s
     """List pairs of class names, the network's and the data's, that differ at the same index."""
     pairs = zip(network.class_names or (), data.class_names, strict=False)
     return [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]
+
+
+def compare_class_names(
+    console: Console, role: str, network: Segmenter, data: SegmentationData
+) -> None:
+    """Warn of a network whose classes are called, and so perhaps ordered, differently."""
+    if differing := called_otherwise(network, data):
+        theirs, ours = differing[0]
+        remark(
+            console,
+            f"{len(differing)} class names of the {role} differ from those of {data.name}, the "
+            f"first is {theirs!r} against {ours!r}; their order must agree",
+            "warning",
+        )
 
 
 def rows_of(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:

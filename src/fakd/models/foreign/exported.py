@@ -255,8 +255,15 @@ def onnx_session(file: Path) -> Any:
 
 
 def _numpy(module: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        answer: np.ndarray = module(torch.from_numpy(images)).numpy()
+    try:
+        with torch.no_grad():
+            answer: np.ndarray = module(torch.from_numpy(images)).numpy()
+    except AssertionError as error:
+        # A program guards what it was exported for.
+        raise InputError(
+            f"the exported program takes no {tuple(images.shape)} ({error}); export it for that "
+            "size with --size HEIGHT,WIDTH"
+        ) from error
     return answer
 
 
