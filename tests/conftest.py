@@ -1,10 +1,13 @@
 """What every test shares: one thread, a tiny data set, tiny networks."""
 
+import gc
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 # Before torch is loaded, and for every process begun here: bits depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -12,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+import forked
 from fakd import imports
 from fakd.data import SegmentationData, scenes
 from fakd.data.samples import Sample
@@ -24,6 +28,12 @@ from made_up_runs import MadeUpRuns
 signal.signal(signal.SIGINT, signal.default_int_handler)
 as_drawn = SceneSplit.__getitem__
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported, most of what there is, out of each later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +83,15 @@ def tiny_network(tiny_data: SegmentationData) -> Segmenter:
     """An untrained network of a few ten thousand weights."""
     torch.manual_seed(0)
     return pspnet("mobilenetv3_small_050", tiny_data.classes, channels=16)
+
+
+@pytest.fixture
+def forked_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands that a grid or several workers begin be processes that start at once."""
+    begun = SimpleNamespace(
+        Popen=forked.Popen, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT
+    )
+    monkeypatch.setattr("fakd.comparing.cell.subprocess", begun)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakd import covariance as module
 from fakd.covariance import ClassCovariance, LogitStatistics, Moments, class_moments, merge
+from forked import together
 from references import IGNORED, class_statistics, loop_logit_variance, update_in_process
 
 KINDS = ["diagonal", "full"]
@@ -157,7 +157,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
     features, labels = zip(*(drawn(batch=4, seed=seed) for seed in range(3)), strict=True)
     features, labels = torch.stack(features).float(), torch.stack(labels)
     labels[1, :2] = IGNORED  # one process without a single labelled pixel
-    multiprocessing.spawn(update_in_process, (tmp_path, KINDS, features, labels), nprocs=2)
+    together(update_in_process, tmp_path, KINDS, features, labels)
     for kind in KINDS:
         alone = ClassCovariance(4, 6, kind=kind, momentum=0.9)
         for batch, batch_labels in zip(features, labels, strict=True):

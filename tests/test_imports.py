@@ -149,7 +149,7 @@ def test_a_recipe_may_only_ask_for_what_recipes_are_made_of(stranger, capsys, sp
     assert not Path("run").exists()
 
 
-def test_what_the_command_names_is_allowed_in_all_of_it(stranger):
+def test_what_the_command_names_is_allowed_in_all_of_it(stranger, forked_commands):
     train = ["train", "--network=net.py:net", *DATA, *SHORT]
     assert main([*train, "--run=teacher"]) == 0
     # The recipe of that run is a file like any other.

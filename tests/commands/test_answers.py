@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,8 @@ from fakd.answers.store import open_answers
 from fakd.data import scenes
 from fakd.models import pspnet, save
 from fakd.runs.folder import read_json
+from fakd.training import answering
+from forked import CONTEXT
 
 DATA = ["--data=scenes", "--data.train=8", "--data.val=4", "--data.size=[32, 48]"]
 SMALL = ["--schedule.steps=2", "--schedule.batch_size=2", "--augmentation.crop=[32, 48]"]
@@ -119,40 +119,38 @@ def test_another_teacher_or_format_is_refused_and_nothing_is_touched(folder, cap
     assert {each: each.read_bytes() for each in shards(folder / "a")} == before
 
 
-def test_processes_share_the_work(folder):
+def test_processes_share_the_work(folder, forked_commands):
     assert answer("--out=alone") == 0
     assert answer("--out=shared", "--parallel=2") == 0
     for one, other in zip(shards(folder / "alone"), shards(folder / "shared"), strict=True):
         assert one.read_bytes() == other.read_bytes()
 
 
-DYING = """
-import os, signal, sys
-from fakd.cli import main
-from fakd.training import answering
+def dying(folder, arguments):
+    """Answer until killed in the second shard."""
+    answered, records = 0, answering.records
 
-answered, records = 0, answering.records
+    def counted(*given, **options):
+        nonlocal answered
+        for record in records(*given, **options):
+            answered += 1
+            # Four are answered to tell the time, three make the first shard.
+            if answered == 9:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield record
 
-def dying(*arguments, **options):
-    global answered
-    for record in records(*arguments, **options):
-        answered += 1
-        # Four are answered to tell the time, three make the first shard.
-        if answered == 9:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield record
-
-answering.records = dying
-main(sys.argv[1:])
-"""
+    answering.records = counted
+    os.chdir(folder)
+    cli.main(arguments)
 
 
 def test_a_worker_that_dies_loses_the_shard_it_was_at_and_no_other(folder):
     assert answer("--out=alone") == 0
     arguments = ["answer", "--teacher=t.safetensors", *DATA, "--shard=3", "--out=a"]
-    environment = {key: value for key, value in os.environ.items() if "JAXTYPING" not in key}
-    died = subprocess.run([sys.executable, "-c", DYING, *arguments], env=environment)
-    assert died.returncode == -signal.SIGKILL
+    worker = CONTEXT.Process(target=dying, args=(str(folder), arguments))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
     (whole,) = shards(folder / "a")
     before = whole.stat().st_mtime_ns
     assert answer("--out=a") == 0
@@ -162,7 +160,7 @@ def test_a_worker_that_dies_loses_the_shard_it_was_at_and_no_other(folder):
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_processes_that_fail_are_told_of_and_what_they_did_stays(folder, capsys):
+def test_processes_that_fail_are_told_of_and_what_they_did_stays(folder, capsys, forked_commands):
     assert answer("--out=a") == 0
     gone = shards(folder / "a")[0]
     gone.unlink()

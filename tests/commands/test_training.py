@@ -2,10 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,6 +15,7 @@ import fakd
 from fakd.cli import main
 from fakd.runs.folder import read_checkpoint_state, read_curves
 from fakd.training.loop import Training
+from forked import start, until
 
 SMALL = ["--data.train=8", "--data.val=4", "--data.size=[32,48]", "--augmentation.crop=[32,48]"]
 DATA = ["--data=scenes", *SMALL]
@@ -316,20 +313,20 @@ def test_a_share_that_cannot_be_leaves_no_folder(teacher, tmp_path, capsys, flag
 def assert_the_same_after_two_kills(arguments, folder, at):
     """Train once as it is, and once killed as soon as a checkpoint has at least these steps."""
     assert main([*arguments, f"--run={folder / 'whole'}"]) == 0
-    command = [sys.executable, "-m", "fakd", *arguments, f"--run={folder / 'killed'}"]
+    command = [*arguments, f"--run={folder / 'killed'}"]
     last = folder / "killed" / "last.safetensors"
     for number, step in enumerate(at):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ})
-        deadline = time.monotonic() + 120
-        while not last.exists() or read_checkpoint_state(last)["step"] < step:
-            assert time.monotonic() < deadline
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.005)
+        process = start(command, folder / "log")
+        until(
+            lambda step=step: last.exists() and read_checkpoint_state(last)["step"] >= step, process
+        )
         time.sleep(0.02 * number)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert not (folder / "killed" / "result.json").exists()
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    process = start(command, folder / "log")
+    process.join()
+    assert process.exitcode == 0, (folder / "log").read_text()
     for name in ("final", "last"):
         whole, killed = weights(folder / "whole", name), weights(folder / "killed", name)
         assert whole.keys() == killed.keys()
@@ -386,7 +383,7 @@ EVERYTHING = {
 }
 
 
-def everything_on(teacher, mix):
+def everything_on(teacher, mix, steps):
     """Settings of which each leaves something behind that a checkpoint must hold."""
     return [
         "distill", f"--teacher={teacher}", *network("student", 8), *DATA, "--hardware.threads=1",
@@ -396,7 +393,7 @@ def everything_on(teacher, mix):
         "--optimizer.decay_norms=false", "--task.class_weights=auto", "--task.dice=1",
         "--task.lovasz=0.5", "--task.hardest=0.7", "--task.label_smoothing=0.1", "--ema=0.9",
         "--freeze=backbone", "--freeze.until=5", "--intervals.save=2", "--intervals.evaluate=4",
-        "--schedule.steps=12", "--check_teacher=false", "--intervals.log=1",
+        f"--schedule.steps={steps}", "--check_teacher=false", "--intervals.log=1",
         f"--distillation={json.dumps(EVERYTHING)}",
         "--augmentation.rotation=20", f"--augmentation.mix={mix}",
         f"--augmentation.extra={json.dumps(BLUR)}",
@@ -406,13 +403,13 @@ def everything_on(teacher, mix):
 @pytest.mark.slow
 def test_a_run_with_everything_on_that_is_killed_continues_to_the_same_bits(teacher, tmp_path):
     """While frozen and fading, and again after thawing."""
-    arguments = everything_on(teacher, "cutmix")
+    arguments = everything_on(teacher, "cutmix", steps=12)
     assert_the_same_after_two_kills(arguments, tmp_path, at=(2, 6))
 
 
 def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
     """Interrupted while frozen and again after thawing; all state is in the checkpoint."""
-    arguments = everything_on(teacher, "classmix")
+    arguments = everything_on(teacher, "classmix", steps=8)
     assert main([*arguments, f"--run={tmp_path / 'whole'}"]) == 0
     save = Training._save
 
@@ -424,7 +421,7 @@ def test_a_run_with_everything_on_resumes_to_the_same_bits(teacher, tmp_path):
 
         return stop
 
-    for step in (4, 8):
+    for step in (4, 6):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Training, "_save", stopping_after(step))
             assert main([*arguments, f"--run={tmp_path / 'parts'}"]) == 130

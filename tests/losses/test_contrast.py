@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 
 from fakd.errors import InputError
 from fakd.losses.contrast import ClassQueue, MemoryContrast, PixelRegionMemory, contrast_kl
 from fakd.processes import shared_generator
 from fakd.types import LossInputs, Prediction
+from forked import together
 from stand_ins import Shown
 
 CLASSES, STUDENT, TEACHER = 3, 4, 5
@@ -202,7 +202,7 @@ def batch_of_processes(step):
 
 
 def test_two_processes_remember_what_one_does_with_the_whole_batch(tmp_path):
-    multiprocessing.spawn(enqueue_in_process, (tmp_path,), nprocs=2)
+    together(enqueue_in_process, tmp_path)
     alone, sampled = memory(), None
     for step in range(3):
         torch.manual_seed(step)

@@ -9,7 +9,6 @@ process's own mean. What compares the images of a batch with each other sees tho
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +19,7 @@ from fakd.specs import build
 from fakd.training.objective import Distillation
 from fakd.training.task import TaskLoss
 from fakd.types import Prediction, Segmenter
+from forked import together
 
 CLASSES, STEPS = 4, 2
 MEMORY = {"pixel_slots": 40, "region_slots": 9, "contrast_pixels": 16, "contrast_regions": 8}
@@ -110,7 +110,7 @@ def trained_in_process(rank, folder, world):
 
 
 def of_each(folder, world):
-    multiprocessing.spawn(trained_in_process, (folder, world), nprocs=world)
+    together(trained_in_process, folder, world, processes=world)
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

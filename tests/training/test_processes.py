@@ -9,7 +9,6 @@ import socket
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from rich.console import Console
 from torch import nn
 
@@ -24,6 +23,7 @@ from fakd.training.task import TaskLoss
 from fakd.training.teacher import NetworkTeacher
 from fakd.training.validation import validate_images
 from fakd.types import Prediction, Segmenter
+from forked import together
 
 WEIGHTS = tuple(0.5 + 0.25 * k for k in range(12))
 ADAMW = Optimizer("AdamW", weight_decay=0.05, layer_decay=0.7, head_multiplier=2.0)
@@ -154,7 +154,7 @@ def two(tmp_path_factory):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    multiprocessing.spawn(share, args=(port, path), nprocs=2)
+    together(share, port, path)
     return torch.load(path, weights_only=True)
 
 

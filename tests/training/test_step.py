@@ -141,22 +141,30 @@ def test_a_wrong_step_is_replayed(tmp_path, capsys):
     assert "infinite" not in capsys.readouterr().out
 
 
+SHORT = [*TINY, "--schedule.steps=7", "--intervals.log=1", "--intervals.save=4"]
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """A network, and what it answered."""
+    folder = tmp_path_factory.mktemp("teachers")
+    run, answers = folder / "run", folder / "answers"
+    assert main(["train", *network("network"), *SHORT, f"--run={run}"]) == 0
+    seen = [flag for flag in TINY if flag.startswith("--data")]
+    assert main(["answer", f"--teacher={run}", *seen, f"--out={answers}"]) == 0
+    return run, answers
+
+
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("more", ["", "--int8=true", "--task.class_weights=auto"])
-def test_a_step_is_replayed_as_it_was(stored, more, tmp_path, capsys):
+def test_a_step_is_replayed_as_it_was(stored, more, teachers, tmp_path, capsys):
     """The loss of a step between two checkpoints is the one that was logged."""
     from fakd.commands.replay import replay
     from fakd.runs.folder import read_curves
 
     run = tmp_path / "run"
-    teacher = tmp_path / "teacher"
-    short = [*TINY, "--schedule.steps=7", "--intervals.log=1", "--intervals.save=4"]
-    assert main(["train", *network("network"), *short, f"--run={teacher}"]) == 0
-    if stored:
-        seen = [flag for flag in TINY if flag.startswith("--data")]
-        assert main(["answer", f"--teacher={teacher}", *seen, f"--out={tmp_path / 'answers'}"]) == 0
-        teacher = tmp_path / "answers"
-    command = ["distill", f"--teacher={teacher}", *network("student"), *short, f"--run={run}"]
+    command = ["distill", f"--teacher={teachers[stored]}", *network("student"), *SHORT]
+    command += [f"--run={run}"]
     command += [more] if more else []
     from fakd.training.loop import Training
 
