@@ -93,7 +93,7 @@ def network(backbone: str, channels: int, weights: str | None) -> Recipe:
 
 
 def schedule(steps: int, batch_size: int, pretrained: bool) -> Recipe:
-    """Return schedule and learning rates: lower with ImageNet weights, whose new heads learn faster."""
+    """Return schedule and learning rates; ImageNet weights learn more slowly than the new heads."""
     rate = 0.02 if pretrained else 0.05
     duration = {"steps": steps, "batch_size": batch_size, "learning_rate": rate, "warmup": 30}
     faster = {"optimizer": {"head_multiplier": 5.0}} if pretrained else {}

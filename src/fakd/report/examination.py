@@ -79,7 +79,7 @@ def open_data_of(run: Run) -> SegmentationData:
 
 
 def inference_of(run: Run) -> Inference:
-    """Read the inference settings of a run; settings that its version lacked keep their defaults."""
+    """Read the inference settings of a run; settings its version lacked keep their defaults."""
     given = run.recipe.get("inference") or {}
     known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
     return Inference(**_with_tuples(known))

@@ -149,7 +149,7 @@ class _Video:
         self._file = av.open(str(path), "w", format="mp4")
 
     def add(self, picture: torch.Tensor) -> None:
-        """Encode an image [3, height, width]; odd sides are cropped by one pixel, as MPEG-4 requires."""
+        """Encode an image [3, height, width]; odd sides lose one pixel, as MPEG-4 requires."""
         height, width = (side // 2 * 2 for side in picture.shape[1:])
         if self._stream is None:
             self._stream = self._file.add_stream(_CODEC, rate=self._rate)
