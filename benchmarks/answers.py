@@ -1,10 +1,10 @@
-"""Stored answers: what they weigh, what they lose, and what a training step costs with them.
+"""Stored answers: size, fidelity, and the cost of a training step with them.
 
     python benchmarks/answers.py --teacher runs/teacher --data path/to/data --student pspnet
 
-Fidelity is measured on validation images, each format against the network's own answer on the
-same grid: KL divergence in nats, mean over places, and mIoU at full resolution. The step loads,
-augments, asks the teacher or looks its answer up, and trains the student; all variants in turn.
+Fidelity is measured on validation images, each format against the network's own output on the same
+grid: KL divergence in nats, averaged over positions, and mIoU at full resolution. The step loads,
+augments, runs the teacher or looks up its answer, and trains the student; all variants alternate.
 """
 
 import json
@@ -123,7 +123,7 @@ def main() -> None:
     flags.add_argument("--images", type=int, default=101)
     flags.add_argument("--crop", type=int, default=96)
     flags.add_argument("--batch", type=int, default=8)
-    flags.add_argument("--scale", type=float, default=0.4, help="of images when they are shown")
+    flags.add_argument("--scale", type=float, default=0.4, help="scale of the images")
     given = flags.parse_args()
     torch.set_num_threads(given.threads)
     hardware = Hardware(accelerator="cpu", channels_last=False)

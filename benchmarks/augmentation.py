@@ -1,8 +1,8 @@
-"""How large a finished run's feature augmentation is, and where its size comes from.
+"""Size of the feature augmentation of finished runs, and where it comes from.
 
-For each run that was distilled with FAKD, the mean of v/2 over labelled pixels: with the statistics
-that the training ended with, and with those of the finished student, from which stale ones would
-differ; with diagonal and full covariance; without dropout; for a pixel's own class and the others.
+For each run distilled with FAKD, the mean of v/2 over labelled pixels: with the class statistics at
+the end of training, and with those of the finished student, which would differ if the former were
+stale; with diagonal and full covariance; without dropout; for a pixel's own class and the others.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SAVED = "objective.covariance."
 
 
 def saved_statistics(run: Run, classes: int, channels: int) -> ClassCovariance:
-    """Read the statistics that the training ended with."""
+    """Read the class statistics at the end of training."""
     with safe_open(run.folder / "last.safetensors", "pt") as file:
         kept = {key: file.get_tensor(key) for key in file.keys() if key.startswith(SAVED)}  # noqa: SIM118
     value = kept.get(f"{SAVED}value")
@@ -47,11 +47,11 @@ def saved_statistics(run: Run, classes: int, channels: int) -> ClassCovariance:
 def fresh_statistics(
     student: Segmenter, run: Run, batches: int, kinds: tuple[CovarianceKind, ...]
 ) -> tuple[dict[str, ClassCovariance], Tensor, float]:
-    """Gather the statistics of the finished student on training batches it has not been shown.
+    """Compute the class statistics of the finished student on training batches it has not seen.
 
     Returns:
-        Statistics by kind, labels by how often they occur, and the median margin between the
-        likeliest and the second likeliest logit.
+        Statistics by kind, label weights by frequency, and the median margin between the largest
+        and the second largest logit.
     """
     data, recipe = open_data_of(run), run.recipe
     given = recipe["augmentation"]
@@ -115,10 +115,10 @@ def examine(folder: Path, batches: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the runs that are named and print the medians over them."""
+    """Measure the given runs and print the medians over them."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("runs", nargs="+", type=Path, help="finished runs, distilled with FAKD")
-    flags.add_argument("--batches", type=int, default=40, help="training batches to look at")
+    flags.add_argument("--batches", type=int, default=40, help="training batches to use")
     flags.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results/augmentation.json"
     )

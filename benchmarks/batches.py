@@ -1,7 +1,7 @@
-"""What it costs to score images in batches, as ``--inference.batch_size`` does, or one by one.
+"""Cost of scoring images in batches, as ``--inference.batch_size`` does, against one by one.
 
-An untrained PSPNet-ResNet-18 at output stride 8 and half MobileNetV3-small, from 8-bit images to
-the confusion matrix. A size is images, their height and width, classes, and the head's channels.
+An untrained PSPNet-ResNet-18 at output stride 8 and a half-width MobileNetV3-small, from 8-bit
+images to the confusion matrix. A size is images, height, width, classes, and channels of the head.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def variants(size: Size, device: str) -> dict[str, Callable[[], Any]]:
         alone = scored(1)
         for count in COUNTS:
             if (scored(count) - alone).abs().sum() > 1e-4 * labels.numel():
-                raise RuntimeError(f"batches of {count} give other scores; mend that first")
+                raise RuntimeError(f"batches of {count} give other scores; fix that first")
             ways[f"{backbone}, {count}"] = lambda count=count, scored=scored: scored(count)
     return ways
 

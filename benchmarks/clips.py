@@ -1,7 +1,7 @@
 """Scores of finished comparisons by group of validation images, such as clips, as Markdown.
 
-Several grids are folds: a gain is that of a seed of one fold, and intervals (Student's t, 95 %) go
-over all of them. No timing.
+Several grids are folds: a gain is that of one seed in one fold, and intervals (Student's t, 95 %)
+are over all of them. There is no timing.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from fakd.runs.images import ImageCounts, Pixels, read_images
 from fakd.runs.reading import read_folders
 
 Scores = dict[str, dict[tuple[str, int], float]]
-"""Of each method those of each fold and seed."""
+"""Scores by method, then by fold and seed."""
 
 
 def scores_by_group(folders: Sequence[Path], reference: str) -> dict[str, Scores]:
-    """Score each group of images in which the reference was run."""
+    """Score each group of images for which the reference was run."""
     found: dict[str, Scores] = {}
     for run in read_folders(folders).runs:
         counted = read_images(run.folder / "images.npz", len(run.class_names))
@@ -35,13 +35,13 @@ def scores_by_group(folders: Sequence[Path], reference: str) -> dict[str, Scores
 
 
 def score_of(counted: ImageCounts, taken: Sequence[bool]) -> float:
-    """Score some images together: mIoU in percent."""
+    """Compute the mIoU in percent of selected images together."""
     sums = Pixels(*(each[np.array(taken)].sum(0) for each in counted.pixels))
     return float(mean_iou(sums))
 
 
 def table(scores: Scores, reference: str) -> str:
-    """Lay out a group: every method, and what it is above the reference."""
+    """Render a group: every method, and its gain over the reference."""
     lines = [
         f"| method | runs | mIoU, mean ± sd | against {reference}, 95 % | p, Holm |",
         "|---|---|---|---|---|",
@@ -74,7 +74,7 @@ def main() -> None:
     """Print a table for each group."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("folders", nargs="+", type=Path, help="grids or runs")
-    flags.add_argument("--reference", default="alone", help="the method others are held against")
+    flags.add_argument("--reference", default="alone", help="the method others are compared with")
     given = flags.parse_args()
     for group, scores in scores_by_group(given.folders, given.reference).items():
         print(f"\n{group}\n\n{table(scores, given.reference)}")

@@ -1,4 +1,4 @@
-"""The contract every benchmark obeys: what is recorded, how time and memory are measured."""
+"""The contract of all benchmarks: what is recorded, and how time and memory are measured."""
 
 import argparse
 import ctypes
@@ -58,9 +58,9 @@ def parser(name: str, description: str | None, sizes: Sequence[str]) -> argparse
 def measure(
     variants: dict[str, Callable[[], Any]], device: str, repeats: int, reference: str
 ) -> dict[str, dict[str, float | list[float]]]:
-    """Time all variants in turn, round after round, and then the memory of each.
+    """Time the variants alternately, round by round, then measure the memory of each.
 
-    A ratio compares two runs of the same round, so that a machine that slows down slows both.
+    A ratio compares two runs of the same round, so that a slowdown of the machine affects both.
     """
     rounds: list[dict[str, float]] = []
     for _ in range(repeats + 2):
@@ -98,7 +98,7 @@ def _wait(device: str) -> None:
 
 
 def _peak_bytes(run: Callable[[], Any], device: str) -> int:
-    """Peak memory beyond what was held before: the allocator's on a GPU, else resident memory."""
+    """Peak memory beyond the memory held before: the allocator's on a GPU, else resident memory."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,6 +1,6 @@
-"""Our class statistics and variance map against the estimator in wide use.
+"""Our class statistics and variance map against the widespread estimator.
 
-That estimator gives every pixel a row per class, so it holds several tensors of pixels x classes x
+That estimator has a row per pixel and class, so it holds several tensors of pixels x classes x
 channels. Both compute the same numbers, which is checked first.
 """
 
@@ -16,7 +16,7 @@ OURS, WIDESPREAD = "ours, diagonal", "pixels x classes x channels"
 
 
 class WidespreadEstimator:
-    """Diagonal class statistics, written the obvious way: one row per pixel and class."""
+    """Diagonal class statistics, implemented the obvious way: one row per pixel and class."""
 
     def __init__(self, classes: int, channels: int, device: str) -> None:
         self.count = torch.zeros(classes, 1, device=device)
@@ -24,7 +24,7 @@ class WidespreadEstimator:
         self.value = torch.zeros(classes, channels, device=device)
 
     def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take in one batch, all of whose pixels must have a class."""
+        """Update with one batch in which every pixel has a class."""
         pixels = features.permute(0, 2, 3, 1).flatten(0, 2)
         members = torch.nn.functional.one_hot(labels.flatten(), len(self.mean)).to(pixels)
         members = members[:, :, None].expand(-1, -1, pixels.shape[1])
@@ -39,14 +39,14 @@ class WidespreadEstimator:
         self.count = self.count + count
 
     def logit_variance(self, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Variance of each logit, from one row per pixel and class again."""
+        """Variance of each logit, again from one row per pixel and class."""
         squared = weight.flatten(1)[None] ** 2
         variance = (squared * self.value[labels.flatten()][:, None]).sum(2)
         return variance.unflatten(0, labels.shape).movedim(-1, 1)
 
 
 def variants(size: Size, device: str) -> dict[str, Callable[[], Any]]:
-    """Update with one batch, compute the map of variances and send a gradient to the classifier."""
+    """Update with one batch, compute the variance map and backpropagate to the classifier."""
     generator = torch.Generator().manual_seed(SEED)
     shape = (size.batch, size.channels, size.rows, size.cols)
     features = torch.randn(shape, generator=generator).to(device)

@@ -1,6 +1,6 @@
-"""How far the gains that `fakd demo` shows vary over seeds: medians and ranges, as Markdown.
+"""Variation of the gains of `fakd demo` over seeds: medians and ranges, as Markdown.
 
-Usage: python benchmarks/demo.py [--seeds 5] [--run runs/demo-seeds]        (continues if stopped)
+Usage: python benchmarks/demo.py [--seeds 5] [--run runs/demo-seeds]        (resumes if interrupted)
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def table(runs: list[list[dict[str, Any]]]) -> str:
-    """Write a row for each network: median over the seeds, with the lowest and the highest."""
+    """Write a row for each network: median over the seeds, with minimum and maximum."""
     columns = {"mIoU": lambda final: final["miou"]}
     columns |= {name: lambda final, name=name: final["classes"][name]["iou"] for name in SMALL}
     lines = [

@@ -1,10 +1,10 @@
-"""A long run: do memory, open files or logs grow with its steps?
+"""Growth of memory, open files and logs during a long run.
 
     python benchmarks/endurance.py --steps 20000
 
-A single convolution is distilled into another on the built-in scenes, in a process that is watched
-from outside: what is measured is the loop, which is the same for every network. Slopes are
-medians of those between all pairs of looks at the second half, when all that is cached is cached.
+A single convolution is distilled into another on the built-in scenes, in a process that is observed
+from outside: this measures the training loop, which is the same for every network. Slopes are
+medians over all pairs of samples in the second half, when all caches are filled.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def command(name: str, trained: str, run: Path, steps: int, *more: str) -> list[
 
 
 def watch(process: subprocess.Popen, run: Path, seconds: float) -> list[dict[str, float]]:
-    """Note memory, open files and the size of the logs until the run ends."""
+    """Record memory, open files and the size of the logs until the run ends."""
     place, samples, page = Path("/proc") / str(process.pid), [], os.sysconf("SC_PAGE_SIZE")
     while process.poll() is None:
         time.sleep(seconds)
@@ -62,7 +62,7 @@ def watch(process: subprocess.Popen, run: Path, seconds: float) -> list[dict[str
 
 
 def slope(samples: list[dict[str, float]], name: str) -> float:
-    """How much something grows in a thousand steps."""
+    """Growth per thousand steps."""
     half = [each for each in samples if each["step"] > samples[-1]["step"] / 2]
     steps = [each["step"] for each in half]
     return 1000 * float(theilslopes([each[name] for each in half], steps).slope)
@@ -71,7 +71,7 @@ def slope(samples: list[dict[str, float]], name: str) -> float:
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--steps", type=int, default=20_000)
-    flags.add_argument("--seconds", type=float, default=2.0, help="between two looks")
+    flags.add_argument("--seconds", type=float, default=2.0, help="between two samples")
     flags.add_argument("--out", type=Path, default=FOLDER / "results" / "endurance.json")
     chosen = flags.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,12 @@
-"""What it costs to score an image: one confusion matrix, against three histograms of its pixels.
+"""Cost of scoring an image: one confusion matrix, against three histograms of its pixels.
 
-The usual way drops the ignored pixels and counts hits, predictions and labels in a histogram each,
-in NumPy or, as MMSegmentation does now, in PyTorch. Both sides start from a prediction and labels
-that are tensors, and agree, which is checked first. Before that stands the step both share, from
-small logits to the likeliest class at the labels' resolution: all classes enlarged at once and
+The usual way drops ignored pixels and counts hits, predictions and labels in a histogram each, in
+NumPy or, as MMSegmentation does now, in PyTorch. Both variants start from predicted and labelled
+class ids as tensors, and agree, which is checked first. The step before is common to both, from
+small logits to the most likely class at the labels' resolution: all classes upsampled at once and
 `argmax`, or `predict_classes`.
 
-A size is images, their height and width, classes, and how many pixels of the image one of the
-network's output covers along a side.
+A size is images, height, width, classes, and the stride of the network's output in pixels.
 """
 
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from fakd.types import IGNORE, Prediction, Segmenter
 
 
 class Still(Segmenter):
-    """Says the same of every image, so that nothing but what follows it is measured."""
+    """A network with constant output, so that only what follows it is measured."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -34,17 +33,17 @@ class Still(Segmenter):
         self._prediction = Prediction(logits)
 
     def forward(self, images: Tensor) -> Prediction:
-        """Answer without looking."""
+        """Return the constant output."""
         return self._prediction
 
     @property
     def classifier(self) -> None:
-        """Have none."""
+        """Has none."""
         return None
 
 
 def draw(size: Size) -> tuple[Tensor, Tensor]:
-    """Draw labels in patches under a border of ignored pixels, and a prediction 80 % right."""
+    """Draw labels in patches within a border of ignored pixels, and a prediction 80 % correct."""
     generator = torch.Generator().manual_seed(SEED)
     shape = (size.batch, size.rows, size.cols)
     patches = torch.randint(size.classes, (size.batch, 1, 8, 11), generator=generator)
@@ -61,7 +60,7 @@ def in_numpy(prediction: Tensor, labels: Tensor, classes: int) -> np.ndarray:
     said, truth = prediction.cpu().numpy(), labels.cpu().numpy()
     labelled = truth != IGNORE
     said, truth = said[labelled], truth[labelled]
-    # Bins of one width, the faster of NumPy's two ways.
+    # Bins of equal width, the faster of NumPy's two ways.
     limits = (0, classes - 1)
     return np.stack(
         [np.histogram(ids, classes, limits)[0] for ids in (said[said == truth], said, truth)]
@@ -81,13 +80,13 @@ def in_pytorch(prediction: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def in_one_matrix(prediction: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Count the same in a confusion matrix, which says more."""
+    """Count the same in a confusion matrix, which contains more."""
     matrix = confusion_matrix(prediction, labels, classes)
     return torch.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)])
 
 
 def variants(size: Size, device: str) -> dict[str, Callable[[], Any]]:
-    """Build each way of counting, and each of naming classes."""
+    """Build each way of counting, and each way of computing classes."""
     prediction, labels = (drawn.to(device) for drawn in draw(size))
     ways: dict[str, Callable[[Tensor, Tensor, int], Any]] = {
         "three histograms, NumPy": in_numpy,
@@ -98,7 +97,7 @@ def variants(size: Size, device: str) -> dict[str, Callable[[], Any]]:
     for name, count in ways.items():
         came = torch.as_tensor(count(prediction, labels, size.classes)).cpu()
         if not torch.equal(came.long(), expected):
-            raise RuntimeError(f"{name} counts other pixels than NumPy; mend it first")
+            raise RuntimeError(f"{name} counts other pixels than NumPy; fix it first")
     shape = (size.rows // size.channels, size.cols // size.channels)
     network = Still(torch.randn(size.batch, size.classes, *shape).to(device))
     still = Inference()

@@ -1,10 +1,11 @@
-"""Twenty steps of every method: are they the same to the last bit, before and after a change?
+"""Bit-identity of twenty steps of every method before and after a change.
 
     python benchmarks/identity.py --out before.json
     python benchmarks/identity.py --against before.json
 
-Each entry is the float32 curves that a run logs and a hash of its final weights, on the built-in
-scenes with one thread. Bits depend on the machine and on PyTorch's version: compare on one machine.
+Each entry contains the float32 curves that a run logs and a hash of its final weights, on the
+built-in scenes with one thread. Results depend on the machine and on PyTorch's version: compare on
+one machine.
 """
 
 import argparse
@@ -45,7 +46,7 @@ METHODS: dict[str, str | None] = {
 
 
 def run(folder: Path, command: str, flags: list[str], width: int = 32) -> None:
-    """Train as the command line does."""
+    """Train like the command line does."""
     network = "network" if command == "train" else "student"
     code = fakd(
         [
@@ -101,7 +102,7 @@ def record() -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Name every entry that changed, and the first step at which each of its curves did."""
+    """List every entry that changed, and the first step at which each of its curves did."""
     found = []
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
@@ -136,7 +137,7 @@ def main() -> int:
     if not given.against:
         return 0
     changed = differences(json.loads(given.against.read_text()), found)
-    print("\n".join(changed) or f"{len(found)} runs are the same to the last bit")
+    print("\n".join(changed) or f"{len(found)} runs are bit-identical")
     return int(bool(changed))
 
 

@@ -1,4 +1,4 @@
-"""Scores against the share of labelled images, as Markdown and as a picture. No timing.
+"""Scores against the share of labelled images, as Markdown and as a figure. There is no timing.
 
 Each folder is a comparison of the same methods with another `--data.labelled`:
 
@@ -26,7 +26,7 @@ NAMES = {
 
 
 def main() -> None:
-    """Print a table for each group and amount of labels, and draw the curves."""
+    """Print a table for each group and number of labels, and draw the curves."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("folders", nargs="+", type=Path)
     flags.add_argument("--groups", nargs="+", default=[], help="those to draw, in this order")
@@ -46,14 +46,14 @@ def main() -> None:
 
 
 def labelled(folder: Path, images: int | None) -> float:
-    """How many images a comparison had labels of; a share of `images` is counted out."""
+    """Number of labelled images of a comparison; a share is multiplied by `images`."""
     first = read_folders([folder]).runs[0].recipe["data"]["init_args"].get("labelled")
     amount = 1.0 if first is None else float(first)
     return round(amount * images) if images and amount <= 1 else amount
 
 
 def draw(groups: Mapping[str, ByLabels]) -> Figure:
-    """One panel for each group, one line for each method, one dot for each seed."""
+    """Draw one panel for each group, one line for each method, one dot for each seed."""
     figure = Figure(figsize=(4.6 * len(groups), 4), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (group, by_labels) in zip(panels, groups.items(), strict=True):

@@ -1,9 +1,9 @@
-"""Memory and time of naming the classes of one large image, in windows or whole.
+"""Memory and time of predicting the classes of one large image, in windows or whole.
 
     python benchmarks/large.py 3 4000 6000 --window 1024
 
-Arguments are classes, height and width. Memory is what the process grows by beyond the network and
-the image's bytes; compare two versions of fakd by PYTHONPATH.
+Arguments are classes, height and width. Memory is the growth of the process beyond the network and
+the image's bytes; compare two versions of fakd by setting PYTHONPATH.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a distillation loss costs, forward and backward, and what feature augmentation adds to it.
+"""Cost of a distillation loss, forward and backward, and overhead of feature augmentation.
 
 The augmented variants include everything a training step does for them: updating the class
 statistics from the features, the variance of the logits, the loss and its gradient.
@@ -28,7 +28,7 @@ LOSSES: dict[str, Callable[[], DistillationLoss]] = {
 
 
 def step(loss: DistillationLoss, size: Size, device: str) -> Callable[[], Any]:
-    """Build what one training step does for this loss, beyond running the two networks."""
+    """Build the part of a training step for this loss, without running the two networks."""
     generator = torch.Generator().manual_seed(SEED)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -38,7 +38,7 @@ def step(loss: DistillationLoss, size: Size, device: str) -> Callable[[], Any]:
     shape = (size.batch, size.classes, size.rows, size.cols)
     logits, teacher = draw(*shape).requires_grad_(), draw(*shape)
     weight = draw(size.classes, size.channels, 1, 1).mul_(0.05).requires_grad_()
-    # About a dozen classes in an image, in patches, as photographs have them.
+    # About a dozen classes per image, in patches, as in photographs.
     patches = torch.randint(size.classes, (size.batch, 3, 4), generator=generator)
     grown = torch.nn.functional.interpolate(patches[:, None].float(), (size.rows, size.cols))
     labels = grown[:, 0].long().to(device)

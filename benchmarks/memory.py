@@ -1,11 +1,11 @@
-"""The memory of a training step: what a formula says of it, and what the allocator did.
+"""Memory of a training step: formula against measurement.
 
 The formula needs no weights and computes nothing: 4 bytes for each parameter of the student, its
-gradient and its momentum, and of the teacher; and for each image what a forward pass keeps for the
-gradient (`fakd.models.demand.bytes_of_image`, on the meta device) or, if that is more, what
-the teacher's forward pass, which comes first, holds at its height. The measurement makes real
-steps of CWD on the CPU and adds up what PyTorch's allocator took and gave back. ``--plan`` measures
-nothing: it computes memory and hours for GPUs, whose sustained speed is an assumption.
+gradient and its momentum, and of the teacher; and for each image the activations that a forward
+pass keeps for the gradient (`fakd.models.demand.bytes_of_image`, on the meta device) or, if that is
+more, the peak of the teacher's forward pass, which comes first. The measurement makes real steps of
+CWD on the CPU and sums the allocations and deallocations of PyTorch's allocator. ``--plan``
+measures nothing: it computes memory and hours for GPUs, whose sustained speed is an assumption.
 """
 
 import argparse
@@ -36,15 +36,15 @@ STUDENTS = (
 )
 STEPS, BATCH, MARGIN = 40_000, 16, 1.3
 SUSTAINED = {"T4": 8.1e12, "A100": 156e12, "H100": 495e12}
-"""Published peaks, operations a second: float32 of the T4, TF32 of the others."""
+"""Published peak operations per second: float32 for the T4, TF32 for the others."""
 SHARE = {"dense": 0.3, "depthwise": 0.06}
-"""Of the peak that training is assumed to reach; depthwise convolutions wait for memory."""
+"""Share of the peak that training is assumed to reach; depthwise convolutions are memory-bound."""
 
 
 def formula(
     student: str, classes: int, size: tuple[int, int], batch: int, teacher: str
 ) -> dict[str, float]:
-    """Say the bytes of a step, and its parts."""
+    """Compute the bytes of a step, and its parts."""
     with torch.device("meta"):
         network, other = open_network(student, classes).train(), open_network(teacher, classes)
     kept = bytes_of_image(network, size, learns=True)
@@ -62,7 +62,7 @@ def formula(
 def measured(
     student: Segmenter, teacher: Segmenter, size: tuple[int, int], batch: int, classes: int
 ) -> tuple[float, float]:
-    """Make two steps; of the second say the most bytes that were held, and the CPU's seconds."""
+    """Make two steps; return the peak bytes and the CPU seconds of the second."""
     images = torch.rand(batch, 3, *size)
     labels = torch.randint(classes, (batch, 1, 3, 4)).float()
     labels = torch.nn.functional.interpolate(labels, size)[:, 0].long()
@@ -105,7 +105,7 @@ def measured(
 
 
 def plan(student: str, classes: int, size: tuple[int, int], teacher: str) -> str:
-    """Write a line of the guide's table: one student at one size."""
+    """Return a line of the guide's table: one student at one size."""
     said = formula(student, classes, size, BATCH, teacher)
     with torch.device("meta"):
         network, other = open_network(student, classes), open_network(teacher, classes)

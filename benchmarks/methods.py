@@ -1,6 +1,6 @@
-"""What each published method costs in a training step beyond running the two networks.
+"""Overhead of each published method in a training step, without running the two networks.
 
-Everything its published setting adds up: all its terms, their gradients with respect to the
+Everything its published setting includes: all its terms, their gradients with respect to the
 student's logits and features, the class statistics, the memory, and the critic's own step. A size's
 channels are the teacher's; the student has a quarter of them, as in the paper's ResNet pairs.
 """
@@ -21,7 +21,7 @@ METHODS += ("ifvd-official", "cirkd", "cwd-cirkd", "features-l2", "dist")
 
 
 class Shape(Segmenter):
-    """Only what a loss asks of a network before training: classes and classifier."""
+    """The attributes of a network that a loss needs before training: classes and classifier."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
@@ -30,16 +30,16 @@ class Shape(Segmenter):
 
     @property
     def classifier(self) -> nn.Conv2d:
-        """The layer whose widths a loss asks for."""
+        """The layer whose widths a loss needs."""
         return self.last
 
     def forward(self, images: torch.Tensor) -> Prediction:
-        """Refuse: nothing here runs a network."""
-        raise NotImplementedError("this benchmark draws its predictions")
+        """Raise an error: no network is run here."""
+        raise NotImplementedError("this benchmark uses random predictions")
 
 
 def step(loss: DistillationLoss, size: Size, device: str) -> Callable[[], Any]:
-    """Build what one training step does for this method."""
+    """Build the part of a training step for this method, without running the two networks."""
     torch.manual_seed(SEED)
     student, teacher = Shape(size.classes, size.channels // 4), Shape(size.classes, size.channels)
     loss.prepare(student, teacher)
@@ -50,7 +50,7 @@ def step(loss: DistillationLoss, size: Size, device: str) -> Callable[[], Any]:
     features[0].requires_grad_()
     logits[0].requires_grad_()
     weight = student.last.weight.detach().to(device).requires_grad_()
-    # About a dozen classes in an image, in patches, as photographs have them.
+    # About a dozen classes per image, in patches, as in photographs.
     patches = torch.randint(size.classes, (size.batch, 1, 3, 4)).float()
     labels = nn.functional.interpolate(patches, grid)[:, 0].long().to(device)
     covariance = None

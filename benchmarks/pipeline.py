@@ -1,12 +1,12 @@
-"""What a training sample costs: decoding and augmentation, against the usual order of operations.
+"""Cost of a training sample: decoding and augmentation, against the usual order of operations.
 
-The usual way resizes the whole image, cuts the crop out of it and recolours it through 8-bit HSV,
-as MMSegmentation does; here it is written with NumPy and Pillow, where MMSegmentation has OpenCV.
-Both read the same JPEG and PNG files, take the same draws, and end with a normalised float32 crop.
-Whole batches from one loader process, not normalised, are timed by themselves.
+The usual way resizes the whole image, crops it and jitters colours through 8-bit HSV, like
+MMSegmentation; here it is implemented with NumPy and Pillow instead of OpenCV. Both variants read
+the same JPEG and PNG files, use the same random draws, and end with a normalised float32 crop.
+Whole batches from one loader process, not normalised, are timed separately.
 
-A size is images, their height and width, classes, colours. Crops are 512 high and half as wide as
-the image, at least 512: those of ADE20K (683 x 512) and of Cityscapes (2048 x 1024).
+A size is images, height, width, colours. Crops are 512 high and half as wide as the image, at least
+512: those of ADE20K (683 x 512) and of Cityscapes (2048 x 1024).
 """
 
 import tempfile
@@ -54,7 +54,7 @@ def write_images(root: Path, size: Size) -> None:
 def usual(
     image_path: Path, mask_path: Path, augmentation: Augmentation, generator: torch.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decode, resize whole, crop, mirror, recolour, normalise and pad, one after another."""
+    """Decode, resize the whole image, crop, flip, jitter colours, normalise and pad."""
     image = Image.open(image_path).convert("RGB")
     mask = Image.open(mask_path)
     draws = torch.rand(2 + 2 * (REDRAWS + 1), generator=generator, dtype=torch.float64).tolist()
@@ -87,7 +87,7 @@ def usual(
 
 
 def recoloured(pixels: np.ndarray, drawn: Distortion) -> np.ndarray:
-    """Change colours on 8 bits after every step, saturation and hue through HSV."""
+    """Jitter colours in 8 bits after every step, saturation and hue through HSV."""
 
     def linear(values: np.ndarray, factor: float, shift: float) -> np.ndarray:
         return np.clip(values.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
@@ -113,7 +113,7 @@ def recoloured(pixels: np.ndarray, drawn: Distortion) -> np.ndarray:
 def variants(
     root: Path, split: Split, augmentation: Augmentation, size: Size
 ) -> dict[str, Callable[[], Any]]:
-    """Build a pass over all images for each way; every pass draws anew, both ways the same."""
+    """Build a pass over all images for each variant; every pass draws anew, the same for both."""
     images, masks = (sorted((root / "train" / kind).iterdir()) for kind in ("images", "masks"))
     mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
     passes = dict.fromkeys(("usual", "fakd"), 0)
@@ -136,7 +136,7 @@ def variants(
 
 
 def one_worker(split: Split, augmentation: Augmentation, size: Size) -> Callable[[], Any]:
-    """Build a pass that takes as many images from a loader that keeps one process busy."""
+    """Build a pass that takes as many images from a loader with one process."""
     loaded = iter(training_batches(split, augmentation, size.batch, SEED, 0, 10**6, workers=1))
     return lambda: next(loaded)
 
@@ -154,7 +154,7 @@ def main() -> None:
             split = folder(root).train
             ways = variants(root, split, augmentation, size)
             runs.append((size, measure(ways, chosen.device, chosen.repeats, "usual")))
-            # By itself: it would go on loading while another way is timed.
+            # Separately, since it would keep loading while another variant is timed.
             ways = {"fakd, one worker": one_worker(split, augmentation, size)}
             runs.append((size, measure(ways, chosen.device, chosen.repeats, "fakd, one worker")))
     report("pipeline", chosen, "usual", runs)

@@ -1,7 +1,7 @@
-"""A straightforward distillation step in the style of public code: the yardstick of `step.py`.
+"""A straightforward distillation step in the style of public code: the baseline of `step.py`.
 
-Eager float32: logits enlarged to the labels, softmaxes over whole maps, statistics class by class
-and image by image.
+Eager float32: logits upsampled to the labels, softmax over whole maps, statistics by class and
+image.
 """
 
 import torch
@@ -49,7 +49,7 @@ class Statistics:
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Take in the pixels of one class of one image at a time."""
+        """Update with the pixels of one class of one image at a time."""
         for image, own in zip(features, labels, strict=True):
             for k in own.unique().tolist():
                 if k == IGNORE:
@@ -63,7 +63,7 @@ class Statistics:
                 self.count[k] += pixels.shape[1]
 
     def of_logits(self, weight: Tensor, labels: Tensor) -> Tensor:
-        """Give every pixel the variance of its logits."""
+        """Return the variance of every pixel's logits."""
         table = self.variance @ weight.flatten(1).square().T
         known = (labels != IGNORE)[..., None]
         return (table[labels.clamp(min=0)] * known).permute(0, 3, 1, 2)

@@ -1,9 +1,9 @@
-"""How opening, the first batch, resuming, memory and a step depend on the number of images.
+"""Dependence of opening, first batch, resuming, memory and step on the number of images.
 
-Each set is made once in a folder of its own (tiny PNG files without labels, a thousand to a folder,
-or the same in tar shards), then opened in a fresh process. The listing is timed twice: as it is,
-and remembered (docs/data.md, The cache of listings). Run it with
-``python benchmarks/scale.py --folder path/to/scratch --images 10000 100000 1000000``.
+Each data set is created once in its own folder (tiny PNG files without labels, a thousand per
+folder, or the same in tar shards), then opened in a new process. Listing is timed twice: without
+and with the cache (docs/data.md, The cache of listings). Run it with ``python benchmarks/scale.py
+--folder path/to/scratch --images 10000 100000 1000000``.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def png(side, shade=0):
 
 
 def make(root, count, kind):
-    """Write a set of so many images without labels, and four with."""
+    """Write a data set of ``count`` images without labels, and four with."""
     if (root / "dataset.yaml").is_file():
         return
     for split in ("train", "val"):
@@ -62,7 +62,7 @@ def make(root, count, kind):
 
 
 def measure(root):
-    """Open a set in this process; prints one line of JSON."""
+    """Open a data set in this process; print one line of JSON."""
     from fakd.data import Augmentation, folder, training_batches
 
     def memory():

@@ -1,4 +1,6 @@
-"""Scores of a finished screening of relative strengths, as Markdown and as a picture. No timing.
+"""Scores of a finished screening of relative strengths, as Markdown and as a figure.
+
+There is no timing.
 
 Usage: python benchmarks/shares.py runs/scenes/compare-relative-cwd --out docs/figures/shares.png
 """
@@ -20,7 +22,7 @@ KINDS = {
     ("full", False): "full, own class spared, no gradient into classifier",
     ("logits", True): "logits",
 }
-"""By covariance and whether the gradient reaches the classifier."""
+"""By covariance, and whether the gradient reaches the classifier."""
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
 
 
 def screened(folder: Path) -> tuple[dict[tuple[str, float], tuple[float, float]], dict[str, float]]:
-    """Read the mIoU and the last λ of every form by kind and share, and the mIoU of the rest."""
+    """Read mIoU and last λ of every form by kind and share, and the mIoU of the other methods."""
     scores, strengths = defaultdict(list), defaultdict(list)
     base = defaultdict(list)
     for run in read_folders([folder]).runs:

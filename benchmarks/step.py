@@ -1,10 +1,9 @@
-"""What a whole training step costs, for every method, against a straightforward eager one.
+"""Cost of a whole training step of every method, against a straightforward eager step.
 
 The paper's first pair, PSPNet-ResNet-101 to PSPNet-ResNet-18 at output stride 8, untrained: student
-forward, the teacher's answer, losses, statistics, backward and the optimiser's step. ``plain`` is
-`plain.py`. A teacher that is asked with ``bf16`` computes in 16 bits, as with
-``--hardware.teacher_precision bf16``. A stored teacher's answers are decoded in the step, from 8
-bits, as a loader without workers does.
+forward, the teacher's output, losses, statistics, backward and the optimiser's step. ``plain`` is
+`plain.py`. With ``bf16`` the teacher computes in 16 bits, as with ``--hardware.teacher_precision
+bf16``. Stored answers are decoded in the step, from 8 bits, as a loader without workers does.
 """
 
 import copy
@@ -37,7 +36,7 @@ VARIANTS = [
 
 
 class Answers:
-    """Teacher's answers: asked for in each step, or decoded from what was stored."""
+    """Teacher outputs: computed in each step, or decoded from stored answers."""
 
     def __init__(self, teacher: Segmenter, images: Tensor, way: str) -> None:
         self.teacher, self.images, self.written = teacher, images, []
@@ -50,7 +49,7 @@ class Answers:
 
     @torch.no_grad()
     def __call__(self) -> Prediction:
-        """Answer for the images."""
+        """Return the teacher's output for the images."""
         if not self.written:
             with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.half):
                 return self.teacher(self.images)
@@ -70,7 +69,7 @@ def training_step(
     if way != "plain":
         student.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-    # About a dozen classes in an image, in patches, as photographs have them.
+    # About a dozen classes per image, in patches, as in photographs.
     patches = torch.randint(size.classes, (size.batch, 1, 3, 4)).float()
     labels = F.interpolate(patches, crop)[:, 0].long().to(device)
     optimizer = build_optimizer(Optimizer().settled(), student)
@@ -127,7 +126,7 @@ def main() -> None:
     runs = []
     for size in chosen.sizes:
         teacher = pspnet("resnet101", size.classes).to(chosen.device).eval()
-        # As `Teacher` has it; the plain step leaves networks as they come.
+        # As in `Teacher`; the plain step does not change the networks' memory layout.
         ours = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
         variants = {
             name: training_step(name, teacher if "plain" in name else ours, size, chosen.device)

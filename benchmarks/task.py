@@ -1,6 +1,6 @@
-"""What the task's loss costs, forward and backward: in tiles, and of logits enlarged to the labels.
+"""Cost of the task loss, forward and backward: in tiles, and on logits upsampled to the labels.
 
-A size is that of the logits; labels are eight times as high and wide. Channels are not looked at.
+A size is that of the logits; labels are eight times as high and wide. Channels are not used.
 """
 
 from collections.abc import Callable

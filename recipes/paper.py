@@ -1,4 +1,4 @@
-"""Every cell of the paper's tables as a recipe: pairs of networks x methods on four data sets."""
+"""Recipes for every cell of the paper's tables: pairs of networks x methods on four data sets."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ Recipe = dict[str, Any]
 
 
 class Benchmark(NamedTuple):
-    """One data set with the settings that mmsegmentation trains and tests it with."""
+    """One data set with mmsegmentation's training and test settings."""
 
     data: Recipe
     title: str
@@ -19,13 +19,13 @@ class Benchmark(NamedTuple):
     weight_decay: float
     base: list[int]
     cwd_weight: float
-    """5 on Cityscapes and 10 on ADE20K are the CWD authors'; for the others ours."""
+    """5 on Cityscapes and 10 on ADE20K are from the CWD authors; the others are our choice."""
     cirkd: str
     test: Recipe
 
 
 class Pair(NamedTuple):
-    """A student, and how its teacher's checkpoints are called."""
+    """A student, and the name of its teacher's checkpoint."""
 
     builder: str
     backbone: str
@@ -76,7 +76,7 @@ NUMBERS = published_scores()
 
 
 def methods(benchmark: Benchmark, ablations: bool) -> dict[str, tuple[str, Recipe | None]]:
-    """Method -> the table it belongs to, and its loss."""
+    """Map each method to its table and its loss."""
     title, weight = benchmark.title, benchmark.cwd_weight
     cirkd = describe(preset(benchmark.cirkd))
     if "ade20k" in benchmark.data["class_path"]:
@@ -100,7 +100,7 @@ def methods(benchmark: Benchmark, ablations: bool) -> dict[str, tuple[str, Recip
 
 
 def teacher_of(pair: Pair, benchmark: str) -> Published:
-    """Find the checkpoint whose score is the teacher's in the paper."""
+    """Find the checkpoint with the score of the paper's teacher."""
     data = {"pascal-context": "pascal_context_59", "voc2012": "voc12aug"}.get(benchmark, benchmark)
     known = (each for each in PUBLISHED if each.paper is not None)
     (found,) = (
@@ -112,7 +112,7 @@ def teacher_of(pair: Pair, benchmark: str) -> Published:
 
 
 def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None):
-    """One complete run: what is trained, on what, how long, how it is tested."""
+    """Return one complete run: networks, data, training and test settings."""
     benchmark, pair = BENCHMARKS[benchmark_name], PAIRS[pair_name]
     student = {
         "class_path": f"fakd.models.{pair.builder}",
@@ -149,7 +149,7 @@ def recipe(benchmark_name: str, pair_name: str, method: str, loss: Recipe | None
 
 
 def comment(benchmark_name: str, pair_name: str, method: str, title: str) -> str:
-    """What a run of the recipe is to be compared with."""
+    """Return a comment with the published scores that the recipe's run compares with."""
     own = Score(*NUMBERS["paper"][benchmark_name][pair_name][method])
     teacher = Score(*teacher_of(PAIRS[pair_name], benchmark_name).paper)
     lines = [f"FAKD, {title}: this cell {_shown(own)}; its teacher {_shown(teacher)}"]
@@ -166,7 +166,7 @@ def _shown(score: Score) -> str:
 
 
 def paper() -> dict[str, tuple[str, Recipe]]:
-    """File name -> comment and recipe, for every cell of Tables 1 to 5."""
+    """Map file names to comment and recipe, for every cell of Tables 1 to 5."""
     files = {}
     for benchmark_name, benchmark in BENCHMARKS.items():
         for pair_name in PAIRS:

@@ -1,4 +1,4 @@
-"""Write the recipes: one complete YAML file per experiment, inheriting nothing.
+"""Write the recipes: one complete YAML file per experiment, without inheritance.
 
 Usage: python recipes/write.py        (a test checks that the files are what this script writes)
 """
@@ -21,9 +21,9 @@ METHODS: dict[str, Recipe | None] = {
     "pd-fa": describe(preset("pd-fa")),
     "cwd": describe(preset("cwd")),
     "cwd-fa": describe(preset("cwd-fa")),
-    # The variance a logit really has within a class, and no push against the class itself.
+    # The variance of a logit within a class, without pushing down the own class's logit.
     "cwd-fa-full": describe(ChannelKL(strength=1.0, covariance="full", spare_own_class=True)),
-    # Ours: it learns from how the logits vary, and cannot lower that by changing the classifier.
+    # Ours: it uses the variance of the logits, and cannot lower that by changing the classifier.
     "cwd-fa-logits": describe(preset("cwd-fa-logits")),
     "skds": describe(preset("skds-cirkd")),
     "ifvd": describe(preset("ifvd-cirkd")),
@@ -53,13 +53,13 @@ CAMVID = {
     "init_args": {"root": "data/camvid", "description": "recipes/camvid/dataset.yaml"},
 }
 
-# What `fakd demo` trains with, on whole scenes.
+# The training settings of `fakd demo`, on whole scenes.
 SCENES = {
     "optimizer": {"kind": "AdamW", "weight_decay": 0.02},
     "augmentation": {"crop": [72, 96], "scale": [1.0, 1.0], "photometric": False},
     "task": {"dice": 0.5, "class_weights": "auto"},
 }
-# The teacher that `fakd demo` brings: no scene of its seed is one of the demo's.
+# The teacher included in `fakd demo`: none of its scenes is one of the demo's.
 DEMO = {
     "network": {
         "class_path": "fakd.models.hypercolumns",
@@ -80,20 +80,20 @@ DEMO = {
     },
     **SCENES,
     "augmentation": {"crop": [96, 128], "scale": [0.9, 1.2], "photometric": False},
-    # As many as it was made with: sums in another order round differently.
+    # The number it was trained with: sums in another order round differently.
     "hardware": {"threads": 1},
     "intervals": {"evaluate": 300},
 }
 
 
 def network(backbone: str, channels: int, weights: str | None) -> Recipe:
-    """A PSPNet at output stride 8."""
+    """Return a PSPNet at output stride 8."""
     arguments = {"backbone": backbone, "channels": channels, "weights": weights}
     return {"class_path": "fakd.models.pspnet", "init_args": arguments}
 
 
 def schedule(steps: int, batch_size: int, pretrained: bool) -> Recipe:
-    """From scratch everything learns fast; ImageNet weights learn slower than the new heads."""
+    """Return schedule and learning rates; ImageNet weights learn more slowly than the new heads."""
     rate = 0.02 if pretrained else 0.05
     duration = {"steps": steps, "batch_size": batch_size, "learning_rate": rate, "warmup": 30}
     faster = {"optimizer": {"head_multiplier": 5.0}} if pretrained else {}
@@ -101,7 +101,7 @@ def schedule(steps: int, batch_size: int, pretrained: bool) -> Recipe:
 
 
 def full_size(steps: int, pretrained: bool) -> Recipe:
-    """Settings for a GPU: crops of 360 x 360 from images at 0.5 to 2 times their size."""
+    """Return settings for a GPU: crops of 360 x 360 from images at 0.5 to 2 times their size."""
     return {
         **schedule(steps, 16, pretrained),
         "augmentation": {"crop": [360, 360], "scale": [0.5, 2.0]},
@@ -112,7 +112,7 @@ def full_size(steps: int, pretrained: bool) -> Recipe:
 
 
 def cpu_size(steps: int, pretrained: bool) -> Recipe:
-    """Settings for two cores: images at two fifths of their size, crops of 96 x 96."""
+    """Return settings for two cores: images at two fifths of their size, crops of 96 x 96."""
     return {
         **schedule(steps, 8, pretrained),
         "augmentation": {"crop": [96, 96], "scale": [0.2, 0.6]},
@@ -123,7 +123,7 @@ def cpu_size(steps: int, pretrained: bool) -> Recipe:
 
 
 def camvid(folder: str, settings: Any, steps: dict[str, int]) -> dict[str, Recipe]:
-    """The teacher and both students with every method, as file name -> recipe."""
+    """Return the teacher and both students with every method, by file name."""
     runs = f"runs/{folder}"
     recipes = {
         "teacher": {
@@ -163,7 +163,7 @@ def grid(
     teacher: str = "teacher",
     seeds: Any = 3,
 ) -> dict[str, Recipe]:
-    """Every method with each seed, as file name -> what `fakd compare` reads."""
+    """Return a grid of every method with each seed for `fakd compare`, by file name."""
     pair = {"teacher": f"runs/{folder}/{teacher}", "student": network(*STUDENTS[student])}
     content = {
         "run": f"runs/{folder}/{name}",
@@ -178,7 +178,7 @@ def grid(
 
 
 def grids() -> dict[str, Recipe]:
-    """The comparisons of docs/results-short.md, and the same at full size."""
+    """Return the comparisons of docs/results-short.md, and the same at full size."""
     variants = {name: {"distillation": describe(loss)} for name, loss in VARIANTS.items()}
     everything = dict.fromkeys((*SHORT, *PUBLISHED)) | variants
     few, best, cpu = [*SHORT, "cwd-fa-logits"], ["alone", "cwd", "cwd-fa-logits"], "camvid-cpu"
@@ -206,13 +206,13 @@ def grids() -> dict[str, Recipe]:
 
 
 CLIPS = ("0001TP", "0006R0", "0016E5")
-"""Of CamVid's training list; each is held out in turn."""
+"""Clips of CamVid's training list, each held out in turn."""
 
 
 def experiments() -> dict[str, Recipe]:
-    """The comparisons that docs/experiments.md announces, as file name -> grid.
+    """Return the comparisons announced in docs/experiments.md, as grids by file name.
 
-    Trained until the validation curve is flat: 3,000 steps of 8 crops are about 90 passes.
+    Trained until the validation curve is flat: 3,000 steps of 8 crops are about 90 epochs.
     """
     trained = cpu_size(3000, False)
     trained["intervals"] = {"save": 300, "evaluate": 300}
@@ -241,7 +241,7 @@ def experiments() -> dict[str, Recipe]:
                 tuned[f"{base}-t{temperature:g}-w{weight:g}"] = {
                     "distillation": describe(loss(**made))
                 }
-    # What of `tuned` was best on the scenes, summed, and its rivals.
+    # The best of `tuned` on the scenes, summed, and its rivals.
     best = WeightedSum({"pixel": PixelKL(weight=3.0), "channel": ChannelKL(4.0, weight=1.5)})
     others: dict[str, Any] = {"alone": None, "pd+cwd": {"distillation": describe(best)}}
     for temperature in (1.0, 4.0):
@@ -272,7 +272,7 @@ def experiments() -> dict[str, Recipe]:
 
 
 def of_small(run: str, data: Recipe, teacher: str, methods: Any, seeds: int, **more: Any) -> Recipe:
-    """Compare methods for the student of `fakd demo`, whose runs take minutes on one core."""
+    """Return a comparison for the student of `fakd demo`, whose runs take minutes on one core."""
     student = {
         "backbone": "tf_efficientnet_lite0",
         "strides": [2, 4, 8],
@@ -304,7 +304,7 @@ def of_small(run: str, data: Recipe, teacher: str, methods: Any, seeds: int, **m
 
 
 def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
-    """The same comparisons on built-in scenes, 15 of them with labels."""
+    """Return the same comparisons on built-in scenes, 15 of them with labels."""
     of_scenes = {"train": 150, "val": 200, "size": [144, 192], "labelled": 15}
     data = {"class_path": "fakd.data.scenes", "init_args": of_scenes}
     files = {}
@@ -317,7 +317,7 @@ def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
 
 
 def few_labels() -> dict[str, Recipe]:
-    """What images without labels are worth, as file name -> recipe."""
+    """Return experiments on the value of unlabelled images, by file name."""
     rivals = ["alone", "pd", "cwd", "cwd-fa", "hard"]
     sizes = {
         "camvid-clips/0006R0/compare-labels-imagenet": ("data/camvid/teacher", [96, 96], 0.4),
@@ -356,7 +356,7 @@ def few_labels() -> dict[str, Recipe]:
 
 
 def every_file() -> dict[str, str]:
-    """The text of all files this script writes, by path below its folder."""
+    """Return the text of all files this script writes, by path relative to its folder."""
     own = {
         **camvid("camvid", full_size, {"teacher": 8000, "scratch": 8000, "imagenet": 4000}),
         **camvid("camvid-cpu", cpu_size, {"teacher": 600, "scratch": 500, "imagenet": 200}),
@@ -372,7 +372,7 @@ def every_file() -> dict[str, str]:
 
 
 def text(recipe: Recipe, flags: str = "") -> str:
-    """A recipe as YAML under the command that runs it."""
+    """Return a recipe as YAML, preceded by the command that runs it."""
     command = "compare" if "pairs" in recipe else "distill" if "teacher" in recipe else "train"
     plain = yaml.Dumper
     plain.ignore_aliases = lambda *_: True  # type: ignore[method-assign]

@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_right_is_named_before_training(tmp_path, arrays, 
 
 def test_answers_of_other_classes_are_refused(tmp_path):
     save(tmp_path / "a.npz", logits=logits())
-    assert "of 3 classes, where 5 are" in message(lambda: read(tmp_path, classes=5))
+    assert "for 3 classes, but 5 are" in message(lambda: read(tmp_path, classes=5))
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "a.png")
     assert "keep one of them" in message(lambda: read(tmp_path))
     (tmp_path / "a.npz").unlink()

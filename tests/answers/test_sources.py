@@ -57,7 +57,7 @@ def test_several_teachers_stand_in_a_file_or_in_a_recipe(folder, tmp_path):
         ({"teachers": [{"weight": 1}]}, "needs a source"),
         ({"teachers": [{"source": "a", "wieght": 1}]}, "did you mean 'weight'"),
         ({"teachers": [{"source": "a", "weight": -1}]}, "at least 0"),
-        ({"teachers": [{"source": "a", "weight": 0}]}, "one above"),
+        ({"teachers": [{"source": "a", "weight": 0}]}, "one of them above 0"),
         ({"teachers": [{"source": "a", "weight": "x"}]}, "at least 0"),
         ({"teachers": ["a"], "by": "vote"}, "got 'vote'"),
         ({"teachers": [{"source": "a", "classes_from": {"classes": 3}}]}, "classes must give"),

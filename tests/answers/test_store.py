@@ -119,7 +119,7 @@ def test_a_store_that_is_not_finished_is_never_read(folder):
     fill(Store.begin(folder, content()), [("train", 0)])
     text = message(lambda: open_answers(Stored(folder), 3))
     assert "1 of 4 shards" in text
-    assert "continues" in text
+    assert "to continue" in text
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_boxes_of_coco_are_refused_where_there_are_no_outlines(root):
 
 def test_what_would_be_drawn_is_said_first(root):
     coco_instances(root)
-    with pytest.raises(InputError, match=r"5 images .* COCO, of 3 classes .* --save NEWFOLDER"):
+    with pytest.raises(InputError, match=r"5 images .* COCO, with 3 classes .* --save NEWFOLDER"):
         inspected(root)
 
 
@@ -417,7 +417,7 @@ def test_a_name_that_several_images_have_is_refused(root):
         photo(root, f"images/{camera}/0.jpg")
     coco(root, ["0.jpg"])
     error = refused(root)
-    assert "instances.json speaks of 0.jpg, which may be images/left/0.jpg or images/right" in error
+    assert "instances.json annotates 0.jpg, which may be images/left/0.jpg or images/right" in error
 
 
 def test_an_image_that_is_annotated_twice_is_refused(root):
@@ -435,7 +435,7 @@ def test_an_image_that_is_annotated_twice_is_refused(root):
         "a.json",
         images=[{"id": 0, "file_name": f"{n}.jpg"} for n in "01"],
     )
-    assert "a.json gives 0.jpg and 1.jpg the id 0" in refused(root)
+    assert "a.json gives 0.jpg and 1.jpg the same id 0" in refused(root)
 
 
 @pytest.mark.parametrize(

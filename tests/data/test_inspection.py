@@ -163,7 +163,7 @@ def test_much_that_is_ignored(sound):
 def test_a_class_that_is_never_there_and_one_that_is_rare(sound):
     sound.describe("classes: [road, car, boat]\n")
     never = texts(sound)
-    assert "train: class boat never seen; take out" in never[0]
+    assert "train: class boat never seen; remove" in never[0]
     assert "val: class boat never seen; they do not count" in never[1]
     assert "in 1 of 4 masks" in texts(sound, samples=1)[0]
     big = np.tile(ROAD_CAR, (20, 20))

@@ -358,7 +358,7 @@ def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):
     assert "leaves out 1 image" in found[0].text
     assert not any("without an image" in each.text for each in found), "b.png has its image"
     (root / "photos/b.JPG").rename(root / "photos/b.heic")
-    assert "takes no .heic; save them as PNG" in folder(root).remarks[0]
+    assert "does not match .heic; save them as PNG" in folder(root).remarks[0]
     (root / "photos/b.heic").rename(root / "photos/b.txt")
     assert not any("leaves out" in each for each in folder(root).remarks)
 

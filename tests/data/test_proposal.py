@@ -172,7 +172,7 @@ def test_a_number_of_classes_without_names_is_pointed_out(export):
     for number in range(4):
         export.photo(f"images/{number}.png", number)
         export.save(f"masks/{number}.png", export.classes(number))
-    assert "nothing names id 0, 1, 2: write names" in notes(export)
+    assert "id 0, 1, 2 has no name: write the class names" in notes(export)
     assert "under ignore:" in notes(export)
 
 

@@ -268,7 +268,7 @@ def test_a_recipe_cannot_have_other_code_called(made_up, tmp_path):
     data = {"class_path": "subprocess.run", "init_args": {"args": ["touch", str(tmp_path / "x")]}}
     folder = made_up.run(tmp_path / "run", "alone", 0, 0.7, data=data)
     text = Page(write([folder], tmp_path)).text
-    assert "only data that fakd.data opens can be shown" in text
+    assert "only data opened by fakd.data can be shown" in text
     assert not (tmp_path / "x").exists()
 
 

@@ -1,1 +1,1 @@
-"""What a finished run shows: tables, pictures, curves."""
+"""Reports on finished runs: tables, pictures, curves."""

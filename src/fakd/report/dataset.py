@@ -1,4 +1,4 @@
-"""A data set that was looked over: tables of what is in it, and a picture of its masks."""
+"""Report of a data set check: tables of its contents, and a picture of its masks."""
 
 import math
 from collections import Counter
@@ -24,17 +24,17 @@ from fakd.types import IGNORE
 
 OVERLAYS = 8
 _SIDE = 480
-"""Pixels that a picture's longer side is reduced to."""
+"""Longer side of a drawn image in pixels."""
 _STRIPES = 8
 """Width in pixels of the stripes of ignored pixels."""
 _PORTRAIT = 0.6
-"""Height of an image and its mask by their common width, from which four stand in a line."""
+"""Aspect ratio of an image next to its mask from which four fit in a row."""
 _ENTRIES = 48
-"""Classes in the legend."""
+"""Maximum number of classes in the legend."""
 
 
 def file_table(inspection: Inspection) -> Table:
-    """List what each split consists of: pairs, files that stand alone, sizes and formats."""
+    """List the contents of each split: pairs, unpaired files, sizes and formats."""
     facts = [_facts(split) for split in inspection.splits]
     table = Table(box=None, header_style="bold")
     table.add_column("")
@@ -90,7 +90,7 @@ def class_histogram(inspection: Inspection) -> Table:
         table.add_column(f"{split.listing.split} pixels", justify="right")
         table.add_column("masks", justify="right")
     by_colour = described.has_palette and described.masks == "colors"
-    # Parts of a set may have ids of their own.
+    # Parts of a data set may have their own ids.
     pairs = (pair for split in inspection.splits for pair in split.listing.pairs)
     readers = {id(pair.reader): pair.reader for pair in pairs if pair.reader is not None}
     coded = {code for reader in readers.values() for code in reader.encoding.ids.items()}
@@ -106,12 +106,12 @@ def class_histogram(inspection: Inspection) -> Table:
 
 
 def save_overlays(path: Path, inspection: Inspection) -> int:
-    """Draw images beside their masks in the colours of a legend, ignored pixels striped.
+    """Draw images next to their masks with a legend; ignored pixels are striped.
 
-    Lines in the image are where classes meet, and show whether the mask lies right.
+    Lines in the image show class borders, so that misaligned masks are visible.
 
     Returns:
-        How many there are; without one that can be drawn, no file is written.
+        Number of images; no file is written if none can be drawn.
     """
     described = inspection.opened.description
     tiles = _tiles(inspection.splits, described.palette)
@@ -149,7 +149,7 @@ _Tile = tuple[str, Image.Image, set[int]]
 
 
 def _tiles(splits: Sequence[SplitFacts], palette: Palette) -> list[_Tile]:
-    """Take as many pictures of each split, or more of one that the other lacks."""
+    """Draw the same number of pictures for each split, or more of one if the other has too few."""
     tiles = (
         filter(None, (_tile(split.listing.split, pair, palette) for pair in split.sample))
         for split in splits
@@ -165,7 +165,7 @@ def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     try:
         image, labels = read_image(pair.image, pair.levels), pair.reader(pair.mask)
     except InputError:
-        # Said among what to fix.
+        # Reported as a finding.
         return None
     if image.shape[1:] != labels.shape:
         return None
@@ -175,7 +175,7 @@ def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     classes = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     rows, columns = np.indices(classes.shape)
     light = (rows + columns) // _STRIPES % 2 == 0
-    # Stripes, which tell unlabelled from a black class.
+    # Stripes distinguish unlabelled pixels from a black class.
     striped = np.where(light[..., None], 255, pixels // 2).astype(np.uint8)
     colours = colour(torch.from_numpy(classes), palette).permute(1, 2, 0).numpy()
     mask = np.where((classes == IGNORE)[..., None], striped, colours)

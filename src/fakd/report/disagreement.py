@@ -1,4 +1,4 @@
-"""Where two answers differ, image by image: a ranking, pictures, and lists for labelling tools."""
+"""Disagreement of two networks per image: a ranking, pictures, and lists for labelling tools."""
 
 import csv
 import json
@@ -20,23 +20,23 @@ from fakd.report.figures import Palette, overlay, save_grid, shrunk
 
 RANKING, PATHS, LABEL_STUDIO, CVAT = "ranking.csv", "images.txt", "label-studio.json", "cvat.jsonl"
 _LOOK = 8
-"""Cells, each way, whose mean colours tell one image from its near copies."""
+"""Rows and columns of mean colours by which near copies of an image are recognised."""
 _AT_ONCE = 2**16
-"""Looks that are compared at a time."""
+"""Number of thumbnails compared at a time."""
 _LONGEST = 480
-"""Pixels of a drawn picture's longer side."""
+"""Longer side of a drawn picture in pixels."""
 FOUND = np.dtype(
     [(name, "f4") for name in ("score", "differing", "region_score")]
     + [(name, "i4") for name in ("teacher", "student", "left", "top", "width", "height")]
 )
-"""What is kept of an image; its score is NaN where it could not be read."""
+"""Record of an image; its score is NaN if it could not be read."""
 
 
 class Difference(NamedTuple):
-    """How two answers to one image differ."""
+    """Difference between two outputs for one image."""
 
     divergence: Float[Tensor, "height width"]
-    """That of `jensen_shannon`."""
+    """The divergence of `jensen_shannon`."""
     teacher: Int[Tensor, "height width"]
     student: Int[Tensor, "height width"]
     classes: int
@@ -50,19 +50,19 @@ class Difference(NamedTuple):
     ) -> "Difference":
         """Compare logits."""
         divergence = jensen_shannon(teacher, student, temperature)[0]
-        # `max` names the same classes as `argmax`, which takes two to three times as long.
+        # `max` gives the same classes as `argmax`, which takes two to three times as long.
         theirs, ours = (logits[0].max(0).indices for logits in (teacher, student))
         return cls(divergence, theirs, ours, teacher.shape[1])
 
     def pairs(self) -> Int[Tensor, "classes classes"]:
-        """Count the pixels of each class of the teacher's that the student gives each other."""
+        """Count the pixels of each pair of different classes, [teacher, student]."""
         return confusion_matrix(self.student, self.teacher, self.classes).fill_diagonal_(0)
 
     def found(self, pairs: Int[Tensor, "classes classes"]) -> tuple[float | int, ...]:
-        """Sum the image up as `FOUND` holds it.
+        """Summarise the image as a `FOUND` record.
 
-        The region is the square of a quarter of the shorter side, at steps of a quarter of its own,
-        over which the divergence is largest in the mean.
+        The region is the square with the largest mean divergence; its side is a quarter of the
+        image's shorter side, and positions are a quarter of its side apart.
         """
         height, width = self.divergence.shape
         side = max(1, min(height, width) // 4)
@@ -84,12 +84,12 @@ def look(image: UInt8[Tensor, "3 height width"]) -> UInt8[np.ndarray, " values"]
 def ordered(
     scores: Float[np.ndarray, " images"], count: int, looks: Num[np.ndarray, "images values"] | None
 ) -> list[int]:
-    """Put images in order, those that differ most first; those without a score are left out.
+    """Sort images by score, the largest first; those without a score are left out.
 
-    With looks, the first ``count`` are chosen one after the other, each with the largest product of
-    its score and the distance of its look to the nearest one chosen: the greedy choice of a
-    core-set (Sener and Savarese, 2018, arXiv 1708.00489), weighed. A copy comes after all that
-    are none.
+    With ``looks``, the first ``count`` are selected one by one, each with the largest product of
+    its score and the distance of its look to the nearest one selected: the greedy choice of a
+    core-set (Sener and Savarese, 2018, arXiv 1708.00489), weighted by score. A copy comes after all
+    images that are not copies.
     """
     every = [int(each) for each in np.argsort(-scores, kind="stable") if scores[each] >= 0]
     if looks is None:
@@ -112,14 +112,14 @@ def ordered(
 def write_ranking(
     path: Path, files: Sequence[str], order: Sequence[int], found: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Write a table of all images, the first one first.
+    """Write a table of all images in order.
 
     Args:
-        path: the .csv file.
-        files: where each image lies.
-        order: of the images.
-        found: what `Difference.found` says of each.
-        names: of the classes.
+        path: The .csv file.
+        files: The path of each image.
+        order: Indices of the images.
+        found: `Difference.found` of each image.
+        names: The class names.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -138,13 +138,13 @@ def write_ranking(
 def write_lists(
     folder: Path, root: Path, files: Sequence[str], sizes: Sequence[tuple[int, int]]
 ) -> None:
-    """Write what labelling tools take: paths, tasks of Label Studio, a manifest of CVAT.
+    """Write lists for labelling tools: paths, Label Studio tasks, and a CVAT manifest.
 
     Args:
-        folder: where to.
-        root: the folder that holds the images.
-        files: the images, relative to it.
-        sizes: height and width of each.
+        folder: The output folder.
+        root: The folder of the images.
+        files: The images, relative to it.
+        sizes: Height and width of each.
     """
     root = root.resolve()
     write_text(folder / PATHS, "".join(f"{root / file}\n" for file in files))
@@ -167,7 +167,7 @@ def draw(
     names: Sequence[str],
     palette: Palette,
 ) -> None:
-    """Draw an image, both answers, and where they differ, with the region where they do most."""
+    """Draw an image, both predictions and their difference, framing the most different region."""
     height, width = image.shape[1:]
     size = shrunk((width, height), _LONGEST)[::-1]
     small = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
@@ -190,11 +190,11 @@ def draw(
 
 
 _TITLE = 28
-"""Letters of an image's name above it."""
+"""Maximum number of characters of an image's name in its title."""
 
 
 def _frame(picture: UInt8[Tensor, "3 height width"], place: Sequence[int], scale: float) -> None:
-    """Draw a white frame about a region."""
+    """Draw a white frame around a region."""
     left, top = (int(each * scale) for each in place[:2])
     right, bottom = (int((a + b) * scale) - 1 for a, b in zip(place[:2], place[2:], strict=True))
     right, bottom = min(right, picture.shape[2] - 1), min(bottom, picture.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""Pictures as text inside a page: as many, and as large, as fit into a number of bytes."""
+"""Pictures embedded in a page: as many and as large as fit into a number of bytes."""
 
 import base64
 import io
@@ -13,13 +13,13 @@ from fakd.report import figures
 from fakd.report.examination import Shot
 
 SIDES = (720, 560, 420, 320, 240)
-"""Pixels of the longer side that are tried before pictures are left out."""
+"""Longer sides in pixels that are tried before pictures are left out."""
 _LEAST = 4
-"""Pictures that are rather made smaller than left out."""
+"""Minimum number of pictures before reducing their size stops."""
 
 
 class Scene(NamedTuple):
-    """An image and its maps by title, of equal size, each a whole file as a ``data:`` address."""
+    """An image and its class maps by title, of equal size, encoded as ``data:`` URIs."""
 
     name: str
     disagreement: float
@@ -30,14 +30,14 @@ class Scene(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """What it adds to a page."""
+        """Number of bytes it adds to a page."""
         return sum(map(len, (self.photo, *self.maps.values())))
 
 
 def fit(shots: Sequence[Shot], palette: figures.Palette, budget: int) -> list[Scene]:
-    """Encode as many pictures, as large as fit into a number of bytes.
+    """Encode as many pictures, as large as possible, as fit into a number of bytes.
 
-    Sizes are lowered down to 240 pixels with four pictures or more; then pictures are left out.
+    The size is reduced down to 240 pixels to keep four pictures; then pictures are left out.
     """
     fitting: list[Scene] = []
     for side in SIDES:
@@ -61,12 +61,12 @@ def _scene(shot: Shot, palette: figures.Palette, side: int) -> Scene:
 
 
 def _painted(classes: np.ndarray, palette: figures.Palette) -> Image.Image:
-    """Turn class ids into a palette picture, of few classes; ignored pixels are black."""
+    """Convert class ids to a palette image; ignored pixels are black."""
     black = [(0, 0, 0)] * max(1, 256 - len(palette))
     colours = np.array([*palette, *black], dtype=np.uint8)
     if len(colours) > 256:
         return Image.fromarray(colours[classes])
-    # IGNORE becomes 255. An "L" picture that is given a palette becomes a "P" one.
+    # IGNORE becomes 255. An "L" image becomes "P" when it gets a palette.
     picture = Image.fromarray(classes.astype(np.uint8))
     picture.putpalette(colours.flatten().tolist())
     return picture

@@ -1,6 +1,6 @@
-"""What the runs of a report name, opened, and the same images shown to all networks.
+"""Measurements of a report's networks: opens data and networks, and compares them on images.
 
-They are measured, and compared with each other.
+All networks get the same images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,50 +28,50 @@ from fakd.types import IGNORE, Segmenter
 TEACHER = "teacher"
 SHOTS = 8
 LONGEST = 720
-"""Pixels that the longer side of a kept picture has at most."""
+"""Maximum longer side in pixels of a stored picture."""
 
 
 class Shot(NamedTuple):
-    """One image with its truth and what every network says, reduced to `LONGEST`."""
+    """One image with its ground truth and every network's prediction, reduced to `LONGEST`."""
 
     name: str
     disagreement: float
-    """Share of the labelled pixels on which student and teacher differ, mean over students."""
+    """Share of the labelled pixels on which student and teacher differ, averaged over students."""
     photo: Image.Image
     maps: dict[str, np.ndarray]
-    """Class ids by the layer's title, the truth first."""
+    """Class ids by title, the ground truth first."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found out about the networks of one pair."""
+    """Measurements of the networks of one pair."""
 
     costs: Mapping[str, Cost]
     qualities: Mapping[str, Quality]
     shots: Sequence[Shot]
-    """Those with the largest disagreement, largest first."""
+    """Images with the largest disagreement, largest first."""
     images: int
     total: int
-    """Validation images there are."""
+    """Total number of validation images."""
 
 
 def open_data_of(run: Run) -> SegmentationData:
-    """Open the data set that a run's recipe names.
+    """Open the data set of a run's recipe.
 
     Raises:
-        InputError: it is not there any more, has changed its classes, or was opened by other code
-            than this package's.
+        InputError: it is missing, its classes have changed, or it was opened by code outside this
+            package.
     """
     spec = run.recipe.get("data")
-    # A run folder may come from somebody else, and has nothing else built.
+    # A run folder may be foreign, so no other class is instantiated.
     known = specs.is_spec(spec) and spec["class_path"] in specs.OPENERS
     data = specs.build(spec, asked_by=run.folder, ours=specs.OPENERS) if known else spec
     if not isinstance(data, SegmentationData):
-        raise InputError(f"only data that fakd.data opens can be shown, got {_path(spec)}")
+        raise InputError(f"only data opened by fakd.data can be shown, got {_path(spec)}")
     if data.class_names != run.class_names:
         raise InputError(
-            f"expected the classes of {run.folder} in {data.name}, got others; put the data back "
-            "as they were, or train again"
+            f"expected the classes of {run.folder} in {data.name}, got others; restore the data, "
+            "or train again"
         )
     if not data.val.labelled:
         raise InputError(f"the val images of {data.name} have no masks to measure with")
@@ -79,7 +79,7 @@ def open_data_of(run: Run) -> SegmentationData:
 
 
 def inference_of(run: Run) -> Inference:
-    """Read how a run showed its images to the network; what its version did not know is unset."""
+    """Read the inference settings of a run; settings its version lacked keep their defaults."""
     given = run.recipe.get("inference") or {}
     known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
     return Inference(**_with_tuples(known))
@@ -108,30 +108,30 @@ def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Seg
 
 
 def open_teacher_of(run: Run) -> Segmenter:
-    """Open the network that a run was taught by, itself or by what it had answered before.
+    """Open the teacher of a run, also if the run used its stored answers.
 
     Raises:
-        InputError: it was no network, cannot be opened, or has other weights now.
+        InputError: the teacher was not one network, cannot be opened, or its weights have changed.
     """
     spec, classes, asked = run.recipe["teacher"], len(run.class_names), None
     if _path(spec) == "fakd.answers.Stored":
         content = Store.open(expanded(spec["init_args"]["path"])).content
         spec, asked = content["origin"]["teacher"], content["teacher"]["fingerprint"]
     elif _path(spec).startswith("fakd.answers."):
-        raise InputError("its answers come from several places, not from one network")
+        raise InputError("its answers come from several sources, not from one network")
     network = specs.build(spec, classes=classes, asked_by=run.folder, ours=specs.OPENERS)
     if not isinstance(network, torch.nn.Module):
-        raise InputError(f"only a network that fakd.models opens can be, got {_path(spec)}")
+        raise InputError(f"only a network opened by fakd.models can be, got {_path(spec)}")
     network = models.adapt(network)
     if network.classes != classes:
-        raise InputError(f"expected one of {classes} classes, got one of {network.classes}")
+        raise InputError(f"expected a network with {classes} classes, got {network.classes}")
     if asked not in (None, fingerprint(network)):
         raise InputError(f"{_path(spec)} has other weights now than when its answers were stored")
     return network
 
 
 def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo that YAML has made lists of tuples."""
+    """Convert YAML's lists back to tuples."""
     return {
         key: tuple(given) if isinstance(given, list) else given for key, given in arguments.items()
     }
@@ -142,7 +142,7 @@ def _path(spec: Any) -> str:
 
 
 def spaced(total: int, most: int) -> list[int]:
-    """Choose indices evenly over a split, all of them if there are no more than wanted.
+    """Choose evenly spaced indices of a split, or all if there are fewer.
 
     >>> spaced(10, 3), spaced(2, 5)
     ([1, 5, 8], [0, 1])
@@ -158,11 +158,11 @@ def examine(
     images: int,
     advance: Callable[[int], None],
 ) -> Examination:
-    """Show images to every network and keep those that divide students and teacher most.
+    """Run every network on images, and keep those on which students and teacher disagree most.
 
-    Networks are in evaluation mode; those that are built alike cost the same and are timed once.
-    The images are at most so many, evenly over the labelled split; ``advance`` is told how many
-    are done.
+    Networks must be in evaluation mode; identically built ones cost the same and are timed once. At
+    most ``images`` evenly spaced images of the labelled split are used; ``advance`` is called with
+    the number done.
     """
     qualities = {title: Quality(network, inference) for title, network in networks.items()}
     chosen = spaced(len(split), images)
@@ -187,9 +187,9 @@ def examine(
 
 
 def disagreement(said: Mapping[str, Tensor], labels: Tensor) -> float:
-    """Measure on what share of the labelled pixels students differ from the teacher, on average.
+    """Return the share of labelled pixels on which students differ from the teacher, on average.
 
-    Without a teacher it is the labels that they differ from.
+    Without a teacher, they are compared with the labels.
     """
     known = labels != IGNORE
     expected = said.get(TEACHER, labels)[known]

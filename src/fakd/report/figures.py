@@ -1,4 +1,4 @@
-"""Figures: masks, overlays, grids of examples, and charts, on disk or as SVG within a page."""
+"""Figures: masks, overlays, grids of examples, and charts, as files or as SVG in a page."""
 
 import math
 import re
@@ -23,12 +23,11 @@ from fakd.runs.reading import Curve
 
 Palette = Sequence[Sequence[int]]
 COLOURS = ("#6b6b6b", "#2a8fcc", "#c65102", "#00805c", "#b07700", "#0063a3", "#b0578d")
-"""Those of methods, of which the first is grey; the colour-blind can tell them apart."""
+"""Colours of methods, the first one grey; distinguishable with colour blindness."""
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "14 2")
-"""Patterns that change with the colours: 35 methods differ, neighbours in both.
+"""Dash patterns, cycled along with the colours: 35 methods differ, and neighbours differ in both.
 
-Of nine, any two whose colours deuteranopia makes alike differ in their patterns.
-"""
+Among nine, any two whose colours look alike with deuteranopia have different patterns."""
 MARKS: Mapping[Tone, str] = {
     "helped": ">",
     "hurt": "<",
@@ -37,7 +36,7 @@ MARKS: Mapping[Tone, str] = {
     "flat": "s",
     "unsure": "o",
 }
-"""As matplotlib names shapes; so does the page, before each answer."""
+"""Marker shapes by matplotlib's names; the page shows the same before each answer."""
 INK, SOFT, EDGE, PAPER = "#1c2024", "#5c6670", "#d5dae0", "#ffffff"
 TONES: Mapping[Tone, str] = {
     "helped": "#0a7a4f",
@@ -47,7 +46,7 @@ TONES: Mapping[Tone, str] = {
     "flat": SOFT,
     "unsure": "#8a5a00",
 }
-# In a page, its own variables take the place of these colours, and so its light and dark.
+# In a page, CSS variables replace these colours, so that light and dark mode work.
 _VARIABLES = {
     **{colour: f"c{index}" for index, colour in enumerate(COLOURS)},
     **{INK: "ink", SOFT: "soft", EDGE: "edge", PAPER: "paper"},
@@ -72,9 +71,9 @@ _PAGE_STYLE: dict[Any, Any] = {
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
 }
 POINTS = 150
-"""Of one line; more could not be told apart."""
+"""Maximum number of points of a line; more would not be visible."""
 LONGEST = 30
-"""Letters of a name beside a chart."""
+"""Maximum number of characters of a name next to a chart."""
 _LEFT_OUT = ("images/s", "val/mAcc", "val/aAcc")
 _LAST = ("learning_rate", "gradient_norm", "lambda", "augmentation", "margin_share")
 
@@ -82,8 +81,8 @@ _LAST = ("learning_rate", "gradient_norm", "lambda", "augmentation", "margin_sha
 def colour(
     classes: Integer[Tensor, "height width"], palette: Palette
 ) -> UInt8[Tensor, "3 height width"]:
-    """Paint a class map in the classes' colours; ignored pixels stay black."""
-    # The last row, which is black, is that of IGNORE.
+    """Colour a class map with the palette; ignored pixels are black."""
+    # The last row, black, is for IGNORE.
     table = torch.tensor([*palette, (0, 0, 0)], dtype=torch.uint8)
     return table[classes.long()].permute(2, 0, 1)
 
@@ -94,13 +93,13 @@ def overlay(
     palette: Palette,
     opacity: float = 0.55,
 ) -> UInt8[Tensor, "3 height width"]:
-    """Tint an image with the colours of a class map."""
+    """Blend an image with the colours of a class map."""
     mixed = image.float().lerp(colour(classes, palette).float(), opacity)
     return mixed.round().to(torch.uint8)
 
 
 def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Tell width and height of a picture whose longer side is reduced to ``longest``.
+    """Compute width and height with the longer side reduced to ``longest``.
 
     >>> shrunk((300, 200), 30), shrunk((3, 2), 30)
     ((30, 20), (3, 2))
@@ -110,14 +109,14 @@ def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
-    """Write an RGB picture in the format its name asks for."""
+    """Write an RGB image in the format of its suffix."""
     _save(path, Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()), quality=92)
 
 
 def save_mask(path: Path, classes: Integer[Tensor, "height width"], palette: Palette) -> None:
     """Write a palette PNG: pixel values are class ids, shown in the classes' colours.
 
-    Where there are more than 256 classes it is a grey PNG of 16 bits.
+    With more than 256 classes it is a 16-bit grey PNG.
     """
     if len(palette) > 256:
         image = Image.fromarray(classes.numpy().astype(np.uint16))
@@ -134,8 +133,8 @@ def _save(path: Path, image: Image.Image, **options: int) -> None:
 
 @contextmanager
 def figure(width: float | int, height: float | int, page: bool = False) -> Iterator[Any]:
-    """Begin a figure of so many inches, in the style of a file or of a page."""
-    # Imported late, for it takes a second; without pyplot, which keeps figures for ever.
+    """Create a figure of a size in inches, in the style of a file or of a page."""
+    # Imported late, since it takes a second; without pyplot, which keeps all figures in memory.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -154,7 +153,7 @@ def save_grid(
     titles: Sequence[str],
     legend: Mapping[str, Sequence[int]],
 ) -> None:
-    """Draw pictures row by row under column titles, with the classes' colours below."""
+    """Draw pictures row by row under column titles, with a class legend below."""
     height, width = rows[0][0].shape[1:]
     inches = 2.1
     with figure(inches * len(titles), inches * height / width * len(rows) + 0.9) as drawn:
@@ -166,7 +165,7 @@ def save_grid(
 def show_pictures(
     drawn: Any, rows: Sequence[Sequence[UInt8[Tensor, "3 height width"]]], titles: Sequence[str]
 ) -> Any:
-    """Fill a figure with pictures row by row under column titles, and return its axes."""
+    """Fill a figure with pictures row by row under column titles; return its axes."""
     axes = drawn.subplots(len(rows), len(titles), squeeze=False)
     for line, pictures in zip(axes, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
@@ -183,7 +182,7 @@ def class_legend(
     others: Mapping[str, Mapping[str, Any]] = {},
     fontsize: int = 8,
 ) -> None:
-    """Show below a figure which colour is which class; ``others`` are patches that are no class."""
+    """Draw a class legend below a figure; ``others`` are additional patches."""
     from matplotlib.patches import Rectangle
 
     styles = [(name, {"color": [part / 255 for part in rgb]}) for name, rgb in colours]
@@ -196,7 +195,7 @@ def class_legend(
 
 
 class Chart(NamedTuple):
-    """A drawing of a page and its title."""
+    """A drawing for a page, with title and note."""
 
     title: str
     drawing: Markup
@@ -204,9 +203,9 @@ class Chart(NamedTuple):
 
 
 def inline(drawn: Any, label: str) -> Markup:
-    """Write a figure as part of a page, described by a label for those who do not see it.
+    """Convert a figure to inline SVG, with a label for screen readers.
 
-    What has a `gid` of "named ..." shows that name under the pointer.
+    An element whose `gid` is "named ..." shows that name as a tooltip.
     """
     text = StringIO()
     drawn.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -235,12 +234,12 @@ class Line(NamedTuple):
 
     name: str
     place: int
-    """Of its method, which decides colour and dashes."""
+    """Index of its method, which determines colour and dashes."""
     points: Sequence[tuple[float, float]]
 
 
 def panels(curves: Sequence[Mapping[str, Curve]]) -> list[str]:
-    """List the quantities to draw: scores first, then losses, then settings that change."""
+    """List the quantities to draw: scores first, then losses, then varying settings."""
     names = {name: None for each in curves for name in each if name not in _LEFT_OUT}
 
     def rank(name: str) -> int:
@@ -253,14 +252,14 @@ def panels(curves: Sequence[Mapping[str, Curve]]) -> list[str]:
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """Average neighbours until no more than ``most`` points are left; the last step stays."""
+    """Average neighbours until at most ``most`` points are left; the last step is kept."""
     size = -(-len(points) // most) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
 
 
 def draw_lines(axis: Any, lines: Sequence[Line]) -> None:
-    """Draw values over steps, one point as a dot."""
+    """Draw values over steps; a single point is drawn as a dot."""
     for line in lines:
         points = [each for each in thinned(line.points) if all(map(math.isfinite, each))]
         colour = COLOURS[line.place % len(COLOURS)]
@@ -276,13 +275,13 @@ def draw_lines(axis: Any, lines: Sequence[Line]) -> None:
 
 
 def _dot(axis: Any, point: Sequence[float | int], size: float | int, **style: Any) -> None:
-    """Draw a point: a line from it to itself, whose ends are round."""
+    """Draw a point as a zero-length line with round ends."""
     x, y = point
     axis.plot([x, x], [y, y], linewidth=size, solid_capstyle="round", **style)
 
 
 def _mark(axis: Any, mark: str, point: Sequence[float | int], **style: Any) -> None:
-    """Draw a shape at a point as a path of its own: matplotlib's markers are shared, by ids."""
+    """Draw a marker as its own path, since matplotlib's markers are shared by id."""
     from matplotlib.markers import MarkerStyle
     from matplotlib.patches import PathPatch
     from matplotlib.transforms import Affine2D, ScaledTranslation
@@ -310,7 +309,7 @@ def training_curves(title: str, lines: Sequence[Line]) -> Chart:
 
 
 def differences(title: str, compared: Sequence[Comparison]) -> Chart:
-    """Draw differences as points with their intervals about a line at 0."""
+    """Draw differences as points with intervals, and a line at 0."""
     spoken = []
     with figure(5.8, 0.5 + 0.36 * len(compared), page=True) as drawn:
         axis = drawn.subplots()
@@ -364,7 +363,7 @@ def reliability_diagram(title: str, bins: Float[Tensor, "3 bins"]) -> Chart:
 
 
 def _number(value: float) -> str:
-    """Write a tick shortly.
+    """Format a tick label.
 
     >>> _number(40000), _number(0.25), _number(1200)
     ('40k', '0.25', '1.2k')

@@ -1,4 +1,4 @@
-"""The test split of a comparison, opened once, when nothing is left to choose."""
+"""Scoring of a comparison on the test split, which is opened only once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,14 +29,14 @@ def score_once(
 ) -> list[Run]:
     """Score the finished runs of a grid on the test split, unless it was opened before.
 
-    That it was opened is written down first, with the runs that are to be scored; what was stopped
-    goes on with these. Nothing is scored twice.
+    The opening and the runs to be scored are recorded first; an interrupted scoring continues with
+    these runs. Nothing is scored twice.
 
     Returns:
-        The runs that were scored, with those scores instead of the validation split's.
+        The scored runs, with these scores instead of the validation scores.
 
     Raises:
-        InputError: the data have no test split, or another than the one that was opened.
+        InputError: the data have no test split, or another one than the one that was opened.
     """
     with lock(grid / GRID_LOCK, wait=True):
         kept = opening_of(grid)
@@ -52,8 +52,8 @@ def score_once(
             }
             if kept["fingerprint"] != fingerprint:
                 raise InputError(
-                    f"the test split of {data.name} is not the one that {grid / OPENED} tells of; "
-                    "put it back as it was"
+                    f"the test split of {data.name} is not the one recorded in {grid / OPENED}; "
+                    "restore it"
                 )
             write_json(grid / OPENED, kept)
             waiting = [run for run in runs if kept["runs"].get(place_of(run), "") is None]

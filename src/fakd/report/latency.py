@@ -1,4 +1,4 @@
-"""Networks against the time they take: a table, and a picture."""
+"""Latency of networks: a table and a chart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from fakd.report.figures import COLOURS, EDGE, figure, save
 from fakd.report.table import Entry, Row, number
 
 _MARKS = {"torch": "o", "compile": "s", "onnx": "^", "openvino": "D"}
-"""Beside colours, so that runtimes are told apart without them."""
+"""Markers in addition to colours, so that runtimes can be distinguished without colour."""
 
 
 def latency_row(timing: Any, times_only: bool = False) -> Row:
-    """Describe one network in one runtime (`fakd.timing.Timing`)."""
+    """Return the row of one network in one runtime (`fakd.timing.Timing`)."""
     count = timing.parameters
     times = {
         "ms": number(timing.median, ".1f"),
@@ -32,10 +32,10 @@ def latency_row(timing: Any, times_only: bool = False) -> Row:
 
 
 def save_latency(path: Path, timings: Sequence[Any]) -> bool:
-    """Draw mIoU, or parameters unless all scores are known, against latency; runtimes by marks.
+    """Draw mIoU against latency, or parameters if scores are missing; markers show runtimes.
 
     Returns:
-        Whether there was anything to draw; else no file is written.
+        Whether there was anything to draw; otherwise no file is written.
     """
     scored = all(each.miou is not None for each in timings if each.median is not None)
     points = [
@@ -69,7 +69,7 @@ def save_latency(path: Path, timings: Sequence[Any]) -> bool:
 
 
 def _short(word: str) -> str:
-    """Leave out of a word what every other has too.
+    """Shorten a specifier by dropping what all have in common.
 
     >>> _short("timm:lcnet_050?channels=48&output_stride=16"), _short("runs/a/student")
     ('lcnet_050 48 16', 'student')

@@ -1,4 +1,4 @@
-"""What a finished network costs on this machine, and what its scores do not show."""
+"""Cost of a network on this machine, boundary IoU and calibration."""
 
 import math
 import statistics
@@ -21,12 +21,12 @@ _WARM_UP, _REPEATS, _SECONDS = 3, 30, 4.0
 SHARE = 0.02
 """Width of the boundary region as a share of the image's diagonal."""
 BINS = 15
-"""Of confidence."""
+"""Number of confidence bins."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward pass of one image takes; an auxiliary head that computes is counted."""
+    """Cost of one forward pass of one image, including an auxiliary head if it is computed."""
 
     parameters: int
     flops: int
@@ -36,23 +36,23 @@ class Cost:
     latency: float
     """Milliseconds, median."""
     quartiles: tuple[float, float]
-    """Milliseconds that a quarter and three quarters of the passes stayed below."""
+    """First and third quartile in milliseconds."""
     device: str
-    """What computed: its kind, and on a processor the number of threads."""
+    """The device: its name, and for a CPU the number of threads."""
 
 
 def input_size(image: tuple[int, int], inference: Inference) -> tuple[int, int]:
-    """Tell the height and width of what the network sees at a time: the image, or a window."""
+    """Return height and width of the network's input: the image, or a window."""
     height, width = inference.size(image, inference.scales[0])
     side = inference.window
     return (height, width) if side is None else (min(height, side), min(width, side))
 
 
 def cost_of(network: Segmenter, size: tuple[int, int]) -> Cost:
-    """Count the operations of one forward pass, and time it after a warm-up.
+    """Count the FLOPs of one forward pass, and time it after a warm-up.
 
-    Passes are repeated up to 30 times or 4 seconds, at least 3 times. The network is in evaluation
-    mode, on the device to measure; its input has that height and width.
+    The pass is repeated at least 3 times, and up to 30 times or 4 seconds. The network must be in
+    evaluation mode and on the device to measure; its input has this height and width.
     """
     device = next(network.parameters()).device
     image = torch.rand(1, 3, *size, device=device)
@@ -72,7 +72,7 @@ def cost_of(network: Segmenter, size: tuple[int, int]) -> Cost:
 
 
 def device_name(device: torch.device) -> str:
-    """Say what computes: the GPU, or the processor and with how many threads."""
+    """Return the name of the GPU, or the processor with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -80,7 +80,7 @@ def device_name(device: torch.device) -> str:
 
 
 def timed(call: Callable[[], object], device: torch.device) -> list[float]:
-    """Repeat a call and return the milliseconds of each, the first few left out."""
+    """Repeat a call and return the milliseconds of each, after a warm-up."""
     times: list[float] = []
     deadline = time.perf_counter() + _SECONDS
     while len(times) < 2 * _WARM_UP or (
@@ -95,7 +95,7 @@ def timed(call: Callable[[], object], device: torch.device) -> list[float]:
 
 
 class Quality:
-    """mIoU, boundary IoU and calibration of a network, gathered image by image."""
+    """mIoU, boundary IoU and calibration of a network, accumulated image by image."""
 
     def __init__(self, network: Segmenter, inference: Inference) -> None:
         self.network, self.inference = network, inference
@@ -103,12 +103,12 @@ class Quality:
         self.counts = torch.zeros(3, classes, dtype=torch.long)
         self.matrix = torch.zeros(classes, classes, dtype=torch.long)
         self.bins = torch.zeros(3, BINS, dtype=torch.double)
-        """As `reliability` counts them."""
+        """Sums of `reliability`."""
 
     def add(
         self, image: UInt8[Tensor, "3 height width"], labels: Integer[Tensor, "height width"]
     ) -> Int[Tensor, "height width"]:
-        """Predict one image, count it in, and return the classes of its pixels."""
+        """Predict one image, update the counts, and return the predicted classes."""
         device = next(self.network.parameters()).device
         logits = predict_logits(self.network, to_unit(image[None].to(device)), self.inference)[0]
         confidence, classes = logits.max(0)
@@ -122,7 +122,7 @@ class Quality:
 
     @property
     def scores(self) -> Scores:
-        """IoU and accuracy on the images shown, as fractions of 1."""
+        """IoU and accuracy on these images, as fractions of 1."""
         return Scores.from_matrix(self.matrix)
 
     @property
@@ -138,7 +138,7 @@ class Quality:
 
 
 def boundary_width(height: int, width: int) -> int:
-    """Tell how many pixels from a contour still belong to its region; at least 1.
+    """Return the width in pixels of the boundary region; at least 1.
 
     >>> boundary_width(720, 960)
     24
@@ -151,16 +151,16 @@ def boundary_counts(
     labels: Integer[Tensor, "height width"],
     classes: int,
 ) -> Int[Tensor, "3 classes"]:
-    r"""Count the pixels of each class in its boundary region: found, labelled, and predicted.
+    r"""Count the pixels of each class in its boundary region: correct, labelled, and predicted.
 
     .. math:: \text{Boundary IoU} =
         \frac{|(G_d \cap G) \cap (P_d \cap P)|}{|(G_d \cap G) \cup (P_d \cap P)|}
 
-    G and P are labelled and predicted pixels of a class, and those in the region are within d of
-    the contour, d being 2 % of the diagonal. Counts of several images add up to those of the set:
-    IoU = found / (labelled + predicted - found). Cheng et al., 2021 (arXiv 2103.16562), Eq. 2. As
-    there, distances are those of repeated 3x3 erosion and the image's border is a contour. Ignored
-    pixels are left out and make no contour.
+    G and P are the labelled and predicted pixels of a class; those in the region are within d of
+    the contour, d being 2 % of the diagonal. Counts of several images can be added: IoU = correct /
+    (labelled + predicted - correct). Cheng et al., 2021 (arXiv 2103.16562), Eq. 2. As there,
+    distances are those of repeated 3x3 erosion, and the image border is a contour. Ignored pixels
+    are left out and form no contour.
     """
     known = labels != IGNORE
     width = boundary_width(*labels.shape)
@@ -174,12 +174,12 @@ def boundary_counts(
 def near_contour(
     classes: Integer[Tensor, "height width"], known: Bool[Tensor, "height width"], width: int
 ) -> Bool[Tensor, "height width"]:
-    """Find the pixels within ``width`` of one of another class or of the image's border.
+    """Find the pixels within ``width`` of a pixel of another class or of the image border.
 
-    The class's eroded mask is where the largest and the smallest class id around are its own, so
-    that two searches serve all classes.
+    A class's eroded mask is where the maximum and minimum class id of the neighbourhood are both
+    its own, so two searches serve all classes.
     """
-    # Signed, so that one maximum serves for the smallest too; 16 bits, for speed.
+    # Negated ids turn the minimum into a maximum; 16 bits are faster.
     ids, lowest = classes.short(), torch.iinfo(torch.short).min
     largest = _largest(ids.masked_fill(~known, lowest), width, border=lowest)
     smallest = -_largest((-ids).masked_fill(~known, lowest), width, border=1)
@@ -187,9 +187,9 @@ def near_contour(
 
 
 def _largest(ids: Tensor, width: int, border: int) -> Tensor:
-    """Find the largest value within ``width`` of each place, rows and columns one after another.
+    """Compute the maximum within ``width`` of each position, first along rows, then along columns.
 
-    Windows are joined to ones of twice the size, which costs the logarithm of their width.
+    Windows are doubled step by step, so the cost is logarithmic in their width.
     """
     ids = F.pad(ids, [width] * 4, value=border)
     for dim in (0, 1):
@@ -205,11 +205,11 @@ def _largest(ids: Tensor, width: int, border: int) -> Tensor:
 def reliability(
     confidence: Float[Tensor, " pixels"], right: Bool[Tensor, " pixels"]
 ) -> Float[Tensor, "3 bins"]:
-    """Sort pixels into bins ((m - 1) / 15, m / 15] of the probability of their likeliest class.
+    """Sort pixels into bins ((m - 1) / 15, m / 15] of the probability of their most likely class.
 
     Returns:
-        Of each bin how many pixels it has, the sum of their probabilities, and how many are right;
-        those of several images add up.
+        For each bin the number of pixels, the sum of their probabilities, and the number of correct
+        ones; those of several images can be added.
     """
     place = (confidence * BINS).ceil().long().sub_(1).clamp_(0, BINS - 1)
     weights = (None, confidence.double(), right.double())
@@ -218,11 +218,11 @@ def reliability(
 
 
 def calibration_error(bins: Float[Tensor, "3 bins"]) -> float:
-    r"""Compute the expected calibration error, 0 to 1, of what `reliability` counts.
+    r"""Compute the expected calibration error, 0 to 1, from sums of `reliability`.
 
     .. math:: \text{ECE} = \sum_m \frac{n_m}{n} |\text{accuracy}_m - \text{confidence}_m|
 
-    Guo et al., 2017 (arXiv 1706.04599), Eq. 3, over pixels. NaN without any.
+    Guo et al., 2017 (arXiv 1706.04599), Eq. 3, over pixels. NaN if there are none.
     """
     pixels, confidence, right = bins
     return float((right - confidence).abs().sum() / pixels.sum())

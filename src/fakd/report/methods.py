@@ -20,16 +20,17 @@ from fakd.runs.reading import Failure, Methods, Run
 def class_iou(
     runs: Sequence[Run],
 ) -> tuple[Float[np.ndarray, " classes"], Float[np.ndarray, " classes"]]:
-    """Mean and standard deviation of every class's IoU over the seeds that have it, in percent.
+    """Compute mean and deviation of each class's IoU over the seeds that have it, in percent.
 
-    NaN where none has one, or only one for a deviation.
+    The deviation is the sample standard deviation. NaN if no seed has the class; the deviation also
+    if only one has.
     """
     scores = np.ma.masked_invalid(np.stack([run.class_iou for run in runs]))
     return scores.mean(0).filled(math.nan), scores.std(0, ddof=1).filled(math.nan)
 
 
 def scores_of(runs: Sequence[Run]) -> Row:
-    """Write the scores of a method's runs."""
+    """Return the scores of a method's runs."""
     return {
         "seeds": number(len(runs), "d"),
         "mIoU": mean_and_spread([run.miou for run in runs]),
@@ -38,20 +39,20 @@ def scores_of(runs: Sequence[Run]) -> Row:
 
 
 def published(source: str, score: Score | None) -> Row:
-    """Write what others have published, with what is odd about it below."""
+    """Return published scores, with a remark as note."""
     miou, macc, remark = score or (None, None, "")
     return {f"{source} mIoU": number(miou, note=remark), f"{source} mAcc": number(macc)}
 
 
 def teacher_miou(methods: Methods) -> float | None:
-    """Tell the score that trainings began with, if any has looked."""
+    """Return the teacher's mIoU as measured before training, if any run did so."""
     found = [run.result.get("teacher_miou") for runs in methods.values() for run in runs]
     scores = [float(each) for each in found if each is not None]
     return median(scores) if scores else None
 
 
 def published_teacher(methods: Methods) -> Row:
-    """Write the paper's score of a pair's teacher."""
+    """Return the paper's score of a pair's teacher."""
     recipes = (runs[0].recipe for runs in methods.values())
     return published("paper", next(filter(None, map(teacher_score, recipes)), None))
 
@@ -59,12 +60,12 @@ def published_teacher(methods: Methods) -> Row:
 def method_table(
     methods: Methods, compared: Compared, examined: Examination | None = None
 ) -> tuple[list[Row], dict[str, str]]:
-    """List scores, differences, time and cost of every method, and of the teacher where known.
+    """List scores, differences, time and cost of every method, and of the teacher if known.
 
     Returns:
-        The rows, and all columns in their order with what they say.
+        The rows, and all columns in order with their descriptions.
     """
-    paper = "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops, where data and networks are its"
+    paper = "FAKD (arXiv 2208.14143), 40,000 steps of 16 crops, for the same data and networks"
     cost, quality = _notes(examined) if examined else ({}, {})
     notes = {
         "method": "",
@@ -76,8 +77,8 @@ def method_table(
         "paper mIoU": paper,
         "paper mAcc": paper,
         "train s": "mean",
-        "s/step": "seconds of a training step, median over the seeds",
-        "peak memory": "of the training, largest of the seeds",
+        "s/step": "seconds per training step, median over the seeds",
+        "peak memory": "during training, maximum over the seeds",
         **quality,
     }
     rows = _teacher(methods, examined)
@@ -106,14 +107,13 @@ def method_table(
 def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Failure] = ()) -> Table:
     """List scores, differences and time for a terminal; failed runs below.
 
-    Differences stand with their interval: over seeds and images, over seeds only (s) or over
-    images only (i).
+    Differences have intervals over seeds and images, over seeds only (s) or over images only (i).
     """
     rows, notes = method_table(methods, compared)
     shown = ("method", "seeds", "mIoU", "mAcc", "s/step")
     names = [name for name in notes if name in shown or name.startswith("against")]
     names = filled(rows, names)
-    # The teacher's row comes first; it has nothing to compare.
+    # The teacher's row comes first, and has nothing to compare.
     table = terminal(rows[-len(methods) :], names)
     failed = [
         Text.assemble(
@@ -163,7 +163,7 @@ def _gain(found: Sequence[Comparison]) -> str:
 
 
 def _notes(examined: Examination) -> tuple[dict[str, str], dict[str, str]]:
-    """Say what the columns of cost and those of quality hold."""
+    """Return descriptions of the columns of cost and of quality."""
     part = f"{examined.images} of {examined.total} validation images, first seed"
     cost = next(iter(examined.costs.values()))
     size = "{} x {}".format(*cost.size)
@@ -172,13 +172,13 @@ def _notes(examined: Examination) -> tuple[dict[str, str], dict[str, str]]:
         "GFLOPs": f"one forward pass at {size}, two per multiply-accumulate",
         "latency": f"median of one forward pass at {size}, {cost.device}",
     }, {
-        "boundary IoU": f"within 2 % of the diagonal from an outline, mean of the classes; {part}",
+        "boundary IoU": f"within 2 % of the diagonal from a contour, mean over classes; {part}",
         "calibration error": f"expected calibration error in percent, 15 bins; {part}",
     }
 
 
 def _measured(title: str, examined: Examination | None) -> Row:
-    """Write what showing images to a network has found out."""
+    """Return the measurements of a network."""
     if examined is None or title not in examined.costs:
         return {}
     quality, cost = examined.qualities[title], examined.costs[title]

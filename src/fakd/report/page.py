@@ -1,6 +1,6 @@
-"""The report: what is said of every pair on every data set, as one HTML file.
+"""The report: the results of every pair on every data set, as one HTML file.
 
-Nothing is fetched: all that the file shows is inside.
+The file is self-contained and fetches nothing.
 """
 
 import math
@@ -31,9 +31,9 @@ from fakd.runs.reading import Failure, Methods
 from fakd.sources import GUARANTEE
 
 LIMIT = 5_000_000
-"""Bytes that a report stays below, so that it can be sent by mail."""
+"""Maximum size of a report in bytes, so that it can be sent by mail."""
 _ROOM = 100_000
-"""Bytes that pictures leave for the file's own frame."""
+"""Bytes reserved for the page besides pictures."""
 _QUANTITIES = {
     "task": "loss against the labels",
     "auxiliary": "loss of the auxiliary head",
@@ -55,7 +55,7 @@ _JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[._/])(?=\w)")
 
 
 def breakable(text: str) -> Markup:
-    """Let a browser break long names where their words meet.
+    """Allow a browser to break long names at word boundaries.
 
     >>> str(breakable("SegformerFor <me>"))
     'Segformer<wbr>For &lt;me&gt;'
@@ -64,7 +64,7 @@ def breakable(text: str) -> Markup:
 
 
 def templates(package: str) -> Environment:
-    """Open the templates of a package; what they are given is text, and nothing may be missing."""
+    """Open the templates of a package; values are escaped, and undefined ones are errors."""
     found = Environment(
         loader=PackageLoader(package, "."),
         autoescape=True,
@@ -80,13 +80,13 @@ _PAGES = templates("fakd.report")
 
 
 class Note(NamedTuple):
-    """How a report came to be, and what of it has no section."""
+    """Origin of a report, and what belongs to no section."""
 
     made: str
     version: str
     command: str
     failures: Sequence[Failure] = ()
-    """Runs of pairs of which no run has finished."""
+    """Failed runs of pairs without finished runs."""
 
 
 class Sentence(NamedTuple):
@@ -97,7 +97,7 @@ class Sentence(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Methods of which the same can be said."""
+    """Methods with the same verdict."""
 
     tone: Tone
     head: str
@@ -107,7 +107,7 @@ class Answer(NamedTuple):
 class ClassBars(NamedTuple):
     """One class: its share of the labelled pixels, and mean and spread of its IoU by method.
 
-    All are in percent; a spread is None for one seed, and both are where no seed has the class.
+    All are in percent; a spread is None for one seed, and both are None if no seed has the class.
     """
 
     name: str
@@ -116,14 +116,14 @@ class ClassBars(NamedTuple):
 
 
 def ranked(found: Sequence[Comparison]) -> list[Sentence]:
-    """Say of each method whether it helped: what is decided first, the largest gain first."""
+    """Return a verdict on each method: decided ones first, the largest gain first."""
     by_gain = sorted(found, key=lambda each: -each.difference.mean)
     said = [Sentence(sentence(each), tone(each)) for each in by_gain]
     return sorted(said, key=lambda each: [*_TONES].index(each.tone))
 
 
 def answers(found: Sequence[Comparison]) -> list[Answer]:
-    """Sum up what can be said of all methods: what is decided first, the largest gain first."""
+    """Group methods by verdict: decided ones first, the largest gain first."""
     by_tone: dict[Tone, list[str]] = {}
     for each in sorted(found, key=lambda each: -each.difference.mean):
         gain = signed(each.difference.mean, 1)
@@ -134,16 +134,16 @@ def answers(found: Sequence[Comparison]) -> list[Answer]:
 
 @dataclass
 class Section:
-    """All that is shown of one pair on one data set.
+    """The content of one pair on one data set.
 
     Args:
-        name: of both.
-        methods: the finished runs of each method.
-        failures: the failed ones.
-        examined: what showing images to the networks has found out.
-        notes: what could not be looked at.
-        data: names and colours of the classes in pictures; None for no pictures.
-        test: the same methods on the test split, if it was opened.
+        name: Of both.
+        methods: The finished runs of each method.
+        failures: The failed runs.
+        examined: Measurements of the networks.
+        notes: What could not be examined.
+        data: Class names and colours for pictures; None for no pictures.
+        test: The same methods on the test split, if it was opened.
     """
 
     name: str
@@ -155,7 +155,7 @@ class Section:
     test: "Section | None" = None
 
     def __post_init__(self) -> None:
-        """Compare the methods, once for all that is said about it."""
+        """Compare the methods once for the whole section."""
         self.scenes: Sequence[Scene] = ()
         self.colours: Sequence[tuple[str, str]] = ()
         self.compared = references(self.methods)
@@ -165,12 +165,12 @@ class Section:
 
     @cached_property
     def verdicts(self) -> list[list[Sentence]]:
-        """Against the student alone, then against CWD."""
+        """Verdicts against the student alone, then against CWD."""
         return [ranked(found) for found in self.compared.values()]
 
     @cached_property
     def summary(self) -> list[tuple[str, list[Answer]]]:
-        """The same in a few words, by what the methods are compared with."""
+        """Short verdicts, by the method they are compared with."""
         return [
             (f"mIoU against {the(reference)}", answers(found))
             for reference, found in self.compared.items()
@@ -179,21 +179,21 @@ class Section:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What could not be looked at, and what speaks against comparing these runs."""
+        """What could not be examined, and reasons against comparing these runs."""
         doubts = [*self.notes]
         if len({run.result["data"].get("fingerprint") for run in self.runs}) > 1:
             doubts.append(
-                "The runs have seen different states of the data: their fingerprints differ."
+                "The runs used different versions of the data: their fingerprints differ."
             )
         if len({run.result["steps"] for run in self.runs}) > 1:
             doubts.append("The runs were not trained for the same number of steps.")
         if ALONE not in self.methods:
-            doubts.append("Without runs of the student alone nothing can be said to have helped.")
+            doubts.append("Without runs of the student alone, no method can be judged.")
         return doubts
 
     @cached_property
     def differences(self) -> list[figures.Chart]:
-        """The comparisons, drawn."""
+        """Charts of the comparisons."""
         return [
             figures.differences(f"Difference in mIoU to {the(reference)}", found)
             for reference, found in self.compared.items()
@@ -217,7 +217,7 @@ class Section:
 
     @cached_property
     def curves(self) -> list[figures.Chart]:
-        """Every logged quantity, one line for each run."""
+        """Charts of every logged quantity, one line per run."""
         logged = [
             (f"{title_of(method)}, seed {run.seed}", place, run.curves)
             for place, (method, runs) in enumerate(self.methods.items())
@@ -235,13 +235,13 @@ class Section:
 
     @cached_property
     def calibration(self) -> list[figures.Chart]:
-        """Reliability of every network."""
+        """Reliability diagrams of every network."""
         qualities = self.examined.qualities if self.examined else {}
         return [figures.reliability_diagram(title, each.bins) for title, each in qualities.items()]
 
     @property
     def origins(self) -> list[Row]:
-        """Where the runs come from, as far as their folders know."""
+        """The origin of the runs, as recorded in their folders."""
         return [
             {
                 "method": Entry(title_of(run.method)),
@@ -257,7 +257,7 @@ class Section:
 
     @property
     def exports(self) -> list[Row]:
-        """The files that `fakd export` made within the runs' folders, and what they are worth."""
+        """The exports in the runs' folders, with their guarantees."""
         found = [
             (run, path, read_json(path))
             for run in self.runs
@@ -282,7 +282,7 @@ class Section:
 
     @property
     def recipes(self) -> dict[str, str]:
-        """The recipe of every method's first seed, as it was written."""
+        """The recipe file of every method's first seed."""
         return {
             title_of(method): (runs[0].folder / RECIPE).read_text(encoding="utf-8")
             for method, runs in self.methods.items()
@@ -290,13 +290,13 @@ class Section:
 
     @property
     def wiring(self) -> Mapping[str, Any] | None:
-        """Who takes part, of the first run with a teacher, or else the first; None if unknown."""
+        """The wiring of the first run with a teacher, or else of the first run; None if unknown."""
         known = [each for run in self.runs if (each := run.environment.get("wiring"))]
         return max(known, key=lambda each: len(each["parts"]) > 1, default=None)
 
     @property
     def environments(self) -> list[str]:
-        """The machines and versions, each once, without what differs between any two runs."""
+        """The distinct machines and versions, without what differs between any two runs."""
         described: dict[str, None] = {}
         for known in (run.environment for run in self.runs):
             if kept := {
@@ -307,7 +307,7 @@ class Section:
 
 
 def titled(quantity: str) -> str:
-    """Call a logged quantity in words.
+    """Return the title of a logged quantity.
 
     >>> titled("val/mIoU"), titled("channel/lambda"), titled("distillation")
     ('validation mIoU (%)', 'strength λ of the augmentation, channel loss', 'distillation loss')
@@ -325,7 +325,7 @@ def _known(value: float) -> float | None:
 
 
 def add_pictures(sections: Sequence[Section], note: Note) -> None:
-    """Add the pictures that fit into a report's size, an equal share for every section."""
+    """Add as many pictures as fit into a report's size, an equal share for every section."""
     spoken_for = len(render(sections, note).encode()) + _ROOM
     pictured = [
         (each, each.examined.shots, each.data)
@@ -344,7 +344,7 @@ def add_pictures(sections: Sequence[Section], note: Note) -> None:
 
 
 def render(sections: Sequence[Section], note: Note) -> str:
-    """Lay the sections out as one page."""
+    """Render the sections as one page."""
     style = {"title_of": title_of, "colours": len(figures.COLOURS), "dashes": figures.DASHES}
     page = _PAGES.get_template("template.html.jinja").render(sections=sections, note=note, **style)
     return printable(page)
@@ -357,14 +357,15 @@ def write_report(path: Path, sections: Sequence[Section], note: Note) -> int:
         Its size in bytes.
 
     Raises:
-        InputError: it would be too large, as with hundreds of long runs, or cannot be written.
+        InputError: it would be too large, for example with hundreds of long runs, or cannot be
+            written.
     """
     text = render(sections, note)
     size = len(text.encode())
     if size > LIMIT:
         raise InputError(
-            f"expected a report below {LIMIT / 1e6:.0f} MB, got {size / 1e6:.1f} MB without any "
-            "picture; report on fewer runs at a time"
+            f"expected a report below {LIMIT / 1e6:.0f} MB, got {size / 1e6:.1f} MB even without "
+            "pictures; report on fewer runs at a time"
         )
     write_text(path, text)
     return size

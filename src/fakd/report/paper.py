@@ -1,4 +1,4 @@
-"""The paper's tables from finished runs, next to what was published, and its figures of classes."""
+"""The paper's tables from finished runs, next to published scores, and its figures of classes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,26 +27,26 @@ Groups = Mapping[tuple[str, str], Methods]
 NOTE = (
     "Scores in percent, mean ± sample standard deviation over seeds; mAcc is the mean of the "
     "classes' accuracies. Paper: FAKD (arXiv 2208.14143), 40,000 steps of 16 crops; BPKD: the "
-    "README of AkideLiu/BPKD, same networks, 80,000 steps. Published scores stand only beside runs "
-    "with the data and networks they belong to."
+    "README of AkideLiu/BPKD, same networks, 80,000 steps. Published scores are shown only for "
+    "runs with the same data and networks."
 )
 BARS_PER_ROW = 20
 LABELLED_CLASSES = 40
-# Where a point's name may stand: across and up from it.
+# Possible positions of a point's name: across and up from it.
 _SPOTS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 
 
 def write_tables(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Write every table that the runs have rows for, as Markdown and CSV.
+    """Write every table for which there are rows, as Markdown and CSV.
 
-    Tables 1 to 3 hold pairs x methods, one file per data set; Table 4 plain and augmented losses;
-    Table 5 the strengths of augmentation; ``runs`` each run by itself.
+    Tables 1 to 3 contain pairs x methods, one file per data set; Table 4 losses with and without
+    augmentation; Table 5 augmentation strengths; ``runs`` every single run.
 
     Returns:
         The files, in the order of the tables.
 
     Raises:
-        InputError: there are no runs, or two of the same method and seed.
+        InputError: there are no runs, or two with the same method and seed.
     """
     groups = _grouped(runs)
     every = [run for methods in groups.values() for same in methods.values() for run in same]
@@ -67,7 +67,9 @@ def write_tables(runs: Sequence[Run], out: Path) -> list[Path]:
 
 def _grouped(runs: Sequence[Run]) -> Groups:
     if not runs:
-        raise InputError("expected finished runs for tables and figures, got none; wait for one")
+        raise InputError(
+            "expected finished runs for tables and figures, got none; wait until one finishes"
+        )
     return by_pair(runs)
 
 
@@ -104,7 +106,7 @@ def _row(pair: str, runs: Sequence[Run]) -> Row:
 
 
 def _augmentation_rows(groups: Groups) -> list[Row]:
-    """Each loss without and with augmentation, where both were run."""
+    """List each loss without and with augmentation, if both were run."""
     rows: list[Row] = []
     for (data, pair), methods in groups.items():
         for _, plain, augmented in augmented_pairs(methods):
@@ -120,7 +122,7 @@ def _augmentation_rows(groups: Groups) -> list[Row]:
 
 
 def _strength_rows(groups: Groups) -> list[Row]:
-    """CWD by strength, where there are at least two besides plain CWD."""
+    """List CWD by strength, if there are at least two strengths besides plain CWD."""
     rows: list[Row] = []
     for (data, pair), methods in groups.items():
         known = [(*base_and_strength(runs[0].recipe), runs) for runs in methods.values()]
@@ -154,19 +156,19 @@ def _run_row(run: Run) -> Row:
 
 
 def last_augmentation(run: Run) -> float | None:
-    """Read the size of the augmentation's term, mean λv/2T², last logged; None without one."""
+    """Return the last logged augmentation term, mean λv/2T²; None if there is none."""
     logged = [run.curves[name][-1] for name in run.curves if name.endswith("augmentation")]
     return max(logged)[1] if logged else None
 
 
 def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Draw Figures 2 and 4 of every pair whose runs they need.
+    """Draw Figures 2 and 4 of every pair that has the necessary runs.
 
     Figure 2 needs the student alone and a loss with and without augmentation; Figure 4 the student
     alone and CWD or CWD+FA.
 
     Raises:
-        InputError: there are no runs, or two of the same method and seed.
+        InputError: there are no runs, or two with the same method and seed.
     """
     written = []
     for (data, pair), methods in _grouped(runs).items():
@@ -185,7 +187,7 @@ def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
 
 
 def file_tail(data: str, pair: str) -> str:
-    """Name the pictures of a pair.
+    """Return the file name stem of a pair's pictures.
 
     >>> file_tail("my data", "a/b")
     'my-data-a-b'
@@ -196,10 +198,10 @@ def file_tail(data: str, pair: str) -> str:
 def draw_gain(
     path: Path, alone: Sequence[Run], plain: Sequence[Run], augmented: Sequence[Run]
 ) -> None:
-    """Draw what augmentation adds to each class against how hard the class is (Figure 2).
+    """Draw the gain of augmentation per class against the class's difficulty (Figure 2).
 
     Difficulty is the IoU of the student alone. A point's area is the class's share of the labelled
-    pixels; the line is a least-squares fit in which all classes count the same, r its correlation.
+    pixels; the line is an unweighted least-squares fit over classes, r its correlation.
     """
     difficulty, gain = class_iou(alone)[0], class_iou(augmented)[0] - class_iou(plain)[0]
     known = np.isfinite(difficulty) & np.isfinite(gain)
@@ -231,7 +233,7 @@ def draw_gain(
 def regression(
     x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]
 ) -> tuple[float, float, float] | None:
-    """Fit a line: slope, value at 0 and Pearson's r; None where x or y does not vary."""
+    """Fit a line: slope, intercept and Pearson's r; None if x or y does not vary."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     slope, offset = np.polyfit(x, y, 1)
@@ -239,9 +241,9 @@ def regression(
 
 
 def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
-    """Draw the IoU of every class as bars side by side, rare classes first (Figure 4).
+    """Draw the IoU of every class as grouped bars, rare classes first (Figure 4).
 
-    Methods are runs by the name to show; lines on the bars are the standard deviation over seeds.
+    Methods are runs by display name; error bars are the standard deviation over seeds.
     """
     first = next(iter(methods.values()))[0]
     order = np.argsort(first.class_pixels, kind="stable")
@@ -265,7 +267,7 @@ def draw_classes(path: Path, methods: Mapping[str, Sequence[Run]]) -> None:
             axis.set_xlim(-0.6, min(len(order), BARS_PER_ROW) - 0.4)
             axis.set_ylabel("IoU (%)")
             axis.grid(axis="y", alpha=0.25)
-        # Only now: a limit set on one row would keep the others, which share it, from growing.
+        # Set last: a limit on one row would stop autoscaling of the others, which share it.
         axes[0].set_ylim(bottom=0)
         title = f"IoU of each class (share of pixels), rare first, {_seeds(*methods.values())}"
         drawn.suptitle(title, fontsize=10)
@@ -281,11 +283,11 @@ def _seeds(*methods: Sequence[Run]) -> str:
 
 
 def _label_points(axis: Any, points: Any, names: Sequence[str]) -> None:
-    """Name each point beside it; a name that would cover another one or a point is left out."""
+    """Label each point, unless the label would cover another label or a point."""
     from matplotlib.transforms import Bbox
 
     axis.figure.draw_without_rendering()
-    # The places found now must stay where they are.
+    # Keep the layout, so that the positions stay valid.
     axis.figure.set_layout_engine("none")
     radii = np.sqrt(points.get_sizes() / np.pi)
     centres = axis.transData.transform(points.get_offsets())

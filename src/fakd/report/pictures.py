@@ -24,24 +24,24 @@ from fakd.settings import Inference
 from fakd.types import IGNORE, Segmenter
 
 OPACITY = 0.65
-"""Of a map over its image."""
+"""Opacity of a map over its image."""
 
 
 def write_pictures(
     runs: Sequence[Run], out: Path, images: int, shown_class: str | None, device: torch.device
 ) -> tuple[list[Path], list[str]]:
-    """Draw Figure 3 and a grid of examples of every pair whose data and networks can be opened.
+    """Draw Figure 3 and a grid of examples for every pair whose data and networks can be opened.
 
     The examples, evenly spaced validation images, show the teacher, the student alone, and CWD (or
-    PD) with and without augmentation. Figure 3 shows images with many pixels of its class, as the
-    teacher and the two that augmentation tells apart see it.
+    PD) with and without augmentation. Figure 3 shows images with many pixels of its class, as seen
+    by the teacher and by the students with and without augmentation.
 
     Args:
-        runs: finished runs.
-        out: folder to write to.
-        images: how many each picture shows.
-        shown_class: of Figure 3; None for the one whose IoU augmentation changed most.
-        device: where the networks run.
+        runs: Finished runs.
+        out: Output folder.
+        images: Number of images in each picture.
+        shown_class: The class of Figure 3; None for the one whose IoU augmentation changed most.
+        device: The device for the networks.
 
     Returns:
         The files, and why any picture is missing.
@@ -75,7 +75,7 @@ def write_pictures(
         for base, plain, augmented in augmented_pairs(shown):
             titles = [TEACHER, *(title_of(runs[0].method) for runs in (plain, augmented))]
             seeing = {title: networks[title] for title in titles if title in networks}
-            # Where another pair's data have the class, these may not.
+            # Another pair's data may have the class while these do not.
             if not seeing or (shown_class and shown_class not in data.class_names):
                 continue
             changed = most_changed(plain, augmented)
@@ -88,9 +88,9 @@ def write_pictures(
 
 
 def shown_methods(methods: Methods) -> dict[str, Sequence[Run]]:
-    """Choose what the pictures show: the student alone, and CWD or else PD, plain and augmented.
+    """Choose the methods to show: the student alone, and CWD or else PD, plain and augmented.
 
-    The first four methods where there is neither.
+    The first four methods if there is neither.
     """
     alone = find_method(methods, ALONE)
     for base in ("cwd", "pd"):
@@ -101,16 +101,16 @@ def shown_methods(methods: Methods) -> dict[str, Sequence[Run]]:
 
 
 def most_changed(plain: Sequence[Run], augmented: Sequence[Run]) -> int:
-    """Find the class whose mean IoU augmentation raised or lowered most."""
+    """Find the class whose mean IoU augmentation changed most."""
     change = np.abs(class_iou(augmented)[0] - class_iou(plain)[0])
     return int(np.nanargmax(change)) if np.isfinite(change).any() else 0
 
 
 def richest_images(run: Run, class_id: int, total: int, most: int) -> list[int]:
-    """Choose, of each of as many equal parts of the set, the image with most pixels of a class.
+    """Choose the image with most pixels of a class from each of ``most`` equal parts of the set.
 
-    The parts keep neighbouring frames of a film apart. Evenly spaced images where the run did not
-    count its own.
+    The parts keep neighbouring frames of a film apart. Evenly spaced images are chosen if the run
+    did not record class pixels per image.
     """
     if run.images is None or len(run.images.names) != total:
         return spaced(total, most)
@@ -126,7 +126,7 @@ def draw_examples(
     networks: Mapping[str, Segmenter],
     inference: Inference = Inference(),
 ) -> None:
-    """Draw each image with its truth and what every network says, one row each."""
+    """Draw each image with its ground truth and every network's prediction, one row each."""
     _require(samples, networks)
     rows, seen = [], set()
     device = next(next(iter(networks.values())).parameters()).device
@@ -136,7 +136,7 @@ def draw_examples(
         truth = torch.full_like(maps[0], IGNORE) if sample.labels is None else sample.labels
         seen |= {number for each in (truth, *maps) for number in torch.unique(each).tolist()}
         rows.append([sample.image, *(colour(each, data.palette) for each in (truth, *maps))])
-    # A legend of all 150 classes of a large set would be larger than the pictures.
+    # A legend of all 150 classes of a large data set would be larger than the pictures.
     legend = {data.class_names[i]: data.palette[i] for i in sorted(seen - {IGNORE})}
     save_grid(path, rows, ["image", "truth", *networks], legend)
 
@@ -149,9 +149,9 @@ def draw_activations(
     networks: Mapping[str, Segmenter],
     inference: Inference = Inference(),
 ) -> None:
-    """Draw where each network sees a class, laid over the image (Figure 3).
+    """Draw the activation map of a class for each network over the image (Figure 3).
 
-    The map is the class's logit, brought to 0 to 1 over the image.
+    The map is the class's logit, scaled to 0 to 1 within the image.
     """
     _require(samples, networks)
     if not 0 <= class_id < data.classes:
@@ -165,7 +165,7 @@ def draw_activations(
     size = inches * len(rows[0]) + 0.8, inches * height / width * len(rows) + 0.6
     with figure(*size) as drawn:
         axes = show_pictures(drawn, rows, ["image", *networks])
-        drawn.suptitle(f"Where the networks see {data.class_names[class_id]}", fontsize=10)
+        drawn.suptitle(f"Activation of {data.class_names[class_id]}", fontsize=10)
         bar = drawn.colorbar(_heat_colours(), ax=axes, shrink=0.8, ticks=[0, 1], alpha=OPACITY)
         bar.set_ticklabels(["lowest", "highest"], fontsize=7)
         bar.set_label("logit within the image", fontsize=8)
@@ -175,7 +175,7 @@ def draw_activations(
 def heat_map(
     image: UInt8[Tensor, "3 height width"], heat: Float[Tensor, "height width"]
 ) -> UInt8[Tensor, "3 height width"]:
-    """Lay a map of 0 to 1 over the grey image: dark where it is 0, bright where it is 1."""
+    """Blend a map of 0 to 1 with the grey image: dark at 0, bright at 1."""
     colours = torch.from_numpy(_heat_colours().to_rgba(heat.numpy())[..., :3]).permute(2, 0, 1)
     grey = image.float().mean(0, keepdim=True).expand(3, -1, -1)
     return grey.lerp(255 * colours.float(), OPACITY).round().to(torch.uint8)
@@ -194,9 +194,9 @@ def activation(
     class_id: int,
     inference: Inference = Inference(),
 ) -> Float[Tensor, "height width"]:
-    """Compute a class's logits, brought to 0 to 1 over the image; 0 where they are all equal.
+    """Compute a class's logits, scaled to 0 to 1 within the image; 0 if they are all equal.
 
-    One view only: an average over several is one of probabilities.
+    A single view is used, since averages over several views are probabilities.
     """
     inference = replace(inference, flip=False, scales=inference.scales[:1])
     device = next(network.parameters()).device
@@ -209,7 +209,7 @@ def _require(samples: Sequence[Sample], networks: Mapping[str, Segmenter]) -> No
     if not samples or not networks:
         raise InputError(
             f"expected at least one image and one network to draw, got {len(samples)} and "
-            f"{len(networks)}; name some"
+            f"{len(networks)}"
         )
     training = [name for name, network in networks.items() if network.training]
     if training:

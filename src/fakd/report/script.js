@@ -1,13 +1,13 @@
 "use strict";
 
-// Sorting: a heading sorts by its column, once more turns the order round; empty cells stay last.
+// Sorting: a heading sorts by its column, a second click reverses the order; empty cells stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     heading.querySelector("button").addEventListener("click", () => {
       const numeric = [...table.tBodies[0].rows].some((row) => "value" in row.cells[column].dataset);
       const before = heading.getAttribute("aria-sort");
-      // The best is first: high numbers, but names from A on.
+      // Numbers start descending, names ascending.
       const first = numeric ? "descending" : "ascending";
       const other = numeric ? "ascending" : "descending";
       const order = before === first ? other : first;
@@ -28,7 +28,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Pictures: two layers share a stage, cut at the slider.
+// Pictures: two layers share a stage, divided at the slider.
 for (const scene of document.querySelectorAll(".scene")) {
   const stage = scene.querySelector(".stage");
   const wipe = scene.querySelector(".wipe");
@@ -56,5 +56,5 @@ for (const opacity of document.querySelectorAll(".opacity")) {
   opacity.addEventListener("input", tint);
   tint();
 }
-// Without this script, and on paper, all layers stand side by side.
+// Without this script, and on paper, all layers are shown side by side.
 document.documentElement.classList.add("live");

@@ -1,4 +1,4 @@
-"""Tables: rows of entries, and how they are written for a terminal, as Markdown and as CSV."""
+"""Tables: rows of entries, rendered for a terminal, as Markdown and as CSV."""
 
 import csv
 import io
@@ -19,13 +19,13 @@ class Entry(NamedTuple):
 
     text: str = ""
     value: float | int | None = None
-    """What it is sorted by, and stands for it in CSV; None for mere text."""
+    """Its value for sorting and CSV; None for plain text."""
     note: str = ""
     """Small print below it."""
     spread: float | None = None
-    """Standard deviation of the value, NaN where there is one value only."""
+    """Standard deviation of the value, NaN if there is only one value."""
     brief: str = ""
-    """How a terminal has text and note, where that is not the text."""
+    """Replaces text and note in a terminal, if given."""
 
 
 Row = Mapping[str, Entry]
@@ -33,7 +33,7 @@ Row = Mapping[str, Entry]
 
 
 def number(value: float | int | None, form: str = ".2f", note: str = "") -> Entry:
-    """Write a number; an empty entry where there is none.
+    """Format a number; an empty entry if there is none.
 
     >>> number(0.5).text, number(1200, ",").text, number(None)
     ('0.50', '1,200', Entry(text='', value=None, note='', spread=None, brief=''))
@@ -44,7 +44,7 @@ def number(value: float | int | None, form: str = ".2f", note: str = "") -> Entr
 
 
 def mean_and_spread(values: Sequence[float]) -> Entry:
-    """Write the mean and, for several values, the sample standard deviation.
+    """Format the mean and, for several values, the sample standard deviation.
 
     >>> mean_and_spread([30.0, 32.0]).text, mean_and_spread([30.0]).text
     ('31.00 ± 1.41', '30.00')
@@ -55,17 +55,17 @@ def mean_and_spread(values: Sequence[float]) -> Entry:
 
 
 def columns(rows: Iterable[Row]) -> list[str]:
-    """List the columns in the order they first occur in."""
+    """List the columns in order of first occurrence."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def filled(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
-    """Leave out columns that say nothing."""
+    """Leave out empty columns."""
     return [name for name in names if any(row.get(name, Entry()).text for row in rows)]
 
 
 def sorted_by(rows: Sequence[Row], order: str) -> list[Row]:
-    """Sort rows by a column, in any case of its letters; from the largest if a - stands before it.
+    """Sort rows by a column, case-insensitively; descending if its name is preceded by -.
 
     Raises:
         InputError: there is no such column.
@@ -85,7 +85,7 @@ def sorted_by(rows: Sequence[Row], order: str) -> list[Row]:
 
 
 def terminal(rows: Sequence[Row], names: Sequence[str] | None = None, empty: str = "") -> Table:
-    """Lay all columns out for a terminal, or those named; ``empty`` is for what is not known."""
+    """Render the named columns, or all, for a terminal; ``empty`` replaces missing values."""
     names = columns(rows) if names is None else names
     table = Table(box=None, header_style="bold")
     for name in names:
@@ -97,7 +97,7 @@ def terminal(rows: Sequence[Row], names: Sequence[str] | None = None, empty: str
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Write rows as a Markdown table; empty columns are left out.
+    """Render rows as a Markdown table, without empty columns.
 
     >>> print(markdown([{"method": Entry("CWD"), "mIoU": number(35.0), "mAcc": Entry()}]), end="")
     | method | mIoU |
@@ -113,8 +113,8 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Write rows as CSV: values to four digits, each spread in a column of its own."""
-    # Every spread stands beside its value, also where the first row has none.
+    """Render rows as CSV: values to four digits, each spread in its own column."""
+    # Every spread follows its value, even if the first row has none.
     spreads = {name for row in rows for name in row if row[name].spread is not None}
     fields = [
         each for name in columns(rows) for each in (name, f"{name} sd")[: 1 + (name in spreads)]
@@ -150,8 +150,8 @@ def class_table(scores: Scores, class_names: tuple[str, ...]) -> Table:
 def comparison_table(results: Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> Table:
     """Compare networks: one row each with name, parameters, scores and training seconds.
 
-    Every one has ``name`` and the entries of a run's ``result.json``, ``train_seconds`` only if it
-    was trained here. ``classes`` are those whose IoU stands beside mIoU.
+    Each has ``name`` and the entries of a run's ``result.json``; ``train_seconds`` only if it was
+    trained here. ``classes`` are those whose IoU is shown next to mIoU.
     """
     rows = [
         {
@@ -183,7 +183,7 @@ def network_table(networks: Sequence[Any]) -> Table:
 
 
 def student_row(student: Any) -> Row:
-    """Describe a student that comes ready (`fakd.models.list_students`)."""
+    """Return the row of a built-in student (`fakd.models.list_students`)."""
     row = student.row
     return {
         "student": Entry(row.name),

@@ -1,4 +1,4 @@
-"""Video: segmented frame by frame, into masks, a tinted and a coloured video, and class shares."""
+"""Segmentation of videos: masks, a tinted and a coloured video, and class shares."""
 
 import json
 import os
@@ -25,11 +25,11 @@ from fakd.types import Segmenter
 ENDINGS = VIDEOS
 KINDS = ("masks", "overlays", "coloured", "shares")
 _CODEC = "mpeg4"
-"""Every build of FFmpeg has it."""
+"""Available in every build of FFmpeg."""
 
 
 def results(video: Path, out: Path, overlays: bool) -> list[Path]:
-    """List what `segment_video` writes: a folder of masks, two videos, one line of JSON a frame."""
+    """List the outputs of `segment_video`: a folder of masks, two videos, and a JSON lines file."""
     names = (video.stem, f"{video.stem}.mp4", f"{video.stem}.mp4", f"{video.stem}.jsonl")
     paths = [out / kind / name for kind, name in zip(KINDS, names, strict=True)]
     return paths if overlays else [paths[0], *paths[2:]]
@@ -45,27 +45,27 @@ def segment_video(
     device: torch.device,
     done: Callable[[int], None],
 ) -> int:
-    """Segment a video; of its frames one is held at a time, whatever its length.
+    """Segment a video, with one frame in memory at a time.
 
     ``out/masks/NAME/000001.png`` and so on hold class ids, ``out/overlays/NAME.mp4`` the tinted and
-    ``out/coloured/NAME.mp4`` the painted frames, ``out/shares/NAME.jsonl`` time in seconds and the
-    share of every class, one frame a line. Nothing of them is there before all are.
+    ``out/coloured/NAME.mp4`` the coloured frames, ``out/shares/NAME.jsonl`` time in seconds and the
+    share of every class, one frame per line. The outputs appear together when all are complete.
 
     Args:
-        network: on ``device``, in evaluation mode.
-        video: any file that FFmpeg decodes.
-        out: the folder to write to.
-        inference: how frames are shown to the network.
-        palette: one colour per class.
-        overlays: whether to write the tinted video.
-        device: where the network is.
-        done: called with the number of frames done.
+        network: On ``device``, in evaluation mode.
+        video: Any file that FFmpeg decodes.
+        out: The output folder.
+        inference: How frames are fed to the network.
+        palette: One colour per class.
+        overlays: Whether to write the tinted video.
+        device: The network's device.
+        done: Called with the number of frames done.
 
     Returns:
         The number of frames.
 
     Raises:
-        InputError: PyAV is missing, or the file is no video that can be decoded.
+        InputError: PyAV is missing, or the file is not a video that can be decoded.
     """
     require_library("av")
     av: Any = import_module("av")
@@ -149,7 +149,7 @@ class _Video:
         self._file = av.open(str(path), "w", format="mp4")
 
     def add(self, picture: torch.Tensor) -> None:
-        """Encode a picture [3, height, width]; sides are even, as the format's colours ask."""
+        """Encode an image [3, height, width]; odd sides lose one pixel, as MPEG-4 requires."""
         height, width = (side // 2 * 2 for side in picture.shape[1:])
         if self._stream is None:
             self._stream = self._file.add_stream(_CODEC, rate=self._rate)
@@ -160,7 +160,7 @@ class _Video:
         self._file.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write what the encoder still holds."""
+        """Flush the encoder and close the file."""
         if self._stream is not None:
             self._file.mux(self._stream.encode(None))
         self._file.close()

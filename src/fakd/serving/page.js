@@ -20,7 +20,7 @@ function complain(sentence) {
   problem.hidden = !sentence;
 }
 
-// A pixel of a canvas: opaque if its class is shown.
+// The colour of a class on a canvas: opaque if the class is shown.
 function painted(place) {
   const [red, green, blue] = facts.classes[place].colour;
   const seen = choice.value === "" || Number(choice.value) === place;
@@ -95,7 +95,7 @@ async function show(picked) {
   const { signal } = asking;
   complain("");
   if (picked.size > facts.limit) {
-    complain(`${picked.name}: the file has more than ${facts.limit / 1e6} MB; --megabytes allows more.`);
+    complain(`${picked.name}: the file has more than ${facts.limit / 1e6} MB; raise the limit with --megabytes.`);
     return;
   }
   try {
@@ -159,7 +159,7 @@ function tint() {
 }
 opacity.addEventListener("input", tint);
 tint();
-// One cut through all networks: the same place is compared.
+// One slider position for all networks, so that the same place is compared.
 for (const { wipe } of cards) {
   wipe.addEventListener("input", () => {
     for (const each of cards) {

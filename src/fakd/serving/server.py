@@ -134,7 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
             if answer is None:
                 self._refuse(404, "there is nothing here; the page is at /.")
             else:
-                sentence = f"the file has more than {limit / 1e6:g} MB; --megabytes allows more."
+                sentence = (
+                    f"the file has more than {limit / 1e6:g} MB; raise the limit with --megabytes."
+                )
                 self._refuse(413, sentence)
             return
         body = self.rfile.read(int(length))
