@@ -104,7 +104,7 @@ def test_weights_where_version_0_1_wrote_them_are_refused(capsys, tmp_path, loss
     recipe.write_text(f"distillation: {loss}\n{weight}\n")
     assert refused(capsys, ["distill", "--recipe", recipe]).strip().endswith(instead)
     flags = ["distill", "--distillation=ChannelKL", "--weight=3"]
-    assert "it is distillation.weight, an argument of the loss, now" in refused(capsys, flags)
+    assert "give distillation.weight, an argument of the loss, instead" in refused(capsys, flags)
 
 
 def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
@@ -115,7 +115,7 @@ def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):
                  "--student.backbone=mobilenetv3_small_050", "--student.channels=8"]  # fmt: skip
     assert "teacher has 7 classes, the student 12" in refused(capsys, arguments)
     assert not (tmp_path / "r").exists()
-    assert "knows 7 classes" in refused(capsys, ["evaluate", "--network", path, *DATA])
+    assert "has 7 classes" in refused(capsys, ["evaluate", "--network", path, *DATA])
 
 
 def test_a_loaded_network_must_fit_the_data(capsys, tmp_path):
@@ -243,7 +243,7 @@ def test_what_a_builder_of_torchvision_would_drop_is_refused(capsys):
         ({}, "is not a readable checkpoint ('state'); give --existing overwrite"),
         ({"state": "{}"}, "in format 0 instead of 1; resume with that version, or give --existing"),
         ({"state": "{", "format": "1"}, "is not a readable checkpoint"),
-        ({"state": '{"step": 1, "decay": 1}', "format": "1"}, "holds decay, which fakd"),
+        ({"state": '{"step": 1, "decay": 1}', "format": "1"}, "contains decay, unknown to fakd"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_continued_is_named_with_a_way_out(

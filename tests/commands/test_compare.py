@@ -271,7 +271,7 @@ def test_a_comparison_stopped_in_its_second_look_goes_on_there(teacher, tmp_path
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert b"the same command continues" in process.communicate()[1]
+    assert b"the same command resumes" in process.communicate()[1]
     assert not (cell(run, "cwd", 3) / "result.json").exists()
     before = (cell(run, "cwd", 2) / "result.json").stat().st_mtime_ns
     assert main(command) == 0
@@ -306,7 +306,7 @@ def test_a_stopped_grid_continues_to_the_same_weights(teacher, tmp_path):
         assert process.poll() is None
         time.sleep(0.005)
     process.terminate()
-    assert b"stopped by SIGTERM; the same command continues" in process.communicate()[1]
+    assert b"stopped by SIGTERM; the same command resumes" in process.communicate()[1]
     assert process.returncode == 128 + signal.SIGTERM
     assert not last.with_name("result.json").exists()
     assert not last.parent.with_name("seed-0.failed").exists()
