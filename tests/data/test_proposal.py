@@ -1,5 +1,7 @@
 """Data as people have it: what is proposed for it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -106,7 +108,9 @@ def test_masks_of_classes_that_are_missing_are_said_to_be(export):
     voc(export)
     for path in (export.root / "SegmentationClass").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match=r"and no masks of classes; export semantic masks"):
+    with pytest.raises(
+        InputError, match=r"and no masks of classes; export semantic masks, .*--data.unlabelled"
+    ):
         inspected(export.root)
 
 
@@ -227,6 +231,24 @@ def test_colours_with_smooth_edges_are_as_many_classes(export):
     # The colours in order are black, blue, red.
     true = np.array([0, 2, 1])[export.classes(0).repeat(6, 0).repeat(6, 1)]
     assert (saved(export).train[0].labels.numpy() == true).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("scenes", "drawn by fakd itself, so there is nothing to check: train with --data scenes"),
+        ("voc2012", "voc2012 is a reader, .*: give the folder that holds the data"),
+        ("ade20k", "ade20k is a reader"),
+    ],
+)
+def test_words_for_data_say_what_can_be_checked(tmp_path, monkeypatch, word, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        inspected(Path(word))
+    # A folder of that name is a folder.
+    (tmp_path / word).mkdir()
+    with pytest.raises(InputError, match="expected images and PNG masks"):
+        inspected(Path(word))
 
 
 def test_archives_are_to_be_unpacked(export):

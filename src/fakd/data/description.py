@@ -19,6 +19,7 @@ from fakd.data.layout import (
     as_list,
     as_text,
     check_keys,
+    files_named,
     mask_id,
     read_encoding,
     read_layout,
@@ -35,12 +36,22 @@ _SETTINGS = {
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
-    *("train", "val", "test", "unlabelled", "labelled", "group", "worthwhile", *_SETTINGS),
+    *(
+        "train",
+        "val",
+        "test",
+        "unlabelled",
+        "exclude",
+        "labelled",
+        "group",
+        "worthwhile",
+        *_SETTINGS,
+    ),
 )
 
 
-SHARDS, TABLE = ".tar", "hf:"
-"""How unlabelled images end that are tar shards, and begin that are a table of datasets."""
+SHARDS, TABLE, LIST = ".tar", "hf:", ".txt"
+"""How unlabelled images end that are tar shards, begin that are a table, end that are a list."""
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 FRAMES = re.compile(r"(?P<file>.+)\?every=(?P<every>[1-9]\d*)")
 """A video, and how many frames one is taken of."""
@@ -73,6 +84,8 @@ class Description:
     test: tuple[Part, ...]
     unlabelled: tuple[Pattern, ...]
     """Where further training images lie, without labels."""
+    exclude: tuple[str, ...]
+    """Which training images are left out, as `fakd.data.names.excluded` reads it."""
     labelled: Labelled | None
     """Which training images keep their labels; None for all that have any."""
     protocol: Mapping[str, Any] | None
@@ -142,6 +155,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         val=read_layout(content, "val", names, path, class_ids),
         test=read_layout(content, "test", names, path, class_ids),
         unlabelled=read_unlabelled(content, path),
+        exclude=files_named(content.get("exclude", []), "exclude", path),
         labelled=read_labelled(content, path),
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
@@ -233,7 +247,7 @@ def _repeated(palette: tuple[Colour, ...]) -> Colour | None:
 
 
 def read_unlabelled(content: Mapping[str, Any], path: Path) -> tuple[Pattern, ...]:
-    """Check where a description says that images without labels lie: folders, or patterns.
+    """Check where images without labels lie: folders, patterns, or lists of files.
 
     Raises:
         InputError: a value is neither; the message names the file.
@@ -278,6 +292,6 @@ def _unlabelled_pattern(entry: object, path: Path) -> Pattern:
         raise InputError(f"{path}: unlabelled must name folders, got {entry!r}")
     if entry.lower().endswith(VIDEOS):
         raise InputError(f"{path}: say how many frames one is taken of, as {entry}?every=10")
-    if entry.endswith(SHARDS) or entry.startswith(TABLE) or FRAMES.fullmatch(entry):
+    if entry.endswith((SHARDS, LIST)) or entry.startswith(TABLE) or FRAMES.fullmatch(entry):
         return Pattern(entry)
     return Pattern(entry if "{name}" in entry else f"{entry.rstrip('/')}/{{name}}.*")

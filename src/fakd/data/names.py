@@ -4,10 +4,12 @@ import codecs
 import posixpath
 import re
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from pathlib import Path
 
 from fakd.errors import InputError, some
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
 def composed(text: str) -> str:
@@ -34,7 +36,7 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     """Read a list of names, one a line, in UTF-8 or marked UTF-16.
 
     Bytes that are no UTF-8 stand for themselves, as they do in names of files. Spaces around a
-    name are left out, unless it is ``known`` with them.
+    name are left out, unless it is ``known`` with them, and so is the suffix of an image.
 
     Raises:
         InputError: the file cannot be read, or is no text.
@@ -53,7 +55,60 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     names = [line if line in known else line.strip() for line in lines]
     # Another spelling of one path, such as ./a or b//a, names the same file.
     names = [name if name in known else posixpath.normpath(name) for name in names if name]
-    return [*dict.fromkeys(names)]
+    return [*dict.fromkeys(n if n in known else _without_suffix(n, known) for n in names)]
+
+
+def _without_suffix(name: str, known: Container[str]) -> str:
+    stem, suffix = posixpath.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES and stem in known else name
+
+
+def is_list(entry: str) -> bool:
+    """Tell a file of names from the name of an image, and from a pattern."""
+    return "*" not in entry and not entry.lower().endswith(IMAGE_SUFFIXES)
+
+
+def list_file(file: str, root: Path, description: Path) -> Path:
+    """Find a list among the data, or beside the description of data that others own."""
+    path, beside = as_stored(root / file), description.parent / file
+    return beside if beside.is_file() and not path.is_file() else path
+
+
+def excluded(
+    entries: Iterable[str],
+    known: Collection[str],
+    read: Callable[[str], Iterable[str]],
+    others: bool = False,
+) -> set[str]:
+    """Collect the names that entries leave out: a pattern with ``*``, an image, or a list of names.
+
+    Args:
+        entries: as a description has them.
+        known: the names of images, without suffix.
+        read: reads the names of a list.
+        others: whether images and lists may also name what is not known.
+
+    Raises:
+        InputError: an entry means no image.
+    """
+    out: set[str] = set()
+    for entry in entries:
+        name, wrong = composed(entry), None
+        if name.lower().endswith(IMAGE_SUFFIXES):
+            name = posixpath.splitext(name)[0]
+        if "*" in entry:
+            pattern = re.compile(".*".join(map(re.escape, name.split("*"))))
+            found = {each for each in known if pattern.fullmatch(each)}
+            wrong = None if found else "fits no image"
+        else:
+            found = {*read(entry)} if is_list(entry) else {name}
+            if not others and (unknown := sorted(found - {*known})):
+                wrong = f"names {some(unknown, 2)}, which no image is called"
+        if wrong is not None:
+            like = f"; they are called like {min(known)}" if known else ""
+            raise InputError(f"exclude: {entry} {wrong}{like}")
+        out |= found
+    return out
 
 
 def gap(names: Sequence[str], wanted: int) -> str | None:

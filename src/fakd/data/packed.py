@@ -7,6 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from fakd.data.description import SHARDS, TABLE
+from fakd.data.names import as_stored
+
 
 class Packed(ABC):
     """A file within another one, opened and read as a path is; its text tells it from others."""
@@ -72,3 +75,17 @@ Place = Path | Packed
 """Where a picture lies."""
 Folder = Path | PackedFolder
 """Where pictures lie."""
+
+
+def open_folder(root: Path, text: str) -> Folder:
+    """Find a folder, or open shards or a table as one."""
+    # Imported here because a folder of files needs neither of them.
+    if text.startswith(TABLE):
+        from fakd.data.tables import TableFolder
+
+        return TableFolder(root / text.removeprefix(TABLE))
+    if text.endswith(SHARDS) and not (root / text).is_dir():
+        from fakd.data.shards import ShardFolder
+
+        return ShardFolder(root, text)
+    return as_stored(root / text)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
-from fakd.data.folders import described_folder
+from fakd.data.folders import SCENES, described_folder
 from fakd.data.matching import Listing, listed
-from fakd.data.published import read_published, recognised
+from fakd.data.published import PUBLISHED, read_published, recognised
 from fakd.data.scan import files_below
-from fakd.data.unlabelled import unlabelled_images
+from fakd.data.unlabelled import training_images
 from fakd.errors import InputError, counted, some
 from fakd.inspection.annotations import AFTER_MASKS, BEFORE_MASKS, annotations_in, draw_masks
 from fakd.inspection.annotations.regions import Annotations
@@ -59,6 +59,7 @@ def open_path(
             be drawn and ``save`` is not given, or it has what would be written.
     """
     path = path.expanduser()
+    _refuse_built_in(path)
     if path.is_file() and path.suffix.lower() in ARCHIVES:
         raise InputError(f"{path} is an archive; unpack it and give the folder")
     there = [] if save is None else [save / name for name in SAVED if (save / name).exists()]
@@ -74,6 +75,22 @@ def open_path(
             "leave it out"
         )
     return opened or _undescribed(path, save, advance)
+
+
+def _refuse_built_in(path: Path) -> None:
+    """Say what to do with a word that other commands take as --data."""
+    word = str(path)
+    if path.exists() or word not in (SCENES, *PUBLISHED):
+        return
+    if word == SCENES:
+        raise InputError(
+            f"{word} are drawn by fakd itself, so there is nothing to check: train with --data "
+            f"{word}; here, give a folder of your own"
+        )
+    raise InputError(
+        f"{word} is a reader, and what it reads is elsewhere: give the folder that holds the data, "
+        "which is recognised by what is in it"
+    )
 
 
 def open_listed(data: SegmentationData) -> Opened:
@@ -105,10 +122,11 @@ def _described(root: Path, described: Description, origin: str) -> Opened:
     splits = listed(root, described, lenient=True)
     train, val = splits
     try:
-        images, left_out = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
+        images, left_out = training_images(root, described, train.pairs, val.pairs)
     except InputError as error:
         train.refusals.append(str(error))
     else:
+        train.pairs = images.pairs
         train.remarks += left_out
         if more := len(images) - len(train.pairs):
             said = counted(more, "further training image has", "further training images have")

@@ -187,7 +187,10 @@ def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
         remedy = "add the photos, under the names of the masks, in a folder of their own"
     else:
         found[-1] += " and no masks of classes"
-        remedy = "export semantic masks, one for each image and under its name"
+        remedy = (
+            "export semantic masks, one for each image and under its name; or, beside data that "
+            f"have some, give them to fakd distill as --data.unlabelled {root}"
+        )
     return (
         f"expected images and PNG masks of like names below {root}, but found {', '.join(found)}; "
         f"{remedy}"

@@ -51,6 +51,8 @@ _PLACES: Mapping[str, _Place] = {
     ),
 }
 """By the name of the YAML file that describes the set; of those in one place the first is meant."""
+PUBLISHED = ("ade20k", "cityscapes", "pascal_context", "voc2012")
+"""The words for these sets."""
 
 
 def ade20k(root: str | Path) -> SegmentationData:
