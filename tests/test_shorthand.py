@@ -1,3 +1,4 @@
+import inspect
 import json
 import re
 
@@ -5,10 +6,11 @@ import pytest
 import yaml
 
 from fakd.cli import parse
+from fakd.data import folder
 from fakd.errors import InputError
 from fakd.losses import PRESETS
 from fakd.settings import Hardware, Schedule
-from fakd.shorthand import PACKAGES, first_unknown, gather
+from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, require_there
 from fakd.specs import nearest
 
 FLAGS = ["data", "teacher", "student", "run"]
@@ -114,3 +116,39 @@ def test_a_loss_that_is_misspelt_is_suggested_by_the_name_that_works(wrong, righ
     with pytest.raises(InputError, match=f"there is no {re.escape(wrong)}; did you mean {right}"):
         gather([f"--distillation={wrong}"], ["distillation"])
     assert gather([f"--distillation={right}"], ["distillation"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--unlabelled", "photos"], "there is no unlabelled; give data.unlabelled instead"),
+        (["--unlabeled=photos"], "there is no unlabeled; give data.unlabelled instead"),
+        (["--augmentation.crop", "224x160"], "several numbers, such as 224,160, got 224x160"),
+        (["--augmentation.crop", "64"], "several numbers, such as 64,64, got 64"),
+        (
+            ["--seed", "1", "runs/t"],
+            "unexpected argument runs/t; give it as --NAME VALUE, or before all",
+        ),
+    ],
+)
+def test_a_near_miss_is_answered_with_what_works(given, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        parse("train", ["--network", "pspnet", "--data", "scenes", *given])
+
+
+def test_what_is_looked_for_by_another_name_is_there():
+    arguments = inspect.signature(folder).parameters
+    named = [now.removeprefix("data.") for now in MOVED.values() if now.startswith("data.")]
+    assert {"unlabelled", "exclude"} <= {*named} <= arguments.keys()
+
+
+def test_a_path_that_is_not_there_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"data.mine does not exist; did you mean data/mine\?"):
+        require_there("data", spec("fakd.data.folder", root="data\\mine"))
+    with pytest.raises(InputError, match=re.escape(f"my does not exist in {tmp_path}; give a")):
+        require_there("data", spec("fakd.data.folder", root="my"))
+    with pytest.raises(InputError, match=r"/my does not exist; give a"):
+        require_there("data", spec("fakd.data.folder", root=str(tmp_path / "my")))
+    require_there("data", spec("fakd.data.folder", root="data/mine"))

@@ -192,7 +192,7 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
-            raise InputError(f"there is no {wrong} any more; give {now} instead")
+            raise InputError(f"there is no {wrong}; give {now} instead")
         raise InputError(_no_such(name, wrong, known))
     if "--print_config" in arguments:
         arguments = [_in_full(argument) for argument in arguments]

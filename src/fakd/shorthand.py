@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fakd import data, losses, models
@@ -46,7 +47,7 @@ _OPTIMIZER = {each.name for each in fields(Optimizer)}
 _NUMBERS = re.compile(r"[-+.\deE]*\d[-+.\deE]*(,[-+.\deE]*\d[-+.\deE]*)+")
 # Flags without a value.
 _BARE = ("help", "print_config")
-# Settings of version 0.1 that have been renamed.
+# Other names under which users may look for a setting: those of version 0.1, data arguments.
 MOVED = {
     "weight": "distillation.weight, an argument of the loss,",
     "auxiliary_weight": "task.auxiliary_weight",
@@ -54,6 +55,9 @@ MOVED = {
     "schedule.momentum": "optimizer.arguments.momentum",
     "schedule.weight_decay": "optimizer.weight_decay",
     "schedule.head_multiplier": "optimizer.head_multiplier",
+    **{name: f"data.{name}" for name in ("unlabelled", "labelled", "exclude", "root")},
+    "unlabeled": "data.unlabelled",
+    "labeled": "data.labelled",
 }
 
 
@@ -226,7 +230,12 @@ def require_there(key: str, spec: Mapping[str, Any]) -> None:
     parameter, kinds = OPENERS.get(spec["class_path"], ("", ""))
     path = arguments.get(parameter)
     if path is not None and not expanded(str(path)).exists():
-        raise InputError(f"{key}: {path} does not exist; give {kinds}")
+        # A path with the separators of Windows, on another system.
+        slashed = str(path).replace("\\", "/")
+        if slashed != str(path) and expanded(slashed).exists():
+            raise InputError(f"{key}: {path} does not exist; did you mean {slashed}?")
+        where = "" if expanded(str(path)).is_absolute() else f" in {Path.cwd()}"
+        raise InputError(f"{key}: {path} does not exist{where}; give {kinds}")
 
 
 def _split(
@@ -250,7 +259,9 @@ def _split(
         if word == "-h":
             yield "help", None
         elif not word.startswith("--"):
-            raise InputError(f"unexpected argument {word}; give values as --NAME VALUE")
+            raise InputError(
+                f"unexpected argument {word}; give it as --NAME VALUE, or before all flags"
+            )
         elif equals or name in _BARE:
             yield name, value if equals else None
         elif words and not words[0].startswith("--"):
@@ -337,6 +348,7 @@ def one_line(message: str) -> str:
         return f"{key[1]}: {re.sub(r'^Parser key [^:]+: ', '', text)}" if key else text
     kinds = [_WORDS.get(kind, kind) or choices or other for kind, choices, other in wanted]
     expected = " or ".join(kind for kind in kinds if kind != "NoneType")
-    if expected == "a list" and given[1].isdecimal():
-        expected = f"several numbers, such as {given[1]},{given[1]}"
+    numbers = re.findall(r"\d+(?:\.\d+)?", given[1])
+    if expected == "a list" and numbers:
+        expected = f"several numbers, such as {','.join(numbers * (2 if len(numbers) == 1 else 1))}"
     return f"{key[1]}: expected {expected}, got {given[1]}"

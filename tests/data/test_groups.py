@@ -123,3 +123,14 @@ def test_data_check_proposes_groups_until_they_are_declared(clips):
     (line,) = [text for text in said if "look like frames of 2 clips" in text]
     described(clips, group=line.split("group: '")[1].split("'")[0])
     assert not any("frames" in each.text for each in inspected(clips).findings)
+
+
+def test_data_check_proposes_no_group_that_holds_all(clips):
+    described(clips)
+    for name in NAMES:
+        for kind in ("images", "masks"):
+            file = clips / "val" / kind / f"{name}.png"
+            file.rename(file.with_name(f"clip7_{NAMES.index(name)}.png"))
+    said = " ".join(each.text for each in inspected(clips).findings)
+    assert "look like frames of 1 clip, so scores describe that clip alone" in said
+    assert "group:" not in said

@@ -70,7 +70,7 @@ train:
   - images: "photos/{name}_rgb.jpg"
     masks: "truth/{name}_ids.png"
     list: [[none.txt], [test.txt, learn.txt]]
-    except: [test.txt]
+    exclude: [test.txt]
 """,
         )
     )
@@ -83,7 +83,7 @@ def test_lists_exclude_from_all_that_match_and_may_lie_beside_the_description(ow
     elsewhere = tmp_path / "described"
     elsewhere.mkdir()
     described = elsewhere / "dataset.yaml"
-    described.write_text(LAYOUT.replace("list: learn.txt", "except: [held-out.txt]"))
+    described.write_text(LAYOUT.replace("list: learn.txt", "exclude: [held-out.txt]"))
     (elsewhere / "held-out.txt").write_text("south/2\n")
     assert [pair.name for pair in folder(own.root, described).train.pairs] == ["north/1"]
     # What lies among the data comes first.
@@ -93,7 +93,18 @@ def test_lists_exclude_from_all_that_match_and_may_lie_beside_the_description(ow
     assert "held-out.txt leaves no image to use" in message(lambda: folder(own.root, described))
     (own.root / "held-out.txt").write_text("north/1\nnorth/l\n")
     said = message(lambda: folder(own.root, described))
-    assert "held-out.txt excludes north/l, but no image has that name" in said
+    assert "exclude: held-out.txt names north/l, but no image has that name; " in said
+    assert "names look like north/1" in said
+    (own.root / "held-out.txt").write_text("north/1.JPG\n")
+    assert [pair.name for pair in folder(own.root, described).train.pairs] == ["south/2"]
+    for entries, left in (("north/*", ["south/2"]), ("[south/2.jpg]", ["north/1"])):
+        described.write_text(LAYOUT.replace("list: learn.txt", f"exclude: {entries}"))
+        assert [pair.name for pair in folder(own.root, described).train.pairs] == left
+    described.write_text(LAYOUT.replace("list: learn.txt", "exclude: nroth*"))
+    said = message(lambda: folder(own.root, described))
+    assert "exclude: nroth* matches no image; names look like north/1" in said
+    assert f"change train in {described}" in said
+    described.write_text(LAYOUT.replace("list: learn.txt", "exclude: [held-out.txt]"))
     (own.root / "held-out.txt").unlink()
     (elsewhere / "held-out.txt").unlink()
     assert "held-out.txt" in message(lambda: folder(own.root, described))

@@ -13,6 +13,7 @@ from PIL import Image
 from fakd.data import Augmentation, folder, training_batches
 from fakd.data.rare import RareDraw, Shown, class_probabilities
 from fakd.errors import InputError
+from fakd.inspection import inspected
 from fakd.settings import IGNORE
 
 CROP = Augmentation(crop=(16, 16), scale=(1.0, 1.0), photometric=False)
@@ -141,6 +142,21 @@ def test_a_list_names_the_labelled(root, tmp_path):
         ("unlabelled: [more, more/a]", "is in both unlabelled and unlabelled"),
         ("unlabelled: 3", "must name a folder"),
         ("unlabelled: [3]", "must be a list of folders, got 3"),
+        ("unlabelled: gone.txt", "cannot read the list .*gone.txt"),
+        ("unlabelled: empty.txt", "empty.txt names no image; write one image path per line"),
+        (
+            "unlabelled: wrong.txt",
+            r"wrong.txt names .*more/a/66.png, .*empty.txt, .*are relative to",
+        ),
+        ("exclude: 3", "exclude must be a list, got 3"),
+        (
+            "exclude: '77*'\nunlabelled: more",
+            r"exclude: 77\* matches no image; names look like 0",
+        ),
+        ("exclude: 77.png", "exclude: 77.png names 77, but no image has that name"),
+        ("exclude: gone.txt", "cannot read the list .*gone.txt"),
+        ("exclude: '*'", "exclude leaves no training image"),
+        ("except: a", "unknown key 'except'; did you mean 'exclude'"),
         ("labelled: 0", "labelled must be a number of images"),
         ("labelled: 1.5", "labelled must be a number of images"),
         ("labelled: 11", "labelled asks for 11 images, but train has 10"),
@@ -148,8 +164,59 @@ def test_a_list_names_the_labelled(root, tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused(root, text, reason):
+    (root / "empty.txt").write_text("\n")
+    (root / "wrong.txt").write_text("more/a/6.png\nmore/a/66.png\nempty.txt\n")
     with pytest.raises(InputError, match=reason):
         described(root, text)
+
+
+def names_of(data):
+    return [data.train.name(index) for index in range(len(data.train))]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "out"),
+    [
+        ("'a/*'", {"a/10", "a/11", "a/6", "a/7", "a/8", "a/9"}),
+        ("a/7.png", {"a/7"}),
+        ("['*1*', bad.txt]", {"1", "a/10", "a/11", "3", "a/9"}),
+    ],
+)
+def test_single_training_images_are_left_out_with_and_without_labels(root, exclude, out):
+    (root / "bad.txt").write_text("3.png\na/9\n")
+    whole = described(root, "unlabelled: more")
+    data = described(root, f"unlabelled: more\nexclude: {exclude}")
+    assert set(names_of(whole)) - set(names_of(data)) == out
+    assert names_of(data) == [name for name in names_of(whole) if name not in out]
+    (remark,) = data.remarks
+    assert f"{len(out)} training image" in remark
+    assert "left out by exclude" in remark
+    assert data.fingerprint() != whole.fingerprint()
+    assert len(data.val) == len(whole.val)
+    kept = described(root, f"unlabelled: more\nexclude: {exclude}\nlabelled: 5").train
+    assert len(kept.labelled_indices()) == 5
+    found = inspected(root).findings
+    assert any("left out by exclude" in each.text for each in found)
+
+
+def test_a_flag_leaves_out_what_it_names_from_where_the_command_runs(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_text("a/6\n")
+    data = folder("data", unlabelled="data/more", exclude=["*8.png", "bad.txt"])
+    assert {"8", "a/8", "a/6"}.isdisjoint(names_of(data))
+    assert len(data.train) == 13
+    assert data.config["init_args"]["exclude"] == ["*8.png", "bad.txt"]
+
+
+def test_a_list_names_the_files_without_labels(root, tmp_path, monkeypatch):
+    (root / "more" / "keep.txt").write_text("a/9.png\n./a/6.png\n\n")
+    assert names_of(described(root, "unlabelled: more/keep.txt"))[10:] == ["more/a/6", "more/a/9"]
+    draw(root / "more" / "b" / "x.png", 5)
+    (root / "more" / "keep.txt").write_text(f"{root / 'more/a/9.png'}\nb/x.png\n")
+    assert names_of(described(root, "unlabelled: more/keep.txt"))[10:] == ["a/9", "b/x"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("data/more/a/10.png\n")
+    assert names_of(folder("data", unlabelled="mine.txt"))[10:] == ["a/9", "b/x", "10"]
 
 
 def test_images_of_both_splits_are_named(root):

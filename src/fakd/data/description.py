@@ -19,6 +19,7 @@ from fakd.data.layout import (
     as_list,
     as_text,
     check_keys,
+    files_named,
     mask_id,
     read_encoding,
     read_layout,
@@ -36,12 +37,22 @@ _SETTINGS = {
 _KEYS = (
     *("name", "root", "source", "classes", "palette", *ENCODING_KEYS, "masks", "ignore_colors"),
     *("range", "bands"),
-    *("train", "val", "test", "unlabelled", "labelled", "group", "worthwhile", *_SETTINGS),
+    *(
+        "train",
+        "val",
+        "test",
+        "unlabelled",
+        "exclude",
+        "labelled",
+        "group",
+        "worthwhile",
+        *_SETTINGS,
+    ),
 )
 
 
-SHARDS, TABLE = ".tar", "hf:"
-"""Suffix of tar shards and prefix of a table of datasets, as sources of images."""
+SHARDS, TABLE, LIST = ".tar", "hf:", ".txt"
+"""Suffix of tar shards, prefix of a table of datasets, and suffix of a list, as image sources."""
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 FRAMES = re.compile(r"(?P<file>.+)\?every=(?P<every>[1-9]\d*)")
 """A video, of which every nth frame is taken."""
@@ -74,6 +85,8 @@ class Description:
     test: tuple[Part, ...]
     unlabelled: tuple[Pattern, ...]
     """Locations of additional training images without labels."""
+    exclude: tuple[str, ...]
+    """Training images to exclude, as read by `fakd.data.names.excluded`."""
     labelled: Labelled | None
     """Which training images keep their labels; None for all."""
     protocol: Mapping[str, Any] | None
@@ -143,6 +156,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         val=read_layout(content, "val", names, path, class_ids),
         test=read_layout(content, "test", names, path, class_ids),
         unlabelled=read_unlabelled(content, path),
+        exclude=files_named(content.get("exclude", []), "exclude", path),
         labelled=read_labelled(content, path),
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
@@ -235,7 +249,7 @@ def _repeated(palette: tuple[Colour, ...]) -> Colour | None:
 
 
 def read_unlabelled(content: Mapping[str, Any], path: Path) -> tuple[Pattern, ...]:
-    """Read where images without labels are: folders, patterns, shards, tables or videos.
+    """Read where images without labels are: folders, patterns, lists, shards, tables or videos.
 
     Raises:
         InputError: a value is none of these; the message names the file.
@@ -280,6 +294,6 @@ def _unlabelled_pattern(entry: object, path: Path) -> Pattern:
         raise InputError(f"{path}: unlabelled must be a list of folders, got {entry!r}")
     if entry.lower().endswith(VIDEOS):
         raise InputError(f"{path}: say which frames to take, for example {entry}?every=10")
-    if entry.endswith(SHARDS) or entry.startswith(TABLE) or FRAMES.fullmatch(entry):
+    if entry.endswith((SHARDS, LIST)) or entry.startswith(TABLE) or FRAMES.fullmatch(entry):
         return Pattern(entry)
     return Pattern(entry if "{name}" in entry else f"{entry.rstrip('/')}/{{name}}.*")

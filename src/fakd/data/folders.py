@@ -16,13 +16,18 @@ from fakd.data.description import (
     read_description,
     read_unlabelled,
 )
+from fakd.data.labelled import without_labels
 from fakd.data.layout import IMAGE_SUFFIXES, Pattern
 from fakd.data.masks import Pair
 from fakd.data.matching import listed
+from fakd.data.names import is_list
 from fakd.data.scan import files_below
-from fakd.data.unlabelled import Images, copies, unlabelled_images, without_labels
+from fakd.data.unlabelled import Images, copies, training_images
 from fakd.errors import InputError, counted, some
 from fakd.files import expanded
+
+SCENES = "scenes"
+"""The name of the built-in data, as given to ``--data``."""
 
 
 def folder(
@@ -30,6 +35,7 @@ def folder(
     description: str | Path | None = None,
     unlabelled: str | list[str] | None = None,
     labelled: int | float | str | None = None,
+    exclude: str | list[str] | None = None,
 ) -> SegmentationData:
     """Open a data set of files: ``{train,val}/{images,masks}/*``, masks named like their images.
 
@@ -41,11 +47,13 @@ def folder(
         root: The folder, or a description inside it. If the description has ``root:``, the files
             are there instead.
         description: The YAML file; ``dataset.yaml`` in the folder by default.
-        unlabelled: Folders of additional training images without labels: the teacher supplies their
-            classes.
+        unlabelled: Folders of additional training images without labels, for which the teacher
+            supplies the classes; or patterns, lists of paths (.txt), and other sources.
         labelled: How many training images keep their labels, which share of them, how many per
             class ("10 per class"), or a file of their names; the others count as unlabelled.
             Smaller subsets are contained in larger ones.
+        exclude: Training images to exclude, labelled or not: a file name, a pattern such as
+            "*_blurred", or a file of names.
 
     Raises:
         InputError: a file or folder is missing, or the description is wrong.
@@ -66,6 +74,11 @@ def folder(
         more = read_unlabelled({"unlabelled": absolute}, described.path)
         described = replace(described, unlabelled=(*described.unlabelled, *more))
         arguments["unlabelled"] = unlabelled
+    if exclude is not None:
+        entries = [exclude] if isinstance(exclude, str) else exclude
+        here = [_absolute(entry) if is_list(entry) else entry for entry in entries]
+        described = replace(described, exclude=(*described.exclude, *here))
+        arguments["exclude"] = exclude
     if check_labelled(labelled) is not None:
         names = isinstance(labelled, str) and not PER_CLASS.fullmatch(labelled)
         kept = str(expanded(str(labelled)).absolute()) if names else labelled
@@ -106,14 +119,12 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         InputError: a file or folder is missing.
     """
     train, val = listed(root, described)
+    images, left_out = training_images(root, described, train.pairs, val.pairs)
     if described.labelled is not None:
         if not train.labelled:
             raise InputError(f"labelled: train of {root} has no masks at all; remove labelled")
-        train.pairs = without_labels(
-            train.pairs, described.labelled, root, len(described.class_names)
-        )
-    images, left_out = unlabelled_images(described.unlabelled, root, train.pairs, val.pairs)
-    if both := sorted({pair.image for pair in train.pairs} & {pair.image for pair in val.pairs}):
+        images.pairs = without_labels(images.pairs, described.labelled, described, root)
+    if both := sorted({pair.image for pair in images.pairs} & {pair.image for pair in val.pairs}):
         train.doubts.append(
             f"{counted(len(both), 'image is', 'images are')} in both train and val "
             f"({some(both, 2)}): scores are too high"
@@ -188,4 +199,4 @@ def open_data(data: SegmentationData | str | Path) -> SegmentationData:
         return data
     from fakd.data.streets.dataset import scenes
 
-    return scenes() if data == "scenes" else folder(data)
+    return scenes() if data == SCENES else folder(data)

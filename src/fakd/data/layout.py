@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fakd.data.names import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from fakd.data.names import composed
 from fakd.errors import InputError
 from fakd.settings import IGNORE
@@ -18,7 +19,6 @@ NO_CLASS = (255, 2**16 - 1)
 """Mask ids of 8 and 16 bits that have no class unless assigned to one."""
 NEAREST = -3
 """Unknown ids up to 255 and unknown colours get the class of the nearest described one."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 MASK_SUFFIXES = IMAGE_SUFFIXES
 _PICTURES = (
     *(*IMAGE_SUFFIXES, ".jfif", ".jp2", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".tga"),
@@ -26,7 +26,7 @@ _PICTURES = (
 )
 """Suffixes of image formats, including those that are not read."""
 _NAME = "{name}"
-_PART_KEYS = ("images", "masks", "list", "except", "count")
+_PART_KEYS = ("images", "masks", "list", "exclude", "count")
 
 
 def check_keys(content: Mapping[Any, Any], known: tuple[str, ...], path: Path) -> None:
@@ -251,7 +251,7 @@ class Part:
     """Groups of files with one name per line, of which the first complete group is used; empty for
     every image."""
     excluded: tuple[str, ...] = ()
-    """Files with the names of images to exclude."""
+    """What to exclude: files of names, images, or patterns of names."""
     count: int | None = None
     """The expected number of images."""
     may_lack_masks: bool = False
@@ -324,7 +324,7 @@ def _part(
         images=_pattern(entry["images"], "images", path),
         masks=tuple(map(read_masks, masks if isinstance(masks, list) else [masks])),
         lists=_lists(entry.get("list"), path),
-        excluded=_files(entry.get("except", []), "except", path),
+        excluded=files_named(entry.get("exclude", []), "exclude", path),
         count=count,
     )
 
@@ -347,11 +347,16 @@ def _lists(value: object, path: Path) -> tuple[tuple[str, ...], ...]:
     if value is None:
         return ()
     if isinstance(value, list) and any(isinstance(group, list) for group in value):
-        return tuple(_files(group, "list", path) for group in value)
-    return (_files(value, "list", path),)
+        return tuple(files_named(group, "list", path) for group in value)
+    return (files_named(value, "list", path),)
 
 
-def _files(value: object, key: str, path: Path) -> tuple[str, ...]:
+def files_named(value: object, key: str, path: Path) -> tuple[str, ...]:
+    """Read one or several file names.
+
+    Raises:
+        InputError: the value is neither; the message names the key.
+    """
     files = [value] if isinstance(value, str) else as_list(value, key, path)
     if not all(isinstance(file, str) for file in files) or (key == "list" and not files):
         raise InputError(f"{path}: {key} must name files, got {value!r}; write {key}: names.txt")

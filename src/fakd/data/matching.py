@@ -8,11 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from fakd.data.description import SHARDS, TABLE, Description
+from fakd.data.description import Description
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
 from fakd.data.masks import MaskReader, Pair
-from fakd.data.names import as_stored, composed, gap, read_names, what_is_there
-from fakd.data.packed import Folder, PackedFolder, Place
+from fakd.data.names import (
+    composed,
+    excluded,
+    gap,
+    list_file,
+    read_names,
+    what_is_there,
+)
+from fakd.data.packed import Folder, PackedFolder, Place, open_folder
 from fakd.data.scan import files_below
 from fakd.errors import InputError, some
 
@@ -66,7 +73,7 @@ def listed(
         InputError: a folder, list, listed image or mask is missing; not if ``lenient``.
     """
     # Each folder is listed once for all parts and splits.
-    files, folder = files or cache(files_below), cache(partial(_folder, root))
+    files, folder = files or cache(files_below), cache(partial(open_folder, root))
     found = []
     for split in splits:
         parts: Sequence[Part] = getattr(description, split)
@@ -96,7 +103,7 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
         if first.image == second.image:
             _refuse(
                 f"{first.image} is in two parts of {split} in {path}; remove it from one, for "
-                "example with except:",
+                "example with exclude:",
                 listing,
                 lenient,
             )
@@ -251,13 +258,15 @@ class _Matcher:
         lists, refused = self._lists(), len(self._listing.refusals)
         if not images or (self._part.lists and not lists):
             return []
-        excluded = {name for file in self._part.excluded for name in self._names(file, images)}
-        if not lists and (unknown := sorted(excluded - {*images})):
-            why = f"excludes {some(unknown, 2)}, but no image has that name; {self._remedy()}"
-            self._refuse(f"{self._root / self._part.excluded[0]} {why}")
+        out: set[str] = set()
+        try:
+            read = partial(self._names, images=images)
+            out = excluded(self._part.excluded, images.keys(), read, others=bool(lists))
+        except InputError as error:
+            self._refuse(f"{error}; {self._remedy()}")
         listed = [name for file in lists for name in self._names(file, images)]
         every = listed if self._part.lists else sorted(images)
-        names = dict.fromkeys(name for name in every if name not in excluded)
+        names = dict.fromkeys(name for name in every if name not in out)
         if missing := [name for name in names if name not in images]:
             path = self._root / self._part.images.path(missing[0])
             more = f" (and {len(missing) - 1} more like it)" if missing[1:] else ""
@@ -364,9 +373,7 @@ class _Matcher:
         return ()
 
     def _list(self, file: str) -> Path:
-        """Find a list in the data folder, or next to the description if the data are read-only."""
-        path, beside = as_stored(self._root / file), self._description.path.parent / file
-        return beside if beside.is_file() and not path.is_file() else path
+        return list_file(file, self._root, self._description.path)
 
     def _names(self, file: str, images: Container[str]) -> list[str]:
         try:
@@ -383,17 +390,3 @@ class _Matcher:
         if self._description.source is not None:
             return f"it comes with {self._description.source}"
         return f"add it, or change {self._split} in {self._description.path}"
-
-
-def _folder(root: Path, text: str) -> Folder:
-    """Find a folder, or open shards or a table as one."""
-    # Imported here because a folder of files needs neither.
-    if text.startswith(TABLE):
-        from fakd.data.tables import TableFolder
-
-        return TableFolder(root / text.removeprefix(TABLE))
-    if text.endswith(SHARDS) and not (root / text).is_dir():
-        from fakd.data.shards import ShardFolder
-
-        return ShardFolder(root, text)
-    return as_stored(root / text)

@@ -4,10 +4,12 @@ import codecs
 import posixpath
 import re
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from pathlib import Path
 
 from fakd.errors import InputError, some
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
 def composed(text: str) -> str:
@@ -33,8 +35,8 @@ def as_stored(path: Path) -> Path:
 def read_names(path: Path, known: Container[str]) -> list[str]:
     """Read a list of names, one per line, in UTF-8 or UTF-16 with a byte-order mark.
 
-    Bytes that are not UTF-8 are kept, as in file names. Spaces around a name are stripped unless
-    the name with them is in ``known``.
+    Bytes that are not UTF-8 are kept, as in file names. Spaces around a name and the suffix of an
+    image are stripped unless the name with them is in ``known``.
 
     Raises:
         InputError: the file cannot be read, or is not text.
@@ -53,7 +55,60 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     names = [line if line in known else line.strip() for line in lines]
     # Other spellings of a path, such as ./a or b//a, name the same file.
     names = [name if name in known else posixpath.normpath(name) for name in names if name]
-    return [*dict.fromkeys(names)]
+    return [*dict.fromkeys(n if n in known else _without_suffix(n, known) for n in names)]
+
+
+def _without_suffix(name: str, known: Container[str]) -> str:
+    stem, suffix = posixpath.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES and stem in known else name
+
+
+def is_list(entry: str) -> bool:
+    """Whether an entry is a file of names, rather than an image or a pattern."""
+    return "*" not in entry and not entry.lower().endswith(IMAGE_SUFFIXES)
+
+
+def list_file(file: str, root: Path, description: Path) -> Path:
+    """Find a list in the data folder, or next to the description if the data are read-only."""
+    path, beside = as_stored(root / file), description.parent / file
+    return beside if beside.is_file() and not path.is_file() else path
+
+
+def excluded(
+    entries: Iterable[str],
+    known: Collection[str],
+    read: Callable[[str], Iterable[str]],
+    others: bool = False,
+) -> set[str]:
+    """Collect the names to exclude; an entry is a pattern with ``*``, an image, or a list of names.
+
+    Args:
+        entries: The values of ``exclude`` in a description.
+        known: The names of the images, without suffix.
+        read: Reads the names in a list.
+        others: Whether images and lists may also name images that are not ``known``.
+
+    Raises:
+        InputError: an entry matches no image.
+    """
+    out: set[str] = set()
+    for entry in entries:
+        name, wrong = composed(entry), None
+        if name.lower().endswith(IMAGE_SUFFIXES):
+            name = posixpath.splitext(name)[0]
+        if "*" in entry:
+            pattern = re.compile(".*".join(map(re.escape, name.split("*"))))
+            found = {each for each in known if pattern.fullmatch(each)}
+            wrong = None if found else "matches no image"
+        else:
+            found = {*read(entry)} if is_list(entry) else {name}
+            if not others and (unknown := sorted(found - {*known})):
+                wrong = f"names {some(unknown, 2)}, but no image has that name"
+        if wrong is not None:
+            like = f"; names look like {min(known)}" if known else ""
+            raise InputError(f"exclude: {entry} {wrong}{like}")
+        out |= found
+    return out
 
 
 def gap(names: Sequence[str], wanted: int) -> str | None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from fakd.data.description import SHARDS, TABLE
+from fakd.data.names import as_stored
+
 
 class Packed(ABC):
     """A file within another one, with the interface of a path; identified by its text."""
@@ -72,3 +75,17 @@ Place = Path | Packed
 """The location of an image."""
 Folder = Path | PackedFolder
 """The location of several images."""
+
+
+def open_folder(root: Path, text: str) -> Folder:
+    """Find a folder, or open shards or a table as one."""
+    # Imported here because a folder of files needs neither.
+    if text.startswith(TABLE):
+        from fakd.data.tables import TableFolder
+
+        return TableFolder(root / text.removeprefix(TABLE))
+    if text.endswith(SHARDS) and not (root / text).is_dir():
+        from fakd.data.shards import ShardFolder
+
+        return ShardFolder(root, text)
+    return as_stored(root / text)

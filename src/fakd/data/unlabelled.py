@@ -1,4 +1,4 @@
-"""Training images without labels: from additional folders, or with their masks set aside."""
+"""Training images without labels, from additional folders and other sources."""
 
 import hashlib
 import os
@@ -7,77 +7,16 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fakd.data.description import FRAMES, PER_CLASS, SHARDS, TABLE, Labelled
+from fakd.data.description import FRAMES, LIST, SHARDS, TABLE, Description
 from fakd.data.layout import IMAGE_SUFFIXES, Levels, Pattern
 from fakd.data.masks import Pair
-from fakd.data.names import as_stored, composed, read_names
+from fakd.data.names import as_stored, composed, excluded, list_file, read_names
 from fakd.data.packed import Packed, Place
 from fakd.data.scan import files_below
 from fakd.errors import InputError, counted, some
-from fakd.settings import IGNORE
-
-SHARE = 1e-3
-"""Share of an image's pixels above which it shows a class; less may be noise."""
-
-
-def without_labels(
-    pairs: Sequence[Pair], labelled: Labelled, root: Path, classes: int
-) -> list[Pair]:
-    """Drop all masks except for a number, a share, a number per class, or a list of names.
-
-    Those kept are chosen by the hash of their names: pseudo-random, the same on every machine, and
-    smaller subsets are contained in larger ones.
-
-    Raises:
-        InputError: the list cannot be read or names a missing image, more labels are requested than
-            there are images, or a mask that has to be read is damaged.
-    """
-    names = {pair.name for pair in pairs}
-    if isinstance(labelled, str) and (found := PER_CLASS.fullmatch(labelled)):
-        kept = _of_each_class(pairs, int(found[1]), classes)
-    elif isinstance(labelled, str):
-        if not as_stored(root / labelled).exists():
-            raise InputError(
-                f"labelled must be a number of images, a share, a number per class such as '10 per "
-                f"class', or a file of names, and there is no file {root / labelled}"
-            )
-        kept = {composed(name) for name in read_names(as_stored(root / labelled), names)}
-        if missing := sorted(kept - names):
-            raise InputError(
-                f"{root / labelled} names {some(missing, 3)}, which are not images of train; "
-                "remove them"
-            )
-        if not kept:
-            raise InputError(f"{root / labelled} names no image; give --data.labelled a number")
-    else:
-        number = labelled if isinstance(labelled, int) else ceil(labelled * len(pairs))
-        if number > len(pairs):
-            raise InputError(f"labelled asks for {number} images, but train has {len(pairs)}")
-        kept = set(sorted(names, key=_drawn)[:number])
-    return [pair if pair.name in kept else pair._replace(mask=None, reader=None) for pair in pairs]
-
-
-def _of_each_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]:
-    """Choose the first images that show a class, a number for each; one may count for several."""
-    wanted, kept = np.full(classes, number), set()
-    for pair in sorted(pairs, key=lambda pair: _drawn(pair.name)):
-        if not wanted.any():
-            break
-        if pair.mask is None or pair.reader is None:
-            continue
-        labels = pair.reader(pair.mask)
-        pixels = np.bincount(labels[labels != IGNORE], minlength=classes)
-        serves = (pixels >= max(1.0, SHARE * labels.size)) & (wanted > 0)
-        wanted -= serves
-        if serves.any():
-            kept.add(pair.name)
-    return kept
 
 
 class Block(ABC):
@@ -103,6 +42,10 @@ class Block(ABC):
         """Yield a line that identifies each image, equal in every copy of the data."""
         for place in range(len(self)):
             yield f"{composed(self.name(place))} {self.stamp(place)}"
+
+
+def _names(block: Block) -> Iterator[str]:
+    return map(block.name, range(len(block)))
 
 
 class _Without(Block):
@@ -166,6 +109,25 @@ class Images(Sequence[Pair]):
             alike = (place for place in range(len(block)) if block.stamp(place) in stamps)
             out = [place for place in alike if block.image(place) in images]
             self.add(_Without(block, out) if out else block)
+
+    def names(self) -> set[str]:
+        """Collect the names of all images, with and without masks."""
+        return {pair.name for pair in self.pairs}.union(*map(_names, self._blocks))
+
+    def exclude(self, out: Collection[str]) -> None:
+        """Remove images by name, with and without masks.
+
+        Raises:
+            InputError: none is left.
+        """
+        if len(out) == len(self):
+            raise InputError("exclude leaves no training image; exclude fewer")
+        blocks, self._blocks = self._blocks, []
+        self.pairs = [pair for pair in self.pairs if pair.name not in out]
+        self._starts = [len(self.pairs)]
+        for block in blocks:
+            those = [place for place, name in enumerate(_names(block)) if name in out]
+            self.add(_Without(block, those) if those else block)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -263,10 +225,28 @@ def _identity(state: os.stat_result) -> int:
     return hash((state.st_dev, state.st_ino))
 
 
+def _listed(file: Path, root: Path) -> tuple[Pattern, list[str]]:
+    """Read a list of image paths, relative to the list, as files of their common folder."""
+    paths = [as_stored(Path(os.path.abspath(file.parent / line))) for line in read_names(file, ())]
+    if not paths:
+        raise InputError(f"{file} names no image; write one image path per line")
+    images = (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() for path in paths)
+    if wrong := [path for path, sound in zip(paths, images, strict=True) if not sound]:
+        raise InputError(
+            f"{file} names {some(wrong, 2)}, but no image is there; paths are relative to "
+            f"{file.parent}"
+        )
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    root = root.absolute()
+    below = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    files = [path.relative_to(folder).as_posix() for path in paths]
+    return Pattern((below / "{name}.*").as_posix()), files
+
+
 def unlabelled_images(
     patterns: Iterable[Pattern], root: Path, train: Sequence[Pair], val: Sequence[Pair]
 ) -> tuple[Images, list[str]]:
-    """List the images of additional folders after the training images; report those left out.
+    """List additional images after the training images; report those left out.
 
     An image keeps its name, unless another training image has it; then its folder becomes part of
     it. Left out are files that are also in training or validation, or earlier in this list, and
@@ -288,14 +268,17 @@ def unlabelled_images(
     }
     taken = {pair.name for pair in train}
     below = cache(files_below)
-    for pattern in patterns:
+    for number, pattern in enumerate(patterns, 1):
         if (block := _packed(pattern.text, root)) is not None:
             images.add(block)
             continue
+        listed = None
+        if pattern.text.endswith(LIST):
+            pattern, listed = _listed(as_stored(root / pattern.text), root)
         path = as_stored(root / pattern.folder)
         if not path.is_dir():
             raise InputError(f"there is no folder of unlabelled images {path}; check the path")
-        files = pattern.names(below(path), IMAGE_SUFFIXES)
+        files = pattern.names(below(path) if listed is None else listed, IMAGE_SUFFIXES)
         if not files:
             raise InputError(f"{path} holds no file like {pattern.text}; add unlabelled images")
         names = sorted(files)
@@ -311,7 +294,7 @@ def unlabelled_images(
                 f"{path}; remove the folder from unlabelled"
             )
         folder.taken = frozenset(place for place, name in enumerate(names) if name in taken)
-        if pattern is not patterns[-1]:
+        if number < len(patterns):
             taken.update(names)
             known |= dict.fromkeys(folder.identities, "unlabelled")
         folder.identities = array("q")
@@ -323,6 +306,28 @@ def unlabelled_images(
     images.leave_out(again)
     if again:
         remarks.append(_left_out(again, "identical to images of val"))
+    return images, remarks
+
+
+def training_images(
+    root: Path, described: Description, train: Sequence[Pair], val: Sequence[Pair]
+) -> tuple[Images, list[str]]:
+    """List all training images that the description does not exclude; report those left out.
+
+    Raises:
+        InputError: a folder or list is missing, or an entry of either matches no image.
+    """
+    images, remarks = unlabelled_images(described.unlabelled, root, train, val)
+    if described.exclude:
+
+        def read(file: str) -> list[str]:
+            return read_names(list_file(file, root, described.path), names)
+
+        names = images.names()
+        out = excluded(described.exclude, names, read)
+        images.exclude(out)
+        them = counted(len(out), "training image is", "training images are")
+        remarks.append(f"{them} left out by exclude ({some(sorted(out), 2)})")
     return images, remarks
 
 
@@ -347,10 +352,6 @@ def _packed(text: str, root: Path) -> Block | None:
 
         return Frames(root / frames["file"], int(frames["every"]))
     return None
-
-
-def _drawn(name: str) -> bytes:
-    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
 def copies(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Place]:

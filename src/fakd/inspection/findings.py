@@ -164,10 +164,14 @@ def _findings(
 def _clips(names: Sequence[str], path: Path) -> Iterator[Finding]:
     if pattern := proposed_group(names):
         count = len({match[1] for match in map(re.compile(pattern).match, names) if match})
-        yield _tells(
-            f"val: its {len(names)} names look like frames of {counted(count, 'clip')}, which are "
-            f"not independent images; if they are, write group: '{pattern}' into {path}"
+        means = (
+            "so scores describe that clip alone; if they are frames, add other clips to val"
+            if count == 1
+            else "which are not independent images; if they are frames, write group: "
+            f"'{pattern}' into {path}"
         )
+        frames = f"frames of {counted(count, 'clip')}"
+        yield _tells(f"val: its {len(names)} names look like {frames}, {means}")
 
 
 def _arrangement(proposal: Proposal | None, saved: bool) -> Iterator[Finding]:

@@ -185,7 +185,10 @@ def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
         remedy = "add the photos, under the names of the masks, in a separate folder"
     else:
         found[-1] += " and no masks of classes"
-        remedy = "export semantic masks, one per image with its name"
+        remedy = (
+            "export semantic masks, one per image with its name; or use the images next to data "
+            f"that have masks: fakd distill --data.unlabelled {root}"
+        )
     return (
         f"expected images and PNG masks of equal names in {root}, but found {', '.join(found)}; "
         f"{remedy}"

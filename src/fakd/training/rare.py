@@ -10,8 +10,8 @@ import torch
 
 from fakd import signals
 from fakd.data import Sample, Split, evaluation_samples
+from fakd.data.labelled import SHARE
 from fakd.data.rare import Shown
-from fakd.data.unlabelled import SHARE
 from fakd.errors import InputError
 from fakd.files import write_atomically
 from fakd.inference import to_unit

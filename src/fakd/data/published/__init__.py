@@ -51,6 +51,8 @@ _PLACES: Mapping[str, _Place] = {
     ),
 }
 """By the name of the YAML file; where two share a folder, the first is meant."""
+PUBLISHED = ("ade20k", "cityscapes", "pascal_context", "voc2012")
+"""The names of their readers, as given to ``--data``."""
 
 
 def ade20k(root: str | Path) -> SegmentationData:
