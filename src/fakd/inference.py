@@ -302,8 +302,8 @@ def together(
 ) -> Iterator[list[Item]]:
     """Gather items of one size, at most so many, as soon as there are or too many wait.
 
-    >>> [*together("aAbBcCd", 2, str.isupper)]
-    [['a', 'b'], ['A', 'B'], ['c', 'd'], ['C']]
+    >>> " ".join(map("".join, together("aAbBcCd", 2, str.isupper)))
+    'ab AB cd C'
     """
     waiting: dict[Hashable, list[Item]] = {}
     for item in items:
