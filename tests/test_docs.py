@@ -79,14 +79,41 @@ def test_the_reference_has_every_public_name():
             assert any(f"{path}.".startswith(f"{each}.") for each in listed), path
 
 
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
     pytest.importorskip("mkdocs")
-    words = ["-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("built") / "site"
+    words = ["-m", "mkdocs", "build", "--site-dir", str(folder)]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "<math" in (tmp_path / "site" / "method.html").read_text()
-    assert ".. math" not in (tmp_path / "site" / "api.html").read_text()
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(site):
+    assert "<math" in (site / "method.html").read_text()
+    assert ".. math" not in (site / "api.html").read_text()
+
+
+TOO_WIDE = """() => {
+  const room = document.querySelector(".md-content__inner").getBoundingClientRect().right;
+  return [...document.querySelectorAll(".md-content table")]
+    .filter((each) => each.getBoundingClientRect().right > room + 1)
+    .map((each) => each.textContent.trim().slice(0, 40));
+}"""
+
+
+@pytest.mark.slow
+def test_the_tables_of_methods_fit_their_page(site):
+    pytest.importorskip("playwright.sync_api")
+    # Imported here because it skips what has no browser.
+    from browsers import chromium, playwright
+
+    with playwright.sync_playwright() as driver, chromium(driver) as page:
+        page.set_viewport_size({"width": 1200, "height": 900})
+        page.goto((site / "methods.html").as_uri())
+        assert page.locator(".md-content table").count() > 2
+        assert page.evaluate(TOO_WIDE) == []
 
 
 @pytest.mark.slow

@@ -302,8 +302,8 @@ def together(
     """Group items by size into batches of at most ``count``, with few items waiting.
 
     Examples:
-        >>> ["".join(each) for each in together("aAbBcCd", 2, str.isupper)]
-        ['ab', 'AB', 'cd', 'C']
+        >>> " ".join(map("".join, together("aAbBcCd", 2, str.isupper)))
+        'ab AB cd C'
     """
     waiting: dict[Hashable, list[Item]] = {}
     for item in items:
