@@ -218,7 +218,7 @@ def test_a_student_that_was_given_is_kept_and_held_to_the_budget(distilled, caps
 def test_what_does_not_fit_leaves_nothing_behind(distilled, capsys):
     code, run = distilled("--fit=parameters<1k")
     assert code == 2
-    assert "none of the 3 students" in capsys.readouterr().err
+    assert "none of the 3 ready-made students" in capsys.readouterr().err
     assert not run.exists()
 
 

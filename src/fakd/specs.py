@@ -393,5 +393,5 @@ def _require_permitted(
         # Libraries accept names such as hf-hub:... as an architecture, and download it.
         if starting or (isinstance(value, str) and ":" in value):
             raise InputError(
-                f"{asked_by} makes {path} open other files ({name}: {value}), which is not allowed"
+                f"{asked_by} uses {path} with other files ({name}: {value}), which is not allowed"
             )

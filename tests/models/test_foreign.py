@@ -325,7 +325,7 @@ def test_networks_of_one_size_are_shown_images_at_that_size():
                 raise ValueError("48 pixels wanted")
             return super().forward(images)
 
-    with pytest.raises(InputError, match="first said '48 pixels wanted'; give the side"):
+    with pytest.raises(InputError, match="first with '48 pixels wanted'; give the side"):
         adapt(Fixed())
     foreign = Fixed().eval()
     network = adapt(foreign, side=48).eval()

@@ -54,7 +54,7 @@ def test_the_ends_are_met_exactly():
     [
         ({"from": 1.0, "to": 1.0}, "give weight: 1.0"),
         ({"from": 1.0}, "expected a fading weight with from, to, schedule, start, end"),
-        ({"from": 1.0, "to": 0.0, "steps": 5}, "to have from, to, schedule, start, end, got"),
+        ({"from": 1.0, "to": 0.0, "steps": 5}, "with from, to, schedule, start, end, got"),
         ({"from": -1.0, "to": 0.0}, "expected weight.from of at least 0, got -1"),
         ({"from": 1.0, "to": math.inf}, "expected weight.to of at least 0, got inf"),
         ({"from": "one", "to": 0.0}, "expected weight.from to be a number, got 'one'"),
