@@ -49,7 +49,7 @@ _NUMBERS = re.compile(r"[-+.\deE]*\d[-+.\deE]*(,[-+.\deE]*\d[-+.\deE]*)+")
 _BARE = ("help", "print_config")
 # Other names under which users may look for a setting: those of version 0.1, data arguments.
 MOVED = {
-    "weight": "distillation.weight, an argument of the loss,",
+    "weight": "distillation.weight, an argument of the loss",
     "auxiliary_weight": "task.auxiliary_weight",
     "average": "task.average",
     "schedule.momentum": "optimizer.arguments.momentum",
