@@ -205,7 +205,7 @@ def test_the_test_split_is_opened_once(teacher, tmp_path, in_process, monkeypatc
     broken = ["--methods={cwd: null, broken: {distillation: cwd, schedule: {warmup: 9}}}"]
     assert compare(teacher, run, "--seeds=2", *broken, "--final") == 1
     error = capsys.readouterr().err
-    assert "the same command tries them again and opens the test split without those that" in error
+    assert "the same command retries them and opens the test split without those that" in error
     assert not (run / "test.json").exists()
     assert compare(teacher, run, "--seeds=2", *broken, "--final") == 1
     printed = capsys.readouterr().out

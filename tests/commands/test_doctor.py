@@ -155,7 +155,7 @@ def test_red_and_blue_exchanged_and_classes_turned_are_seen_from_the_labels(data
     result = checked(data, teacher=wrong)
     assert not result["ready"]
     fed, turned = texts(result, "stops")
-    assert "normalised to [0, 255] and with red and blue exchanged; give --teacher.mean" in fed
+    assert "normalised to [0, 255] and with red and blue swapped; give --teacher.mean" in fed
     assert fed.endswith("--teacher.order bgr")
     assert "the teacher's classes are in another order" in turned
     assert "100.0 if 3 classes are permuted" in turned

@@ -194,9 +194,7 @@ class Silent(Segmenter):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Prediction:
         """Refuse: there is no network to run."""
-        raise InputError(
-            "stored answers exist only for the images they were computed from; give the network"
-        )
+        raise InputError("stored answers exist only for the images they are of; give the network")
 
 
 class StoredTeacher(Teacher):

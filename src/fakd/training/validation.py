@@ -34,17 +34,17 @@ def require_same_classes(network: Segmenter, data: SegmentationData) -> None:
 
 
 def require_class_order(network: Segmenter, data: SegmentationData) -> None:
-    """Refuse a network that calls its classes as the data do, but in another order.
+    """Refuse a network with the data's class names in another order.
 
     Raises:
-        InputError: names the first class that is elsewhere.
+        InputError: names the first class that differs.
     """
     theirs, ours = tuple(network.class_names or ()), data.class_names
     if theirs != ours and sorted(theirs) == sorted(ours):
         place = next(i for i, name in enumerate(ours) if name != theirs[i])
         raise InputError(
             f"the network has the classes of {data.name} in another order: {theirs[place]!r} and "
-            f"not {ours[place]!r} in place {place}; list them there in that of the network"
+            f"not {ours[place]!r} has id {place}; list the data's classes in the network's order"
         )
 
 
