@@ -188,7 +188,7 @@ def test_what_is_missing_is_named(own):
     (root / "truth/north/1_colors.png").rename(root / "truth/north/1.png")
     says("1.png exists, but has another name")
     (root / "truth/north/1.png").rename(root / "truth/north/10_ids.png")
-    assert "is there" not in message(lambda: folder(root))
+    assert "exists, but" not in message(lambda: folder(root))
     (root / "truth").rename(root / "moved")
     says("expected a folder", "truth", "holds", "moved", "dataset.yaml")
     own.describe(LAYOUT.replace("photos/", "pictures/"))
