@@ -244,7 +244,7 @@ def test_numbered_images_that_are_missing_are_named(made_up, names, count, words
         ("train: [x]", ["train must say where", "images/{name}.jpg"]),
         ("train: []", ["train must say where"]),
         ("train: {image: 'a/{name}.jpg'}", ["'image'", "'images'"]),
-        ("train: {masks: 'a/{name}.jpg'}", ["has no images:"]),
+        ("train: {masks: 'a/{name}.jpg'}", ["has no key images"]),
         ("train: {images: a/*.jpg}", ["{name}", "a/*.jpg"]),
         ("train: {images: 'a/{name}'}", ["suffix", "a/{name}"]),
         ("train: {images: '{name}/{name}.jpg'}", ["once"]),
