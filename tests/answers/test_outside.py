@@ -162,7 +162,7 @@ def test_answers_of_other_classes_are_refused(tmp_path):
     assert "keep one of them" in message(lambda: read(tmp_path))
     (tmp_path / "a.npz").unlink()
     assert "holds id 7" in message(lambda: read(tmp_path))
-    assert "how many classes" in message(lambda: read(tmp_path, classes=None))
+    assert "number of classes is unknown" in message(lambda: read(tmp_path, classes=None))
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -199,7 +199,7 @@ def test_what_is_missing_is_named(own):
     (root / "truth/north/1_colors.png").rename(root / "truth/north/1.png")
     says("1.png exists, but has another name")
     (root / "truth/north/1.png").rename(root / "truth/north/10_ids.png")
-    assert "is there" not in message(lambda: folder(root))
+    assert "exists, but" not in message(lambda: folder(root))
     (root / "truth").rename(root / "moved")
     says("expected a folder", "truth", "holds", "moved", "dataset.yaml")
     own.describe(LAYOUT.replace("photos/", "pictures/"))
@@ -255,7 +255,7 @@ def test_numbered_images_that_are_missing_are_named(made_up, names, count, words
         ("train: [x]", ["train must say where", "images/{name}.jpg"]),
         ("train: []", ["train must say where"]),
         ("train: {image: 'a/{name}.jpg'}", ["'image'", "'images'"]),
-        ("train: {masks: 'a/{name}.jpg'}", ["has no images:"]),
+        ("train: {masks: 'a/{name}.jpg'}", ["has no key images"]),
         ("train: {images: a/*.jpg}", ["{name}", "a/*.jpg"]),
         ("train: {images: 'a/{name}'}", ["suffix", "a/{name}"]),
         ("train: {images: '{name}/{name}.jpg'}", ["once"]),

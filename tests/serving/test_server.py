@@ -182,7 +182,7 @@ def test_files_that_are_no_image_get_a_sentence(weights, serving_of, tmp_path, m
             assert b"\n" not in content
         status, content, _ = ask(port, "/segment/0", bytes(200_000))
         assert status == 413
-        assert content == b"the file has more than 0.1 MB; --megabytes allows more."
+        assert content == b"the file has more than 0.1 MB; raise the limit with --megabytes."
         assert ask(port, "/photo", b"", **{"Content-Length": "many"})[0] == 411
         assert ask(port, "/photo", picture())[0] == 200
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"

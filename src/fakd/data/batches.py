@@ -39,8 +39,7 @@ class Batch(NamedTuple):
     labelled: Bool[Tensor, " batch"]
     """Whether each sample has labels itself, regardless of what is mixed in."""
     geometries: Sequence[Geometry | None]
-    """Which part of its sample each image shows; None if another image is mixed in, so that there
-    are no stored answers for it and the teacher must run."""
+    """Which part of its sample each image shows; None if another image is mixed in."""
     answers: Sequence[Float[Tensor, "batch _channels _rows _cols"]] = ()
     """The maps that ``lookup`` found for the samples; empty without one."""
     skipped: tuple[str, ...] = ()

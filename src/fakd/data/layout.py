@@ -312,7 +312,7 @@ def _part(
     check_keys(entry, _PART_KEYS, path)
     if "images" not in entry:
         raise InputError(
-            f"{path}: {split} has no images:; add, for example, images: 'images/{{name}}.jpg'"
+            f"{path}: {split} has no key images; add, for example, images: 'images/{{name}}.jpg'"
         )
     masks = entry.get("masks", [])
     count = entry.get("count")
