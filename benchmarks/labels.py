@@ -29,7 +29,7 @@ def main() -> None:
     """Print a table for each group and number of labels, and draw the curves."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("folders", nargs="+", type=Path)
-    flags.add_argument("--groups", nargs="+", default=[], help="those to draw, in this order")
+    flags.add_argument("--groups", nargs="+", default=[], help="to draw: GROUP or GROUP=TITLE")
     flags.add_argument("--images", type=int, help="how many training images there are in all")
     flags.add_argument("--out", type=Path)
     given = flags.parse_args()
@@ -41,7 +41,8 @@ def main() -> None:
         for count in sorted(by_labels):
             print(f"\n{group}, {count:g} labelled\n\n{table(by_labels[count], 'alone')}")
     if given.out:
-        shown = {group: found[group] for group in given.groups or found}
+        titles = dict(each.split("=", 1) if "=" in each else (each, each) for each in given.groups)
+        shown = {titles.get(group, group): found[group] for group in titles or found}
         draw(shown).savefig(given.out, dpi=110)
 
 

@@ -61,7 +61,9 @@ def test_a_grid_parses_and_its_methods_are_what_they_are_called(path: Path):
     config = cli.parse("compare", [str(path)])
     assert str(config["run"]) == f"runs/{path.relative_to(FOLDER).with_suffix('')}"
     methods = resolve_methods(yaml.safe_load(path.read_text())["methods"])
-    if {"camvid-clips", "ccp", "scenes"} & set(path.parts[-3:]):  # of docs/experiments.md
+    if {"camvid-clips", "ccp", "ccp-person", "scenes"} & set(
+        path.parts[-3:]
+    ):  # of docs/experiments.md
         assert {"alone", "cwd"} & set(methods)
     else:
         assert {"alone", "cwd"} <= set(methods)

@@ -104,7 +104,7 @@ def test_weights_where_version_0_1_wrote_them_are_refused(capsys, tmp_path, loss
     recipe.write_text(f"distillation: {loss}\n{weight}\n")
     assert refused(capsys, ["distill", "--recipe", recipe]).strip().endswith(instead)
     flags = ["distill", "--distillation=ChannelKL", "--weight=3"]
-    assert "give distillation.weight, an argument of the loss, instead" in refused(capsys, flags)
+    assert "give distillation.weight, an argument of the loss instead" in refused(capsys, flags)
 
 
 def test_teacher_and_student_must_have_the_same_classes(capsys, tmp_path):

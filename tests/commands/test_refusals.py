@@ -498,7 +498,7 @@ CLASSED = f"{DISTILL} --classes_from map.yaml"
 # What people report of tools of this kind.
 PERMUTED = described(classes=[{"name": n, "color": [40 * i, 0, 90]} for i, n in enumerate("cab")])
 REPORTED = [
-    (PERMUTED, f"{EVALUATE} {SAVED}", "in another order: 'a' and not 'c' in place 0"),
+    (PERMUTED, f"{EVALUATE} {SAVED}", "in another order: 'a' and not 'c' has id 0"),
     (PERMUTED, DISTILL, "in another order"),
     (PERMUTED, f"export --network {SAVED} --data d --out e", "in another order"),
     (described(classes=["road", "road ", "sky"]), f"{EVALUATE} {SAVED}", "'road' twice"),

@@ -60,7 +60,7 @@ def test_help_imports_nothing_heavy(arguments, tmp_path):
         ("train --recipe bad.yaml", "bad.yaml"),
         ("train --network pspnet --data scenes --run r --schedle.steps 3", "schedule.steps"),
         ("train --network pspnet --data scenes --run r --pairs a", "that is for fakd compare"),
-        ("train stray", "no stray here"),
+        ("train stray", "unexpected argument stray"),
         ("train --network gone --data scenes --run r", "gone does not exist"),
         ("latency a --size 48", "size: expected several numbers, such as 48,48, got 48"),
         ("evaluate --network gone.onnx --data scenes", "gone.onnx does not exist"),

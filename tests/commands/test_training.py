@@ -503,7 +503,7 @@ def test_a_run_without_its_checkpoint_is_not_extended(tmp_path, capsys):
     (run / "last.safetensors").unlink()
     before = (run / "final.safetensors").read_bytes()
     assert main([*arguments, "--schedule.steps=4", "--existing=extend"]) == 2
-    assert "last.safetensors is gone" in capsys.readouterr().err
+    assert "last.safetensors is missing" in capsys.readouterr().err
     assert (run / "final.safetensors").read_bytes() == before
 
 

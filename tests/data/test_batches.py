@@ -213,7 +213,7 @@ def test_samples_that_can_be_read_are_augmented_as_if_none_were_broken():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_but_broken_samples_ends_with_an_error(workers):
     split = Numbered(3, broken={0, 1, 2})
-    expected = r"none of 3 can be read; image \d is broken; mend it"
+    expected = r"none of 3 training samples can be read; the last one: image \d is broken; mend it"
     with pytest.raises(InputError, match=expected):
         batches(split, broken="skip", workers=workers)
 
@@ -323,7 +323,9 @@ def test_labels_of_another_type_are_refused_before_they_are_misread():
             return sample._replace(labels=sample.labels.byte())
 
     for read in (batches, lambda split: list(evaluation_samples(split))):
-        with pytest.raises(InputError, match=r"torch\.int16, -1 where .* got torch\.uint8 of \d"):
+        with pytest.raises(
+            InputError, match=r"torch\.int16 with -1 where .* got torch\.uint8 for \d"
+        ):
             read(Bytes(4, noisy=True))
 
 

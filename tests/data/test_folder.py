@@ -363,7 +363,7 @@ def test_a_missing_description_is_what_data_check_proposes(made_up, tmp_path, mo
         ("classes: [a]\nmasks: colors", ["palette"]),
         ("classes: [a]\nname: 3", ["name must be text"]),
         ("classes: [a", ["not valid YAML"]),
-        ("- a", ["must hold", "list"]),
+        ("- a", ["must contain", "list"]),
     ],
 )
 def test_mistakes_in_the_description_are_explained(made_up, text, words):

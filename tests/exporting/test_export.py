@@ -175,7 +175,7 @@ def test_a_rejected_export_is_not_opened_by_mistake(broken, student, data, tmp_p
         assert "rename it to adapted.onnx" in said
     (tmp_path / "guarantee.json.rejected").write_text("{")
     said = message(lambda: fakd.models.open_network(str(file)))
-    assert "rejected when it was exported: its guarantee did not hold (card.md.rejected" in said
+    assert "rejected when it was exported: its guarantee did not hold (see card.md.rejected" in said
     (tmp_path / "adapted.onnx.rejected").rename(file)
     assert fakd.models.open_network(str(file)).classes == 12
 

@@ -336,7 +336,7 @@ def test_the_sort_of_teacher_follows_from_what_is_named(fabric, tiny_data, tmp_p
     assert made.network.classes == 12
     assert made.scored
     text = message(lambda: teacher_of(mapped.teacher, tiny_data, fabric, SETTINGS.hardware))
-    assert "of 3 classes" in text
+    assert "for 3 classes" in text
     for path in (tmp_path / "answers" / "val").iterdir():
         path.unlink()
     made = teacher_of(mapped, tiny_data, fabric, SETTINGS.hardware)

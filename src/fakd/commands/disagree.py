@@ -64,6 +64,7 @@ def disagree(
     from fakd.inference import unlike_training
     from fakd.training.start import start
     from fakd.training.teacher import NetworkTeacher, open_teacher, teacher_of
+    from fakd.training.validation import require_class_order
 
     if first < 1:
         raise InputError(f"expected --first of at least 1, got {first}")
@@ -88,6 +89,7 @@ def disagree(
     data = _images(root, files, student, read_levels(student.extra.get("levels", {}), images))
     try:
         answers = teacher_of(asked, data, fabric, hardware)
+        require_class_order(answers.network, data)
     except InputError as error:
         raise InputError(f"{error}; or name another --teacher") from error
     if answers.network.classes != student.classes:

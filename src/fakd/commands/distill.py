@@ -123,7 +123,7 @@ def distill(
     )
     from fakd.training.task import TaskLoss
     from fakd.training.teacher import open_teacher, require_apart, teacher_of
-    from fakd.training.validation import require_same_classes
+    from fakd.training.validation import require_class_order, require_same_classes
     from fakd.training.wiring import compare_class_names, opening, show_wiring, wiring
 
     require_student(student, fit)
@@ -156,6 +156,7 @@ def distill(
             classes_from = asked.classes.content
         settings, layout = choose(fabric, settings, run, existing, student, teacher)
         answers = teacher_of(asked, data, fabric, settings.hardware)
+        require_class_order(answers.network, data)
         recipe = recipe_of(distill, locals())
         objective = Distillation(answers.network, student, distillation, by_labels, task.confidence)
         # Before the folder is created, as it refuses invalid settings.

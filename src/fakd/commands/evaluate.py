@@ -60,7 +60,6 @@ def evaluate(
     device = pick_device(accelerator)
     console = open_console()
     announce(console, data, inference, doubts, network=network)
-    compare_class_names(console, "network", network, data)
     if note := unlike_training(network, inference):
         remark(console, note)
     with StepProgress(console, "evaluate", len(part)) as display:
@@ -78,6 +77,7 @@ def evaluate(
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
     console.print(class_table(scores, data.class_names))
+    compare_class_names(console, "network", network, data)
     console.print(
         f"mIoU {100 * scores.miou:.2f}   mAcc {100 * scores.macc:.2f}   "
         f"aAcc {100 * scores.pixel_accuracy:.2f}   "

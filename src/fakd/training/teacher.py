@@ -31,7 +31,7 @@ from fakd.sources import resolve
 from fakd.training.compiling import compiled
 from fakd.training.folding import folded
 from fakd.training.start import fingerprint
-from fakd.training.validation import require_class_order, validate_images
+from fakd.training.validation import validate_images
 from fakd.types import Prediction, Segmenter
 
 Image = Float[Tensor, "1 3 height width"]
@@ -363,10 +363,7 @@ def teacher_of(
     Raises:
         InputError: stored answers are missing or not finite, or the classes are not the data's.
     """
-    made = _made(teacher, data, fabric, hardware, None if any_classes else data.classes)
-    if not any_classes:
-        require_class_order(made.network, data)
-    return made
+    return _made(teacher, data, fabric, hardware, None if any_classes else data.classes)
 
 
 def _made(
