@@ -170,6 +170,15 @@ def test_processes_that_fail_are_told_of_and_what_they_did_stays(folder, capsys,
     assert len(shards(folder / "a")) == 5
 
 
+def test_what_fails_before_a_process_begins_is_no_success(folder, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no process")
+
+    monkeypatch.setattr("fakd.commands.answer.run", refuse)
+    with pytest.raises(RuntimeError, match="no process"):
+        answer("--out=a", "--parallel=2")
+
+
 @pytest.mark.parametrize(
     "flags",
     [

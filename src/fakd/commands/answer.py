@@ -215,6 +215,8 @@ def _share(
             while not all(task.done() for task in tasks):
                 display.show(total - len(store.left()), {})
                 time.sleep(_POLL)
+        for task in tasks:
+            task.result()
     except BaseException:
         engine.stop()
         raise
