@@ -7,6 +7,7 @@ Each folder is a comparison of the same methods with another `--data.labelled`:
 
 import argparse
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from statistics import mean
 
@@ -50,7 +51,7 @@ def labelled(folder: Path, images: int | None) -> float:
     """Number of labelled images of a comparison; a share is multiplied by `images`."""
     first = read_folders([folder]).runs[0].recipe["data"]["init_args"].get("labelled")
     amount = 1.0 if first is None else float(first)
-    return round(amount * images) if images and amount <= 1 else amount
+    return ceil(amount * images) if images and amount <= 1 else amount
 
 
 def draw(groups: Mapping[str, ByLabels]) -> Figure:

@@ -44,7 +44,8 @@ def require_class_order(network: Segmenter, data: SegmentationData) -> None:
         place = next(i for i, name in enumerate(ours) if name != theirs[i])
         raise InputError(
             f"the network has the classes of {data.name} in another order: {theirs[place]!r} and "
-            f"not {ours[place]!r} has id {place}; list the data's classes in the network's order"
+            f"not {ours[place]!r} has id {place}; list the data's classes in the network's "
+            "order, or map a teacher's with fakd classes and --classes_from"
         )
 
 
