@@ -24,7 +24,7 @@ from fakd.answers import Encoding, Store
 from fakd.data import (
     Batch,
     SegmentationData,
-    cached,
+    cache_in_memory,
     evaluation_samples,
     open_data,
     training_batches,
@@ -98,7 +98,7 @@ def step(
     if teacher is not None:
         objective = Distillation(teacher.network, student, PixelKL(), task)
     optimizer = build_optimizer(Optimizer().settled(), student)
-    (train,) = cached([data.train], Hardware())
+    (train,) = cache_in_memory([data.train], Hardware())
     lookup = None if teacher is None else teacher.lookup
     given = (train, augmentation, batch, SEED, 0, 10**6)
     batches: Iterator[Batch] = iter(training_batches(*given, lookup=lookup))
@@ -141,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         content = manifest(live, data, answering, FORMATS["int8"], inference, 64)
         store = Store.begin(Path(folder) / "answers", content)
-        for part, number in store.left():
+        for part, number in store.unwritten():
             store.write(part, number, records(answering, data, part, store.indices(part, number)))
         teachers = {"alone": None, "live": live, "stored": StoredTeacher(store, data, fabric)}
         variants = {

@@ -2,10 +2,11 @@
 
 The formula needs no weights and computes nothing: 4 bytes for each parameter of the student, its
 gradient and its momentum, and of the teacher; and for each image the activations that a forward
-pass keeps for the gradient (`fakd.models.demand.bytes_of_image`, on the meta device) or, if that is
-more, the peak of the teacher's forward pass, which comes first. The measurement makes real steps of
-CWD on the CPU and sums the allocations and deallocations of PyTorch's allocator. ``--plan``
-measures nothing: it computes memory and hours for GPUs, whose sustained speed is an assumption.
+pass keeps for the gradient (`fakd.models.memory_estimate.bytes_of_image`, on the meta device) or,
+if that is more, the peak of the teacher's forward pass, which comes first. The measurement makes
+real steps of CWD on the CPU and sums the allocations and deallocations of PyTorch's allocator.
+``--plan`` measures nothing: it computes memory and hours for GPUs, whose sustained speed is an
+assumption.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from common import FOLDER, SEED, environment
 from fakd.losses import ChannelKL
 from fakd.models import open_network
 from fakd.models.catalogue import count
-from fakd.models.demand import bytes_of_image
+from fakd.models.memory_estimate import bytes_of_image
 from fakd.settings import Optimizer, Task
 from fakd.training.objective import Distillation
 from fakd.training.optimizer import build_optimizer

@@ -303,7 +303,7 @@ def test_a_device_that_must_not_be_asked_finds_the_same(kind, last, monkeypatch)
         features = features.contiguous(memory_format=torch.channels_last)
     found = []
     for free in (True, False):
-        monkeypatch.setattr("fakd.covariance.reading_is_free", lambda values, free=free: free)
+        monkeypatch.setattr("fakd.covariance.is_on_host", lambda values, free=free: free)
         covariance = ClassCovariance(9, 6, kind=kind).double()
         covariance.update(features, labels)
         variance = covariance.logit_variance(weight, labels)
@@ -319,14 +319,14 @@ def test_channels_taken_some_at_a_time_make_the_same_moments(last, monkeypatch):
     features = torch.randn(3, 7, 5, 6).contiguous(memory_format=layout) + 3
     labels = torch.randint(4, (3, 5, 6))
     whole = class_moments(features, labels, 4)
-    seen, centred = [], module._centred
+    seen, centred = [], module._centre
 
     def watched(pixels, *others):
         seen.append(pixels.shape[1])
         return centred(pixels, *others)
 
     monkeypatch.setattr(module, "_CACHED", 60)
-    monkeypatch.setattr(module, "_centred", watched)
+    monkeypatch.setattr(module, "_centre", watched)
     parts = class_moments(features, labels, 4)
     assert seen == 3 * [2, 2, 2, 1]
     assert torch.equal(parts.count, whole.count)
@@ -356,7 +356,7 @@ def test_the_features_are_read_image_by_image():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_in_a_step_waits_for_the_device(kind, monkeypatch):
-    monkeypatch.setattr("fakd.covariance.reading_is_free", lambda values: False)
+    monkeypatch.setattr("fakd.covariance.is_on_host", lambda values: False)
     # A fake tensor has no values: whatever asks for one, such as `.item()`, raises.
     with FakeTensorMode():
         covariance = ClassCovariance(4, 6, kind=kind, momentum=0.9)

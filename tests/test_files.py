@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fakd.errors import InputError
-from fakd.files import expanded, read_yaml, write_atomically, write_text, yaml_text
+from fakd.files import expand_user, read_yaml, write_atomically, write_text, yaml_text
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_no_rubbish(tmp_path):
@@ -132,7 +132,7 @@ def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text():
 
 def test_a_null_character_is_in_no_path():
     with pytest.raises(InputError, match="null character"):
-        expanded("runs/a\0b")
+        expand_user("runs/a\0b")
 
 
 def test_folders_made_for_a_file_are_gone_again_where_it_fails(tmp_path):

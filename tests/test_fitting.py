@@ -11,7 +11,7 @@ from fakd import fitting
 from fakd.budget import read_budget
 from fakd.cli import main
 from fakd.errors import InputError
-from fakd.fitting import Conditions, held_to, propose
+from fakd.fitting import Conditions, check_against, propose
 from fakd.models import open_network, pspnet
 from fakd.runs.folder import read_environment
 from fakd.settings import Inference
@@ -133,11 +133,11 @@ def test_a_runtime_that_does_not_run_is_told(times):
     with pytest.raises(InputError, match="does not run in compile: no compiler"):
         propose("compile<1s", CONDITIONS)
     with pytest.raises(InputError, match="does not run in compile: no compiler"):
-        held_to("compile<1s", pspnet("mobilenetv3_small_050", 3, channels=8), "x", CONDITIONS)
+        check_against("compile<1s", pspnet("mobilenetv3_small_050", 3, channels=8), "x", CONDITIONS)
 
 
 def test_weights_that_are_here_are_taken(monkeypatch):
-    monkeypatch.setattr(fitting, "where_imagenet", lambda _: "here")
+    monkeypatch.setattr(fitting, "imagenet_location", lambda _: "here")
     assert propose("parameters<0.36M", CONDITIONS).student == f"{WORDS[0]}&weights=imagenet"
 
 

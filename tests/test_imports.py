@@ -9,7 +9,7 @@ import fakd
 from fakd import imports
 from fakd.cli import main
 from fakd.errors import InputError
-from fakd.imports import find
+from fakd.imports import import_object
 
 
 @pytest.mark.parametrize(
@@ -19,14 +19,14 @@ from fakd.imports import find
 )  # fmt: skip
 def test_nothing_of_pythons_own_is_found(path):
     with pytest.raises(InputError, match="is in Python's standard library"):
-        find(path)
+        import_object(path)
 
 
 @pytest.mark.parametrize(
     "path", ["torch.nn.Conv2d", "torchvision.transforms.v2.RandomGrayscale", "fakd.data.scenes"]
 )
 def test_libraries_are_found(path):
-    assert find(path).__name__ == path.rpartition(".")[2]
+    assert import_object(path).__name__ == path.rpartition(".")[2]
 
 
 def test_ones_own_module_is_found_whatever_it_holds(tmp_path, monkeypatch):
@@ -35,8 +35,8 @@ def test_ones_own_module_is_found_whatever_it_holds(tmp_path, monkeypatch):
         "small = partial(net, 3)\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert find("mine_only.net")(2) == 2
-    assert find("mine_only.small")() == 3
+    assert import_object("mine_only.net")(2) == 2
+    assert import_object("mine_only.small")() == 3
 
 
 @pytest.mark.parametrize("where", ["network", "data", "augmentation.extra"])

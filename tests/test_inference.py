@@ -443,8 +443,8 @@ def test_what_is_too_large_for_the_memory_is_refused_and_looked_at_once(monkeypa
         asked.append(size)
         return 10**6
 
-    monkeypatch.setattr("fakd.models.demand.bytes_of_image", count)
-    for place in ("fakd.memory", "fakd.models.demand"):
+    monkeypatch.setattr("fakd.models.memory_estimate.bytes_of_image", count)
+    for place in ("fakd.memory", "fakd.models.memory_estimate"):
         monkeypatch.setattr(f"{place}.free_memory", lambda device: 2 * 10**6)
     for _ in range(2):
         predict_classes(network, images, Inference())

@@ -10,7 +10,7 @@ from fakd.data import folder
 from fakd.errors import InputError
 from fakd.losses import PRESETS
 from fakd.settings import Hardware, Schedule
-from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, require_there
+from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, require_existing_path
 from fakd.specs import nearest
 
 FLAGS = ["data", "teacher", "student", "run"]
@@ -146,9 +146,9 @@ def test_a_path_that_is_not_there_says_where_it_was_looked_for(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "mine").mkdir(parents=True)
     with pytest.raises(InputError, match=r"data.mine does not exist; did you mean data/mine\?"):
-        require_there("data", spec("fakd.data.folder", root="data\\mine"))
+        require_existing_path("data", spec("fakd.data.folder", root="data\\mine"))
     with pytest.raises(InputError, match=re.escape(f"my does not exist in {tmp_path}; give a")):
-        require_there("data", spec("fakd.data.folder", root="my"))
+        require_existing_path("data", spec("fakd.data.folder", root="my"))
     with pytest.raises(InputError, match=r"/my does not exist; give a"):
-        require_there("data", spec("fakd.data.folder", root=str(tmp_path / "my")))
-    require_there("data", spec("fakd.data.folder", root="data/mine"))
+        require_existing_path("data", spec("fakd.data.folder", root=str(tmp_path / "my")))
+    require_existing_path("data", spec("fakd.data.folder", root="data/mine"))

@@ -51,7 +51,7 @@ def same(first, second):
         return torch.equal(first.eval()(IMAGES).logits, second.eval()(IMAGES).logits)
 
 
-SEGFORMER = specs.written(
+SEGFORMER = specs.make_spec(
     "transformers.SegformerConfig",
     depths=[1, 1, 1, 1],
     hidden_sizes=[8, 8, 16, 16],
@@ -59,16 +59,16 @@ SEGFORMER = specs.written(
     decoder_hidden_size=16,
 )
 FOREIGN = {
-    "fcn": specs.written("torchvision.models.segmentation.fcn_resnet50", weights_backbone=None),
-    "deeplab": specs.written(
+    "fcn": specs.make_spec("torchvision.models.segmentation.fcn_resnet50", weights_backbone=None),
+    "deeplab": specs.make_spec(
         "torchvision.models.segmentation.deeplabv3_mobilenet_v3_large",
         weights_backbone=None,
         aux_loss=True,
     ),
-    "smp": specs.written(
+    "smp": specs.make_spec(
         "segmentation_models_pytorch.Unet", encoder_name="resnet18", encoder_weights=None
     ),
-    "segformer": specs.written("transformers.SegformerForSemanticSegmentation", config=SEGFORMER),
+    "segformer": specs.make_spec("transformers.SegformerForSemanticSegmentation", config=SEGFORMER),
 }
 
 
@@ -92,7 +92,7 @@ def test_what_a_file_names_starts_from_nothing():
 
 
 def test_a_users_own_network_is_built_again_when_allowed(mine, tmp_path):
-    network = adapt(specs.build(specs.written(mine, width=6), classes=3))
+    network = adapt(specs.build(specs.make_spec(mine, width=6), classes=3))
     file = saved(network, tmp_path / "network.safetensors")
     # Whoever named it in this process has allowed it.
     assert same(fakd.load(file), network)
@@ -102,7 +102,7 @@ def test_a_users_own_network_is_built_again_when_allowed(mine, tmp_path):
     ) as e:
         fakd.load(file)
     assert "\n" not in str(e.value)
-    assert same(fakd.load(file, network=adapt(specs.find(mine)(3, 6))), network)
+    assert same(fakd.load(file, network=adapt(specs.import_object(mine)(3, 6))), network)
     imports._allowed.clear()
     assert same(fakd.load(file, allow="my_networks"), network)
 
@@ -113,8 +113,8 @@ def test_a_users_own_segmenter_is_named_as_it_was_built(mine, tmp_path):
         "def small(classes: int) -> fakd.Segmenter:\n"
         "    return fakd.models.pspnet('mobilenetv3_small_050', classes, channels=8)\n"
     )
-    network = specs.build(specs.written("my_networks.small"), classes=3)
-    assert network.config == specs.written("my_networks.small", classes=3)
+    network = specs.build(specs.make_spec("my_networks.small"), classes=3)
+    assert network.config == specs.make_spec("my_networks.small", classes=3)
     file = saved(network, tmp_path / "network.safetensors")
     assert same(fakd.load(file), network)
     imports._allowed.clear()
@@ -126,13 +126,13 @@ def test_a_users_own_segmenter_is_named_as_it_was_built(mine, tmp_path):
 
 def test_a_file_has_nothing_imported_unasked(mine, tmp_path):
     network = pspnet("mobilenetv3_small_050", 3, channels=8)
-    nested = specs.written("fakd.models.adapt", network=specs.written(mine, classes=3))
-    text = specs.written("fakd.models.adapt", network=mine)
-    library = specs.written(
-        "segmentation_models_pytorch.Unet", encoder_weights=None, activation=specs.written(mine)
+    nested = specs.make_spec("fakd.models.adapt", network=specs.make_spec(mine, classes=3))
+    text = specs.make_spec("fakd.models.adapt", network=mine)
+    library = specs.make_spec(
+        "segmentation_models_pytorch.Unet", encoder_weights=None, activation=specs.make_spec(mine)
     )
-    loading = specs.written("fakd.models.load", path="elsewhere", allow="my_networks")
-    for config in (specs.written(mine, classes=3), nested, text, library, loading):
+    loading = specs.make_spec("fakd.models.load", path="elsewhere", allow="my_networks")
+    for config in (specs.make_spec(mine, classes=3), nested, text, library, loading):
         network.config = config
         with pytest.raises(InputError):
             fakd.load(saved(network, tmp_path / "network.safetensors"))
@@ -144,12 +144,12 @@ def test_a_file_has_nothing_imported_unasked(mine, tmp_path):
 @pytest.mark.parametrize(
     "spec",
     [
-        specs.written("torchvision.models.segmentation.fcn_resnet50", weights="DEFAULT"),
-        specs.written("torchvision.datasets.utils.download_url", url="a", root="b"),
-        specs.written("timm.create_model", model_name="hf-hub:somebody/model"),
-        specs.written("timm.create_model", model_name="resnet18", pretrained=True),
-        specs.written("timm.models.load_checkpoint", model=None, checkpoint_path="x"),
-        specs.written("os.system", command="true"),
+        specs.make_spec("torchvision.models.segmentation.fcn_resnet50", weights="DEFAULT"),
+        specs.make_spec("torchvision.datasets.utils.download_url", url="a", root="b"),
+        specs.make_spec("timm.create_model", model_name="hf-hub:somebody/model"),
+        specs.make_spec("timm.create_model", model_name="resnet18", pretrained=True),
+        specs.make_spec("timm.models.load_checkpoint", model=None, checkpoint_path="x"),
+        specs.make_spec("os.system", command="true"),
     ],
 )
 def test_a_file_may_ask_for_architectures_only(spec):
@@ -160,42 +160,47 @@ def test_a_file_may_ask_for_architectures_only(spec):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (specs.written("fakd.models.psnet"), "no fakd.models.psnet; did you mean pspnet"),
-        (specs.written("nowhere.at.all"), "nowhere.at.all cannot be imported|No module"),
-        (specs.written("fakd.models.pspnet", bakbone="a"), "no it.bakbone; did you mean it.backb"),
-        (specs.written("fakd.models.pspnet"), "needs backbone"),
-        (specs.written("fakd.losses.ChannelKL", strength="much"), "it.strength: expected float"),
+        (specs.make_spec("fakd.models.psnet"), "no fakd.models.psnet; did you mean pspnet"),
+        (specs.make_spec("nowhere.at.all"), "nowhere.at.all cannot be imported|No module"),
         (
-            specs.written("fakd.losses.WeightedSum", losses={"a": specs.written("fakd.losses.B")}),
+            specs.make_spec("fakd.models.pspnet", bakbone="a"),
+            "no it.bakbone; did you mean it.backb",
+        ),
+        (specs.make_spec("fakd.models.pspnet"), "needs backbone"),
+        (specs.make_spec("fakd.losses.ChannelKL", strength="much"), "it.strength: expected float"),
+        (
+            specs.make_spec(
+                "fakd.losses.WeightedSum", losses={"a": specs.make_spec("fakd.losses.B")}
+            ),
             "there is no fakd.losses.B",
         ),
     ],
 )
 def test_mistakes_get_one_line(spec, message):
     with pytest.raises(InputError, match=message) as error:
-        specs.checked(spec, "it", counted=True)
+        specs.check_spec(spec, "it", counted=True)
     assert "\n" not in str(error.value)
 
 
 def test_values_become_what_the_signature_names():
-    spec = specs.written("fakd.data.scenes", size=[32, 48])
-    assert specs.checked(spec, "data")["init_args"]["size"] == (32, 48)
-    loaded = specs.checked(specs.written("fakd.models.load", path=2024), "network")
+    spec = specs.make_spec("fakd.data.scenes", size=[32, 48])
+    assert specs.check_spec(spec, "data")["init_args"]["size"] == (32, 48)
+    loaded = specs.check_spec(specs.make_spec("fakd.models.load", path=2024), "network")
     assert str(loaded["init_args"]["path"]) == "2024"
 
 
 def test_what_was_built_from_objects_has_no_spec():
-    made = specs.build(specs.written("torch.nn.Sequential") | {"init_args": {}})
-    assert specs.spec_of(made) == specs.written("torch.nn.Sequential")
-    objects = specs.written("fakd.models.adapt", network=nn.Conv2d(3, 2, 1))
+    made = specs.build(specs.make_spec("torch.nn.Sequential") | {"init_args": {}})
+    assert specs.spec_of(made) == specs.make_spec("torch.nn.Sequential")
+    objects = specs.make_spec("fakd.models.adapt", network=nn.Conv2d(3, 2, 1))
     assert specs.build(objects).config is None
 
 
 def test_enumerations_are_written_by_name():
     spec = FOREIGN["fcn"] | {"init_args": {"weights_backbone": "IMAGENET1K_V1"}}
-    converted = specs.checked(spec, "network", counted=True)
+    converted = specs.check_spec(spec, "network", counted=True)
     assert converted["init_args"]["weights_backbone"].name == "IMAGENET1K_V1"
-    assert specs.plain(converted)["init_args"]["weights_backbone"] == "IMAGENET1K_V1"
+    assert specs.to_plain(converted)["init_args"]["weights_backbone"] == "IMAGENET1K_V1"
 
 
 def test_parameter_groups_name_backbone_and_head(mine):
@@ -204,7 +209,7 @@ def test_parameter_groups_name_backbone_and_head(mine):
     assert list(groups) == ["backbone", "head"]
     assert [id(p) for p in groups["backbone"]] == [id(p) for p in network.backbone.parameters()]
     assert sum(map(len, groups.values())) == len(list(network.parameters()))
-    foreign = specs.find(mine)(3)
+    foreign = specs.import_object(mine)(3)
     groups = adapt(foreign).parameter_groups()
     assert groups["head"] == list(foreign.last.parameters())
     assert groups["backbone"] == list(foreign.trunk.parameters())

@@ -11,7 +11,7 @@ from PIL import Image
 import fakd
 from fakd import timing
 from fakd.cli import main
-from fakd.exporting.shipping import machine
+from fakd.exporting.shipping import processor_name
 from fakd.inference import trained_inference
 from fakd.models import pspnet, save, students
 from fakd.report.latency import save_latency
@@ -52,7 +52,7 @@ def test_times_and_memory_are_those_of_the_network():
     (found,) = time_network(Slow(megabytes=120), (32, 48), CPU)
     assert found.parameters == 250_000
     assert (found.runtime, found.size, found.network) == ("torch", (32, 48), "Slow")
-    assert found.device == f"{machine()}, 1 thread"
+    assert found.device == f"{processor_name()}, 1 thread"
     (light,) = time_network(Slow(), (32, 48), CPU)
     assert found.memory - light.memory == pytest.approx(120, abs=15)
     assert 1 <= light.memory < 20  # its weights are one MB
@@ -199,7 +199,7 @@ def test_networks_side_by_side(tmp_path, capsys):
     given = ["latency", SMALL, OTHER, "--size", "32,48", "--runtimes=torch", "--classes=3"]
     assert main([*given, "--threads=1", f"--out={out}", f"--picture={picture}"]) == 0
     text = capsys.readouterr().out
-    assert f"one image of 32 x 48, bytes to classes; {machine()}, 1 thread" in text
+    assert f"one image of 32 x 48, bytes to classes; {processor_name()}, 1 thread" in text
     assert "problem" not in text
     found = json.loads(out.read_text())
     assert [each["network"] for each in found] == [SMALL, OTHER]
@@ -254,6 +254,6 @@ def test_students_are_timed_by_the_same_code(monkeypatch, capsys, tmp_path):
     times = [row["ms"] for row in json.loads(out.read_text())]
     assert times == sorted(times)
     assert all(each > 0 for each in times)
-    assert f"bytes to classes, in torch; {machine()}, 1 thread" in capsys.readouterr().out
+    assert f"bytes to classes, in torch; {processor_name()}, 1 thread" in capsys.readouterr().out
     assert main(["students", "--runtime=tpu"]) == 2
     assert "there is no runtime tpu" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def read_budget(text: str) -> dict[str, float]:
     return found
 
 
-def require_student(student: Any, fit: str | None) -> None:
+def require_student_or_budget(student: Any, fit: str | None) -> None:
     """Check that a student or a valid budget is given, before anything is opened.
 
     Raises:

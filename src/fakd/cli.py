@@ -17,13 +17,13 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 import fakd
 from fakd import completion, help_pages, specs
-from fakd.budget import require_student
+from fakd.budget import require_student_or_budget
 from fakd.console import replace_unshowable
 from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory, require_seed
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
-from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, one_line, require_there
+from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, one_line, require_existing_path
 from fakd.threads import let_waiting_threads_sleep, require_numbers
 
 # Import paths, imported when the command is run.
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             print(f"fakd: error: {error.filename}: {error.strerror}", file=sys.stderr)
             return 2
-        print(f"fakd: failed: {_unprinted() or error}", file=sys.stderr)
+        print(f"fakd: failed: {_flush_error() or error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _unprinted() -> str | None:
+def _flush_error() -> str | None:
     """Return why standard output cannot be written, if so, and discard what is buffered."""
     try:
         sys.stdout.flush()
@@ -138,10 +138,10 @@ def _run(given: list[str]) -> int:
         hint = specs.nearest(name, known, f"; choose one of {', '.join(known)}", 0.6)
         hint = specs.nearest(" ".join(given[:2]), known, hint, 0.6)
         raise InputError(f"there is no command {name!r}{hint}")
-    if (explained := _explained(name, rest)) is not None:
+    if (explained := _help_text(name, rest)) is not None:
         print(explained)
         return 0
-    result = _function(name)(**_built(name, parse(name, rest)))
+    result = _function(name)(**_build_objects(name, parse(name, rest)))
     return int(name in JUDGING and not result[JUDGING[name]])
 
 
@@ -170,7 +170,7 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(_function(name)).parameters
 
 
-def gathered(name: str, given: Sequence[str]) -> tuple[list[str], list[Mapping[str, Any]]]:
+def gather_flags(name: str, given: Sequence[str]) -> tuple[list[str], list[Mapping[str, Any]]]:
     """Convert a command's flags to the form of its parser, as `gather` does.
 
     Raises:
@@ -188,26 +188,26 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     """
     parameters = _parameters(name)
     parser = command_parser(name)
-    arguments, recipes = gathered(name, given)
+    arguments, recipes = gather_flags(name, given)
     known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
             raise InputError(f"there is no {wrong}; give {now} instead")
-        raise InputError(_no_such(name, wrong, known))
+        raise InputError(_unknown_flag(name, wrong, known))
     if "--print_config" in arguments:
-        arguments = [_in_full(argument) for argument in arguments]
+        arguments = [_with_defaults(argument) for argument in arguments]
     try:
         config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise InputError(one_line(str(error))) from error
     code = [config["code"]] if isinstance(config["code"], str) else config["code"] or []
-    if gone := [each for each in code if each.endswith(".py") and not expanded(each).is_file()]:
+    if gone := [each for each in code if each.endswith(".py") and not expand_user(each).is_file()]:
         raise InputError(f"--code: {gone[0]} does not exist; give the .py file to run")
     specs.allow(*code)
     return {key: _value(key, each, config[key]) for key, each in parameters.items()}
 
 
-def _no_such(name: str, wrong: str, known: Sequence[str]) -> str:
+def _unknown_flag(name: str, wrong: str, known: Sequence[str]) -> str:
     """Suggest a flag of this or another command instead of an unknown one."""
     last = wrong.rpartition(".")[2]
     parameters, groups = _parameters(name), {each.partition(".")[0] for each in known}
@@ -260,7 +260,7 @@ def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
 
 def _path(key: str, given: Path) -> Path:
     """Expand a path; refuse a loop of links."""
-    path = expanded(given)
+    path = expand_user(given)
     try:
         path.resolve().exists()
     except RuntimeError as error:
@@ -274,15 +274,15 @@ def _required(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty and "None" not in str(parameter.annotation)
 
 
-def _in_full(argument: str) -> str:
+def _with_defaults(argument: str) -> str:
     """Fill in the defaults of a spec that will be printed."""
     key, _, value = argument.removeprefix("--").partition("=")
     if key not in PACKAGES:
         return argument
     spec = json.loads(value)
     spec = specs.with_claims(spec) if PACKAGES[key] == "fakd.models" else spec
-    spec = specs.checked(spec, key, package=PACKAGES[key], counted=True)
-    return f"--{key}={json.dumps(specs.plain(spec))}"
+    spec = specs.check_spec(spec, key, package=PACKAGES[key], counted=True)
+    return f"--{key}={json.dumps(specs.to_plain(spec))}"
 
 
 def command_parser(name: str) -> ArgumentParser:
@@ -315,28 +315,28 @@ def command_parser(name: str) -> ArgumentParser:
     return parser
 
 
-def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _build_objects(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build the objects named by flags; networks to train last, with the data's classes."""
     require_seed(arguments.get("seed", 0))
     if name == "distill" or arguments.get("fit") is not None:
-        require_student(arguments["student"], arguments["fit"])
+        require_student_or_budget(arguments["student"], arguments["fit"])
     apart = PASSED_ON.get(name, ())
     for key in apart:
         if arguments.get(key) is not None:
-            require_there(key, arguments[key])
+            require_existing_path(key, arguments[key])
     named = [key for key in PACKAGES if arguments.get(key) is not None and key not in apart]
     if not named:
         return arguments
     for key in named:
-        require_there(key, arguments[key])
+        require_existing_path(key, arguments[key])
     if name in TRAINED and arguments["run"] is not None:
-        refuse_taken(expanded(arguments["run"]), arguments["existing"])
+        refuse_taken(expand_user(arguments["run"]), arguments["existing"])
     counted = "data" in arguments
     for key in named:
         spec = (
             specs.with_claims(arguments[key]) if PACKAGES[key] == "fakd.models" else arguments[key]
         )
-        arguments[key] = specs.checked(spec, key, package=PACKAGES[key], counted=counted)
+        arguments[key] = specs.check_spec(spec, key, package=PACKAGES[key], counted=counted)
     import torch
 
     trained = TRAINED.get(name, ())
@@ -344,31 +344,31 @@ def _built(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         for key in sorted(named, key=lambda each: (each in trained, each != "data")):
             if "seed" in arguments:
                 torch.manual_seed(arguments["seed"])
-            arguments[key] = _part(key, arguments[key], arguments.get("data"), key in trained)
+            arguments[key] = _build_flag(key, arguments[key], arguments.get("data"), key in trained)
     except ValueError as error:
         # Raised by a class on invalid arguments.
         raise InputError(str(error)) from error
     return arguments
 
 
-def _part(key: str, spec: specs.Spec, data: Any, trained: bool) -> Any:
+def _build_flag(key: str, spec: specs.Spec, data: Any, trained: bool) -> Any:
     if key == "data":
-        return _of_kind("fakd.data.SegmentationData", key, specs.build(spec))
+        return _require_kind("fakd.data.SegmentationData", key, specs.build(spec))
     if key == "distillation":
-        return _of_kind("fakd.types.DistillationLoss", key, specs.build(spec))
+        return _require_kind("fakd.types.DistillationLoss", key, specs.build(spec))
     if spec["class_path"].startswith("fakd.answers."):
-        return _of_kind("fakd.answers.Source", key, specs.build(spec))
+        return _require_kind("fakd.answers.Source", key, specs.build(spec))
     classes = None if data is None else data.classes
     return fakd.models.open_network(spec, classes, trained=trained)
 
 
-def _of_kind(kind: str, key: str, made: Any) -> Any:
-    if not isinstance(made, specs.find(kind)):
+def _require_kind(kind: str, key: str, made: Any) -> Any:
+    if not isinstance(made, specs.import_object(kind)):
         raise InputError(f"{key}: expected a {kind}, got a {type(made).__name__}")
     return made
 
 
-def _explained(name: str, rest: Sequence[str]) -> str | None:
+def _help_text(name: str, rest: Sequence[str]) -> str | None:
     """Return the text for ``--help``, ``--help all``, ``--student.help [pspnet]``, if asked for."""
     words = [word for each in rest for word in each.split("=", 1)]
     for flag, following in pairwise([*words, "-"]):
@@ -380,15 +380,15 @@ def _explained(name: str, rest: Sequence[str]) -> str | None:
             return (
                 help_pages.listing(name, key)
                 if topic is None
-                else _part_explained(name, key, topic)
+                else _arguments_help(name, key, topic)
             )
     return None
 
 
-def _part_explained(name: str, key: str, value: str) -> str:
+def _arguments_help(name: str, key: str, value: str) -> str:
     path = specs.full_path(value, PACKAGES[key])
     specs.allow(path)
-    function = specs.find(path)
+    function = specs.import_object(path)
     parser = ArgumentParser()
     skip: set[str | int] = {"classes"} if key in TRAINED.get(name, ()) else set()
     add = parser.add_class_arguments if inspect.isclass(function) else None

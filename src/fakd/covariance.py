@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fakd.errors import require_choice
-from fakd.processes import summed
+from fakd.processes import all_sum
 
 _CACHED = 2**18
 """Features of an image processed at once on a CPU, as many as fit its cache."""
@@ -33,7 +33,7 @@ def class_rows(
     return labels.long().masked_fill(labels == ignore_index, classes)
 
 
-def reading_is_free(values: Tensor) -> bool:
+def is_on_host(values: Tensor) -> bool:
     """Return whether values can be read without synchronising with a device."""
     return values.device.type == "cpu"
 
@@ -43,7 +43,7 @@ def look_up(
 ) -> Float[Tensor, " batch channels *pixels"]:
     """Look up the table's row of every pixel's class; zeros for pixels without one."""
     padded = F.pad(table, (0, 0, 0, 1))
-    if not reading_is_free(rows):
+    if not is_on_host(rows):
         return F.embedding(rows, padded).movedim(-1, 1).contiguous()
     # A product with a membership matrix of few classes is faster than an embedding in both passes.
     shown, members = _members(rows.flatten(1), len(table), table.dtype)
@@ -57,7 +57,7 @@ def _members(
 
     On a CPU only the classes it contains; elsewhere finding these would synchronise the device.
     """
-    if reading_is_free(rows):
+    if is_on_host(rows):
         found = [image.unique(return_inverse=True) for image in rows]
         shown = pad_sequence([ids for ids, _ in found], batch_first=True, padding_value=classes)
         places = torch.stack([places for _, places in found])
@@ -97,28 +97,28 @@ def class_moments(
         return add_ranks(total.index_add_(0, shown.flatten(), shares.flatten(0, 1))[:classes])
 
     sums, squares = members.new_zeros(2, *shown.shape, features.shape[1])
-    width = max(1, _CACHED // rows.shape[1]) if reading_is_free(rows) else features.shape[1]
+    width = max(1, _CACHED // rows.shape[1]) if is_on_host(rows) else features.shape[1]
     images = features.flatten(2).mT
     for own, count, *wide in zip(members, counts, images, sums, squares, strict=True):
         for part, total, square in zip(*(each.split(width, 1) for each in wide), strict=True):
             total.copy_(own @ (pixels := part.to(dtype)))
             if not full:
                 mean = total / count.clamp(min=1)[:, None]
-                square.copy_(own @ _centred(pixels, mean, own).square_())
+                square.copy_(own @ _centre(pixels, mean, own).square_())
     count = over_images(counts.long())
     share = count.clamp(min=1).to(dtype)[:, None]
     mean = over_images(sums) / share
     near = F.pad(mean, (0, 0, 0, 1))[shown]
     if full:
         every = zip(images, near, members, strict=True)
-        centred = torch.stack([_centred(image.to(dtype), *own) for image, *own in every])
+        centred = torch.stack([_centre(image.to(dtype), *own) for image, *own in every])
         return Moments(count, mean, add_ranks(_grams(centred, rows, classes)) / share[..., None])
     means = sums / counts.clamp(min=1)[..., None]
     spread = squares + counts[..., None] * (means - near).square()
     return Moments(count, mean, over_images(spread) / share)
 
 
-def _centred(
+def _centre(
     pixels: Float[Tensor, "pixels channels"],
     mean: Float[Tensor, "shown channels"],
     members: Float[Tensor, "shown pixels"],
@@ -262,7 +262,7 @@ class ClassCovariance(nn.Module):
                 self.classes,
                 full=self.kind == "full",
                 ignore_index=self.ignore_index,
-                add_ranks=summed,
+                add_ranks=all_sum,
                 dtype=self.mean.dtype,
             )
             seen = self.count

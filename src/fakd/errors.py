@@ -110,7 +110,7 @@ def require_class_weights(name: str, given: Any, classes: int | None = None) -> 
     """
     if given is None or given == "auto":
         return
-    if not (all(map(weighs, given)) and any(given)):
+    if not (all(map(is_weight, given)) and any(given)):
         raise InputError(f"expected {name} of at least 0, not all 0, got {given}")
     if classes is not None and len(given) != classes:
         raise InputError(
@@ -118,7 +118,7 @@ def require_class_weights(name: str, given: Any, classes: int | None = None) -> 
         )
 
 
-def some(items: Collection[object], most: int) -> str:
+def list_some(items: Collection[object], most: int) -> str:
     """List the first ``most`` items, and the number of further ones.
 
     >>> some(["a", "b", "c", "d"], 2)
@@ -128,7 +128,7 @@ def some(items: Collection[object], most: int) -> str:
     return ", ".join(str(item) for item in islice(items, most)) + more
 
 
-def counted(number: int, one: str, several: str = "") -> str:
+def count_noun(number: int, one: str, several: str = "") -> str:
     """Write a number with its noun, singular or plural.
 
     >>> counted(2, "mask"), counted(1, "image is", "images are")
@@ -155,17 +155,17 @@ def require_each(
             raise InputError(f"expected {group}.{name} {wanted}, got {value}")
 
 
-def counts(value: float | int) -> bool:
+def is_count(value: float | int) -> bool:
     """Tell whether a number is at least one."""
     return value >= 1
 
 
-def weighs(value: float | int) -> bool:
+def is_weight(value: float | int) -> bool:
     """Tell whether a number is finite and at least zero."""
     return 0 <= value < math.inf
 
 
-def positive(value: float | int) -> bool:
+def is_positive(value: float | int) -> bool:
     """Tell whether a number is finite and above zero."""
     return 0 < value < math.inf
 

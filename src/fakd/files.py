@@ -42,7 +42,7 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"could not write {path}: {reason}{kept}") from error
 
 
-def wrong_with(path: Path, otherwise: str) -> str:
+def describe_bad_download(path: Path, otherwise: str) -> str:
     """Describe a file that was not downloaded properly: a Git LFS pointer or a web page.
 
     Args:
@@ -58,7 +58,7 @@ def wrong_with(path: Path, otherwise: str) -> str:
     return otherwise
 
 
-def expanded(path: str | Path) -> Path:
+def expand_user(path: str | Path) -> Path:
     """Expand ``~`` in a path.
 
     Raises:
@@ -78,7 +78,7 @@ def paths_in(content: object) -> Iterator[Path]:
     elif isinstance(content, str):
         # Strings that are too long or invalid as paths name no file.
         with suppress(OSError, ValueError, InputError):
-            if (path := expanded(content)).exists():
+            if (path := expand_user(content)).exists():
                 yield path.resolve()
 
 
@@ -266,7 +266,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(found, dict):
         kind = "nothing" if found is None else f"a {type(found).__name__}"
-        reason = wrong_with(path, f"it contains {kind}")
+        reason = describe_bad_download(path, f"it contains {kind}")
         raise InputError(f"{path} must contain lines of the form 'key: value': {reason}")
     for key in found:
         if not isinstance(key, str):

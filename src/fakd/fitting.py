@@ -15,8 +15,8 @@ from fakd.data import SegmentationData
 from fakd.errors import InputError
 from fakd.models import open_network
 from fakd.models.catalogue import count
-from fakd.models.students import comes_ready, installed, where_imagenet, with_imagenet
-from fakd.processes import launched
+from fakd.models.students import imagenet_location, installed, is_ready_made, with_imagenet
+from fakd.processes import launched_processes
 from fakd.report.measurements import input_size
 from fakd.settings import Hardware, Inference
 from fakd.sources import resolve
@@ -69,12 +69,12 @@ class Fit:
     @property
     def holds(self) -> bool:
         """Whether it is within the budget."""
-        return _within(self.costs, self.limits)
+        return _is_within(self.costs, self.limits)
 
     @property
     def sentence(self) -> str:
         """Report which student was chosen, or whether the given one is within the budget."""
-        costs = f"{_written(self.costs)} ({self.measured})"
+        costs = f"{_format_costs(self.costs)} ({self.measured})"
         if not self.given:
             return (
                 f"--fit {self.budget}: the largest ready-made student within it is "
@@ -125,18 +125,18 @@ def propose(
         opened = partial(open_network, word, conditions.classes)
         costs, problem = _costs(opened, sizes[word], limits, conditions)
         done(len(words) + number)
-        if _within(costs, limits):
-            here = where_imagenet(resolve(word)) == "here"
+        if _is_within(costs, limits):
+            here = imagenet_location(resolve(word)) == "here"
             chosen = with_imagenet(word) if here else word
             return Fit(budget, chosen, costs, limits, False, number, str(conditions))
     raise InputError(
         f"--fit {budget}: none of the {len(words)} ready-made students is within it; the "
-        f"smallest, {ordered[-1]}, has {_written(costs)} ({conditions}){problem}; raise a limit, "
-        "give a smaller --inference.scale, or give a --student"
+        f"smallest, {ordered[-1]}, has {_format_costs(costs)} ({conditions}){problem}; raise a "
+        "limit, give a smaller --inference.scale, or give a --student"
     )
 
 
-def held_to(budget: str, student: Segmenter, name: str, conditions: Conditions) -> Fit:
+def check_against(budget: str, student: Segmenter, name: str, conditions: Conditions) -> Fit:
     """Measure a student that the user chose against a budget."""
     limits = _limits(budget)
     size = sum(each.numel() for each in student.parameters())
@@ -174,10 +174,10 @@ def settle(
         InputError: nothing is within the budget, or there are several processes.
     """
     same = student is None and before is not None and before.get("budget") == budget
-    if before is not None and same and comes_ready(before.get("student")):
+    if before is not None and same and is_ready_made(before.get("student")):
         torch.manual_seed(seed)
         return before["student"], dict(before)
-    if max(hardware.devices, launched()[1]) > 1 and student is None:
+    if max(hardware.devices, launched_processes()[1]) > 1 and student is None:
         raise InputError(
             "--fit cannot choose with several processes; choose with fakd students --measure, and "
             "give --student"
@@ -192,7 +192,7 @@ def settle(
         student = found.student
     else:
         student = open_network(student, data.classes, trained=True)
-        found = held_to(budget, student, name_of(student), conditions)
+        found = check_against(budget, student, name_of(student), conditions)
         if not found.holds:
             remark(console, found.sentence, "warning")
     # The student's initial weights are the same as if it had been given by name.
@@ -243,11 +243,11 @@ def _costs(
     return costs, problem
 
 
-def _within(costs: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+def _is_within(costs: Mapping[str, float], limits: Mapping[str, float]) -> bool:
     return all(costs.get(name, math.inf) < limit for name, limit in limits.items())
 
 
-def _written(costs: Mapping[str, float]) -> str:
+def _format_costs(costs: Mapping[str, float]) -> str:
     units = {"parameters": ("M parameters", 1e6), "gflops": ("GFLOPs", 1.0)}
     parts = []
     for name, value in costs.items():

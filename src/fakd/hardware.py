@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fakd.errors import counts, require_each, weighs
+from fakd.errors import is_count, is_weight, require_each
 
 TeacherPrecision = Literal["fp32", "bf16", "fp16"]
 """Precision of a network that is not trained."""
@@ -54,5 +54,5 @@ class Hardware:
     cache_folder: str | None = None
 
     def __post_init__(self) -> None:
-        require_each(self, "hardware", weighs, "of at least 0", "cache", "workers")
-        require_each(self, "hardware", counts, "of at least 1", "devices", "threads")
+        require_each(self, "hardware", is_weight, "of at least 0", "cache", "workers")
+        require_each(self, "hardware", is_count, "of at least 1", "devices", "threads")

@@ -91,7 +91,7 @@ def _is_own(path: str) -> bool:
     return bool(IN_FILE.fullmatch(path)) or path.partition(".")[0] not in ("fakd", *LIBRARIES)
 
 
-def require_leave(path: str, given: Mapping[str, Any] = MappingProxyType({})) -> None:
+def require_allowed(path: str, given: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Refuse class paths that neither a command's user has named nor recipes may use.
 
     Args:
@@ -108,15 +108,15 @@ def require_leave(path: str, given: Mapping[str, Any] = MappingProxyType({})) ->
     names = given.get("allow") if path == "fakd.models.load" else None
     for name in [names] if isinstance(names, str) else names or []:
         if not is_allowed(name):
-            raise InputError(_unnamed(name))
+            raise InputError(_not_allowed_text(name))
     if is_allowed(path) or path in OPENERS or path.startswith(_OF_RECIPES) or is_network(path):
         return
     if not _is_own(path):
-        find(path)  # raises a clearer error if it does not exist
-    raise InputError(_unnamed(path))
+        import_object(path)  # raises a clearer error if it does not exist
+    raise InputError(_not_allowed_text(path))
 
 
-def _unnamed(path: str) -> str:
+def _not_allowed_text(path: str) -> str:
     code = inside["file"] if (inside := IN_FILE.fullmatch(path)) else path
     return (
         f"{path} is named by a file and not by you, so it was not run; if you trust it, add "
@@ -131,11 +131,13 @@ def is_network(path: str) -> bool:
     if path in ("timm.create_model", "segmentation_models_pytorch.create_model"):
         return True
     if path.startswith("torchvision.models.segmentation."):
-        builders = find("torchvision.models.list_models")(find("torchvision.models.segmentation"))
+        builders = import_object("torchvision.models.list_models")(
+            import_object("torchvision.models.segmentation")
+        )
         return path.rpartition(".")[2] in builders
     from torch.nn import Module
 
-    found = find(path)
+    found = import_object(path)
     configuration = path.startswith("transformers.") and path.endswith("Config")
     return inspect.isclass(found) and (configuration or issubclass(found, Module))
 
@@ -183,7 +185,7 @@ def require_library(name: str) -> None:
         raise InputError(f"this needs {name}, which is not installed; {line}")
 
 
-def find(path: str) -> Any:
+def import_object(path: str) -> Any:
     """Import a class path, or a function in a file, ``path/to/net.py:function``.
 
     Raises:
@@ -194,7 +196,7 @@ def find(path: str) -> Any:
     <class 'fakd.errors.InputError'>
     """
     if _only_named and _is_own(path) and not is_allowed(path):
-        raise InputError(_unnamed(path))
+        raise InputError(_not_allowed_text(path))
     if (inside := IN_FILE.fullmatch(path)) is not None:
         name, owner = inside["name"], _file_module(_allowed_file(inside["file"]) or inside["file"])
     else:
@@ -229,7 +231,7 @@ def _is_pythons_own(found: Any) -> bool:
 
 def _module(module: str, path: str) -> Any:
     if module.partition(".")[0] not in ("fakd", *LIBRARIES):
-        _look_in(os.getcwd())
+        _append_search_path(os.getcwd())
     try:
         return import_module(module)
     except SyntaxError as error:
@@ -241,7 +243,7 @@ def _module(module: str, path: str) -> Any:
             require_library(module)
         if "." not in module or not itself:
             raise InputError(f"{path} cannot be imported: {error}") from error
-        return find(module)
+        return import_object(module)
 
 
 def _file_module(file: str) -> ModuleType:
@@ -256,7 +258,7 @@ def _file_module(file: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"{file} cannot be imported; give a .py file")
     module = module_from_spec(spec)
-    _look_in(str(whole.parent))
+    _append_search_path(str(whole.parent))
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -266,7 +268,7 @@ def _file_module(file: str) -> ModuleType:
     return module
 
 
-def _look_in(folder: str) -> None:
+def _append_search_path(folder: str) -> None:
     """Append a folder to Python's module search path."""
     if folder not in sys.path:
         sys.path.append(folder)

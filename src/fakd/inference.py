@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fakd.bilinear import Span, cut, mixing, tile_size
 from fakd.metrics import confusion_matrix
-from fakd.models.demand import require_room
 from fakd.models.foreign.deployed import Deployed
+from fakd.models.memory_estimate import require_image_memory
 from fakd.settings import Inference
 from fakd.types import Segmenter
 
@@ -69,7 +69,7 @@ def to_unit(images: UInt8[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return images.float().div_(255)
 
 
-def require_shown(
+def require_inference_memory(
     network: Segmenter,
     image: Sequence[int],
     inference: Inference,
@@ -93,10 +93,10 @@ def require_shown(
     shown = inference.size((image[0], image[1]), factor)
     if (pixels := count * math.prod(shown)) <= _largest.get(network, 0):
         return
-    require_room(count, shown, device, _SMALLER)
+    require_image_memory(count, shown, device, _SMALLER)
     window = inference.window or max(shown)
     seen = (min(shown[0], window), min(shown[1], window))
-    require_room(count, seen, device, _SMALLER, asked=[network])
+    require_image_memory(count, seen, device, _SMALLER, asked=[network])
     _largest[network] = pixels
 
 
@@ -192,7 +192,7 @@ class _View:
         self._blend, self._size = inference.blend, images.shape[-2:]
         images = images.flip(-1) if mirrored else images
         self._shown = inference.size((images.shape[-2], images.shape[-1]), factor)
-        require_shown(network, self._size, inference, images.device, factor, len(images))
+        require_inference_memory(network, self._size, inference, images.device, factor, len(images))
         if self._shown != self._size:
             # Not antialiased, as in training.
             images = F.interpolate(_unit(images), self._shown, mode="bilinear")
@@ -202,7 +202,7 @@ class _View:
         self._window = tuple(min(side, window) for side in self._shown)
         self._answers = [
             [
-                _answer(network, images[..., top : top + window, left : left + window])
+                _run_network(network, images[..., top : top + window, left : left + window])
                 for left in self._starts[1]
             ]
             for top in self._starts[0]
@@ -214,14 +214,14 @@ class _View:
         for rows in self._parts(0, high):
             for columns in self._parts(1, wide):
                 first, *others = (
-                    self._enlarged(top, down, left, along)
+                    self._upsample(top, down, left, along)
                     for (top, down), (left, along) in product(rows, columns)
                 )
                 total = sum(others, start=first)
                 # A class that any averaged position rules out stays ruled out.
                 yield total.where(total > _RULED_OUT / 1e6, -math.inf) if ruled_out else total
 
-    def _enlarged(self, top: int, down: Span, left: int, along: Span) -> Tensor:
+    def _upsample(self, top: int, down: Span, left: int, along: Span) -> Tensor:
         part = self._answers[top][left][:, down.coarse, :, along.coarse]
         part = part if along.copies else part @ along.mixing
         if down.copies:
@@ -281,7 +281,7 @@ def _unit(images: Tensor) -> Tensor:
     return to_unit(images) if images.dtype == torch.uint8 else images
 
 
-def _answer(network: Segmenter, images: Tensor) -> Float[Tensor, "batch rows classes cols"]:
+def _run_network(network: Segmenter, images: Tensor) -> Float[Tensor, "batch rows classes cols"]:
     logits: Tensor = network(_unit(images)).logits.float()
     # Minus infinity may rule out a class; other values that are not finite would yield a class too.
     if not (logits < math.inf).all():
@@ -296,7 +296,7 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     return [max(min(i * stride, side - window), 0) for i in range(count)]
 
 
-def together(
+def batch_by_size(
     items: Iterable[Item], count: int, size: Callable[[Item], Hashable]
 ) -> Iterator[list[Item]]:
     """Group items by size into batches of at most ``count``, with few items waiting.
@@ -335,7 +335,7 @@ def score(
     network.eval()
     matrix = torch.zeros(network.classes, network.classes, dtype=torch.long, device=device)
     numbered = ((number, *sample) for number, sample in enumerate(samples))
-    for group in together(numbered, inference.batch_size, lambda each: each[1].shape):
+    for group in batch_by_size(numbered, inference.batch_size, lambda each: each[1].shape):
         images = torch.stack([image for _, image, _ in group]).to(device)
         for (number, _, labels), classes in zip(
             group, predict_classes(network, images, inference), strict=True

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def launched() -> tuple[int, int]:
+def launched_processes() -> tuple[int, int]:
     """Count the processes that torchrun or srun started as one run: on this machine, in total.
 
     A SLURM batch script itself is one process, however many tasks it has: srun starts those.
@@ -32,14 +32,14 @@ def count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def summed(share: Tensor) -> Tensor:
+def all_sum(share: Tensor) -> Tensor:
     """Sum a tensor over all processes, in place."""
     if count() > 1:
         dist.all_reduce(share)
     return share
 
 
-def largest(number: int) -> int:
+def all_max(number: int) -> int:
     """Return the maximum of a number over all processes, without synchronising with a device."""
     if count() == 1:
         return number
@@ -56,7 +56,7 @@ def _between_hosts(world: object) -> dist.ProcessGroup | None:
     return dist.new_group(backend="gloo")  # type: ignore[return-value]
 
 
-def gathered(share: Tensor) -> Tensor:
+def all_gather(share: Tensor) -> Tensor:
     """Concatenate tensors of equal shape from all processes along the first axis, no gradient."""
     if count() == 1:
         return share

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from fakd.errors import InputError, counts, positive, require_class_weights, require_each, weighs
+from fakd.errors import (
+    InputError,
+    is_count,
+    is_positive,
+    is_weight,
+    require_class_weights,
+    require_each,
+)
 from fakd.hardware import Hardware as Hardware
 from fakd.sizes import fitted_size
 from fakd.specs import is_spec
@@ -61,10 +68,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         numbers = ("steps", "batch_size", "accumulate")
-        require_each(self, "schedule", counts, "of at least 1", *numbers)
+        require_each(self, "schedule", is_count, "of at least 1", *numbers)
         require_each(self, "schedule", lambda n: n <= 10**9, "of at most a billion", *numbers)
         names = ("epochs", "learning_rate", "power", "clip", "clip_value", "rare")
-        require_each(self, "schedule", positive, "above 0", *names)
+        require_each(self, "schedule", is_positive, "above 0", *names)
         if self.epochs is not None and self.steps != Schedule.steps:
             raise InputError("expected schedule.steps or schedule.epochs, got both; give one")
         require_each(self, "schedule", lambda n: 0 <= n <= 1, "from 0 to 1", "unlabelled_share")
@@ -131,8 +138,8 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
-        require_each(self, "optimizer", weighs, "of at least 0", "weight_decay")
-        require_each(self, "optimizer", positive, "above 0", "head_multiplier")
+        require_each(self, "optimizer", is_weight, "of at least 0", "weight_decay")
+        require_each(self, "optimizer", is_positive, "above 0", "head_multiplier")
         require_each(self, "optimizer", lambda n: 0 < n < 1, "between 0 and 1", "layer_decay")
         if taken := {"params", "lr", "weight_decay"} & set(self.arguments):
             raise InputError(
@@ -226,13 +233,13 @@ class Inference:
     batch_size: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
-        require_each(self, "inference", positive, "above 0", "scale")
-        require_each(self, "inference", counts, "of at least 1", "batch_size")
+        require_each(self, "inference", is_positive, "above 0", "scale")
+        require_each(self, "inference", is_count, "of at least 1", "batch_size")
         if not self.scales or not all(0 < factor < math.inf for factor in self.scales):
             raise InputError(f"expected inference.scales to be factors above 0, got {self.scales}")
         if self.window is None and self.stride is not None:
             raise InputError("inference.stride needs inference.window; give both or neither")
-        require_each(self, "inference", counts, "of at least 1 pixel", "window", "stride")
+        require_each(self, "inference", is_count, "of at least 1 pixel", "window", "stride")
         if self.window is not None and (self.stride or 0) > self.window:
             raise InputError(
                 f"expected inference.stride of at most the window's {self.window} pixels, got "
@@ -274,7 +281,7 @@ class Intervals:
     evaluate: int | None = None
 
     def __post_init__(self) -> None:
-        require_each(self, "intervals", counts, "of at least 1 step", "log", "save", "evaluate")
+        require_each(self, "intervals", is_count, "of at least 1 step", "log", "save", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -306,7 +313,7 @@ class Task:
     confidence: float = 0.5
 
     def __post_init__(self) -> None:
-        require_each(self, "task", weighs, "of at least 0", "auxiliary_weight", "dice", "lovasz")
+        require_each(self, "task", is_weight, "of at least 0", "auxiliary_weight", "dice", "lovasz")
         require_each(
             self, "task", lambda n: 0 <= n < 1, "from 0 to below 1", "label_smoothing", "confidence"
         )
@@ -348,7 +355,7 @@ class Stopping:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        require_each(self, "stopping", positive, "above 0", "patience", "minutes")
+        require_each(self, "stopping", is_positive, "above 0", "patience", "minutes")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from fakd import specs
 from fakd.comparing.verdict import references, sentence
 from fakd.errors import InputError
-from fakd.files import expanded, write_text, yaml_text
+from fakd.files import expand_user, write_text, yaml_text
 from fakd.imports import IN_FILE, LIBRARIES, require_library
 from fakd.models import load, open_network, save
 from fakd.models.files import SHARED, own_version
@@ -49,13 +49,13 @@ def save_pretrained(
     Raises:
         InputError: the folder has such files, or the network cannot be rebuilt from a file.
     """
-    folder = expanded(folder)
+    folder = expand_user(folder)
     present = [name for name in _FILES if (folder / name).exists()]
     if present and not overwrite:
         raise InputError(f"{folder / present[0]} exists; choose another folder, or overwrite=True")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is not a folder; choose another one")
-    known = isinstance(run, str | Path) and (expanded(run) / RESULT).is_file()
+    known = isinstance(run, str | Path) and (expand_user(run) / RESULT).is_file()
     finished = read_run(run) if known and isinstance(run, str | Path) else None
     network = load(finished.folder) if finished else open_network(run)
     if network.config is None:
@@ -92,9 +92,9 @@ def from_pretrained(
     Raises:
         InputError: there is no such network, or it needs code that was not allowed.
     """
-    folder = expanded(source)
+    folder = expand_user(source)
     if not folder.is_dir():
-        folder = _fetched(str(source), revision)
+        folder = _fetch(str(source), revision)
     if not (folder / SHARED).is_file():
         raise InputError(f"{source} must hold {SHARED}, which fakd.save_pretrained writes")
     return load(folder / SHARED, allow=allow)
@@ -140,7 +140,7 @@ def push_to_hub(
             raise InputError(f"the hub refuses {name}: {reason}") from error
 
 
-def _fetched(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None) -> Path:
     require_library("huggingface_hub")
     import huggingface_hub
 

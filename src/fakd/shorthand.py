@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fakd import data, losses, models
-from fakd.answers.sources import described
+from fakd.answers.sources import parse_source
 from fakd.errors import InputError
-from fakd.files import expanded, parse_yaml, read_yaml, yaml_text
+from fakd.files import expand_user, parse_yaml, read_yaml, yaml_text
 from fakd.imports import IN_FILE
 from fakd.settings import Optimizer
 from fakd.sources import IN_MODULE, is_source, resolve
-from fakd.specs import CLASS_PATH, allow, arguments_of, full_path, is_spec, nearest, written
+from fakd.specs import CLASS_PATH, allow, arguments_of, full_path, is_spec, make_spec, nearest
 
 # Parameter -> the package whose public names need no prefix.
 PACKAGES = {
@@ -61,28 +61,28 @@ MOVED = {
 }
 
 
-def _meant_in_file(flag: str, value: Any) -> Any:
-    if flag == "teacher" and (source := described(value, partial(_meant, flag))) is not None:
+def _expand_in_file(flag: str, value: Any) -> Any:
+    if flag == "teacher" and (source := parse_source(value, partial(_expand, flag))) is not None:
         return source
     if isinstance(value, str):
-        return _meant(flag, value)
+        return _expand(flag, value)
     bare = isinstance(value, dict) and "." not in str(value.get("class_path", "."))
     if flag == "distillation" or not bare:
         return value
     if not isinstance(value["class_path"], str):
         raise InputError(f"{flag}: expected a class_path, got {value['class_path']!r}")
-    meant = _meant(flag, value["class_path"])
+    meant = _expand(flag, value["class_path"])
     return value | {"class_path": meant} if isinstance(meant, str) else value
 
 
-def _meant(flag: str, value: str) -> str | dict[str, Any]:
+def _expand(flag: str, value: str) -> str | dict[str, Any]:
     """Expand a short form to a class path, or to a spec."""
     if flag == "distillation":
         return _distillation(value)
-    if flag == "teacher" and (source := described(value, partial(_meant, flag))) is not None:
+    if flag == "teacher" and (source := parse_source(value, partial(_expand, flag))) is not None:
         return source
     package = data if flag == "data" else models
-    there = expanded(value).exists()
+    there = expand_user(value).exists()
     if value in package.__all__ and not there:
         return full_path(value, PACKAGES[flag])
     is_path = there or value.endswith(_FILES) or (flag != "data" and is_source(value))
@@ -93,7 +93,7 @@ def _meant(flag: str, value: str) -> str | dict[str, Any]:
     if hint and not is_path and "/" not in value and not value.isupper():
         raise InputError(f"--{flag}: there is no {value}{hint}")
     if flag == "data":
-        return written("fakd.data.folder", root=value)
+        return make_spec("fakd.data.folder", root=value)
     try:
         return resolve(value)
     except InputError as error:
@@ -163,14 +163,14 @@ def gather(
             said = {each: inside for each, inside in content.items() if inside is not None}
             rest.append(f"--recipe={yaml_text(said)}")
         elif key in built and value is not None:
-            meant = _plain(name, value) if inner else _meant(key, value)
+            meant = _plain(name, value) if inner else _expand(key, value)
             if key != "distillation" and is_spec(meant):
-                found[key] = _changed(found.get(key), [], meant["class_path"])
+                found[key] = _set_value(found.get(key), [], meant["class_path"])
                 before = found[key].get("init_args", {})
                 found[key]["init_args"] = {**before, **arguments_of(meant)}
                 continue
             meant = _plain(name, meant) if isinstance(meant, str) and not inner else meant
-            found[key] = _changed(found.get(key), inner.split(".") if inner else [], meant)
+            found[key] = _set_value(found.get(key), inner.split(".") if inner else [], meant)
         else:
             if name == "augmentation.extra":
                 # The parser cannot replace a class path, such as a recipe's, by another.
@@ -180,7 +180,7 @@ def gather(
             rest.append(f"--{name}" if value is None else f"--{name}={value}")
     for key, spec in found.items():
         if isinstance(spec, str):
-            found[key] = spec = written(spec)
+            found[key] = spec = make_spec(spec)
         if spec is not None and not is_spec(spec):
             example = f"--{key} {_EXAMPLES[key]}"
             raise InputError(f"{key}: give it before its options, such as {example}")
@@ -203,7 +203,7 @@ def _code_in(typed: Any) -> Iterator[str]:
 
 def _recipe(file: str, built: set[str]) -> dict[str, Any]:
     """Read a recipe and expand its short forms."""
-    path = expanded(file)
+    path = expand_user(file)
     content = read_yaml(path)
     try:
         if "distillation" in built:
@@ -211,7 +211,7 @@ def _recipe(file: str, built: set[str]) -> dict[str, Any]:
 
             refuse_former_weights(content)
         for key in built & set(content):
-            content[key] = _meant_in_file(key, content[key])
+            content[key] = _expand_in_file(key, content[key])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     for group, first in _LEADING.items():
@@ -221,20 +221,20 @@ def _recipe(file: str, built: set[str]) -> dict[str, Any]:
     return content
 
 
-def require_there(key: str, spec: Mapping[str, Any]) -> None:
+def require_existing_path(key: str, spec: Mapping[str, Any]) -> None:
     """Check that a spec's path exists, before the code that reads it is imported."""
     arguments = arguments_of(spec)
     for each in (arguments.get("teacher"), *(arguments.get("teachers") or [])):
         if is_spec(each):
-            require_there(key, each)
+            require_existing_path(key, each)
     parameter, kinds = OPENERS.get(spec["class_path"], ("", ""))
     path = arguments.get(parameter)
-    if path is not None and not expanded(str(path)).exists():
+    if path is not None and not expand_user(str(path)).exists():
         # A path with the separators of Windows, on another system.
         slashed = str(path).replace("\\", "/")
-        if slashed != str(path) and expanded(slashed).exists():
+        if slashed != str(path) and expand_user(slashed).exists():
             raise InputError(f"{key}: {path} does not exist; did you mean {slashed}?")
-        where = "" if expanded(str(path)).is_absolute() else f" in {Path.cwd()}"
+        where = "" if expand_user(str(path)).is_absolute() else f" in {Path.cwd()}"
         raise InputError(f"{key}: {path} does not exist{where}; give {kinds}")
 
 
@@ -272,7 +272,7 @@ def _split(
             raise InputError(f"{name}: expected a value after --{name}")
 
 
-def _changed(spec: Any, inner: Sequence[str], value: Any) -> Any:
+def _set_value(spec: Any, inner: Sequence[str], value: Any) -> Any:
     """Set one value in a spec: its class path, or an argument at any depth."""
     if not inner or list(inner) == ["class_path"]:
         if isinstance(value, dict) or value is None:
@@ -280,11 +280,11 @@ def _changed(spec: Any, inner: Sequence[str], value: Any) -> Any:
         same = isinstance(spec, dict) and spec.get("class_path") in (None, value)
         return {**(spec if same else {}), "class_path": value}
     if inner[0] == "init_args":
-        return _changed(spec, inner[1:], value)
+        return _set_value(spec, inner[1:], value)
     spec = {"class_path": spec} if isinstance(spec, str) else dict(spec or {})
     arguments = dict(spec.get("init_args") or {})
     first, *others = inner
-    arguments[first] = _changed(arguments.get(first), others, value) if others else value
+    arguments[first] = _set_value(arguments.get(first), others, value) if others else value
     return {**spec, "init_args": arguments}
 
 

@@ -18,7 +18,7 @@ _LINGER = 20
 """Seconds for which a worker continues after SIGTERM."""
 
 
-class _Heard:
+class _Received:
     """The signals received by this process; global, as signals belong to a process."""
 
     number = 0
@@ -38,28 +38,28 @@ class Interrupted(Exception):  # noqa: N818 - not an error
         where = "before the first step; the same command starts over"
         if step:
             where = f"after step {step} of {steps}, which is saved; the same command resumes there"
-        super().__init__(f"stopped by {name(number)} {where}")
+        super().__init__(f"stopped by {signal_name(number)} {where}")
         self.number = number
 
 
-def noted() -> int:
+def received_signal() -> int:
     """Return the signal that asked this process to stop; 0 if none did."""
-    return _Heard.number
+    return _Received.number
 
 
-def name(number: int) -> str:
+def signal_name(number: int) -> str:
     """Return a signal's name, such as SIGTERM."""
     return signal.Signals(number).name
 
 
-def asked(code: int) -> bool:
+def was_signalled(code: int) -> bool:
     """Tell from its exit code whether a process ended because of a signal to stop."""
     return (-code if code < 0 else code - 128) in ASKING
 
 
-def insisted() -> bool:
+def is_second_interrupt() -> bool:
     """Tell whether a second Ctrl-C asked to stop at once."""
-    return _Heard.insisted
+    return _Received.insisted
 
 
 @contextmanager
@@ -80,16 +80,16 @@ def listening(heard: Callable[[int], None] = lambda number: None) -> Iterator[No
     def note(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked process that has not yet set its own handlers
             return
-        if _Heard.number == number == signal.SIGINT:
-            _Heard.insisted = True
+        if _Received.number == number == signal.SIGINT:
+            _Received.insisted = True
             raise KeyboardInterrupt
-        first, _Heard.number = not _Heard.number, _Heard.number or number
+        first, _Received.number = not _Received.number, _Received.number or number
         if first:
             heard(number)
 
     before = {each: signal.getsignal(each) for each in ASKING}
     changed = {each: was for each, was in before.items() if was is not signal.SIG_IGN}
-    _Heard.number, _Heard.insisted = 0, False
+    _Received.number, _Received.insisted = 0, False
     for each in changed:
         signal.signal(each, note)
     try:
@@ -97,7 +97,7 @@ def listening(heard: Callable[[int], None] = lambda number: None) -> Iterator[No
     finally:
         for each, was in changed.items():
             signal.signal(each, was)
-        _Heard.number = 0  # later work was not asked to stop
+        _Received.number = 0  # later work was not asked to stop
 
 
 def ignore(_: object = None) -> None:
@@ -112,16 +112,16 @@ def ignore(_: object = None) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_LINGER))
 
 
-def say(line: str) -> None:
+def write_line(line: str) -> None:
     """Write a line to standard error; safe in signal handlers."""
     os.write(2, f"fakd: {line}\n".encode())
 
 
-def ended(number: int, line: str) -> BaseException:
+def stop_exception(number: int, line: str) -> BaseException:
     """Print that a program was stopped, and return the exception that ends it.
 
     By convention the exit code is 128 plus the signal's number. Ctrl-C stays a KeyboardInterrupt,
     which callers from Python expect; its argument shows that the line was printed already.
     """
-    say(line)
+    write_line(line)
     return KeyboardInterrupt(line) if number == signal.SIGINT else SystemExit(128 + number)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import yaml
 
 from fakd.errors import InputError
-from fakd.imports import BUILDERS, IN_FILE, LIBRARIES, _look_in, nearest, require_library
+from fakd.imports import BUILDERS, IN_FILE, LIBRARIES, _append_search_path, nearest, require_library
 
 SCHEMES = {
     "hf": "transformers",
@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Spec = dict[str, Any]
 
 
-def written(class_path: str, **arguments: Any) -> Spec:
+def make_spec(class_path: str, **arguments: Any) -> Spec:
     """Build a spec from a class path and arguments."""
     return {"class_path": class_path, "init_args": arguments}
 
@@ -61,7 +61,7 @@ def resolve(word: str) -> Spec:
     if (asked := _QUERIED.fullmatch(word)) is not None:
         return _with_arguments(asked["name"], asked["query"])
     if word in BUILDERS and not Path(word).exists():
-        return written(f"fakd.models.{word}")
+        return make_spec(f"fakd.models.{word}")
     scheme, colon, rest = word.partition(":")
     if colon and scheme in SCHEMES:
         require_library(SCHEMES[scheme])
@@ -77,7 +77,7 @@ def resolve(word: str) -> Spec:
             raise InputError(
                 f"{inside['file']} does not exist; give the .py file with the function"
             )
-        return written(word)
+        return make_spec(word)
     if colon and not Path(word).exists():
         return _in_module(word)
     return _at_path(word)
@@ -91,7 +91,7 @@ def _with_arguments(name: str, query: str) -> Spec:
     if "." not in name and name not in BUILDERS:
         listed = f"; those of fakd are {', '.join(BUILDERS)}"
         raise InputError(f"there is no network {name}{nearest(name, BUILDERS, listed)}")
-    return written(name if "." in name else f"fakd.models.{name}", **_arguments(query))
+    return make_spec(name if "." in name else f"fakd.models.{name}", **_arguments(query))
 
 
 _EXAMPLES = {
@@ -109,17 +109,19 @@ def _of_library(scheme: str, name: str, given: Mapping[str, Any]) -> Spec:
             hint = nearest(str(head), BUILDERS, f"; choose one of {', '.join(BUILDERS)}")
             raise InputError(f"{scheme}:{name}: there is no head {head}{hint}")
         others = {key: value for key, value in given.items() if key != "head"}
-        return written(f"fakd.models.{head}", backbone=f"timm/{name}", **others)
+        return make_spec(f"fakd.models.{head}", backbone=f"timm/{name}", **others)
     if scheme == "torchvision":
         # Nothing is downloaded unless requested.
         defaults = {} if given.get("weights") else {"weights_backbone": None}
-        return written(f"torchvision.models.segmentation.{name}", **{**defaults, **given})
+        return make_spec(f"torchvision.models.segmentation.{name}", **{**defaults, **given})
     if scheme == "smp" and "/" not in name and not Path(name).exists():
-        return written(f"segmentation_models_pytorch.{name}", **{"encoder_weights": None, **given})
+        return make_spec(
+            f"segmentation_models_pytorch.{name}", **{"encoder_weights": None, **given}
+        )
     if not Path(name).expanduser().exists() and not _HUB_ID.fullmatch(name):
         raise InputError(f"{name} does not exist; give a folder or an id of the hub")
     opener = "open_transformers" if scheme == "hf" else "open_smp"
-    return written(f"fakd.models.{opener}", source=name, **given)
+    return make_spec(f"fakd.models.{opener}", source=name, **given)
 
 
 def _in_module(word: str) -> Spec:
@@ -127,9 +129,9 @@ def _in_module(word: str) -> Spec:
     if inside is not None:
         root = inside["module"].partition(".")[0]
         if root not in LIBRARIES:
-            _look_in(str(Path.cwd()))
+            _append_search_path(str(Path.cwd()))
         if find_spec(root) is not None:
-            return written(f"{inside['module']}.{inside['name']}")
+            return make_spec(f"{inside['module']}.{inside['name']}")
     known = ", ".join(f"{each}:" for each in SCHEMES)
     scheme = word.partition(":")[0]
     raise InputError(
@@ -143,7 +145,7 @@ def _at_path(word: str) -> Spec:
     _refuse_rejected(path)
     if path.suffix == ".py":
         raise InputError(f"{word} may hold several networks; add the function: {word}:FUNCTION")
-    if path.is_dir() and (kind := _saved_by(path)) is not None:
+    if path.is_dir() and (kind := _saving_library(path)) is not None:
         require_library(SCHEMES[kind])
         return _of_library(kind, word, {})
     if path.suffix in EXPORTED or (path.is_file() and _is_torchscript(path)):
@@ -151,8 +153,8 @@ def _at_path(word: str) -> Spec:
             raise InputError(f"{word} does not exist; give the file of an exported network")
         if path.suffix == ".onnx":
             require_library("onnxruntime")
-        return written("fakd.models.open_exported", path=word)
-    return written("fakd.models.load", path=word)
+        return make_spec("fakd.models.open_exported", path=word)
+    return make_spec("fakd.models.load", path=word)
 
 
 def _refuse_rejected(path: Path) -> None:
@@ -172,7 +174,7 @@ def _refuse_rejected(path: Path) -> None:
     )
 
 
-def _saved_by(folder: Path) -> str | None:
+def _saving_library(folder: Path) -> str | None:
     """Return the scheme of the library that saved a folder; None if neither did."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -24,15 +24,15 @@ from fakd.imports import (
     LIBRARIES,
     is_allowed,
     is_network,
-    require_leave,
+    require_allowed,
 )
 from fakd.imports import OPENERS as OPENERS
 from fakd.imports import allow as allow
-from fakd.imports import find as find
+from fakd.imports import import_object as import_object
 from fakd.imports import nearest as nearest
 from fakd.sources import Spec as Spec
 from fakd.sources import is_source, resolve
-from fakd.sources import written as written
+from fakd.sources import make_spec as make_spec
 
 ADAPT = "fakd.models.adapt"
 STARTING_WEIGHTS: Mapping[str, Any] = {
@@ -77,7 +77,7 @@ def arguments_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def parameters(path: str) -> tuple[dict[str, inspect.Parameter], bool]:
     """List the named parameters of a class path, and whether it accepts other names as well."""
-    function = find(path)
+    function = import_object(path)
     # A class's __new__ may not have the parameters of its __init__.
     made = inspect.isclass(function) and function.__init__ is not object.__init__
     try:
@@ -113,7 +113,7 @@ def with_claims(spec: Any) -> Any:
             said = {name: given.pop(name) for name in [*given] if name not in known}
             inner = {**beside, "init_args": {**(beside.get("init_args") or {}), **said}}
             beside = with_claims(inner)
-        return written(path, **given, network=beside)
+        return make_spec(path, **given, network=beside)
     opener = str(path).startswith("fakd.models.open_")
     if not isinstance(path, str) or "." not in path or (path.startswith("fakd.") and not opener):
         return spec
@@ -121,10 +121,10 @@ def with_claims(spec: Any) -> Any:
     claims = set(parameters(ADAPT)[0]) - {"network", "classes", "new_head", *known}
     told = {name: given.pop(name) for name in claims & set(given)}
     inner = {"class_path": path, "init_args": given}
-    return written(ADAPT, network=inner, **told) if told else spec
+    return make_spec(ADAPT, network=inner, **told) if told else spec
 
 
-def checked(
+def check_spec(
     spec: Any,
     where: str,
     *,
@@ -156,12 +156,12 @@ def checked(
         )
     path, given = full_path(spec["class_path"], package), arguments_of(spec)
     if asked_by is None:
-        require_leave(path, given)
+        require_allowed(path, given)
     else:
         _require_permitted(path, given, asked_by, ours)
     known, open_ended = parameters(path)
-    hints = _hints(find(path))
-    inner = partial(checked, package=package, counted=counted, asked_by=asked_by, ours=ours)
+    hints = _hints(import_object(path))
+    inner = partial(check_spec, package=package, counted=counted, asked_by=asked_by, ours=ours)
 
     def converted(value: Any, hint: Any, place: str) -> Any:
         if isinstance(value, str) and not _accepts_text(hint):
@@ -172,7 +172,7 @@ def checked(
             return {key: converted(each, Any, f"{place}.{key}") for key, each in value.items()}
         if isinstance(value, list) and any(map(is_spec, value)):
             return [converted(each, Any, f"{place}[{i}]") for i, each in enumerate(value)]
-        return _converted(value, hint, place) if asked_by is None else _with_tuple(value, hint)
+        return _convert(value, hint, place) if asked_by is None else _with_tuple(value, hint)
 
     for name, value in [*given.items()]:
         hint, usual = hints.get(name, Any), getattr(known.get(name), "default", None)
@@ -202,7 +202,7 @@ def _as_spec(text: str) -> Any:
     """Convert text where an object is expected to a spec; other text is returned unchanged."""
     if is_source(text):
         return resolve(text)
-    return written(text) if CLASS_PATH.match(text) else text
+    return make_spec(text) if CLASS_PATH.match(text) else text
 
 
 def _is_plain(value: Any) -> bool:
@@ -211,18 +211,18 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Convert paths and enumerations to text and tuples to lists, for JSON and YAML."""
     if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: to_plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [to_plain(each) for each in value]
     if isinstance(value, Enum):
         return value.name
     return str(value) if isinstance(value, Path) else value
 
 
-def _converted(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str) -> Any:
     """Convert a value to the signature's type, by the parser's rules."""
     from jsonargparse import ArgumentError, ArgumentParser
 
@@ -301,13 +301,13 @@ def build(
     path = spec["class_path"]
     if asked_by is None:
         spec = {"class_path": path, "init_args": arguments_of(spec)}
-        require_leave(path, spec["init_args"])
+        require_allowed(path, spec["init_args"])
     else:
-        spec = checked(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
-    spec = spec if classes is None else counted_for(spec, classes)
+        spec = check_spec(spec, path, counted=classes is not None, asked_by=asked_by, ours=ours)
+    spec = spec if classes is None else with_class_count(spec, classes)
     arguments = {name: inner(value) for name, value in spec["init_args"].items()}
     try:
-        made = find(path)(**arguments)
+        made = import_object(path)(**arguments)
     except InputError:
         raise
     # A file may hold any value, and layers raise various errors for invalid ones.
@@ -319,7 +319,7 @@ def build(
     return made
 
 
-def counted_for(spec: Mapping[str, Any], classes: int) -> Spec:
+def with_class_count(spec: Mapping[str, Any], classes: int) -> Spec:
     """Fill in the number of classes where it is not given.
 
     Except for pretrained weights of torchvision, which fix it, and `adapt`, whose caller decides.
@@ -329,12 +329,12 @@ def counted_for(spec: Mapping[str, Any], classes: int) -> Spec:
     config = open_ended and path.endswith("Config")
     own = path == ADAPT or (path.startswith("torchvision.") and arguments.get("weights"))
     names = [] if own else ["num_labels"] if config else [n for n in _CLASS_COUNTS if n in known]
-    given = {k: counted_for(v, classes) if is_spec(v) else v for k, v in arguments.items()}
+    given = {k: with_class_count(v, classes) if is_spec(v) else v for k, v in arguments.items()}
     return {"class_path": path, "init_args": dict.fromkeys(names, classes) | given}
 
 
 def _remember(made: Any, spec: Spec) -> None:
-    spec = plain(spec)
+    spec = to_plain(spec)
     try:
         json.dumps(spec)
         _built[made] = spec

@@ -19,15 +19,15 @@ import torch
 from fakd.budget import RUNTIMES
 from fakd.errors import InputError
 from fakd.exporting import writing
-from fakd.exporting.guarantee import spread
+from fakd.exporting.guarantee import median_and_p90
 from fakd.exporting.program import Form, exportable_inference, metadata
-from fakd.exporting.shipping import machine
+from fakd.exporting.shipping import processor_name
 from fakd.exporting.writing import add_metadata, convert_to_openvino, export_graph
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.imports import nearest, require_library
 from fakd.inference import predict_classes, trained_inference
 from fakd.models import EncoderDecoder, open_network
-from fakd.report.measurements import device_name, timed
+from fakd.report.measurements import device_name, time_call
 from fakd.runs.folder import RESULT, read_json
 from fakd.settings import Inference
 from fakd.sources import EXPORTED
@@ -97,9 +97,9 @@ def time_network(
     Raises:
         InputError: there is no such network.
     """
-    before = _resident()
+    before = _resident_memory()
     network = open_network(given, classes).eval()
-    path = expanded(given) if isinstance(given, str | Path) else None
+    path = expand_user(given) if isinstance(given, str | Path) else None
     file = path is not None and path.suffix in EXPORTED
     shown = trained_inference(network) if inference is None else inference
     count = sum(each.numel() for each in network.parameters())
@@ -113,7 +113,7 @@ def time_network(
     if file and path is not None:
         call = partial(predict_classes, network, image, shown)
         runtime = next((name for name, end in ENDINGS.items() if end == path.suffix), "torch")
-        found = _timed(call, "cpu", before)
+        found = _measure_call(call, "cpu", before)
         yield Timing(runtime=runtime, device=place_name(CPU), **found, **facts)
         return
     network = copy.deepcopy(network).to(device)
@@ -122,13 +122,13 @@ def time_network(
     with tempfile.TemporaryDirectory() as place:
         for runtime in runtimes:
             if runtime in ENDINGS:
-                found = _as_file(network, runtime, Path(place), image, shown)
+                found = _time_exported(network, runtime, Path(place), image, shown)
                 yield Timing(runtime=runtime, device=place_name(CPU), **found, **facts)
                 continue
             if runtime == "compile":
                 network.compile()
             call = partial(predict_classes, network, image.to(device), shown)
-            found = _timed(call, device.type, None, _weight(network))
+            found = _measure_call(call, device.type, None, _weight_megabytes(network))
             yield Timing(runtime=runtime, device=place_name(device), **found, **facts)
 
 
@@ -153,10 +153,10 @@ def require_runtimes(names: Sequence[str]) -> None:
 
 def place_name(device: torch.device) -> str:
     """Name the device: the GPU, or the processor with its number of threads."""
-    return device_name(device).replace("processor", machine(), 1)
+    return device_name(device).replace("processor", processor_name(), 1)
 
 
-def _as_file(
+def _time_exported(
     network: Segmenter, runtime: str, folder: Path, image: torch.Tensor, shown: Inference
 ) -> dict[str, Any]:
     """Export a network for images of one size, and time the file."""
@@ -171,31 +171,31 @@ def _as_file(
             add_metadata(graph, metadata(network, form))
         if file != graph:
             convert_to_openvino(graph, file, metadata(network, form))
-        before = _resident()
+        before = _resident_memory()
         opened = open_network(file)
     except Exception as error:
         return {"problem": _first_line(error)}
-    return _timed(partial(predict_classes, opened, image, Inference()), "cpu", before)
+    return _measure_call(partial(predict_classes, opened, image, Inference()), "cpu", before)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _timed(
+def _measure_call(
     call: Callable[[], object], kind: str, before: float | None, weights: float = 0.0
 ) -> dict[str, Any]:
     """Time a call and measure its memory, since ``before`` or in addition to ``weights`` (MB)."""
     try:
-        times = timed(call, torch.device(kind))
+        times = time_call(call, torch.device(kind))
         if before is None:
-            memory = _growth(call, kind)
+            memory = _memory_growth(call, kind)
             memory = None if memory is None else memory + weights
         else:
-            memory = None if (now := _peak()) is None else max(0.0, now - before)
+            memory = None if (now := _peak_memory()) is None else max(0.0, now - before)
     except Exception as error:
         return {"problem": _first_line(error)}
-    median, p90 = spread(times)
+    median, p90 = median_and_p90(times)
     rounded = None if memory is None else round(memory, 1)
     return {"median": median, "p90": p90, "memory": rounded}
 
@@ -211,27 +211,27 @@ def _known_score(network: Segmenter, path: Path | None) -> float | None:
     return None if score is None else float(score)
 
 
-def _weight(network: torch.nn.Module) -> float:
+def _weight_megabytes(network: torch.nn.Module) -> float:
     """Compute the size of a network's weights and buffers, in MB."""
     tensors = network.state_dict().values()
     return float(sum(each.numel() * each.element_size() for each in tensors)) / 1e6
 
 
-def _growth(call: Callable[[], object], kind: str) -> float | None:
+def _memory_growth(call: Callable[[], object], kind: str) -> float | None:
     """Measure the peak memory that a call adds, in MB; None if the system does not report it."""
     if kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         call()
         return float(torch.cuda.max_memory_allocated() - held) / 1e6
-    before = _resident()
+    before = _resident_memory()
     if before is None:
         return None
     call()
-    return None if (now := _peak()) is None else max(0.0, now - before)
+    return None if (now := _peak_memory()) is None else max(0.0, now - before)
 
 
-def _resident() -> float | None:
+def _resident_memory() -> float | None:
     """Measure the process's memory in MB and reset its peak; None except on Linux."""
     gc.collect()
     if sys.platform != "linux":
@@ -246,8 +246,8 @@ def _resident() -> float | None:
     return _status("VmRSS")
 
 
-def _peak() -> float | None:
-    """Read the process's peak memory since `_resident`, in MB."""
+def _peak_memory() -> float | None:
+    """Read the process's peak memory since `_resident_memory`, in MB."""
     return _status("VmHWM") if sys.platform == "linux" else None
 
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import yaml
 
-from fakd.answers import Mapped, Several, Stored, described
+from fakd.answers import Mapped, Several, Stored, parse_source
 from fakd.runs.recipe import describe
-from fakd.specs import build, checked, written
+from fakd.specs import build, check_spec, make_spec
 from stand_ins import message
 
 MAP = {"classes": {"road": ["street"]}, "rest": "ignore"}
 
 
 def load(path):
-    return written("fakd.models.load", path=path)
+    return make_spec("fakd.models.load", path=path)
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_answers_is_told_from_a_run(folder, tmp_path):
-    assert described(folder, load) == written("fakd.answers.Stored", path=folder)
+    assert parse_source(folder, load) == make_spec("fakd.answers.Stored", path=folder)
     (tmp_path / "best.safetensors").touch()
-    assert described(folder, load) is None
-    assert described("pspnet", load) is None
+    assert parse_source(folder, load) is None
+    assert parse_source("pspnet", load) is None
 
 
 def test_several_teachers_stand_in_a_file_or_in_a_recipe(folder, tmp_path):
@@ -38,16 +38,18 @@ def test_several_teachers_stand_in_a_file_or_in_a_recipe(folder, tmp_path):
     (tmp_path / "t.yaml").write_text(yaml.safe_dump({"teachers": teachers, "by": "confidence"}))
 
     def meant(path):
-        return described(path, meant) or load(path)
+        return parse_source(path, meant) or load(path)
 
-    spec = described(str(tmp_path / "t.yaml"), meant)
-    mapped = written("fakd.answers.Mapped", teacher=load("runs/teacher"), classes_from=MAP)
-    stored = written("fakd.answers.Stored", path=folder)
+    spec = parse_source(str(tmp_path / "t.yaml"), meant)
+    mapped = make_spec("fakd.answers.Mapped", teacher=load("runs/teacher"), classes_from=MAP)
+    stored = make_spec("fakd.answers.Stored", path=folder)
     assert spec["init_args"]["teachers"] == [stored, mapped]
     assert spec["init_args"]["weights"] == [2, 1.0]
     assert spec["init_args"]["by"] == "confidence"
-    assert described(teachers, meant)["init_args"]["teachers"] == [stored, mapped]
-    assert described({"source": folder, "smoothing": 0.1}, meant)["init_args"]["smoothing"] == 0.1
+    assert parse_source(teachers, meant)["init_args"]["teachers"] == [stored, mapped]
+    assert (
+        parse_source({"source": folder, "smoothing": 0.1}, meant)["init_args"]["smoothing"] == 0.1
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,13 +66,13 @@ def test_several_teachers_stand_in_a_file_or_in_a_recipe(folder, tmp_path):
     ],
 )
 def test_a_wrong_list_of_teachers_is_refused(content, said):
-    assert said in message(lambda: described(content, load))
+    assert said in message(lambda: parse_source(content, load))
 
 
 def test_recipes_describe_sources_as_they_are_built(folder):
     teachers = [Stored(folder), Mapped(Stored(folder, smoothing=0.1), MAP)]
     spec = describe(Several(teachers, [1, 3], "confidence"))
-    again = build(checked(spec, "teacher"))
+    again = build(check_spec(spec, "teacher"))
     assert describe(again) == spec
     assert again.weights == [1, 3]
     assert again.teachers[1].classes.content == MAP

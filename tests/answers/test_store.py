@@ -61,7 +61,7 @@ def maps(part, index, channels=None):
 
 
 def fill(store, shards=None, channels=None):
-    for part, number in store.left() if shards is None else shards:
+    for part, number in store.unwritten() if shards is None else shards:
         split = getattr(DATA, part)
         store.write(
             part,
@@ -109,10 +109,10 @@ def test_a_store_is_continued_where_it_was_left(folder):
     store = Store.begin(folder, content())
     fill(store, [("train", 1), ("val", 0)])
     again = Store.begin(folder, content())
-    assert again.left() == [("train", 0), ("train", 2)]
+    assert again.unwritten() == [("train", 0), ("train", 2)]
     assert again.fingerprint == store.fingerprint
     fill(again)
-    assert not again.left()
+    assert not again.unwritten()
 
 
 def test_a_store_that_is_not_finished_is_never_read(folder):

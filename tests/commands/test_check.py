@@ -139,14 +139,14 @@ def test_everything_is_read_however_long_it_takes(root):
 
 
 def test_pictures_are_taken_from_both_splits(root):
-    from fakd.inspection import inspected
+    from fakd.inspection import inspect_data
     from fakd.report.dataset import save_overlays
 
     write(root, "val", count=2)
     for number in range(2, 5):
         for kind in ("images", "masks"):
             (root / "val" / kind / f"val{number}.png").unlink()
-    assert save_overlays(root.parent / "p.png", inspected(root)) == 7
+    assert save_overlays(root.parent / "p.png", inspect_data(root)) == 7
 
 
 def test_the_picture_shows_masks_in_the_colours_of_the_legend(root, tmp_path):

@@ -358,7 +358,7 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(teacher, tmp_path):
     for line in mine:
         os.kill(int(line.split()[0]), signal.SIGUSR2)
     job.result()
-    log = work.beside(".log").read_text()
+    log = work.sibling(".log").read_text()
     assert "stopped by SIGTERM after step" in log
     assert "continuing at step" in log
     assert work.finished

@@ -14,8 +14,8 @@ from fakd.commands.doctor import doctor
 from fakd.errors import InputError
 from fakd.models import adapt
 from fakd.settings import Augmentation, Hardware, Optimizer, Schedule
-from fakd.training.asking import reordered
-from fakd.training.trial import is_transformer, usual_rates
+from fakd.training.teacher_check import best_class_order
+from fakd.training.trial import is_transformer, typical_learning_rates
 from foreign_networks import beit, segformer
 from stand_ins import message
 
@@ -172,7 +172,7 @@ def test_an_order_is_the_best_of_all_assignments():
     def mean(order):
         return float(torch.stack([iou[i, order[i]] for i in (0, 1, 2, 4)]).mean())
 
-    best, order = reordered(matrix)
+    best, order = best_class_order(matrix)
     assert best == pytest.approx(max(map(mean, permutations(range(5)))))
     assert mean(order) == pytest.approx(best)
 
@@ -209,9 +209,14 @@ def test_a_learning_rate_that_is_far_too_large(data):
 
 
 def test_rates_follow_the_batch_and_transformers_are_told():
-    assert usual_rates(Optimizer(kind="SGD"), 32)[1] == 2 * usual_rates(Optimizer(), 16)[1]
+    assert (
+        typical_learning_rates(Optimizer(kind="SGD"), 32)[1]
+        == 2 * typical_learning_rates(Optimizer(), 16)[1]
+    )
     adam = Optimizer(kind="AdamW")
-    assert usual_rates(adam, 64)[1] == pytest.approx(2 * usual_rates(adam, 16)[1])
+    assert typical_learning_rates(adam, 64)[1] == pytest.approx(
+        2 * typical_learning_rates(adam, 16)[1]
+    )
     assert is_transformer(nn.Sequential(nn.LayerNorm(3), nn.Conv2d(3, 3, 1)))
     assert not is_transformer(nn.Sequential(nn.LayerNorm(3), nn.BatchNorm2d(3)))
 

@@ -52,13 +52,15 @@ def test_a_torchvision_network_is_trained_loaded_and_evaluated(tmp_path):
 
 def test_ones_own_network_learns_from_it_and_is_loaded_when_allowed(mine, tmp_path, capsys):
     teacher, run = tmp_path / "teacher.safetensors", tmp_path / "run"
-    foreign = specs.written(DEEPLAB, weights_backbone=None)
+    foreign = specs.make_spec(DEEPLAB, weights_backbone=None)
     network = fakd.models.adapt(specs.build(foreign, classes=12))
     fakd.models.save(network, teacher, class_names=None, palette=None)
     given = [f"--teacher={teacher}", f"--student={mine}", "--student.width=6"]
     options = ["--check_teacher=false", f"--run={run}"]
     assert main(["distill", *given, *DATA, *SHORT, *options]) == 0
-    assert fakd.load(run).config["init_args"]["network"] == specs.written(mine, classes=12, width=6)
+    assert fakd.load(run).config["init_args"]["network"] == specs.make_spec(
+        mine, classes=12, width=6
+    )
     imports._allowed.clear()
     capsys.readouterr()
     assert main(["evaluate", f"--network={run}", *DATA]) == 2
@@ -74,7 +76,7 @@ def test_a_run_of_ones_own_network_converts_to_plain_weights(mine, tmp_path, cap
     assert main(["train", f"--network={mine}", *DATA, *SHORT, f"--run={run}"]) == 0
     assert main(["convert", f"--source={run}", f"--target={target}"]) == 0
     saved = torch.load(target, weights_only=True)
-    network = specs.find(mine)(12)
+    network = specs.import_object(mine)(12)
     network.load_state_dict(saved["state_dict"])
     assert saved["meta"]["CLASSES"][0] == "road"
     images = torch.rand(1, 3, 32, 48)
@@ -172,7 +174,7 @@ def test_a_function_in_a_file_is_a_network_without_annotations(tmp_path, monkeyp
 
 def test_plain_weights_are_loaded_into_the_network_named_beside_them(mine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    network = specs.find(mine)(12, 6)
+    network = specs.import_object(mine)(12, 6)
     torch.save(network.state_dict(), "weights.pth")
     given = ["--teacher=weights.pth", "--teacher.network=own_nets.py:net"]
     given += ["--teacher.network.width=6", "--student=own_nets.py:net", "--check_teacher=false"]
@@ -194,10 +196,10 @@ def test_plain_weights_are_loaded_into_the_network_named_beside_them(mine, tmp_p
 
 
 def test_another_teacher_is_another_run(mine, tmp_path):
-    made = specs.find(mine)
+    made = specs.import_object(mine)
     torch.manual_seed(0)
     first, second = (fakd.models.adapt(made(12)) for _ in range(2))
-    student = specs.written(mine)
+    student = specs.make_spec(mine)
     data = fakd.data.scenes(train=4, val=2, size=(32, 48))
     options = {
         "schedule": fakd.Schedule(steps=2, batch_size=2),

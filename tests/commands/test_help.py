@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from fakd import losses
-from fakd.cli import COMMANDS, command_of, command_parser, gathered, main, parse
+from fakd.cli import COMMANDS, command_of, command_parser, gather_flags, main, parse
 from fakd.errors import InputError
 from fakd.help_pages import PAGES
 from fakd.shorthand import PACKAGES, first_unknown, gather
@@ -30,7 +30,7 @@ def test_examples_name_flags_that_there_are(example):
     if "--recipe" in rest:
         where = rest.index("--recipe")
         del rest[where : where + 2]
-    arguments, _ = gathered(name, rest)
+    arguments, _ = gather_flags(name, rest)
     assert first_unknown(arguments, [], flags) is None
 
 

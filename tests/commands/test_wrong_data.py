@@ -125,7 +125,7 @@ def test_few_masks_are_read_where_they_are_as_they_should_be(data, monkeypatch):
     opened, read = folder(data), []
     for split in (opened.train, opened.val):
         reader = split.pairs[0].reader
-        counted = reader.counted
+        counted = reader.count_values
         monkeypatch.setattr(
             reader, "counted", lambda path, of=counted: read.append(path) or of(path)
         )

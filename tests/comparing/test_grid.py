@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fakd.comparing.cell import Cell, attempt, measure, trial_of, within
+from fakd.comparing.cell import Cell, attempt, measure, trial_of, with_minutes
 from fakd.comparing.engines import LocalEngine, environments
 from fakd.comparing.grid import Grid, merged
 from fakd.comparing.methods import network, resolve_methods, resolve_pairs, resolve_seeds
@@ -60,7 +60,7 @@ def cell(folder, method="cwd", seed=0, **recipe):
 
 
 def starts(each):
-    return each.beside(".starts").read_text().count("started")
+    return each.sibling(".starts").read_text().count("started")
 
 
 def run(cells, parallel=1, function=attempt):
@@ -78,7 +78,7 @@ def test_a_failure_is_recorded_with_its_last_line_and_stops_nobody(tmp_path, sta
     assert cells[0].failure == "exit code 1: fakd: failed: no luck"
     assert cells[1].finished
     assert cells[1].failure is None
-    assert cells[1].beside(".log").read_text() == "the stand-in works\n"
+    assert cells[1].sibling(".log").read_text() == "the stand-in works\n"
 
 
 def test_finished_cells_are_left_alone_and_failed_ones_tried_again(tmp_path, stand_in):
@@ -177,7 +177,7 @@ def test_equal_minutes_give_each_method_the_steps_it_has_time_for(tmp_path, stan
         each = cell(tmp_path, method, pace=pace, seconds=60.0, intervals=intervals)
         trial = trial_of(each)
         assert run([trial], function=measure) == []
-        assert within(each, 1.0, trial).recipe["schedule"]["steps"] == steps
+        assert with_minutes(each, 1.0, trial).recipe["schedule"]["steps"] == steps
         assert not trial.folder.exists()
         run([trial], function=measure)
         assert starts(trial) == 1, "a measurement is kept"

@@ -17,7 +17,7 @@ from fakd.comparing.statistics import (
     mean_iou,
     paired_difference,
     percentile_interval,
-    widened_for_few,
+    widen_for_few_groups,
 )
 from fakd.comparing.verdict import Comparison, tone
 
@@ -42,7 +42,7 @@ def interval_of(dice, seeds, clips, frames, grouped, **more):
     groups = [f"{place // frames}" for place in range(clips * frames)] if grouped else None
     images = percentile_interval(bootstrap_differences(*sets, resamples=300, groups=groups))
     if groups:
-        images = widened_for_few(difference.mean, images, clips)
+        images = widen_for_few_groups(difference.mean, images, clips)
     return replace(difference, over_images=images, groups=clips if grouped else None)
 
 

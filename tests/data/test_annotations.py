@@ -13,9 +13,9 @@ from PIL import Image
 from fakd.cli import main
 from fakd.data import folder
 from fakd.errors import InputError
-from fakd.inspection import inspected
+from fakd.inspection import inspect_data
 from fakd.inspection.annotations.coco import run_lengths
-from fakd.inspection.annotations.regions import Drawing, Region, drawn, filled
+from fakd.inspection.annotations.regions import Drawing, Region, draw_regions, fill_polygon
 
 HEIGHT, WIDTH = 32, 48
 BOX = [(4, 6), (20, 6), (20, 18), (4, 18)]
@@ -117,13 +117,13 @@ def test_boxes_of_coco_are_refused_where_there_are_no_outlines(root):
     with pytest.raises(
         InputError, match="keypoints and boxes do not give pixels; export segmentation"
     ):
-        inspected(root)
+        inspect_data(root)
 
 
 def test_what_would_be_drawn_is_said_first(root):
     coco_instances(root)
     with pytest.raises(InputError, match=r"5 images .* COCO, with 3 classes .* --save NEWFOLDER"):
-        inspected(root)
+        inspect_data(root)
 
 
 def test_coco_by_split_as_roboflow_exports_it(root):
@@ -205,7 +205,7 @@ def test_what_cannot_be_drawn_is_left_out_and_said(root):
     for name in ("aa", "bb", "cc"):
         labelme(root, shape("box", BOX), shape("line", BOX, "line"), name=name)
     labelme(root, shape("box", BOX), name="other", imageWidth=640)
-    inspection = inspected(root, save=root.parent / "saved")
+    inspection = inspect_data(root, save=root.parent / "saved")
     said = "\n".join(each.text for each in inspection.findings)
     assert "1 image left out: photos/other.jpg (photos/other.json): the image is 48x32" in said
     assert "3 points and lines left out" in said
@@ -278,7 +278,7 @@ def test_yolos_outlines(root):
 def test_yolos_boxes_are_refused_and_nothing_is_left(root):
     yolo(root, "0 0.5 0.5 0.2 0.2\n")
     with pytest.raises(InputError, match=r"YOLO.*keypoints and boxes do not give pixels"):
-        inspected(root, save=root.parent / "new" / "saved")
+        inspect_data(root, save=root.parent / "new" / "saved")
     assert not (root.parent / "new").exists()
 
 
@@ -289,7 +289,7 @@ def test_yolos_turned_boxes_are_no_outlines(root):
     line = "1 " + " ".join(f"{each:.6f}" for each in corners.ravel()) + "\n"
     yolo(root, line)
     with pytest.raises(InputError, match="boxes do not give pixels"):
-        inspected(root, save=root.parent / "saved")
+        inspect_data(root, save=root.parent / "saved")
     assert not (root.parent / "saved").exists()
     # Next to an outline of more corners than a box has, four corners are an outline, too.
     yolo(root, line + "0 0.1 0.1 0.3 0.1 0.4 0.2 0.3 0.3 0.1 0.2\n")
@@ -301,7 +301,7 @@ def test_nothing_is_left_of_masks_that_failed(root):
     (root.parent / "saved").mkdir()
     for place in ("saved", "new/saved"):
         with pytest.raises(InputError, match=r"no image .* could be drawn"):
-            inspected(root, save=root.parent / place)
+            inspect_data(root, save=root.parent / place)
     assert sorted(path.name for path in root.parent.iterdir() if path.name != "cache") == [
         "raw",
         "saved",
@@ -313,13 +313,13 @@ def test_annotations_that_are_damaged_are_refused_in_one_line(root):
     photo(root, "a.jpg")
     write(root, "a.json", {"shapes": [{"label": "box"}], "imagePath": "a.jpg"})
     with pytest.raises(InputError, match=r"cannot read the annotations in a\.json .*KeyError"):
-        inspected(root, save=root.parent / "saved")
+        inspect_data(root, save=root.parent / "saved")
 
 
 def test_masks_keep_their_images_where_they_are_and_are_small(root):
     coco_instances(root)
     saved = root.parent / "saved"
-    inspected(root, save=saved)
+    inspect_data(root, save=saved)
     assert "../raw/images/{name}.jpg" in (saved / "dataset.yaml").read_text()
     assert sorted(path.name for path in saved.iterdir()) == [
         "dataset.yaml", "masks", "train.txt", "val.txt"
@@ -336,17 +336,17 @@ def test_masks_keep_their_images_where_they_are_and_are_small(root):
 def test_a_polygon_holds_the_pixels_whose_centres_it_holds():
     triangle = [(0.0, 0.0), (8.0, 0.0), (0.0, 8.0)]
     rows, columns = np.indices((8, 8)) + 0.5
-    np.testing.assert_array_equal(filled(triangle, (8, 8)), rows + columns < 8)
+    np.testing.assert_array_equal(fill_polygon(triangle, (8, 8)), rows + columns < 8)
     ring = [(0, 0), (8, 0), (8, 8), (0, 8), (0, 0), (2, 2), (6, 2), (6, 6), (2, 6), (2, 2)]
-    assert filled(ring, (8, 8)).sum() == 64 - 16
-    assert filled([(-5, -5), (50, -5), (50, 50), (-5, 50)], (8, 6)).all()
+    assert fill_polygon(ring, (8, 8)).sum() == 64 - 16
+    assert fill_polygon([(-5, -5), (50, -5), (50, 50), (-5, 50)], (8, 6)).all()
 
 
 def test_bitmaps_that_reach_beyond_the_image_are_cut():
     ids = {"a": 1, None: 255}
     for corner, count in (((-1, -2), 3 * 2), ((6, 3), 2 * 3), ((90, 0), 0)):
         region = Region("a", bitmap=np.ones((4, 4), bool), corner=corner)
-        assert (drawn(Drawing([region]), (8, 6), ids | {"b": 0}, "b") == 1).sum() == count
+        assert (draw_regions(Drawing([region]), (8, 6), ids | {"b": 0}, "b") == 1).sum() == count
 
 
 def test_run_lengths_are_those_of_pycocotools():
@@ -392,13 +392,13 @@ def coco(root, names, file="instances.json", shapes=None, **more) -> None:
 
 def refused(root) -> str:
     with pytest.raises(InputError) as error:
-        inspected(root, save=root.parent / "saved")
+        inspect_data(root, save=root.parent / "saved")
     assert not (root.parent / "saved").exists()
     return str(error.value)
 
 
 def said(root) -> str:
-    return "\n".join(each.text for each in inspected(root, save=root.parent / "saved").findings)
+    return "\n".join(each.text for each in inspect_data(root, save=root.parent / "saved").findings)
 
 
 def test_images_of_one_name_in_two_folders_are_told_apart_or_refused(root):

@@ -10,13 +10,13 @@ from fakd.data import (
     CachedSplit,
     Sample,
     Split,
-    cached,
+    cache_in_memory,
     cut_like,
     evaluation_samples,
     folder,
     training_batches,
 )
-from fakd.data.seeds import mixed
+from fakd.data.seeds import hash_seed
 from fakd.errors import InputError
 from fakd.settings import Hardware
 from fakd.types import IGNORE
@@ -140,16 +140,16 @@ def test_the_same_image_is_augmented_differently_in_each_slot():
 
 def test_seeds_of_neighbours_share_nothing_even_in_32_bits():
     seeds = {
-        mixed(seed, purpose, step, slot) % 2**32
+        hash_seed(seed, purpose, step, slot) % 2**32
         for seed in range(3)
         for purpose in (1, 2)
         for step in range(50)
         for slot in range(50)
     }
     assert len(seeds) > 15000 - 5
-    assert mixed(1, 2) != mixed(2, 1) != mixed(1, 2, 0)
+    assert hash_seed(1, 2) != hash_seed(2, 1) != hash_seed(1, 2, 0)
     # Sebastiano Vigna's splitmix64 with state 0 starts with this number.
-    assert mixed(0) == 0xE220A8397B1DCDAF
+    assert hash_seed(0) == 0xE220A8397B1DCDAF
 
 
 def test_batches_must_be_shared_out_evenly():
@@ -265,13 +265,13 @@ def test_a_run_shares_its_cache_out_among_its_processes(workers, devices):
     processes = devices * max(1, workers)
     hardware = Hardware(workers=workers, devices=devices, cache=processes * bytes_of_all / 2**30)
     for _ in range(2):
-        kept = cached((train, val), replace(hardware, cache=hardware.cache / 2))
+        kept = cache_in_memory((train, val), replace(hardware, cache=hardware.cache / 2))
         for split in kept:
             for index in chain(range(len(split)), range(len(split))):
                 split[index]
     # Half of each split is kept, and the other half is decoded twice, in each of two rounds.
     assert (len(train.read), len(val.read)) == (2 * 45, 2 * 15)
-    everything = cached((train, val), hardware)
+    everything = cache_in_memory((train, val), hardware)
     train.read.clear()
     for index in chain(range(30), range(30)):
         everything[0][index]
@@ -280,7 +280,7 @@ def test_a_run_shares_its_cache_out_among_its_processes(workers, devices):
 
 def test_a_cache_of_nothing_keeps_nothing_and_a_negative_one_is_refused():
     split = Numbered(2)
-    (kept,) = cached((split,), Hardware(cache=0.0))
+    (kept,) = cache_in_memory((split,), Hardware(cache=0.0))
     assert [kept[0].name, kept[0].name] == ["0", "0"]
     assert split.read == [0, 0]
     with pytest.raises(InputError, match=r"hardware\.cache of at least 0, got -1"):

@@ -7,9 +7,9 @@ import tifffile
 from PIL import Image
 
 from fakd.data import folder, read_image
-from fakd.data.decoding import stored
+from fakd.data.decoding import decode_raw
 from fakd.data.layout import IMAGE_SUFFIXES, Levels
-from fakd.inspection import inspected
+from fakd.inspection import inspect_data
 from fakd.inspection.survey import read_header
 from stand_ins import message, write_png
 
@@ -320,7 +320,7 @@ def test_a_tiff_that_is_to_be_turned_is_recognised_as_such(made_up, deep):
     tifffile.imwrite(path, pixels.astype(kind), photometric="rgb", extratags=tags)
     header = read_header(path, upright=True)
     assert (header.size, header.stored, header.turned) == ((6, 8), (8, 6), True)
-    assert stored(path, upright=True).size_before == (8, 6)
+    assert decode_raw(path, upright=True).size_before == (8, 6)
     # The mask fits the picture as it is stored.
     assert "after EXIF rotation" in message(lambda: folder(made_up.root).val[0])
     made_up.mask("val/masks/a.png", np.zeros((8, 6), np.uint8))
@@ -334,12 +334,12 @@ def test_a_range_that_images_do_not_have_is_refused_or_said(made_up):
     assert "values from 0 to 255, but range: [0, 4095] in the description says" in error
     for white, words in ((9, "outside range: [0, 9]"), (200, "")):
         made_up.describe(text.format(white))
-        found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
+        found = [text for _, text in inspect_data(made_up.root).findings if "range:" in text]
         assert bool(found) == bool(words)
         assert all(words in text for text in found)
     for split in ("train", "val"):
         made_up.image(f"{split}/images/a.png", np.full((6, 8, 3), 3, np.uint8))
-    found = [text for _, text in inspected(made_up.root).findings if "range:" in text]
+    found = [text for _, text in inspect_data(made_up.root).findings if "range:" in text]
     assert found
     for text in found:
         assert "images hold values up to 3" in text

@@ -8,7 +8,7 @@ from PIL import Image
 from fakd.data import folder
 from fakd.data.groups import proposed_group, read_group
 from fakd.errors import InputError
-from fakd.inspection import inspected
+from fakd.inspection import inspect_data
 
 NAMES = [f"clip{clip}_{frame:04}" for clip in range(2) for frame in range(4)]
 
@@ -119,10 +119,10 @@ def test_a_description_has_a_margin_of_its_own(clips):
 
 def test_data_check_proposes_groups_until_they_are_declared(clips):
     described(clips)
-    said = [each.text for each in inspected(clips).findings]
+    said = [each.text for each in inspect_data(clips).findings]
     (line,) = [text for text in said if "look like frames of 2 clips" in text]
     described(clips, group=line.split("group: '")[1].split("'")[0])
-    assert not any("frames" in each.text for each in inspected(clips).findings)
+    assert not any("frames" in each.text for each in inspect_data(clips).findings)
 
 
 def test_data_check_proposes_no_group_that_holds_all(clips):
@@ -131,6 +131,6 @@ def test_data_check_proposes_no_group_that_holds_all(clips):
         for kind in ("images", "masks"):
             file = clips / "val" / kind / f"{name}.png"
             file.rename(file.with_name(f"clip7_{NAMES.index(name)}.png"))
-    said = " ".join(each.text for each in inspected(clips).findings)
+    said = " ".join(each.text for each in inspect_data(clips).findings)
     assert "look like frames of 1 clip, so scores describe that clip alone" in said
     assert "group:" not in said

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fakd.data import folder, scenes
 from fakd.errors import InputError
-from fakd.inspection import Weight, inspected, spread
+from fakd.inspection import Weight, inspect_data, spread_evenly
 from fakd.types import IGNORE
 
 ROAD_CAR = np.tile(np.array([0, 1], np.uint8), (6, 4))
@@ -32,14 +32,14 @@ def sound(made_up):
 
 
 def texts(data, weight=None, **options) -> list[str]:
-    found = inspected(data.root, **options).findings
+    found = inspect_data(data.root, **options).findings
     assert all("\n" not in finding.text for finding in found)
     return [each.text for each in found if weight is None or each.weight is weight]
 
 
 def single(data, *parts: str, weight=Weight.STOPS) -> str:
     """The one finding there is, which must hold all parts."""
-    (finding,) = inspected(data.root).findings
+    (finding,) = inspect_data(data.root).findings
     assert finding.weight is weight
     for part in parts:
         assert part in finding.text
@@ -47,7 +47,7 @@ def single(data, *parts: str, weight=Weight.STOPS) -> str:
 
 
 def test_a_sound_set_has_nothing_to_fix(sound):
-    inspection = inspected(sound.root)
+    inspection = inspect_data(sound.root)
     assert inspection.findings == []
     assert inspection.usable
     train, val = inspection.splits
@@ -60,13 +60,13 @@ def test_a_sound_set_has_nothing_to_fix(sound):
 def test_an_image_without_a_mask(sound):
     (sound.root / "train/masks/train_b.png").unlink()
     single(sound, "train: 1 image without a mask", "train_b.png", "add the masks")
-    assert not inspected(sound.root).usable
+    assert not inspect_data(sound.root).usable
 
 
 def test_a_mask_without_an_image(sound):
     (sound.root / "val/images/val_b.png").unlink()
     single(sound, "val: 1 mask without an image", "val/masks/val_b.png", weight=Weight.HARMS)
-    assert inspected(sound.root).usable
+    assert inspect_data(sound.root).usable
 
 
 def test_masks_of_the_other_split_are_not_alone(made_up):
@@ -267,31 +267,31 @@ def test_an_image_listed_for_both_splits(made_up):
 
 
 def test_the_sample_is_even_and_as_large_as_asked(sound):
-    assert sorted(spread(100)) == list(range(100))
+    assert sorted(spread_evenly(100)) == list(range(100))
     for count in (5, 10, 30):
-        gaps = np.diff(sorted([-1, *spread(100)[:count], 100]))
+        gaps = np.diff(sorted([-1, *spread_evenly(100)[:count], 100]))
         assert gaps.max() <= 3 * 100 / count
-    assert spread(50, seed=1) != spread(50, seed=2)
-    assert [len(split.sample) for split in inspected(sound.root, samples=2).splits] == [2, 2]
+    assert spread_evenly(50, seed=1) != spread_evenly(50, seed=2)
+    assert [len(split.sample) for split in inspect_data(sound.root, samples=2).splits] == [2, 2]
 
 
 def test_time_ends_it_after_a_few(sound):
     for number in range(20):
         sound.pair("train", f"more{number}", ROAD_CAR)
-    train, val = inspected(sound.root, seconds=1e-9).splits
+    train, val = inspect_data(sound.root, seconds=1e-9).splits
     assert 8 <= len(train.sample) < 24
     assert len(val.sample) == 4
 
 
 def test_values_mean_what_the_reader_says(sound):
     sound.describe("classes: [road, car]\nids: {3: car, 4: road}\nignore: [9]\nothers: road\n")
-    pair = inspected(sound.root).splits[0].listing.pairs[0]
+    pair = inspect_data(sound.root).splits[0].listing.pairs[0]
     values = [3, 4, 9, 255, 1000, (0, 0, 0)]
     assert [pair.reader.meaning(each) for each in values] == [1, 0, IGNORE, IGNORE, 0, None]
 
 
 def proposed(root) -> dict:
-    return yaml.safe_load(inspected(root).opened.proposal.text)
+    return yaml.safe_load(inspect_data(root).opened.proposal.text)
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def bare(tmp_path, made_up):
 def test_photos_and_masks_in_two_folders(bare):
     for number in range(10):
         root = bare(f"Photos/IMG_{number}.jpg", f"Masks/IMG_{number}.png", ROAD_CAR * 255)
-    inspection = inspected(root)
+    inspection = inspect_data(root)
     assert proposed(root) == {
         "classes": ["background", "foreground"],
         "ids": {0: "background", 255: "foreground"},
@@ -327,14 +327,14 @@ def test_photos_and_masks_in_two_folders(bare):
     for name, content in inspection.opened.proposal.files(root).items():
         (root / name).write_text(content)
     assert [len(split) for split in (folder(root).train, folder(root).val)] == [8, 2]
-    assert inspected(root).usable
+    assert inspect_data(root).usable
 
 
 def test_a_missing_mask_is_found_without_a_description_too(bare):
     for number in range(10):
         root = bare(f"photos/{number}.jpg", f"masks/{number}.png")
     (root / "masks/3.png").unlink()
-    found = [finding.text for finding in inspected(root).findings]
+    found = [finding.text for finding in inspect_data(root).findings]
     assert any("1 image without a mask" in text and "3.jpg" in text for text in found)
 
 
@@ -358,7 +358,7 @@ def test_arrangements_that_are_understood(bare, image, mask, section):
     else:
         assert content["train"]["images"] == section[0]
         assert content["train"]["masks"].startswith(section[1])
-    inspection = inspected(root)
+    inspection = inspect_data(root)
     assert [len(split.listing.pairs) for split in inspection.splits] == [2, 2]
     assert not any("without" in finding.text for finding in inspection.findings)
 
@@ -384,7 +384,7 @@ def test_smooth_edges_are_no_classes(bare):
         soft[:3, 40] = [[50 * number + shade, 0, 0] for shade in (10, 20, 30)]
         root = bare(f"photos/{number}.jpg", f"masks/{number}.png", soft)
     assert len(proposed(root)["classes"]) == 2
-    assert any("smooth edges" in finding.text for finding in inspected(root).findings)
+    assert any("smooth edges" in finding.text for finding in inspect_data(root).findings)
 
 
 def test_masks_told_by_what_they_hold(made_up, bare):
@@ -398,18 +398,18 @@ def test_masks_told_by_what_they_hold(made_up, bare):
 def test_folders_that_cannot_be_understood(bare, tmp_path):
     root = bare("photos/one.jpg", "masks/other.png")
     with pytest.raises(InputError, match="whose names have nothing in common"):
-        inspected(root)
+        inspect_data(root)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="found none"):
-        inspected(tmp_path / "empty")
+        inspect_data(tmp_path / "empty")
     with pytest.raises(InputError, match="does not exist"):
-        inspected(tmp_path / "nowhere")
+        inspect_data(tmp_path / "nowhere")
     with pytest.raises(InputError, match="does not consist of files"):
-        inspected(scenes(train=2, val=2, size=(32, 48)))
+        inspect_data(scenes(train=2, val=2, size=(32, 48)))
 
 
 def test_a_set_that_is_open_already(sound):
-    inspection = inspected(folder(sound.root))
+    inspection = inspect_data(folder(sound.root))
     assert inspection.usable
     assert [len(split.sample) for split in inspection.splits] == [4, 4]
 
@@ -421,7 +421,7 @@ def test_the_papers_sets_are_recognised(bare):
             f"ADEChallengeData2016/images/{name}.jpg",
             f"ADEChallengeData2016/annotations/{name}.png",
         )
-    inspection = inspected(root)
+    inspection = inspect_data(root)
     assert inspection.opened.title == "ADE20K"
     assert any("1 of ADE20K's 20210" in finding.text for finding in inspection.findings)
     assert any("whether the copy of" in finding.text for finding in inspection.findings)
@@ -431,7 +431,7 @@ def test_cityscapes_is_recognised(bare):
     for split in ("train", "val"):
         stem = f"{split}/ulm/ulm_0_0"
         root = bare(f"leftImg8bit/{stem}_leftImg8bit.png", f"gtFine/{stem}_gtFine_labelIds.png")
-    assert inspected(root).opened.title == "Cityscapes"
+    assert inspect_data(root).opened.title == "Cityscapes"
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_voc_and_context_are_recognised(made_up, bare, year, masks, lists, title
         base, name = f"VOCdevkit/VOC{year}", f"2008_00{len(split):04}"
         root = bare(f"{base}/JPEGImages/{name}.jpg", f"{base}/{masks}/{name}.png")
         made_up.list(f"{base}/ImageSets/{lists}/{split}.txt", name)
-    inspection = inspected(root)
+    inspection = inspect_data(root)
     assert inspection.opened.title == title
     assert inspection.usable
     assert any("SBD" in each.text for each in inspection.findings) == (year == 2012)
@@ -457,7 +457,7 @@ def test_read_only_folders_work(sound):
     for path in (sound.root, *sound.root.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        assert inspected(sound.root).findings == []
+        assert inspect_data(sound.root).findings == []
     finally:
         for path in (sound.root, *sound.root.rglob("*")):
             path.chmod(0o755)
@@ -504,7 +504,7 @@ def test_a_root_named_in_the_description_is_where_files_are_looked_for(sound, tm
     (tmp_path / "described").mkdir()
     text = "root: ../data\nclasses: [road, car]\n"
     (tmp_path / "described" / "dataset.yaml").write_text(text)
-    inspection = inspected(tmp_path / "described")
+    inspection = inspect_data(tmp_path / "described")
     assert inspection.findings == []
     assert inspection.opened.root.resolve() == sound.root.resolve()
 

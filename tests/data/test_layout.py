@@ -6,7 +6,7 @@ import pytest
 
 from fakd.data import folder
 from fakd.data.layout import Pattern
-from fakd.inspection import Weight, inspected
+from fakd.inspection import Weight, inspect_data
 from stand_ins import message
 
 IDS = np.array([[0, 1], [1, 255]], np.uint8)
@@ -51,7 +51,7 @@ def test_an_own_layout_with_lists(own):
     assert [pair.name for pair in data.val.pairs] == ["south/2"]
     assert data.train[0].labels.tolist() == [[0, 1], [1, -1]]
     pair = data.train.pairs[0]
-    assert pair.reader.stored(pair.mask).tolist() == IDS.tolist()
+    assert pair.reader.read_values(pair.mask).tolist() == IDS.tolist()
     assert pair.reader.encoding.ids == {255: -1, 65535: -1, 0: 0, 1: 1}
     assert data.remarks == ()
     assert data.protocol is None
@@ -335,11 +335,11 @@ def test_masks_beside_images_are_no_images(made_up, image, mask):
     description = (root / "dataset.yaml").read_text().replace("{name}.png", "{name}.*", 1)
     made_up.describe(description if "*" in image else (root / "dataset.yaml").read_text())
     assert names(folder(root).train) == ["7", "face_mask"]
-    (listing, _) = inspected(root).opened.splits
+    (listing, _) = inspect_data(root).opened.splits
     assert listing.masks_alone == []
     (root / image.replace("*", "png").format("7")).unlink()
     assert names(folder(root).train) == ["face_mask"]
-    assert inspected(root).opened.splits[0].masks_alone == [root / mask.format("7")]
+    assert inspect_data(root).opened.splits[0].masks_alone == [root / mask.format("7")]
 
 
 def test_an_image_beside_masks_that_has_none_is_still_missed(made_up):
@@ -365,7 +365,7 @@ def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):
         f"train leaves out 1 image ({root}/photos/b.JPG), since photos/{{name}}.jpg does not match "
         ".JPG; end it in .* for any suffix"
     )
-    found = [each for each in inspected(root).findings if each.weight is Weight.HARMS]
+    found = [each for each in inspect_data(root).findings if each.weight is Weight.HARMS]
     assert "leaves out 1 image" in found[0].text
     assert not any("without an image" in each.text for each in found), "b.png has its image"
     (root / "photos/b.JPG").rename(root / "photos/b.heic")

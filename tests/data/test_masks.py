@@ -4,7 +4,7 @@ import tifffile
 from PIL import Image
 
 from fakd.data import folder
-from fakd.inspection.findings import Weight, inspected
+from fakd.inspection.findings import Weight, inspect_data
 from stand_ins import message, write_png
 
 IDS = np.array([[0, 1, 2, 2], [2, 1, 0, 0]], np.uint8)
@@ -137,7 +137,7 @@ def test_palettes_that_differ_between_masks_are_refused_without_described_colour
         "masks: ids",
     ):
         assert words in text
-    found = inspected(made_up.root).findings
+    found = inspect_data(made_up.root).findings
     assert any("shows id" in text and weight is Weight.STOPS for weight, text in found)
     made_up.describe(plain + "masks: ids\n")
     data = folder(made_up.root)
@@ -192,7 +192,7 @@ def test_a_proposal_for_black_and_white_palettes_can_be_read(made_up, tmp_path):
             shrunk((IDS > 0) * np.uint8(255)).save(made_up.root / split / "masks" / f"{name}.png")
     (made_up.root / "dataset.yaml").unlink()
     saved = tmp_path / "saved"
-    found = inspected(made_up.root, save=saved)
+    found = inspect_data(made_up.root, save=saved)
     assert any(
         "shows index 1 as grey 255" in text or "show index 1" in text for _, text in found.findings
     )
@@ -205,7 +205,7 @@ def test_whole_numbers_of_any_type_are_ids(made_up, dtype):
     for text in (COLOURED, "classes: [ground, box, ball]\n"):
         assert read(made_up, text, IDS.astype(dtype), "a.tif") == IDS.tolist()
     made_up.describe("classes: [ground, box, ball]\n")
-    (findings,) = [inspected(made_up.root).findings]
+    (findings,) = [inspect_data(made_up.root).findings]
     assert not [text for weight, text in findings if weight is Weight.STOPS]
 
 
@@ -225,7 +225,7 @@ def test_numbers_that_are_no_ids_are_refused(made_up, mask, words):
         assert "val/masks/a.tif" in error
         for word in words:
             assert word in error
-    stops = [text for weight, text in inspected(made_up.root).findings if weight is Weight.STOPS]
+    stops = [text for weight, text in inspect_data(made_up.root).findings if weight is Weight.STOPS]
     assert any(words[0] in text for text in stops)
 
 
@@ -260,4 +260,4 @@ def test_smooth_edges_between_greys_are_named(made_up):
     for description in ("classes: [ground, box]\n", BLACK_AND_WHITE):
         made_up.describe(description)
         assert "smooth edges" in message(lambda: folder(made_up.root).val[0])
-        assert any("smooth edges" in text for _, text in inspected(made_up.root).findings)
+        assert any("smooth edges" in text for _, text in inspect_data(made_up.root).findings)

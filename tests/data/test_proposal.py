@@ -10,7 +10,7 @@ from PIL import Image
 from fakd.cli import main
 from fakd.data import folder
 from fakd.errors import InputError
-from fakd.inspection import inspected
+from fakd.inspection import inspect_data
 
 SIZE = (32, 48)
 COLOURS = np.array([(0, 0, 0), (250, 50, 83), (50, 183, 250)], np.uint8)
@@ -53,11 +53,11 @@ def export(tmp_path, monkeypatch):
 
 
 def content(export) -> dict:
-    return yaml.safe_load(inspected(export.root).opened.proposal.text)
+    return yaml.safe_load(inspect_data(export.root).opened.proposal.text)
 
 
 def notes(export) -> str:
-    return "\n".join(each.text for each in inspected(export.root).findings)
+    return "\n".join(each.text for each in inspect_data(export.root).findings)
 
 
 def saved(export):
@@ -101,7 +101,7 @@ def test_masks_of_objects_are_no_photos(export):
 def test_photos_that_are_missing_are_said_to_be(export):
     voc(export, photos="")
     with pytest.raises(InputError, match=r"6 masks in SegmentationClass.* and no photos; add"):
-        inspected(export.root)
+        inspect_data(export.root)
 
 
 def test_masks_of_classes_that_are_missing_are_said_to_be(export):
@@ -111,7 +111,7 @@ def test_masks_of_classes_that_are_missing_are_said_to_be(export):
     with pytest.raises(
         InputError, match=r"and no masks of classes; export semantic masks, .*--data.unlabelled"
     ):
-        inspected(export.root)
+        inspect_data(export.root)
 
 
 def test_palette_masks_of_labelme2voc_take_their_names_by_id(export):
@@ -137,7 +137,7 @@ def test_lists_of_names_are_followed(export):
     export.text("ImageSets/Segmentation/train.txt", "f0\nf1.png\nimages/f2.jpg\n")
     export.text("ImageSets/Segmentation/val.txt", "f4\nf5\n")
     export.text("ImageSets/Segmentation/test.txt", "f3\nof no mask\n")
-    splits = inspected(export.root).splits
+    splits = inspect_data(export.root).splits
     names = [[pair.name for pair in split.listing.pairs] for split in splits]
     assert names == [["f0", "f1", "f2"], ["f4", "f5"]]
     assert "every fifth" not in notes(export)
@@ -187,7 +187,7 @@ def test_classes_come_from_all_masks_and_not_from_some(export):
         mask[0, 0] = number
         export.save(f"masks/{number}.png", mask)
     assert len(content(export)["classes"]) == 60
-    assert not any("unknown" in each.text for each in inspected(export.root).findings)
+    assert not any("unknown" in each.text for each in inspect_data(export.root).findings)
 
 
 def test_images_without_masks_are_left_out_and_said(export):
@@ -247,18 +247,18 @@ def test_colours_with_smooth_edges_are_as_many_classes(export):
 def test_words_for_data_say_what_can_be_checked(tmp_path, monkeypatch, word, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
-        inspected(Path(word))
+        inspect_data(Path(word))
     # A folder of that name is a folder.
     (tmp_path / word).mkdir()
     with pytest.raises(InputError, match="expected images and PNG masks"):
-        inspected(Path(word))
+        inspect_data(Path(word))
 
 
 def test_archives_are_to_be_unpacked(export):
     export.text("set.zip", "")
     for path in (export.root, export.root / "set.zip"):
         with pytest.raises(InputError, match="unpack"):
-            inspected(path)
+            inspect_data(path)
 
 
 def test_classes_that_leave_background_out_are_named_from_one_on(export):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from fakd.data import Augmentation, Sample, augment, cut_like
-from fakd.data.transforms import MEAN_COLOUR, _axis, build_extra, crop_resized, turn
+from fakd.data.transforms import MEAN_COLOUR, _draw_axis, build_extra, crop_resized, rotate
 from fakd.errors import InputError
 from fakd.types import IGNORE
 
@@ -45,8 +45,8 @@ def reference_resize(sample, factor):
 def test_crop_then_resize_equals_resize_then_crop(factor, draws):
     sample = Sample(noise(93, 131), noise(93, 131)[0].short(), "")
     image, labels = reference_resize(sample, factor)
-    rows = _axis(93, image.shape[1], 40, draws[0])
-    columns = _axis(131, image.shape[2], 56, draws[1])
+    rows = _draw_axis(93, image.shape[1], 40, draws[0])
+    columns = _draw_axis(131, image.shape[2], 56, draws[1])
     window = (
         slice(rows.start, rows.start + rows.length),
         slice(columns.start, columns.start + columns.length),
@@ -60,7 +60,7 @@ def test_crop_then_resize_equals_resize_then_crop(factor, draws):
 
 def test_crops_from_a_large_image_stay_exact():
     image = noise(200, 6000)
-    rows, columns = _axis(200, 331, 300, 0.5), _axis(6000, 9930, 300, 0.97)
+    rows, columns = _draw_axis(200, 331, 300, 0.5), _draw_axis(6000, 9930, 300, 0.97)
     resized = F.interpolate(image[None].double(), (331, 9930), mode="bilinear")[0]
     expected = resized[:, rows.start : rows.start + 300, columns.start : columns.start + 300]
     assert (crop_resized(image, rows, columns).double() - expected).abs().max() < 0.51
@@ -258,7 +258,7 @@ def test_a_geometry_cuts_a_coarser_map_to_a_coarser_grid(seed):
 @pytest.mark.parametrize("turns", [-1, 1, 2])
 def test_right_angles_turn_as_rot90_does(turns):
     image, labels = noise(32, 32), noise(32, 32, 1)[0].short()
-    turned, labels_turned = turn(image, labels, 90.0 * turns)
+    turned, labels_turned = rotate(image, labels, 90.0 * turns)
     assert torch.equal(turned, image.rot90(turns, (1, 2)))
     assert torch.equal(labels_turned, labels.rot90(turns))
 
@@ -306,7 +306,7 @@ def test_without_rotation_nothing_else_is_drawn_differently():
     plain = augment(sample, Augmentation((40, 48)), generator(4))
     turned = augment(sample, Augmentation((40, 48), rotation=10.0), generator(4))
     assert replace(turned.geometry, angle=0.0) == plain.geometry
-    expected = turn(plain.image, plain.labels, turned.geometry.angle)
+    expected = rotate(plain.image, plain.labels, turned.geometry.angle)
     assert torch.equal(turned.image, expected[0])
     assert torch.equal(turned.labels, expected[1])
 

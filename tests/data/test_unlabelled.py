@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from fakd.data import Augmentation, folder, training_batches
-from fakd.data.rare import RareDraw, Shown, class_probabilities
+from fakd.data.rare import ClassOccurrence, RareDraw, class_probabilities
 from fakd.errors import InputError
-from fakd.inspection import inspected
+from fakd.inspection import inspect_data
 from fakd.settings import IGNORE
 
 CROP = Augmentation(crop=(16, 16), scale=(1.0, 1.0), photometric=False)
@@ -195,7 +195,7 @@ def test_single_training_images_are_left_out_with_and_without_labels(root, exclu
     assert len(data.val) == len(whole.val)
     kept = described(root, f"unlabelled: more\nexclude: {exclude}\nlabelled: 5").train
     assert len(kept.labelled_indices()) == 5
-    found = inspected(root).findings
+    found = inspect_data(root).findings
     assert any("left out by exclude" in each.text for each in found)
 
 
@@ -299,7 +299,7 @@ def shown(split):
     shows[:, 0] = True
     shows[[1, 4, 11], 1] = True
     shows[[7, 13], 2] = True
-    return Shown(shows, np.array([[8000, 1500, 500], [7000, 2000, 1000]]))
+    return ClassOccurrence(shows, np.array([[8000, 1500, 500], [7000, 2000, 1000]]))
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])

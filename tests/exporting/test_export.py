@@ -15,9 +15,9 @@ import fakd
 from fakd import imports
 from fakd.cli import main
 from fakd.exporting import shipping, writing
-from fakd.exporting.guarantee import Guarantee, memories
+from fakd.exporting.guarantee import Guarantee, measure_memory
 from fakd.exporting.program import exportable_inference
-from fakd.exporting.quantization import covering
+from fakd.exporting.quantization import choose_calibration_images
 from fakd.inference import predict_classes
 from fakd.settings import Augmentation, Hardware
 from foreign_networks import CLASSES, transformers_folder
@@ -75,12 +75,12 @@ def data():
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
     """Start no process to tell its memory, which takes seconds, but where a test is about that."""
-    monkeypatch.setattr(shipping, "memories", lambda *_: (None, None))
+    monkeypatch.setattr(shipping, "measure_memory", lambda *_: (None, None))
 
 
 @pytest.fixture
 def measured(unmeasured, monkeypatch):
-    monkeypatch.setattr(shipping, "memories", memories)
+    monkeypatch.setattr(shipping, "measure_memory", measure_memory)
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_the_exit_code_says_whether_the_guarantee_holds(measured, tmp_path, monk
     takes_memory(found["guarantee"]["file"])
     assert main(command) == 2
     monkeypatch.setattr(Guarantee, "holds", lambda *_: False)
-    monkeypatch.setattr(shipping, "memories", lambda *_: (None, None))
+    monkeypatch.setattr(shipping, "measure_memory", lambda *_: (None, None))
     command[-2] = f"--out={tmp_path / 'z'}"
     assert main(command) == 1
     assert not (tmp_path / "z/run.py").exists()
@@ -254,7 +254,7 @@ def test_the_older_exporter_follows_where_the_newer_is_wrong(student, data, tmp_
     made = fakd.export(student, "onnx", data, out=tmp_path / "x")
     assert made["exporter"] == writing.TORCHSCRIPT
     assert made["guarantee"]["agreement"] > 99.9
-    monkeypatch.setattr(writing, "_wrong", lambda *_: "it is wrong")
+    monkeypatch.setattr(writing, "_describe_errors", lambda *_: "it is wrong")
     said = message(lambda: fakd.export(student, "onnx", data, out=tmp_path / "z"))
     assert "dynamo at any size: it cannot; TorchScript at any size: it is wrong" in said
     assert not (tmp_path / "z").exists()
@@ -429,8 +429,8 @@ def test_calibration_images_cover_the_classes(data):
     def replace_labels(sample, labels):
         return sample._replace(labels=labels)
 
-    assert 7 in covering(Few(), 2, 2)
-    assert len(set(covering(Few(), 11, 2))) == 11
+    assert 7 in choose_calibration_images(Few(), 2, 2)
+    assert len(set(choose_calibration_images(Few(), 11, 2))) == 11
 
 
 PAPER = {

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fakd.losses import blocks
-from fakd.losses.blocks import similarity_kl, unit
+from fakd.losses.blocks import normalise_channels, similarity_kl
 from fakd.losses.cross_image import CrossImageSimilarity, cross_image_similarity
 from fakd.types import LossInputs, Prediction
 
@@ -154,7 +154,7 @@ def test_a_pixel_of_zeros_is_no_more_than_unlike_all_others():
     cross_image_similarity(student, teacher).backward()
     assert student.grad[0, :, 1, 1].eq(0).all()
     assert student.grad.abs().max() < 10
-    torch.testing.assert_close(unit(student), F.normalize(student, dim=1, eps=1e-12))
+    torch.testing.assert_close(normalise_channels(student), F.normalize(student, dim=1, eps=1e-12))
 
 
 def test_the_module_averages_squares_before_it_compares():

@@ -35,7 +35,7 @@ def empty_cache(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("word", students.STUDENTS)
 def test_every_word_is_one_for_a_network(word):
-    specs.checked(resolve(word), word, counted=True)
+    specs.check_spec(resolve(word), word, counted=True)
 
 
 @pytest.mark.parametrize("word", SOME)
@@ -100,14 +100,14 @@ def put_into_cache(cache, repository):
     ],
 )
 def test_weights_are_here_if_the_hub_has_left_them_here(word, repository, empty_cache):
-    assert students.where_imagenet(resolve(word)) == "hub"
+    assert students.imagenet_location(resolve(word)) == "hub"
     put_into_cache(empty_cache, repository)
-    assert students.where_imagenet(resolve(word)) == "here"
+    assert students.imagenet_location(resolve(word)) == "here"
 
 
 @pytest.mark.parametrize("word", ["timm:lcnet_035", SOME[-1]])
 def test_weights_may_be_nowhere(word, empty_cache):
-    assert students.where_imagenet(resolve(word)) == ""
+    assert students.imagenet_location(resolve(word)) == ""
 
 
 def test_the_word_of_a_student_has_the_weights_that_are_here(monkeypatch):
@@ -119,10 +119,10 @@ def test_the_word_of_a_student_has_the_weights_that_are_here(monkeypatch):
 
 
 def test_arguments_stand_behind_a_question_mark():
-    assert resolve("pspnet?backbone=resnet18&channels=8") == specs.written(
+    assert resolve("pspnet?backbone=resnet18&channels=8") == specs.make_spec(
         "fakd.models.pspnet", backbone="resnet18", channels=8
     )
-    assert resolve("pspnet") == specs.written("fakd.models.pspnet")
+    assert resolve("pspnet") == specs.make_spec("fakd.models.pspnet")
     network = fakd.models.open_network("pspnet?backbone=timm/lcnet_035&channels=8", 5)
     assert network.classes == 5
     with pytest.raises(InputError, match="no network psnet; did you mean pspnet"):

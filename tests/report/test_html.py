@@ -23,16 +23,16 @@ from fakd.metrics import Scores
 from fakd.models import pspnet
 from fakd.report import figures
 from fakd.report.encoding import fit
-from fakd.report.examination import Examination, Shot, examine
-from fakd.report.figures import panels, thinned
+from fakd.report.examination import Examination, Example, examine
+from fakd.report.figures import panels, thin
 from fakd.report.methods import method_table
 from fakd.report.page import (
     LIMIT,
     Note,
     Section,
     add_pictures,
-    answers,
-    ranked,
+    grouped_verdicts,
+    ranked_verdicts,
     render,
     write_report,
 )
@@ -153,7 +153,7 @@ def test_verdicts_that_are_decided_come_first_and_large_gains_before_small_ones(
             unsteady = 0.05 * seed if method == "pd" else 0.0
             made_up.in_grid(method, seed, 0.6 + gain + unsteady)
     methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
-    said = ranked(references(methods)["alone"])
+    said = ranked_verdicts(references(methods)["alone"])
     assert [each.tone for each in said] == ["standout", "standout", "lagging", "unsure"]
     assert [each.text.split()[0].strip(":") for each in said] == ["CWD+FA", "CWD", "DIST", "PD"]
 
@@ -329,7 +329,9 @@ def noise_shots(count, layers, side):
     photos = dice.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     maps = dice.integers(0, 20, (count, layers, side, side), dtype=np.uint8)
     return [
-        Shot(f"p{i}", 0.5, Image.fromarray(photos[i]), {f"n{j}": maps[i, j] for j in range(layers)})
+        Example(
+            f"p{i}", 0.5, Image.fromarray(photos[i]), {f"n{j}": maps[i, j] for j in range(layers)}
+        )
         for i in range(count)
     ]
 
@@ -371,7 +373,7 @@ def test_pictures_show_the_classes_in_their_colours():
     import io
 
     classes = np.array([[0, 1], [2, 255]], dtype=np.uint8)
-    shot = Shot("p", 0.5, Image.new("RGB", (2, 2)), {"truth": classes})
+    shot = Example("p", 0.5, Image.new("RGB", (2, 2)), {"truth": classes})
     palette = [(10, 20, 30), (40, 50, 60), (70, 80, 90)]
     uri = fit([shot], palette, 10**6)[0].maps["truth"]
     content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
@@ -409,10 +411,10 @@ def test_every_term_has_its_curve_and_half_a_row_does_no_harm(made_up):
 
 def test_long_curves_are_thinned_by_means():
     points = [(float(i), float(i % 2)) for i in range(1, 1001)]
-    thin = thinned(points, 100)
-    assert len(thin) == 100
-    assert thin[-1] == (1000, 0.5)
-    assert thinned(points[:50], 100) == points[:50]
+    few = thin(points, 100)
+    assert len(few) == 100
+    assert few[-1] == (1000, 0.5)
+    assert thin(points[:50], 100) == points[:50]
 
 
 @pytest.mark.parametrize(
@@ -482,7 +484,7 @@ def test_what_stands_out_for_the_worse_has_a_head_of_its_own():
                    family=2, corrected=0.01)
         for gain in (2.0, -2.0)
     ]  # fmt: skip
-    assert [each.head for each in answers(found)] == [
+    assert [each.head for each in grouped_verdicts(found)] == [
         "Promising, to be confirmed", "Seems worse, to be confirmed"
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from fakd.data import scenes
 from fakd.models import pspnet
-from fakd.report.examination import SHOTS, TEACHER, disagreement, examine, spaced
+from fakd.report.examination import SHOTS, TEACHER, disagreement, evenly_spaced, examine
 from fakd.report.measurements import (
     BINS,
     Quality,
@@ -185,8 +185,8 @@ def test_students_are_compared_with_the_teacher_or_else_the_labels():
     assert disagreement(said, labels) == pytest.approx(1 / 3)
     assert disagreement({"student alone": student}, labels) == pytest.approx(2 / 3)
     assert disagreement({TEACHER: teacher}, labels) == 0
-    assert spaced(232, 100)[:3] == [1, 3, 5]
-    assert spaced(4, 100) == [0, 1, 2, 3]
+    assert evenly_spaced(232, 100)[:3] == [1, 3, 5]
+    assert evenly_spaced(4, 100) == [0, 1, 2, 3]
 
 
 def test_pictures_kept_are_those_that_divide_most():

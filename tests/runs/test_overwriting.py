@@ -5,7 +5,7 @@ import pytest
 
 from fakd.errors import InputError
 from fakd.runs.folder import BEST, LAST, RESULT, RunFolder, write_json
-from fakd.runs.overwriting import kept, remove, set_aside, settle
+from fakd.runs.overwriting import kept_runs, remove, set_aside, settle
 from fakd.signals import Interrupted
 
 OLD = {"schedule": {"steps": 10}, "seed": 0}
@@ -35,7 +35,7 @@ def overwrite(path, ending, *written):
     with RunFolder(path, NEW, "overwrite") as folder:
         for name in written:
             (path / name).write_bytes(b"new")
-        assert f"kept in {kept(path)[-1]}" in folder.remarks[0]
+        assert f"kept in {kept_runs(path)[-1]}" in folder.remarks[0]
         raise ending
 
 
@@ -58,7 +58,7 @@ def test_the_old_run_is_there_until_the_new_one_has_a_result(finished):
     assert (path / "overwritten-1" / BEST).read_bytes() == b"old"
     with RunFolder(path, OLD, "overwrite"):
         write_json(path / RESULT, {"miou": 2})
-    assert not kept(path)
+    assert not kept_runs(path)
     assert set(contents(path)) == {"environment.json", "notes.txt", "recipe.yaml", RESULT}
 
 
@@ -114,7 +114,7 @@ def test_whenever_a_kill_comes_the_old_run_or_the_new_one_is_whole(tmp_path, mon
         """Overwrite, let the new run come so far, settle; tell whether that was survived."""
 
         def work():
-            if not kept(folder):
+            if not kept_runs(folder):
                 set_aside(folder, OURS)
                 left[0] += 100
                 run(folder, "new", new)

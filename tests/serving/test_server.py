@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from fakd.cli import main
-from fakd.commands.serve import _teachers, serve
+from fakd.commands.serve import _open_teachers, serve
 from fakd.console import open_console
 from fakd.data import read_image
 from fakd.errors import InputError
@@ -290,9 +290,9 @@ def test_the_teacher_of_a_run_is_shown_once_and_before_it(made_up, weights, tmp_
         text = recipe.read_text()
         content = yaml.safe_load(text) | {"teacher": spec}
         recipe.write_text(yaml.safe_dump(content))
-    found = [*_teachers([str(each) for each in runs], open_console())]
+    found = [*_open_teachers([str(each) for each in runs], open_console())]
     assert [title for title, _ in found] == [str(weights[0])]
-    assert [*_teachers([str(runs[0]), str(weights[0])], open_console())] == []
+    assert [*_open_teachers([str(runs[0]), str(weights[0])], open_console())] == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")

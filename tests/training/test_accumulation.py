@@ -17,7 +17,7 @@ from fakd.losses import (
     preset,
 )
 from fakd.settings import Schedule, Task
-from fakd.training.objective import Distillation, Supervised, scaled
+from fakd.training.objective import Distillation, Supervised, scale_terms
 from fakd.training.task import TaskLoss
 from fakd.types import IGNORE, Prediction, Segmenter
 from training.test_loop import training
@@ -69,7 +69,7 @@ def gradients(loss, task, parts):
         with torch.no_grad():
             answer = teacher(images)
         outcome = objective(student(images), piece.labels, piece.labelled, 0.5, answer, share)
-        terms = scaled(outcome.terms, 1 / parts)
+        terms = scale_terms(outcome.terms, 1 / parts)
         sum(terms.values()).backward()
         totals = {name: totals.get(name, 0) + term.item() for name, term in terms.items()}
     return totals, [parameter.grad for parameter in student.parameters()]

@@ -14,7 +14,7 @@ from fakd.models import pspnet
 from fakd.runs.folder import RunFolder
 from fakd.settings import Augmentation, Hardware, Intervals, Schedule, Settings, Task
 from fakd.training import compiling, folding
-from fakd.training.folding import folded
+from fakd.training.folding import fold_batch_norms
 from fakd.training.loop import Training
 from fakd.training.objective import Supervised
 from fakd.training.replay import replay
@@ -174,7 +174,7 @@ def norms_of(network):
 def test_folded_norms_answer_the_same_and_leave_the_network_alone(backbone):
     network = settled(pspnet(backbone, 12, channels=16))
     images, before = torch.rand(2, 3, 64, 80), copy.deepcopy(network.state_dict())
-    copied = folded(network, images[:1])
+    copied = fold_batch_norms(network, images[:1])
     assert norms_of(network)
     assert not norms_of(copied)
     for name, value in network.state_dict().items():
@@ -204,7 +204,7 @@ class Twice(Small):
 @pytest.mark.parametrize("kind", [Branched, Twice])
 def test_what_cannot_be_folded_stays_as_it_is(kind):
     network = settled(kind())
-    assert folded(network, torch.rand(1, 3, 32, 32)) is network
+    assert fold_batch_norms(network, torch.rand(1, 3, 32, 32)) is network
 
 
 def test_a_network_that_cannot_be_copied_answers_as_it_is(monkeypatch):
@@ -213,7 +213,7 @@ def test_a_network_that_cannot_be_copied_answers_as_it_is(monkeypatch):
 
     monkeypatch.setattr(folding.copy, "deepcopy", refuse)
     network = settled(Small())
-    assert folded(network, torch.rand(1, 3, 32, 32)) is network
+    assert fold_batch_norms(network, torch.rand(1, 3, 32, 32)) is network
 
 
 def test_a_compiled_teacher_answers_other_sizes_too(eager):

@@ -11,7 +11,7 @@ from fakd.losses import ChannelKL, FeatureDistance, MemoryContrast, PixelKL, Wei
 from fakd.runs.naming import method_of
 from fakd.runs.recipe import describe
 from fakd.settings import Hardware, Schedule, Task
-from fakd.specs import build, checked
+from fakd.specs import build, check_spec
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
 from fakd.training.result import extension
@@ -88,7 +88,7 @@ def test_every_loss_fades_and_its_recipe_says_all_of_it():
         assert written["init_args"]["weight"] == full
         assert build(written).weight_at(0.5) == 0.75
     spec = {"class_path": "ChannelKL", "init_args": {"weight": given}}
-    spec = checked(spec, "distillation", package="fakd.losses")
+    spec = check_spec(spec, "distillation", package="fakd.losses")
     assert build(spec).weight == full
     assert method_of({"distillation": describe(preset("cwd"))}) == "cwd"
     assert method_of({"distillation": spec}).startswith("ChannelKL(weight={'from': 1.0")

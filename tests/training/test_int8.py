@@ -9,7 +9,7 @@ from torch import nn
 
 import fakd
 from fakd.settings import Augmentation
-from fakd.training.int8 import rounded_input, rounded_weight, train_for_int8
+from fakd.training.int8 import round_input, round_weight, train_for_int8
 
 
 def by_hand(values, low, high, steps, least):
@@ -23,31 +23,31 @@ def by_hand(values, low, high, steps, least):
 def test_weights_are_rounded_by_channel_and_inputs_as_a_whole():
     torch.manual_seed(0)
     weight = torch.randn(3, 2, 3, 3) * torch.tensor([0.01, 1.0, 100.0])[:, None, None, None]
-    found = rounded_weight(weight).numpy()
+    found = round_weight(weight).numpy()
     for channel, values in zip(found, weight.double().numpy(), strict=True):
         largest = np.abs(values).max()
         expected = by_hand(values, -largest, largest, 254, -127)
         np.testing.assert_allclose(channel, expected, rtol=1e-5, atol=1e-7 * largest)
-    turned = rounded_weight(weight.transpose(0, 1), channel_axis=1)
-    assert torch.equal(turned, rounded_weight(weight).transpose(0, 1))
+    turned = round_weight(weight.transpose(0, 1), channel_axis=1)
+    assert torch.equal(turned, round_weight(weight).transpose(0, 1))
     for features in (torch.rand(2, 3, 4, 5) * 6, torch.randn(2, 3, 4, 5), -torch.rand(2, 3)):
         low, high = min(float(features.min()), 0), max(float(features.max()), 0)
         expected = by_hand(features.double().numpy(), low, high, 255, 0)
-        np.testing.assert_allclose(rounded_input(features).numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(round_input(features).numpy(), expected, atol=1e-5)
 
 
 def test_nothing_is_lost_of_zeros_and_nothing_hidden_of_what_is_no_number():
-    assert torch.equal(rounded_weight(torch.zeros(2, 3, 1, 1)), torch.zeros(2, 3, 1, 1))
-    assert torch.equal(rounded_input(torch.zeros(2, 3)), torch.zeros(2, 3))
-    assert rounded_input(torch.tensor([1.0, torch.nan])).isnan().all()
-    assert rounded_weight(torch.tensor([[1.0, torch.nan]])).isnan().all()
+    assert torch.equal(round_weight(torch.zeros(2, 3, 1, 1)), torch.zeros(2, 3, 1, 1))
+    assert torch.equal(round_input(torch.zeros(2, 3)), torch.zeros(2, 3))
+    assert round_input(torch.tensor([1.0, torch.nan])).isnan().all()
+    assert round_weight(torch.tensor([[1.0, torch.nan]])).isnan().all()
 
 
 def test_a_norm_folded_into_the_weight_changes_no_rounding():
     torch.manual_seed(0)
     weight, factor = torch.randn(4, 3, 3, 3), torch.tensor([0.01, -3.0, 1.0, 200.0])
     factor = factor[:, None, None, None]
-    torch.testing.assert_close(rounded_weight(weight * factor), rounded_weight(weight) * factor)
+    torch.testing.assert_close(round_weight(weight * factor), round_weight(weight) * factor)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_gradients_pass_straight_through(layer):
     plain, images = copy.deepcopy(layer), torch.randn(2, 3, 8, 8, requires_grad=True)
     train_for_int8(layer)
     axis = int(isinstance(layer, nn.ConvTranspose2d))
-    plain.weight.data = rounded_weight(plain.weight.data, axis)
-    shown = rounded_input(images).detach().requires_grad_()
+    plain.weight.data = round_weight(plain.weight.data, axis)
+    shown = round_input(images).detach().requires_grad_()
     answers = layer(images), plain(shown)
     assert torch.equal(*answers)
     for answer in answers:

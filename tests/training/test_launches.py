@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from fakd.errors import InputError
-from fakd.processes import launched
+from fakd.processes import launched_processes
 from fakd.settings import Hardware
 from fakd.training.start import start
 
@@ -119,21 +119,21 @@ def tasks(monkeypatch):
 
 
 def test_processes_are_counted_where_a_launcher_has_started_them(tasks, monkeypatch):
-    assert launched() == (1, 1)
+    assert launched_processes() == (1, 1)
     tasks()
-    assert launched() == (4, 8)
+    assert launched_processes() == (4, 8)
     tasks(JOB_NAME="bash")
-    assert launched() == (1, 1)
+    assert launched_processes() == (1, 1)
     tasks()
     monkeypatch.delenv("SLURM_STEP_ID")  # A batch script itself.
-    assert launched() == (1, 1)
+    assert launched_processes() == (1, 1)
     for name, value in {
         "TORCHELASTIC_RUN_ID": "x",
         "LOCAL_WORLD_SIZE": "2",
         "WORLD_SIZE": "6",
     }.items():
         monkeypatch.setenv(name, value)
-    assert launched() == (2, 6)
+    assert launched_processes() == (2, 6)
 
 
 def test_another_number_of_devices_is_refused(tasks):

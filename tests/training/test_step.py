@@ -73,7 +73,7 @@ def test_a_step_reads_no_value_and_is_known_to_be_wrong(tiny_data):
     run.begin()
     for step, batch in zip(range(10), run.batches(0), strict=False):
         with Unread():
-            run.advance(step, run.step.asking.asked(step, batch), measured=False)
+            run.advance(step, run.step.asking.answer_batch(step, batch), measured=False)
     assert run.step.wrong() == (8, ["gradient_norm"])
 
 

@@ -27,7 +27,7 @@ from fakd.training.teacher import (
     NetworkTeacher,
     StoredTeacher,
     Teacher,
-    require_apart,
+    require_distinct,
     scores_of,
     teacher_of,
 )
@@ -109,11 +109,11 @@ def test_a_network_is_frozen_and_laid_out_as_the_student_is(fabric):
 def test_a_teacher_that_is_the_student_or_shares_its_weights_is_refused():
     one, other = network(0), network(1)
     assert "are the same object; pass a copy of the student" in message(
-        lambda: require_apart(one, one)
+        lambda: require_distinct(one, one)
     )
-    require_apart(one, copy.deepcopy(one))
+    require_distinct(one, copy.deepcopy(one))
     other.backbone = one.backbone
-    said = message(lambda: require_apart(one, other))
+    said = message(lambda: require_distinct(one, other))
     assert "share weights: backbone." in said
     assert "copy.deepcopy" in said
 

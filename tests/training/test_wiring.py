@@ -20,7 +20,7 @@ from fakd.training.objective import Distillation, Supervised
 from fakd.training.start import start
 from fakd.training.task import TaskLoss
 from fakd.training.teacher import MappedTeacher, MixedTeacher, NetworkTeacher, StoredTeacher
-from fakd.training.wiring import Wiring, opening, rows_of, show_wiring, wiring
+from fakd.training.wiring import Wiring, rows_of, run_summary, show_wiring, wiring
 
 SETTINGS = Settings(
     Schedule(steps=2, batch_size=2, learning_rate=0.01),
@@ -105,11 +105,11 @@ def test_a_network_alone(tiny_data, tiny_network):
 
 def test_a_run_opens_with_what_it_learns_from(tiny_data):
     cpu = torch.device("cpu")
-    assert opening(tiny_data, SETTINGS, cpu) == (
+    assert run_summary(tiny_data, SETTINGS, cpu) == (
         "scenes: 8 training images, 4 for validation, 12 classes; 2 steps of 2 on cpu"
     )
     few = fakd.data.scenes(train=8, val=4, size=(32, 48), labelled=3)
-    assert "8 training images (3 with labels), 4" in opening(few, SETTINGS, cpu)
+    assert "8 training images (3 with labels), 4" in run_summary(few, SETTINGS, cpu)
 
 
 def test_several_teachers_with_stored_answers_and_other_classes(fabric, tiny_data, tiny_network):

@@ -1,6 +1,6 @@
 from .classes import ClassMap, read_class_map
 from .encoding import Encoding
-from .sources import Mapped, Several, Source, Stored, described
+from .sources import Mapped, Several, Source, Stored, parse_source
 from .store import Store, open_answers
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "Source",
     "Store",
     "Stored",
-    "described",
     "open_answers",
+    "parse_source",
     "read_class_map",
 ]

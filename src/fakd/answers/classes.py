@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from fakd.data.layout import check_keys
-from fakd.errors import InputError, some
-from fakd.files import expanded, read_yaml
+from fakd.errors import InputError, list_some
+from fakd.files import expand_user, read_yaml
 from fakd.specs import nearest
 
 IGNORED = "ignore"
@@ -61,11 +61,11 @@ class ClassMap:
         wanted = [*self.groups, *([] if self.rest == IGNORED else [self.rest])]
         for name in wanted:
             if name not in ours:
-                hint = nearest(name, ours, f"; the data have {some(ours, 12)}")
+                hint = nearest(name, ours, f"; the data have {list_some(ours, 12)}")
                 raise InputError(f"{self.origin}: the data have no class {name!r}{hint}")
         if left := [name for name in ours if name not in wanted]:
             raise InputError(
-                f"{self.origin} does not mention {some(left, 5)}; add, for example, "
+                f"{self.origin} does not mention {list_some(left, 5)}; add, for example, "
                 f"'{left[0]}: [...]' with its teacher classes, or [] for none"
             )
         numbers = {
@@ -97,7 +97,7 @@ class ClassMap:
             raise InputError(
                 f"{self.origin}: two of the teacher's classes are named {given!r}; give numbers"
             )
-        hint = nearest(given, theirs, f"; it has {some(theirs, 12)}")
+        hint = nearest(given, theirs, f"; it has {list_some(theirs, 12)}")
         raise InputError(f"{self.origin}: the teacher has no class {given!r}{hint}")
 
 
@@ -107,7 +107,7 @@ def read_class_map(given: Mapping[str, Any] | str | Path) -> ClassMap:
     Raises:
         InputError: a key or value is invalid; the message names it and the file.
     """
-    path = expanded("classes_from" if isinstance(given, Mapping) else given)
+    path = expand_user("classes_from" if isinstance(given, Mapping) else given)
     content = dict(given) if isinstance(given, Mapping) else read_yaml(path)
     check_keys(content, ("classes", "rest", "teacher"), path)
     groups = content.get("classes")

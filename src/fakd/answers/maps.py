@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fakd.data.dataset import Colour, Split
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 
 Size = tuple[int, int]
 """Height and width of an image."""
@@ -85,9 +85,11 @@ class Lookup:
         )
 
 
-def missing(title: str, part: str, names: Sequence[str], count: int, remedy: str) -> InputError:
+def missing_answers(
+    title: str, part: str, names: Sequence[str], count: int, remedy: str
+) -> InputError:
     """Return the error for samples without an answer."""
     return InputError(
-        f"{title} has no answer for {len(names)} of {count} {part} images: {some(names, 3)}; "
+        f"{title} has no answer for {len(names)} of {count} {part} images: {list_some(names, 3)}; "
         f"{remedy}"
     )

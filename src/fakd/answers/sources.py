@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 
 from fakd.answers.classes import ClassMap, read_class_map
 from fakd.data.layout import check_keys
-from fakd.errors import InputError, weighs
-from fakd.files import expanded, read_yaml
-from fakd.specs import Spec, written
+from fakd.errors import InputError, is_weight
+from fakd.files import expand_user, read_yaml
+from fakd.specs import Spec, make_spec
 
 MANIFEST = "manifest.json"
 """File that marks a folder as a store of answers."""
@@ -38,7 +38,7 @@ class Stored(Source):
     def __init__(self, path: str | Path, smoothing: float = 0.0) -> None:
         if not 0 <= smoothing < 1:
             raise InputError(f"expected teacher.smoothing from 0 to below 1, got {smoothing}")
-        self.path, self.smoothing = expanded(path), smoothing
+        self.path, self.smoothing = expand_user(path), smoothing
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Several(Source):
             raise InputError(
                 f"expected one teacher.weights for each of {len(teachers)} teachers, got {weights}"
             )
-        if not all(map(_weighs, weights)) or not any(weights):
+        if not all(map(_is_weight, weights)) or not any(weights):
             raise InputError(
                 f"expected teacher.weights of at least 0, one of them above 0, got {weights}"
             )
@@ -100,7 +100,7 @@ class Several(Source):
         return {"teachers": self.teachers, "weights": self.weights, "by": self.by}
 
 
-def described(value: Any, meant: Callable[[str], Any]) -> Spec | None:
+def parse_source(value: Any, meant: Callable[[str], Any]) -> Spec | None:
     """Return the source that a teacher's short form stands for; None for a network.
 
     Args:
@@ -112,16 +112,16 @@ def described(value: Any, meant: Callable[[str], Any]) -> Spec | None:
         InputError: a file of several teachers is invalid.
     """
     if isinstance(value, str):
-        path = expanded(value)
+        path = expand_user(value)
         if path.suffix in (".yaml", ".yml") and path.is_file():
-            return _several(read_yaml(path), path, meant)
+            return _parse_list(read_yaml(path), path, meant)
         if not path.is_dir():
             return None
-        return written(_name(Stored), path=value) if holds_answers(path) else None
+        return make_spec(_name(Stored), path=value) if holds_answers(path) else None
     if isinstance(value, list):
         value = {"teachers": value}
     if isinstance(value, Mapping) and {"teachers", "source"} & set(value):
-        return _several(value, Path("teacher"), meant)
+        return _parse_list(value, Path("teacher"), meant)
     return None
 
 
@@ -134,41 +134,41 @@ def holds_answers(path: Path) -> bool:
     return any(each.suffix in SUFFIXES for each in path.rglob("*"))
 
 
-def _weighs(value: Any) -> bool:
-    return isinstance(value, int | float) and weighs(value)
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and is_weight(value)
 
 
 def _name(kind: type[Source]) -> str:
     return f"fakd.answers.{kind.__name__}"
 
 
-def _several(content: Mapping[str, Any], where: Path, meant: Callable[[str], Any]) -> Spec:
+def _parse_list(content: Mapping[str, Any], where: Path, meant: Callable[[str], Any]) -> Spec:
     if "source" in content:
-        return _one(content, where, meant)
+        return _parse_entry(content, where, meant)
     check_keys(content, ("teachers", "by"), where)
     entries = content.get("teachers")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise InputError(f"{where}: teachers must be a list of {{source: ...}}, got {entries!r}")
     entries = [each if isinstance(each, Mapping) else {"source": each} for each in entries]
-    teachers = [_one(each, where, meant) for each in entries]
+    teachers = [_parse_entry(each, where, meant) for each in entries]
     weights = [each.get("weight", 1.0) for each in entries]
     by = content.get("by", "probability")
     # Wrong values are refused here, before heavy imports.
     Several(teachers, weights, by)
-    return written(_name(Several), teachers=teachers, weights=weights, by=by)
+    return make_spec(_name(Several), teachers=teachers, weights=weights, by=by)
 
 
-def _one(entry: Mapping[str, Any], where: Path, meant: Callable[[str], Any]) -> Spec:
+def _parse_entry(entry: Mapping[str, Any], where: Path, meant: Callable[[str], Any]) -> Spec:
     if "class_path" in entry:
         return dict(entry)
     check_keys(entry, ("source", "weight", "classes_from", "smoothing"), where)
     if not isinstance(source := entry.get("source"), str):
         raise InputError(f"{where}: a teacher needs a source, such as runs/teacher, got {source!r}")
     spec = meant(source)
-    spec = written(spec) if isinstance(spec, str) else spec
+    spec = make_spec(spec) if isinstance(spec, str) else spec
     if "smoothing" in entry:
         spec["init_args"]["smoothing"] = entry["smoothing"]
     if "classes_from" not in entry:
         return dict(spec)
     content = read_class_map(entry["classes_from"]).content
-    return written(_name(Mapped), teacher=spec, classes_from=content)
+    return make_spec(_name(Mapped), teacher=spec, classes_from=content)

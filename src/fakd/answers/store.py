@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fakd.answers.encoding import Encoding
-from fakd.answers.maps import Answers, Maps, Size, missing
+from fakd.answers.maps import Answers, Maps, Size, missing_answers
 from fakd.answers.sources import MANIFEST, Stored
 from fakd.data.dataset import SegmentationData, Split
 from fakd.errors import InputError
@@ -117,7 +117,7 @@ class Store(Answers):
         """Return a shard's path; the file exists once the shard is complete."""
         return self.folder / part / f"{number:06d}.safetensors"
 
-    def left(self) -> list[tuple[str, int]]:
+    def unwritten(self) -> list[tuple[str, int]]:
         """List the shards that are not written yet."""
         return [shard for shard in self.shards() if not self.path(*shard).is_file()]
 
@@ -128,7 +128,7 @@ class Store(Answers):
             names.append(record.name)
             stamps.append(record.stamp)
             sizes.append([*record.size, *record.maps.logits.shape[1:]])
-            chunks += self.encoded(record.maps)
+            chunks += self.encode(record.maps)
         path = self.path(part, number)
         tensors: dict[str, np.ndarray] = {
             "data": np.frombuffer(b"".join(chunks), np.uint8),
@@ -141,7 +141,7 @@ class Store(Answers):
         write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
         return path.stat().st_size
 
-    def encoded(self, maps: Maps) -> list[bytes]:
+    def encode(self, maps: Maps) -> list[bytes]:
         """Encode the maps of one image."""
         chunks = [self.encoding.encode(maps.logits)]
         if maps.features is not None:
@@ -152,7 +152,7 @@ class Store(Answers):
         """Look up names in the shards' headers."""
         known: dict[str, tuple[int, str]] = {}
         for number in {i for each, i in self.shards() if each == part}:
-            with _named(self.path(part, number)) as shard:
+            with _errors_naming(self.path(part, number)) as shard:
                 metadata = shard().metadata
             lines = zip(metadata["names"], metadata["stamps"], strict=True)
             for place, (name, stamp) in enumerate(lines, number * self.shard):
@@ -160,7 +160,7 @@ class Store(Answers):
         names = [split.name(index) for index in range(len(split))]
         if lacking := [name for name in names if name not in known]:
             remedy = "run fakd answer with these data and another --out"
-            raise missing(self.title, part, lacking, len(names), remedy)
+            raise missing_answers(self.title, part, lacking, len(names), remedy)
         for index, name in enumerate(names):
             if (stamp := split.stamp(index)) != known[name][1]:
                 raise InputError(
@@ -173,7 +173,7 @@ class Store(Answers):
     def read(self, part: str, place: int, size: Size) -> Maps:
         """Read one image's maps, without reading the rest of the shard."""
         number, row = divmod(int(place), self.shard)
-        with _named(self.path(part, number)) as opened:
+        with _errors_naming(self.path(part, number)) as opened:
             shard = opened()
             height, width, rows, cols = shard.sizes[row].tolist()
             if (height, width) != size:
@@ -205,7 +205,7 @@ class _Shard(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _opened(path: Path, state: tuple[int, int]) -> _Shard:
+def _open_shard(path: Path, state: tuple[int, int]) -> _Shard:
     content: Any = safe_open(path, framework="np")
     metadata = json.loads(content.metadata()["fakd"])
     ends, sizes = content.get_tensor("ends"), content.get_tensor("sizes")
@@ -213,13 +213,13 @@ def _opened(path: Path, state: tuple[int, int]) -> _Shard:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[Callable[[], _Shard]]:
+def _errors_naming(path: Path) -> Iterator[Callable[[], _Shard]]:
     """Open a shard; turn any error of the libraries into a message that names the file."""
 
     def shard() -> _Shard:
         # A store may replace another one at the same path.
         state = path.stat()
-        return _opened(path.absolute(), (state.st_ino, state.st_mtime_ns))
+        return _open_shard(path.absolute(), (state.st_ino, state.st_mtime_ns))
 
     try:
         yield shard
@@ -258,21 +258,21 @@ def open_answers(source: Stored, classes: int | None) -> Answers:
         InputError: the store is incomplete, or has other classes.
     """
     # Imported here because a store does not need it.
-    from fakd.answers.outside import Outside
+    from fakd.answers.external import ExternalAnswers
 
     answers: Answers
     if (source.path / MANIFEST).is_file():
         if source.smoothing:
             raise InputError("teacher.smoothing is for .png masks; leave it out for stored answers")
         answers = store = Store.open(source.path)
-        if left := store.left():
+        if left := store.unwritten():
             count = len(store.shards())
             raise InputError(
                 f"{source.path} is not complete: {count - len(left)} of {count} shards exist; run "
                 "the same fakd answer command to continue"
             )
     else:
-        answers = Outside(source.path, source.smoothing, classes)
+        answers = ExternalAnswers(source.path, source.smoothing, classes)
     if classes is not None and answers.classes != classes:
         raise InputError(
             f"{source.path} holds answers for {answers.classes} classes, but {classes} are "

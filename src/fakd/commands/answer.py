@@ -13,8 +13,8 @@ from fakd.answers.encoding import Format
 from fakd.comparing.cell import Cell, run
 from fakd.comparing.engines import Place, open_engine
 from fakd.console import open_console
-from fakd.errors import InputError, counted
-from fakd.files import expanded
+from fakd.errors import InputError, count_noun
+from fakd.files import expand_user
 from fakd.runs.locks import lock
 from fakd.settings import Hardware, Inference
 from fakd.training.progress import StepProgress
@@ -97,7 +97,7 @@ def answer(
         )
     if format == "topk" and k >= teacher.classes:
         raise InputError(f"expected --k below the teacher's {teacher.classes} classes, got {k}")
-    out = expanded(out)
+    out = expand_user(out)
     recipe = recipe_of(answer, locals())
     fabric = start(hardware, 0)
     asked = NetworkTeacher(teacher, fabric, hardware)
@@ -107,19 +107,21 @@ def answer(
     content = manifest(asked, data, answering, encoding, inference, shard)
     store = Store.begin(out, content)
     console = open_console()
-    if store.left():
+    if store.unwritten():
         _announce(console, store, answering, data, batch_size, parallel or 1)
     if parallel is None:
         _fill(console, store, answering, data, batch_size, hardware.workers)
     else:
         recipe |= {"on": "local", "parallel": None, "cluster": None}
-        _share(console, store, recipe, on, hardware, parallel, cluster or {})
-    left = len(store.left())
+        _distribute(console, store, recipe, on, hardware, parallel, cluster or {})
+    left = len(store.unwritten())
     done = [store.path(*each) for each in store.shards() if store.path(*each).is_file()]
     size = sum(path.stat().st_size for path in done)
     images = sum(len(store.indices(*each)) for each in store.shards())
     others = f"; {left} shards are left, which other processes work on" if left else ""
-    console.print(f"{out}: {counted(images, 'image')}, {size / 1e6:.1f} MB{others}", soft_wrap=True)
+    console.print(
+        f"{out}: {count_noun(images, 'image')}, {size / 1e6:.1f} MB{others}", soft_wrap=True
+    )
     return {"images": images, "bytes": size, "shards": len(done), "left": left}
 
 
@@ -132,15 +134,15 @@ def _announce(
     processes: int,
 ) -> None:
     """Estimate size and time of the remaining images from a few."""
-    from fakd.training.answering import records, sized
+    from fakd.training.answering import mean_encoded_size, records
 
-    part, number = store.left()[0]
+    part, number = store.unwritten()[0]
     tried = store.indices(part, number)[:_TRIED]
     list(records(answering, data, part, tried[:1]))
     began = time.monotonic()
     found = list(records(answering, data, part, tried, batch_size))
-    each, size = (time.monotonic() - began) / len(tried), sized(store, found)
-    count = sum(len(store.indices(*shard)) for shard in store.left())
+    each, size = (time.monotonic() - began) / len(tried), mean_encoded_size(store, found)
+    count = sum(len(store.indices(*shard)) for shard in store.unwritten())
     rows, cols = found[0].maps.logits.shape[1:]
     console.print(
         f"{count} images to process, on grids of about {rows}x{cols}: {size / 1e3:.1f} kB each, "
@@ -162,7 +164,7 @@ def _fill(
     """Write the remaining shards, except those that another process is writing."""
     from fakd.training.answering import records
 
-    left = store.left()
+    left = store.unwritten()
     done, total = 0, sum(len(store.indices(*each)) for each in left)
     with StepProgress(console, "answer", total) as display:
         for part, number in left:
@@ -172,30 +174,32 @@ def _fill(
                 if held is not None:
                     if not path.is_file():
                         found = records(answering, data, part, indices, batch_size, workers)
-                        store.write(part, number, _shown(found, display, done))
+                        store.write(part, number, _with_progress(found, display, done))
                     claim.unlink(missing_ok=True)
             done += len(indices)
     with suppress(OSError):
         (store.folder / "locks").rmdir()
 
 
-def _shown(found: "Iterable[Record]", display: StepProgress, done: int) -> "Iterator[Record]":
+def _with_progress(
+    found: "Iterable[Record]", display: StepProgress, done: int
+) -> "Iterator[Record]":
     for count, record in enumerate(found, done + 1):
         yield record
         display.show(count, {})
 
 
-def _work(
+def _run_worker(
     cell: Cell, environment: Mapping[str, str], stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Run one worker process, and record why it failed."""
-    with lock(cell.beside(".lock")) as held:
+    with lock(cell.sibling(".lock")) as held:
         ending = "another command runs it" if held is None else run(cell, held, environment, stop)
     if ending and not ending.startswith("exit code 0"):
         cell.record_failure(ending)
 
 
-def _share(
+def _distribute(
     console: Console,
     store: "Store",
     recipe: Mapping[str, Any],
@@ -208,12 +212,12 @@ def _share(
     folder = store.folder / "workers"
     cells = [Cell("answer", folder / f"{n}", recipe, f"process {n}") for n in range(parallel)]
     engine = open_engine(on, hardware, parallel, cluster, str(folder))
-    total = len(store.left())
+    total = len(store.unwritten())
     try:
-        tasks = [engine.submit(_work, cell) for cell in cells]
+        tasks = [engine.submit(_run_worker, cell) for cell in cells]
         with StepProgress(console, "answer (shards)", total) as display:
             while not all(task.done() for task in tasks):
-                display.show(total - len(store.left()), {})
+                display.show(total - len(store.unwritten()), {})
                 time.sleep(_POLL)
         for task in tasks:
             task.result()
@@ -222,9 +226,9 @@ def _share(
         raise
     engine.close()
     failed = [cell for cell in cells if cell.failure]
-    if failed and store.left():
+    if failed and store.unwritten():
         raise ChildProcessError(
             f"{len(failed)} of {parallel} processes failed, the first with {failed[0].failure}; "
-            f"{len(store.left())} of {len(store.shards())} shards are left; the same command "
+            f"{len(store.unwritten())} of {len(store.shards())} shards are left; the same command "
             "resumes"
         )

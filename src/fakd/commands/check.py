@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fakd.console import open_console
-from fakd.errors import InputError, counted
+from fakd.errors import InputError, count_noun
 from fakd.files import write_text
 from fakd.training.progress import StepProgress
 
@@ -60,11 +60,11 @@ def check(
     if out.suffix.lower() != ".png":
         raise InputError(f"--out must end in .png, got {out}; name it {out.with_suffix('.png')}")
     # Imported here to keep `fakd data check --help` fast.
-    from fakd.inspection import inspected
+    from fakd.inspection import inspect_data
 
     console = open_console()
     with ExitStack() as shown:
-        inspection = inspected(
+        inspection = inspect_data(
             path,
             description,
             samples=None if everything else samples,
@@ -139,7 +139,7 @@ def _draw(console: Console, inspection: "Inspection", out: Path) -> Path | None:
     if not drawn:
         console.print("no picture: no pair of image and mask can be read")
         return None
-    console.print(f"{counted(drawn, 'image')} with masks: {out}", soft_wrap=True)
+    console.print(f"{count_noun(drawn, 'image')} with masks: {out}", soft_wrap=True)
     return out
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 import fakd
 from fakd.console import open_console
 from fakd.errors import InputError
-from fakd.files import expanded, write_text
+from fakd.files import expand_user, write_text
 from fakd.settings import Hardware, Inference
 from fakd.training.progress import StepProgress
 
@@ -53,7 +53,7 @@ def classes(
 
     if images < 1:
         raise InputError(f"expected --images of at least 1, got {images}")
-    out = None if out is None else expanded(out)
+    out = None if out is None else expand_user(out)
     if out is not None and out.exists():
         raise InputError(f"{out} exists; choose another --out")
     data, console = fakd.data.open_data(data), open_console()

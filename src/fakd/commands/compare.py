@@ -13,7 +13,7 @@ from fakd.comparing.grid import Grid
 from fakd.comparing.work import expected_seconds, work_all
 from fakd.console import open_console
 from fakd.errors import InputError
-from fakd.files import expanded, read_yaml, write_yaml
+from fakd.files import expand_user, read_yaml, write_yaml
 from fakd.runs.folder import OPENED
 from fakd.runs.naming import ALONE
 from fakd.settings import (
@@ -159,7 +159,7 @@ def compare(
     margin = opened.worthwhile if worthwhile is None else worthwhile
     design = Design(primary, against, margin, most if until_decided else None, confirms)
     grid = Grid(
-        expanded(run),
+        expand_user(run),
         resolve_pairs(pairs, teacher, student),
         resolve_methods(methods),
         first,
@@ -194,13 +194,13 @@ def compare(
                 _announce_looks(grid, engine, console)
             cells = grid.cells()
             known = {cell.folder for cell in cells if cell.failure is not None}
-            outcome, decided, failed = _judged(grid, engine, console)
+            outcome, decided, failed = _run_and_judge(grid, engine, console)
             if decided or failed:
                 break
         # A failure already known before this command does not block scoring of the others.
         seen = all(cell.folder in known for cell in failed)
         if final and seen and outcome.runs and (decided or count == counts[-1]):
-            _say_final(grid, outcome, opened, hardware, console)
+            _print_test_verdicts(grid, outcome, opened, hardware, console)
     if failed:
         then = " and opens the test split without those that fail again" if final else ""
         raise ChildProcessError(
@@ -236,7 +236,9 @@ def _announce_looks(grid: Grid, engine: Engine, console: "Console") -> None:
     )
 
 
-def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome, bool, list[Cell]]":
+def _run_and_judge(
+    grid: "Grid", engine: Engine, console: "Console"
+) -> "tuple[Outcome, bool, list[Cell]]":
     """Run a grid and print verdicts; return outcome, whether all are decided, and failed cells."""
     from fakd.comparing.verdict import is_primary, tone
     from fakd.runs.reading import read_grid
@@ -250,13 +252,13 @@ def _judged(grid: "Grid", engine: Engine, console: "Console") -> "tuple[Outcome,
     failed = work_all(cells, grid.minutes, engine, console)
     outcome = read_grid(grid.run)
     record_look(grid.run, len(grid.seeds))
-    said = _said(outcome.runs, outcome.failures, console)
+    said = _print_verdicts(outcome.runs, outcome.failures, console)
     tones = [tone(each) for each in said if grid.design.primary is None or is_primary(each)]
     decided = bool(tones) and all(each in ("helped", "hurt", "flat") for each in tones)
     return outcome, decided, failed
 
 
-def _said(
+def _print_verdicts(
     runs: "Sequence[Run]", failures: "Sequence[Failure]", console: "Console"
 ) -> "list[Comparison]":
     """Print a table of methods and the verdicts of each pair."""
@@ -277,7 +279,7 @@ def _said(
     return comparisons
 
 
-def _say_final(
+def _print_test_verdicts(
     grid: Grid,
     outcome: "Outcome",
     data: "SegmentationData",
@@ -285,10 +287,10 @@ def _say_final(
     console: "Console",
 ) -> None:
     """Score the test split, or read its earlier scores, and print the verdicts on it."""
-    from fakd.report.final import score_once
+    from fakd.report.final import score_test_split
 
-    scored = score_once(grid.run, outcome.runs, data, hardware, console)
-    _said(scored, outcome.failures, console)
+    scored = score_test_split(grid.run, outcome.runs, data, hardware, console)
+    _print_verdicts(scored, outcome.failures, console)
     test = scored[0].result["test"]
     console.print(
         f"\ntest split opened {test['opened']} by {test['command']}; its scores are stored in "
@@ -316,10 +318,10 @@ def confirm(
     Returns:
         The file.
     """
-    from fakd.comparing.methods import listed, resolve_methods
+    from fakd.comparing.methods import as_names, resolve_methods
     from fakd.runs.folder import GRID
 
-    run = expanded(run)
+    run = expand_user(run)
     if not (run / GRID).is_file():
         raise InputError(f"expected a comparison with {GRID} in {run}, found none")
     grid = read_yaml(run / GRID)
@@ -327,7 +329,7 @@ def confirm(
         raise InputError(
             f"expected --seeds of at least {LEAST}, got {seeds}; fewer give no verdict"
         )
-    names = [ALONE, *(name.replace("+", "-") for name in listed(methods))]
+    names = [ALONE, *(name.replace("+", "-") for name in as_names(methods))]
     if missing := [name for name in names if name not in grid["methods"]]:
         known = ", ".join(grid["methods"])
         raise InputError(f"{run} has no method {missing[0]!r}; it has {known}")

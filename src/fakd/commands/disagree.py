@@ -9,9 +9,9 @@ from rich.console import Console
 import fakd
 from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
-from fakd.data.names import composed
-from fakd.errors import InputError, counted, require_above_zero, some
-from fakd.files import expanded, make_folder, replace_folder
+from fakd.data.names import to_nfc
+from fakd.errors import InputError, count_noun, list_some, require_above_zero
+from fakd.files import expand_user, make_folder, replace_folder
 from fakd.settings import Hardware, Inference
 from fakd.training.progress import StepProgress
 
@@ -76,7 +76,7 @@ def disagree(
         raise InputError(
             "--classes_from needs --teacher; the run's own teacher uses the class map of the run"
         )
-    images, out = expanded(images), expanded(out)
+    images, out = expand_user(images), expand_user(out)
     files = fakd.data.image_files(images)
     root = images if images.is_dir() else images.parent
     _require_new(out, images)
@@ -86,7 +86,7 @@ def disagree(
         asked = fakd.answers.Mapped(asked, classes_from)
     hardware = Hardware(accelerator=accelerator)
     fabric, console = start(hardware, 0), open_console()
-    data = _images(root, files, student, read_levels(student.extra.get("levels", {}), images))
+    data = _image_data(root, files, student, read_levels(student.extra.get("levels", {}), images))
     try:
         answers = teacher_of(asked, data, fabric, hardware)
         require_class_order(answers.network, data)
@@ -101,7 +101,7 @@ def disagree(
         if note:
             remark(console, note)
     pair = _Pair(answers, NetworkTeacher(student, fabric, hardware), inference, temperature)
-    return _ranked(console, pair, data, root, files, out, first, diverse)
+    return _rank(console, pair, data, root, files, out, first, diverse)
 
 
 def _require_new(out: Path, images: Path) -> None:
@@ -119,7 +119,7 @@ def _own_teacher(run: str | Path) -> Any:
     from fakd import specs
     from fakd.runs.folder import RECIPE, read_recipe, readable
 
-    folder = expanded(run)
+    folder = expand_user(run)
     remedy = "give --teacher"
     if not (folder / RECIPE).is_file():
         raise InputError(f"{run} is not the folder of a run, which would name a teacher; {remedy}")
@@ -130,7 +130,7 @@ def _own_teacher(run: str | Path) -> Any:
         said = "had no teacher" if spec is None else f"had a teacher object from Python, {spec}"
         raise InputError(f"{folder} {said}; {remedy}")
     try:
-        spec = specs.checked(spec, "teacher")
+        spec = specs.check_spec(spec, "teacher")
         source = spec["class_path"].startswith("fakd.answers.")
         teacher = specs.build(spec) if source else fakd.models.open_network(spec)
         return teacher if mapped is None else fakd.answers.Mapped(teacher, mapped)
@@ -138,7 +138,7 @@ def _own_teacher(run: str | Path) -> Any:
         raise InputError(f"the teacher of {folder} cannot be opened: {error}; {remedy}") from error
 
 
-def _images(
+def _image_data(
     root: Path, files: Sequence[Path], student: "fakd.Segmenter", levels: Levels
 ) -> "fakd.data.SegmentationData":
     """Create a data set with the student's classes and these images as its training split."""
@@ -146,7 +146,7 @@ def _images(
 
     relative = [file.relative_to(root).as_posix() for file in files]
     pairs = [
-        Pair(composed(name.rpartition(".")[0]), file, levels=levels)
+        Pair(to_nfc(name.rpartition(".")[0]), file, levels=levels)
         for name, file in zip(relative, files, strict=True)
     ]
     names = student.class_names or tuple(str(number) for number in range(student.classes))
@@ -180,7 +180,7 @@ class _Pair:
             return Difference.of(found[0], found[1], self._temperature)
 
 
-def _ranked(
+def _rank(
     console: Console,
     pair: _Pair,
     data: "fakd.data.SegmentationData",
@@ -215,11 +215,11 @@ def _ranked(
             pairs += counts.cpu()
             pixels += image[0].numel()
             if looks is not None:
-                looks[index] = report.look(image)
+                looks[index] = report.thumbnail(image)
             display.show(index + 1, {"score": float(found[index]["score"])})
     if len(unread) == len(split):
         raise unread[0]
-    order = report.ordered(found["score"], first, looks)
+    order = report.rank(found["score"], first, looks)
     files = [each.relative_to(root).as_posix() for each in images]
     chosen = order[:first]
 
@@ -243,8 +243,8 @@ def _ranked(
     replace_folder(out, write)
     mean, differing = float(np.nanmean(found["score"])), int(pairs.sum()) / pixels
     console.print(
-        f"{counted(len(order), 'image')}, mean score {mean:.3g}, {differing:.1%} of pixels differ; "
-        f"the first {len(chosen)} are in {out}",
+        f"{count_noun(len(order), 'image')}, mean score {mean:.3g}, {differing:.1%} of pixels "
+        f"differ; the first {len(chosen)} are in {out}",
         soft_wrap=True,
     )
     if pairs.any():
@@ -255,5 +255,7 @@ def _ranked(
     for index in chosen[:5]:
         console.print(f"  {found[index]['score']:<9.3g}  {files[index]}", soft_wrap=True)
     if unread:
-        raise ChildProcessError(f"{len(unread)} of {len(split)} images left out: {some(unread, 3)}")
+        raise ChildProcessError(
+            f"{len(unread)} of {len(split)} images left out: {list_some(unread, 3)}"
+        )
     return {"images": len(order), "score": mean, "differing": differing}

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 import fakd
-from fakd.budget import require_student
+from fakd.budget import require_student_or_budget
 from fakd.console import remark
 from fakd.errors import InputError, require_kinds
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -105,7 +105,6 @@ def distill(
     from fakd.inspection.readiness import require_labels
     from fakd.runs.folder import read_environment
     from fakd.runs.recipe import recipe_of
-    from fakd.training.company import sitting
     from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
     from fakd.training.memory_format import choose
@@ -121,15 +120,16 @@ def distill(
         start,
         weigh_classes,
     )
+    from fakd.training.supervision import ends_in_order
     from fakd.training.task import TaskLoss
-    from fakd.training.teacher import open_teacher, require_apart, teacher_of
+    from fakd.training.teacher import open_teacher, require_distinct, teacher_of
     from fakd.training.validation import require_class_order, require_same_classes
-    from fakd.training.wiring import compare_class_names, opening, show_wiring, wiring
+    from fakd.training.wiring import compare_class_names, run_summary, show_wiring, wiring
 
-    require_student(student, fit)
+    require_student_or_budget(student, fit)
     if int8 and hardware.compile:
         raise InputError("hardware.compile cannot be combined with int8; leave out one of them")
-    run = expanded(run)
+    run = expand_user(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = schedule.settled(len(data.train), optimizer), optimizer.settled()
     require_steps(profile, schedule.steps)
@@ -143,12 +143,12 @@ def distill(
     require_same_classes(student, data)
     doubts = require_labels(data, unlabelled=True, skip=broken == "skip")
     if isinstance(teacher, fakd.Segmenter):
-        require_apart(teacher, student)
+        require_distinct(teacher, student)
     settings = Settings.of(locals())
     labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled, joining=True)
     console = console_of(fabric)
-    with sitting(fabric, run):
+    with ends_in_order(fabric, run):
         by_labels = TaskLoss(task, data.classes, student.align_corners) if labelled else None
         asked = teacher
         if classes_from is not None:
@@ -173,21 +173,23 @@ def distill(
             wired = wiring(student, objective, data, settings, answers)
             if fitted is not None:
                 wired.between.insert(0, fitted["sentence"])
-            console.print(opening(data, settings, fabric.device), soft_wrap=True)
+            console.print(run_summary(data, settings, fabric.device), soft_wrap=True)
             show_wiring(console, wired)
             if folder:
                 note = layout | ({"fit": fitted} if fitted else {})
                 folder.note(wiring=wired._asdict(), **note)
             announce(console, data, inference, doubts, teacher=answers.network, student=student)
             compare_class_names(console, "teacher", answers.network, data)
-            _remark(console, answers, augmentation, int8)
+            _print_notes(console, answers, augmentation, int8)
             weigh_classes(fabric, console, objective, data, settings, folder)
             if fabric.is_global_zero:
                 say_agreement(console, answers, data, settings)
             return training.run(folder, check_teacher and answers.scored, profile or 0)
 
 
-def _remark(console: Console, answers: "Teacher", augmentation: Augmentation, int8: bool) -> None:
+def _print_notes(
+    console: Console, answers: "Teacher", augmentation: Augmentation, int8: bool
+) -> None:
     """Print notes on INT8 training and on limits of stored answers."""
     if int8:
         text = "the student trains with rounding to 8 bits, and is scored and saved without it"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fakd
-from fakd.errors import InputError, counted
+from fakd.errors import InputError, count_noun
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -29,8 +29,8 @@ from fakd.settings import (
 if TYPE_CHECKING:
     from fakd.data import SegmentationData
     from fakd.inspection import Finding
-    from fakd.training.asking import Asked
     from fakd.training.teacher import Teacher
+    from fakd.training.teacher_check import TeacherScores
     from fakd.training.trial import Trial
 
 _DATA_SECONDS, _TEACHER_SECONDS, _FEEDING_SECONDS, _STEP_SECONDS = 5.0, 6.0, 8.0, 10.0
@@ -113,7 +113,7 @@ def doctor(
     from fakd.training.objective import Distillation, Supervised
     from fakd.training.start import console_of, start
     from fakd.training.task import TaskLoss
-    from fakd.training.teacher import open_teacher, require_apart, teacher_of
+    from fakd.training.teacher import open_teacher, require_distinct, teacher_of
     from fakd.training.validation import require_same_classes
     from fakd.training.wiring import show_wiring, wiring
 
@@ -138,7 +138,7 @@ def doctor(
     require_same_classes(learner, data)
     doubts = require_labels(data, unlabelled=teacher is not None, skip=broken == "skip")
     if isinstance(asked, fakd.Segmenter):
-        require_apart(asked, learner)
+        require_distinct(asked, learner)
     wanted = Settings.of(locals())
     # Every step at the peak learning rate, with one device's share of the batch.
     batch_size = max(1, schedule.batch_size // devices)
@@ -171,23 +171,23 @@ def doctor(
         wired.between.insert(0, fitted["sentence"])
     show_wiring(console, wired)
 
-    findings = _of_data(data, doubts)
-    known = _asked(answers, data, settings, findings)
+    findings = _inspect_data(data, doubts)
+    known = _score_teacher(answers, data, settings, findings)
     try:
         tried = trial.try_steps(training, _STEP_SECONDS)
     except MemoryError as error:
         tried = None
         findings.insert(0, Finding(Weight.STOPS, str(error)))
-    findings += trial.of_steps(tried, learner, schedule, optimizer) if tried else []
+    findings += trial.judge_steps(tried, learner, schedule, optimizer) if tried else []
     findings += [
-        trial.noted(f"{role}: {each}")
+        trial.note_finding(f"{role}: {each}")
         for role, one in (("teacher", answers and answers.network), ("student", learner))
         for each in (one.remarks if one else ())
     ]
-    console.print(_measured(known, tried, wanted, data))
+    console.print(_measurement_table(known, tried, wanted, data))
     picture = _draw(console, out, data, known)
     findings.sort(key=lambda each: each.weight)
-    ready = _concluded(console, findings)
+    ready = _print_conclusion(console, findings)
     return {
         "ready": ready,
         "change": [{"weight": each.weight.name.lower(), "text": each.text} for each in findings],
@@ -203,51 +203,51 @@ def _numbers(tried: "Trial", settings: Settings, data: "SegmentationData") -> di
         "gradient_ratio": tried.ratio,
         "losses": list(tried.losses),
         "step_seconds": tried.step_seconds,
-        "seconds": _seconds(tried, settings, data),
+        "seconds": _estimate_seconds(tried, settings, data),
         "peak_memory_bytes": tried.memory,
     }
 
 
-def _of_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
+def _inspect_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
     """Inspect the data's files for a few seconds; generated data have none."""
     from fakd.data.samples import PairedSplit
-    from fakd.inspection import Finding, Weight, inspected
+    from fakd.inspection import Finding, Weight, inspect_data
 
     found = [Finding(Weight.HARMS, each) for each in doubts]
     if all(isinstance(each, PairedSplit) for each in (data.train, data.val)):
-        with_time = inspected(data, seconds=_DATA_SECONDS).findings
+        with_time = inspect_data(data, seconds=_DATA_SECONDS).findings
         found += [each for each in with_time if each.weight is not Weight.TELLS]
     return found
 
 
-def _asked(
+def _score_teacher(
     teacher: "Teacher | None", data: "SegmentationData", settings: Settings, findings: list
-) -> "Asked | None":
+) -> "TeacherScores | None":
     """Score the teacher on a few images, and append findings."""
     from fakd.inspection import Finding, Weight
     from fakd.training import trial
-    from fakd.training.asking import ask, asked_otherwise
+    from fakd.training.teacher_check import find_better_inputs, score_teacher
     from fakd.training.validation import refuse_degenerate_teacher
 
     if teacher is None:
         return None
-    named = trial.of_names(teacher.network, data)
+    named = trial.judge_names(teacher.network, data)
     if not teacher.scored:
-        findings += [*named, *(trial.noted(each) for each in teacher.remarks)]
+        findings += [*named, *(trial.note_finding(each) for each in teacher.remarks)]
         return None
     try:
-        known = ask(teacher, data, settings, _TEACHER_SECONDS)
+        known = score_teacher(teacher, data, settings, _TEACHER_SECONDS)
     except FloatingPointError as error:
         raise InputError(f"the teacher's output is infinite or NaN: {error}") from error
     if not known.samples:
         findings += named
         return None
-    fed, ordered = asked_otherwise(teacher, data, settings, known, _FEEDING_SECONDS)
+    fed, ordered = find_better_inputs(teacher, data, settings, known, _FEEDING_SECONDS)
     # A class order found by labels makes the comparison of names unnecessary.
     findings += [*fed, *(ordered or named)]
     try:
         refuse_degenerate_teacher(
-            known.scores, f"{counted(len(known.samples), 'image')} of {data.name}"
+            known.scores, f"{count_noun(len(known.samples), 'image')} of {data.name}"
         )
     except InputError as error:
         # Unless there is more specific advice.
@@ -255,7 +255,7 @@ def _asked(
     return known
 
 
-def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> float:
+def _estimate_seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> float:
     """Estimate the seconds of the whole run from the measured steps."""
     steps, workers = settings.schedule.steps, settings.hardware.workers
     reading = tried.batch_seconds / max(1, workers)
@@ -266,8 +266,11 @@ def _seconds(tried: "Trial", settings: Settings, data: "SegmentationData") -> fl
     return total if minutes is None else min(total, 60 * minutes)
 
 
-def _measured(
-    known: "Asked | None", tried: "Trial | None", settings: Settings, data: "SegmentationData"
+def _measurement_table(
+    known: "TeacherScores | None",
+    tried: "Trial | None",
+    settings: Settings,
+    data: "SegmentationData",
 ) -> Table:
     """Format the measurements as a table."""
     schedule = settings.schedule
@@ -286,8 +289,8 @@ def _measured(
     if tried is not None:
         first, last = tried.losses[0], tried.losses[-1]
         repeated = f"the loss of one batch goes from {first:.4g} to {last:.4g}"
-        rows.append((counted(len(tried.losses), "step"), repeated))
-        whole = timedelta(seconds=round(_seconds(tried, settings, data)))
+        rows.append((count_noun(len(tried.losses), "step"), repeated))
+        whole = timedelta(seconds=round(_estimate_seconds(tried, settings, data)))
         spent = f"{tried.step_seconds:.3g} s per step, about {whole} for {schedule.steps:,} steps"
         rows.append(("time", f"{spent} with evaluations"))
         rows.append(("memory", f"peak {tried.memory / 1e9:.2f} GB so far"))
@@ -300,17 +303,17 @@ def _measured(
 
 
 def _draw(
-    console: Console, out: Path | None, data: "SegmentationData", known: "Asked | None"
+    console: Console, out: Path | None, data: "SegmentationData", known: "TeacherScores | None"
 ) -> str | None:
     """Draw validation images with their labels and the teacher's predictions."""
     if out is None:
         return None
-    from fakd.inspection import spread
+    from fakd.inspection import spread_evenly
     from fakd.report.figures import overlay, save_grid
-    from fakd.training.asking import IMAGES
+    from fakd.training.teacher_check import IMAGES
 
     if known is None:
-        found = (data.val[index] for index in spread(len(data.val)))
+        found = (data.val[index] for index in spread_evenly(len(data.val)))
         samples = list(islice((each for each in found if each.labels is not None), IMAGES))
         answers: list = []
     else:
@@ -324,11 +327,11 @@ def _draw(
     shown = {int(number) for each in maps for one in each for number in one.unique()}
     legend = {name: data.palette[i] for i, name in enumerate(data.class_names) if i in shown}
     save_grid(out, rows, titles, legend)
-    console.print(f"{counted(len(rows), 'image')}: {out}", soft_wrap=True)
+    console.print(f"{count_noun(len(rows), 'image')}: {out}", soft_wrap=True)
     return str(out)
 
 
-def _concluded(console: Console, findings: "list[Finding]") -> bool:
+def _print_conclusion(console: Console, findings: "list[Finding]") -> bool:
     """Print the findings and the conclusion; return whether nothing must be changed."""
     from fakd.commands.check import print_findings
     from fakd.inspection import Weight

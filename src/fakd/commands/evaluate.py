@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import fakd
 from fakd.console import open_console, remark
-from fakd.errors import InputError, counted, require_kinds
+from fakd.errors import InputError, count_noun, require_kinds
 from fakd.files import write_text
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
@@ -81,7 +81,7 @@ def evaluate(
     console.print(
         f"mIoU {100 * scores.miou:.2f}   mAcc {100 * scores.macc:.2f}   "
         f"aAcc {100 * scores.pixel_accuracy:.2f}   "
-        f"({counted(len(part), 'image')} of {data.name}, {split})"
+        f"({count_noun(len(part), 'image')} of {data.name}, {split})"
     )
     if out is not None:
         console.print(f"written to {out}", soft_wrap=True)

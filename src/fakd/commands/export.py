@@ -7,7 +7,7 @@ import fakd
 from fakd.console import open_console, remark
 from fakd.errors import InputError
 from fakd.exporting.kinds import Input, Order, Output, Precision, Target
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
 
@@ -67,7 +67,7 @@ def export(
     """
     # Imported here to keep `fakd export --help` fast.
     from fakd.exporting.program import Form, exportable_inference
-    from fakd.exporting.shipping import Wanted, refuse_present, ship
+    from fakd.exporting.shipping import ExportSettings, export_and_verify, refuse_present
     from fakd.exporting.writing import require_target
     from fakd.inference import trained_inference
     from fakd.inspection.readiness import require_labels
@@ -83,8 +83,8 @@ def export(
     if precision != "fp32" and to == "torch":
         raise InputError(f"--precision {precision} is for --to onnx and openvino; leave it out")
     network = fakd.models.open_network(network).eval().cpu()
-    word = _word(network)
-    data = _data_of(word) if data is None else fakd.data.open_data(data)
+    word = _loaded_path(network)
+    data = _open_run_data(word) if data is None else fakd.data.open_data(data)
     require_same_classes(network, data)
     require_class_order(network, data)
     require_labels(data, ["val"])
@@ -95,7 +95,7 @@ def export(
     console = open_console()
     if inference.window or inference.averages:
         remark(console, "a file cannot contain windows, flips or several scales: left out")
-    out = None if out is None else expanded(out)
+    out = None if out is None else expand_user(out)
     run = Path(word).absolute().name if word else type(network).__name__.lower()
     name = run.removesuffix(".safetensors")
     if out is None:
@@ -108,11 +108,15 @@ def export(
     if shown.base is not None:
         size = size or (height, width)
     form = Form(input, order, output, size, batch or None, shown)
-    wanted = Wanted(to, form, precision, tolerance, images, (height, width), opset, calibration)
+    wanted = ExportSettings(
+        to, form, precision, tolerance, images, (height, width), opset, calibration
+    )
     facts = {"run": run, "data": data.name, "licence": licence}
     total = min(images or len(data.val), len(data.val))
     with StepProgress(console, "checking", total) as display:
-        made = ship(network, data, shown, wanted, out, name, word, facts, display.advance)
+        made = export_and_verify(
+            network, data, shown, wanted, out, name, word, facts, display.advance
+        )
     if made["size"] and form.size is None:
         remark(console, f"export with a variable size failed: the file takes {height} x {width}")
     console.print(made["verdict"], soft_wrap=True)
@@ -122,7 +126,7 @@ def export(
     return made
 
 
-def _word(network: "fakd.Segmenter") -> str | None:
+def _loaded_path(network: "fakd.Segmenter") -> str | None:
     """Return the path that the network was loaded from, if any."""
     origin = network.origin or {}
     loaded = origin.get("class_path", "").startswith("fakd.models.load")
@@ -130,7 +134,7 @@ def _word(network: "fakd.Segmenter") -> str | None:
     return path
 
 
-def _data_of(word: str | None) -> "fakd.data.SegmentationData":
+def _open_run_data(word: str | None) -> "fakd.data.SegmentationData":
     """Open the data of the network's run."""
     from fakd.report.examination import open_data_of
     from fakd.runs.reading import read_run

@@ -8,7 +8,7 @@ from typing import Any
 import fakd
 from fakd.console import open_console, remark
 from fakd.errors import InputError
-from fakd.files import expanded, write_text
+from fakd.files import expand_user, write_text
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
 
@@ -55,7 +55,7 @@ def latency(
     """
     # Imported here to keep `fakd latency --help` fast.
     from fakd.report.latency import latency_row, save_latency
-    from fakd.report.table import Row, columns, filled, sorted_by, terminal
+    from fakd.report.table import Row, columns, nonempty_columns, sort_rows, terminal
     from fakd.timing import Timing, available, place_name, require_runtimes, time_network
     from fakd.training.start import pick_device
 
@@ -85,15 +85,15 @@ def latency(
             ):
                 timings.append(each)
                 # Sorted in the loop, so that an unknown column is refused at the first row.
-                rows = sorted_by([*rows, latency_row(each)], sort)
+                rows = sort_rows([*rows, latency_row(each)], sort)
             display.advance(done)
-    table = terminal(rows, filled(rows, columns(rows)), empty="-")
+    table = terminal(rows, nonempty_columns(rows, columns(rows)), empty="-")
     table.columns[0].no_wrap, console.width = True, max(console.width, 135)
     console.print(table)
     console.print(f"one image of {size[0]} x {size[1]}, bytes to classes; {place_name(device)}")
     found = [each.as_dict() for each in timings]
     if out is not None:
-        write_text(expanded(out), json.dumps(found, indent=2) + "\n")
-    if picture is not None and not save_latency(expanded(picture), timings):
+        write_text(expand_user(out), json.dumps(found, indent=2) + "\n")
+    if picture is not None and not save_latency(expand_user(picture), timings):
         remark(console, "nothing to draw: time and parameters are known for no network")
     return found

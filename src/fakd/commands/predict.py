@@ -12,8 +12,8 @@ from fakd import signals
 from fakd.console import open_console, remark
 from fakd.data.layout import Levels, read_levels
 from fakd.data.scan import files_below
-from fakd.errors import InputError, counted, require_kinds, some
-from fakd.files import expanded
+from fakd.errors import InputError, count_noun, list_some, require_kinds
+from fakd.files import expand_user
 from fakd.runs.folder import differences, read_json, write_json
 from fakd.settings import Inference
 from fakd.training.progress import StepProgress
@@ -66,14 +66,14 @@ def predict(
     # Imported here to keep `fakd predict --help` fast.
     import torch
 
-    from fakd.inference import predict_classes, together, unlike_training
+    from fakd.inference import batch_by_size, predict_classes, unlike_training
     from fakd.report.figures import overlay, save_mask, save_picture
     from fakd.report.video import ENDINGS
     from fakd.training.start import pick_device
 
     network = fakd.models.open_network(network)
     palette = network.palette or fakd.data.default_palette(network.classes)
-    images, out = expanded(images), expanded(out)
+    images, out = expand_user(images), expand_user(out)
     if images.suffix.lower() in ENDINGS and images.is_file():
         return _video(network, images, out, overlays, inference, palette, accelerator, overwrite)
     files, others = fakd.data.image_files(images), []
@@ -98,7 +98,7 @@ def predict(
         "overlays": overlays,
     }
     made = json.loads(json.dumps(made))  # JSON turns tuples into lists
-    done = _made_before(files, masks, out / _BEGUN, made, overwrite)
+    done = _written_earlier(files, masks, out / _BEGUN, made, overwrite)
     pairs = [pair for pair in zip(files, masks, strict=True) if pair[1] not in done]
     device = pick_device(accelerator)
     network = network.to(device).eval()
@@ -120,7 +120,7 @@ def predict(
     def read() -> Iterator[tuple["Tensor", Path, Path]]:
         reads = [reader.submit(fakd.data.read_image, file, levels) for file, _ in pairs[:ahead]]
         for count, (file, mask) in enumerate(pairs):
-            if signals.noted():
+            if signals.received_signal():
                 return
             display.advance(len(done) + count + 1)
             for following, _ in pairs[count + ahead : count + ahead + 1]:
@@ -136,8 +136,8 @@ def predict(
     with signals.listening(), StepProgress(console, "predict", len(files)) as display:
         with reader, writer:
             going: list[Future[None]] = []
-            for group in together(read(), inference.batch_size, lambda each: each[0].shape):
-                if signals.noted():
+            for group in batch_by_size(read(), inference.batch_size, lambda each: each[0].shape):
+                if signals.received_signal():
                     break
                 shown = torch.stack([image for image, _, _ in group]).to(device)
                 found = predict_classes(network, shown, inference).cpu()
@@ -151,23 +151,28 @@ def predict(
                 ]
             for each in going:
                 each.result()
-        if signals.noted():
+        if signals.received_signal():
             there = sum(mask.is_file() for mask in masks)
             kept = f"after {there} of {len(files)} images; the same command resumes there"
-            raise signals.ended(
-                signals.noted(), f"stopped by {signals.name(signals.noted())} {kept}"
+            raise signals.stop_exception(
+                signals.received_signal(),
+                f"stopped by {signals.signal_name(signals.received_signal())} {kept}",
             )
     (out / _BEGUN).unlink(missing_ok=True)
     if len(unread) == len(files):
         raise unread[0]
-    said = f"{counted(len(files) - len(unread), 'image')} segmented into {out}"
+    said = f"{count_noun(len(files) - len(unread), 'image')} segmented into {out}"
     if done:
         said += f", {len(done)} of them before this command was stopped"
     if others:
-        said += f"; {counted(len(others), 'file')} of other kinds left out ({some(others, 3)})"
+        said += (
+            f"; {count_noun(len(others), 'file')} of other kinds left out ({list_some(others, 3)})"
+        )
     console.print(said, soft_wrap=True, markup=False)
     if unread:
-        raise ChildProcessError(f"{len(unread)} of {len(files)} images left out: {some(unread, 3)}")
+        raise ChildProcessError(
+            f"{len(unread)} of {len(files)} images left out: {list_some(unread, 3)}"
+        )
     return len(files)
 
 
@@ -179,7 +184,7 @@ def _identity(network: "fakd.Segmenter") -> str:
     return next(filter(None, told), None) or fingerprint(network)
 
 
-def _made_before(
+def _written_earlier(
     files: Sequence[Path],
     masks: Sequence[Path],
     begun: Path,
@@ -245,10 +250,11 @@ def _video(
     def said(frames: int) -> None:
         if frames % 100 == 0:
             console.print(f"{frames} frames done")
-        if signals.noted():
+        if signals.received_signal():
             where = f"at frame {frames} of {video}; the same command starts over"
-            raise signals.ended(
-                signals.noted(), f"stopped by {signals.name(signals.noted())} {where}"
+            raise signals.stop_exception(
+                signals.received_signal(),
+                f"stopped by {signals.signal_name(signals.received_signal())} {where}",
             )
 
     shown = network.to(device).eval()

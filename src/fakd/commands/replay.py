@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import fakd
 from fakd.console import open_console
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 from fakd.settings import Settings, Task
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def replay(
     from fakd.files import read_yaml
     from fakd.report.figures import colour, save_grid
     from fakd.runs.folder import LAST, RECIPE, SHOWN, WRONG, read_json, readable
-    from fakd.training.memory_format import settled
-    from fakd.training.rare import read_shown
+    from fakd.training.memory_format import reuse_choice
+    from fakd.training.rare import read_occurrence
     from fakd.training.replay import replay
     from fakd.training.start import weigh_classes
 
@@ -49,7 +49,7 @@ def replay(
         raise InputError(f"expected the folder of a run, got {run}, which contains no {RECIPE}")
     with readable(run):
         recipe = read_yaml(run / RECIPE)
-        settings = settled(_settings(recipe, accelerator), run)
+        settings = reuse_choice(_settings(recipe, accelerator), run)
         if step is None and (run / WRONG).is_file():
             step = read_json(run / WRONG)["step"]
     if step is None or not 1 <= step <= settings.schedule.steps:
@@ -58,7 +58,7 @@ def replay(
     console = open_console()
     training = _training(recipe, settings, run.name)
     if settings.schedule.rare is not None:
-        training.shown = read_shown(run / SHOWN)
+        training.shown = read_occurrence(run / SHOWN)
     last = run / LAST
     if not last.is_file():
         weigh_classes(
@@ -76,11 +76,14 @@ def replay(
     if found.since >= step:
         lines[0] += f", with the weights of the checkpoint, step {found.since}"
     views = zip(names, batch.labelled.tolist(), batch.geometries, strict=True)
-    lines += [f"  {name}{'' if known else ' (no labels)'}: {_seen(g)}" for name, known, g in views]
+    lines += [
+        f"  {name}{'' if known else ' (no labels)'}: {_describe_view(g)}"
+        for name, known, g in views
+    ]
     lines += [_numbers("loss", found.terms), _numbers("gradient norm", found.norms)]
     if found.broken:
         count = len(found.broken)
-        lines.append(f"infinite or NaN: gradients of {count} weights, {some(found.broken, 3)}")
+        lines.append(f"infinite or NaN: gradients of {count} weights, {list_some(found.broken, 3)}")
     path = out or run / f"step-{step}.png"
     pictures = [
         (image, colour(labels, data.palette))
@@ -105,13 +108,13 @@ def _settings(recipe: dict[str, Any], accelerator: str) -> Settings:
     for name, value in recipe.items():
         if hasattr(settings, name):
             group = getattr(settings, name)
-            given = _filled(group, value) if is_dataclass(group) else value
+            given = _with_defaults(group, value) if is_dataclass(group) else value
             settings = replace(settings, **{name: given})
     hardware = replace(settings.hardware, accelerator=accelerator, devices=1, workers=0)
     return replace(settings, hardware=hardware)
 
 
-def _filled(group: Any, values: dict[str, Any]) -> Any:
+def _with_defaults(group: Any, values: dict[str, Any]) -> Any:
     # YAML reads tuples as lists.
     known = {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
     return replace(group, **known)
@@ -136,7 +139,7 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
                 "cannot be rebuilt from the recipe; call fakd replay on runs started by command"
             )
         torch.manual_seed(settings.seed)
-        spec = specs.checked(recipe[key], key, counted=classes is not None)
+        spec = specs.check_spec(recipe[key], key, counted=classes is not None)
         return specs.build(spec, classes=classes)
 
     data = built("data")
@@ -145,7 +148,7 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     network = fakd.models.adapt(built(trained, data.classes), data.classes)
     fabric = start(settings.hardware, settings.seed)
     labelled = data.train.labelled
-    asked = _filled(Task(), recipe["task"])
+    asked = _with_defaults(Task(), recipe["task"])
     task = TaskLoss(asked, data.classes, network.align_corners) if labelled else None
     console = open_console(quiet=True)
     if trained == "network":
@@ -162,7 +165,7 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     return Training(fabric, network, objective, data, settings, console, title, answers)
 
 
-def _seen(geometry: "Geometry | None") -> str:
+def _describe_view(geometry: "Geometry | None") -> str:
     """Describe the crop and the geometric augmentation of an image."""
     if geometry is None:
         return "mixed with another image"

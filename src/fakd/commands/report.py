@@ -58,8 +58,8 @@ def report(
     from fakd.report.page import Note, Section, add_pictures, write_report
     from fakd.runs.environment import command_line
     from fakd.runs.folder import OPENED
-    from fakd.runs.opening import on_test
     from fakd.runs.reading import by_pair, read_folders
+    from fakd.runs.test_split import with_test_scores
     from fakd.training.start import pick_device
 
     specs.allow(*([allow] if isinstance(allow, str) else allow))
@@ -67,11 +67,11 @@ def report(
     device = pick_device(accelerator)
     console = open_console()
     groups = by_pair(finished)
-    tested = by_pair(filter(None, map(on_test, finished)))
+    tested = by_pair(filter(None, map(with_test_scores, finished)))
     sections = []
     for (name, pair), methods in groups.items():
         title = f"{pair} on {name}"
-        data, examined, remarks = _look(title, methods, images, device, console)
+        data, examined, remarks = _examine_pair(title, methods, images, device, console)
         for text in remarks:
             remark(console, text)
         own = [each for each in failures if each.pair == pair]
@@ -101,7 +101,7 @@ def report(
     return out
 
 
-def _look(
+def _examine_pair(
     title: str, methods: "Methods", images: int, device: "torch.device", console: Console
 ) -> "tuple[SegmentationData | None, Examination | None, list[str]]":
     """Run the networks of a pair on validation images, as far as networks and data are available.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import fakd
 from fakd.console import open_console, remark
 from fakd.errors import InputError
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.serving.server import PageServer
 from fakd.settings import Inference
 
@@ -57,25 +57,25 @@ def serve(
         # Imported here, so that a port in use is reported at once.
         from functools import partial
 
-        from fakd.serving.networks import Common, photo, segmented, shown
+        from fakd.serving.networks import MergedClasses, encode_photo, prepare, segment
         from fakd.serving.page import page
         from fakd.training.start import pick_device
 
         console = open_console()
-        opened = [*_teachers(networks, console)] if teachers else []
+        opened = [*_open_teachers(networks, console)] if teachers else []
         for each in networks:
             title = str(each) if isinstance(each, str | Path) else type(each).__name__
             opened.append((title, fakd.models.open_network(each)))
         device = pick_device(accelerator, threads)
         os.environ.setdefault("FAKD_MAX_PIXELS", str(_PIXELS))
-        all_shown = [shown(title, each, inference, device) for title, each in opened]
+        all_shown = [prepare(title, each, inference, device) for title, each in opened]
         for one in all_shown:
             for note in one.network.remarks:
                 remark(console, f"{one.title}: {note}")
-        common = Common(all_shown)
-        posts = {"/photo": partial(photo, all_shown[0])}
+        common = MergedClasses(all_shown)
+        posts = {"/photo": partial(encode_photo, all_shown[0])}
         for number, (one, places) in enumerate(zip(all_shown, common.places, strict=True)):
-            posts[f"/segment/{number}"] = partial(segmented, one, places)
+            posts[f"/segment/{number}"] = partial(segment, one, places)
         said = ", ".join(each.title for each in all_shown)
         console.print(f"{said} at {server.url} (Ctrl-C stops it)", soft_wrap=True)
         if open and not webbrowser.open(server.url):
@@ -83,7 +83,7 @@ def serve(
         server.serve(page(all_shown, common, server.limit), posts)
 
 
-def _teachers(
+def _open_teachers(
     networks: Sequence[Any], console: "Console"
 ) -> Iterator[tuple[str, "fakd.Segmenter"]]:
     """Open the teachers of the runs, each once, unless they are among the networks."""
@@ -91,7 +91,7 @@ def _teachers(
     from fakd.runs.folder import RECIPE
     from fakd.runs.reading import read_run
 
-    paths = [expanded(each) for each in networks if isinstance(each, str | Path)]
+    paths = [expand_user(each) for each in networks if isinstance(each, str | Path)]
     known, seen = {each.resolve() for each in paths}, list[Any]()
     for folder in paths:
         run = read_run(folder) if (folder / RECIPE).is_file() else None
@@ -100,7 +100,7 @@ def _teachers(
             continue
         seen.append(teacher)
         path = teacher.get("init_args", {}).get("path") if isinstance(teacher, dict) else None
-        if path is not None and expanded(path).resolve() in known:
+        if path is not None and expand_user(path).resolve() in known:
             continue
         try:
             yield path or f"teacher of {folder.name}", open_teacher_of(run)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fakd.console import open_console
 from fakd.errors import InputError
-from fakd.files import expanded, write_text
+from fakd.files import expand_user, write_text
 from fakd.training.progress import StepProgress
 
 
@@ -43,7 +43,7 @@ def students(
     # Imported here to keep `fakd students --help` fast.
     from fakd.models.students import installed, list_students
     from fakd.report.latency import latency_row
-    from fakd.report.table import Row, sorted_by, student_row, terminal
+    from fakd.report.table import Row, sort_rows, student_row, terminal
     from fakd.timing import place_name, require_runtimes, time_network
     from fakd.training.start import pick_device
 
@@ -63,11 +63,11 @@ def students(
                 word = each.row.name
                 timings = time_network(word, size, device, runtimes=[runtime], classes=classes)
                 row = {**row, **latency_row(next(timings), times_only=True)}
-            rows = sorted_by([*rows, row], sort)
+            rows = sort_rows([*rows, row], sort)
             display.advance(done)
     found = [{name: each.value or each.text for name, each in row.items()} for row in rows]
     if out is not None:
-        write_text(expanded(out), json.dumps(found, indent=2) + "\n")
+        write_text(expand_user(out), json.dumps(found, indent=2) + "\n")
     # Names must not be wrapped, so that they can be copied.
     table = terminal(rows, empty="-")
     table.columns[0].no_wrap, console.width = True, max(console.width, 145)

@@ -5,7 +5,7 @@ from typing import Any
 
 import fakd
 from fakd.errors import require_kinds
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.settings import (
     Augmentation,
     Broken,
@@ -75,7 +75,6 @@ def train(
     # Imported here to keep `fakd train --help` fast.
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import recipe_of
-    from fakd.training.company import sitting
     from fakd.training.loop import Training
     from fakd.training.memory_format import choose
     from fakd.training.objective import Supervised
@@ -89,11 +88,12 @@ def train(
         start,
         weigh_classes,
     )
+    from fakd.training.supervision import ends_in_order
     from fakd.training.task import TaskLoss
     from fakd.training.validation import require_same_classes
-    from fakd.training.wiring import opening, show_wiring, wiring
+    from fakd.training.wiring import run_summary, show_wiring, wiring
 
-    run = expanded(run)
+    run = expand_user(run)
     data = fakd.data.open_data(data)
     schedule, optimizer = (
         schedule.settled(len(data.train.labelled_indices()), optimizer),
@@ -107,7 +107,7 @@ def train(
     settings = Settings.of(locals())
     fabric = start(hardware, seed, joining=True)
     console = console_of(fabric)
-    with sitting(fabric, run):
+    with ends_in_order(fabric, run):
         objective = Supervised(TaskLoss(task, data.classes, network.align_corners))
         # Before the folder is created, as they refuse invalid settings.
         settings, layout = choose(fabric, settings, run, existing, network)
@@ -117,7 +117,7 @@ def train(
             if (result := finished_result(fabric, folder)) is not None:
                 return result
             wired = wiring(network, objective, data, settings)
-            console.print(opening(data, settings, fabric.device), soft_wrap=True)
+            console.print(run_summary(data, settings, fabric.device), soft_wrap=True)
             show_wiring(console, wired)
             if folder:
                 folder.note(wiring=wired._asdict(), **layout)

@@ -64,7 +64,7 @@ class Cell:
     directory: Path = field(default_factory=Path.cwd)
     code: Sequence[str] = field(default_factory=allowed)
 
-    def beside(self, suffix: str) -> Path:
+    def sibling(self, suffix: str) -> Path:
         """Return the path of a file next to the run's folder: log, lock, recipe or failure."""
         return self.folder.with_name(self.folder.name + suffix)
 
@@ -77,14 +77,14 @@ class Cell:
     def failure(self) -> str | None:
         """Exit code and last line of the last attempt, if it failed."""
         with suppress(FileNotFoundError):
-            return self.beside(FAILED).read_text(encoding="utf-8").strip()
+            return self.sibling(FAILED).read_text(encoding="utf-8").strip()
         return None
 
     @property
     def failed_at(self) -> int | None:
         """When the last attempt failed, to tell an old failure from a new one."""
         with suppress(FileNotFoundError):
-            return self.beside(FAILED).stat().st_mtime_ns
+            return self.sibling(FAILED).stat().st_mtime_ns
         return None
 
     @property
@@ -95,12 +95,12 @@ class Cell:
 
     def busy(self) -> bool:
         """Tell whether any process is running it."""
-        with lock(self.beside(LOCK)) as held:
+        with lock(self.sibling(LOCK)) as held:
             return held is None
 
     def record_failure(self, reason: str) -> None:
         """Write the reason of a failure to its file."""
-        write_text(self.beside(FAILED), reason + "\n")
+        write_text(self.sibling(FAILED), reason + "\n")
 
 
 def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
@@ -108,7 +108,7 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fal
 
     An interrupted run resumes from its last checkpoint. A failure is recorded in a file.
     """
-    with lock(cell.beside(LOCK)) as held:
+    with lock(cell.sibling(LOCK)) as held:
         if held is not None and not cell.finished:
             ending = run(cell, held, environment, stop)
             if ending and not cell.finished:
@@ -117,12 +117,12 @@ def attempt(cell: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fal
 
 def run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> str | None:
     """Run the cell's command, which inherits the lock; return how it failed, None if stopped."""
-    cell.beside(FAILED).unlink(missing_ok=True)
-    recipe = cell.beside(GIVEN)
+    cell.sibling(FAILED).unlink(missing_ok=True)
+    recipe = cell.sibling(GIVEN)
     write_yaml(recipe, cell.recipe)
     command = [sys.executable, "-m", "fakd", cell.command, "--recipe", str(recipe.absolute())]
     command += [f"--code={json.dumps(cell.code)}"] if cell.code else []
-    with cell.beside(LOG).open("ab") as output:
+    with cell.sibling(LOG).open("ab") as output:
         begin = output.tell()
         child = subprocess.Popen(
             command if cell.command == "answer" else [*command, "--existing", "reuse"],
@@ -140,10 +140,10 @@ def run(cell: Cell, held: int, environment: Mapping[str, str], stop: Stop) -> st
             time.sleep(_POLL)
     finally:
         _end(child)
-    if code is None or signals.asked(code):
+    if code is None or signals.was_signalled(code):
         return None  # it resumes at the next attempt
-    how = f"killed by {signals.name(-code)}" if code < 0 else f"exit code {code}"
-    said = last_line(cell.beside(LOG).read_bytes()[begin:].decode("utf-8", "replace"))
+    how = f"killed by {signals.signal_name(-code)}" if code < 0 else f"exit code {code}"
+    said = last_line(cell.sibling(LOG).read_bytes()[begin:].decode("utf-8", "replace"))
     return f"{how}: {said or 'no output'}"
 
 
@@ -153,10 +153,18 @@ def _end(child: subprocess.Popen) -> None:
         return
     deadline = time.monotonic() + _PATIENCE
     # Background processes of a shell ignore SIGINT.
-    number = signal.SIGTERM if signals.noted() in (0, signal.SIGINT) else signals.noted()
+    number = (
+        signal.SIGTERM
+        if signals.received_signal() in (0, signal.SIGINT)
+        else signals.received_signal()
+    )
     with suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-        while child.poll() is None and time.monotonic() < deadline and not signals.insisted():
+        while (
+            child.poll() is None
+            and time.monotonic() < deadline
+            and not signals.is_second_interrupt()
+        ):
             time.sleep(_POLL)
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -177,12 +185,12 @@ def trial_of(cell: Cell) -> Cell:
 
 def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: False) -> None:
     """Time a few steps of a trial and write the seconds per step to its outcome."""
-    with lock(trial.beside(LOCK)) as held:
+    with lock(trial.sibling(LOCK)) as held:
         if held is None or trial.finished or trial.outcome is None:
             return
         shutil.rmtree(trial.folder, ignore_errors=True)
-        ending = run(trial, held, environment, lambda: stop() or len(_laps(trial)) >= LAPS)
-        if len(laps := _laps(trial)) >= LAPS:
+        ending = run(trial, held, environment, lambda: stop() or len(_read_laps(trial)) >= LAPS)
+        if len(laps := _read_laps(trial)) >= LAPS:
             seconds = statistics.mean(laps[1:LAPS])
             content = {"seconds_per_step": seconds, "steps_timed": LAP * (LAPS - 1)}
             write_json(trial.outcome, content)
@@ -191,7 +199,7 @@ def measure(trial: Cell, environment: Mapping[str, str], stop: Stop = lambda: Fa
             trial.record_failure(ending)
 
 
-def within(cell: Cell, minutes: float, trial: Cell) -> Cell:
+def with_minutes(cell: Cell, minutes: float, trial: Cell) -> Cell:
     """Set a cell's steps to what its method, timed by a trial, does in the given minutes."""
     steps = max(1, round(60 * minutes / seconds_per_step(trial)))
     schedule = {**cell.recipe["schedule"], "steps": steps}
@@ -203,7 +211,7 @@ def seconds_per_step(trial: Cell) -> float:
     return float(read_json(trial.folder.with_name(CALIBRATION))["seconds_per_step"])
 
 
-def _laps(trial: Cell) -> list[float]:
+def _read_laps(trial: Cell) -> list[float]:
     """Read the seconds per step of each timing from the curves of the trial."""
     batch: float = trial.recipe["schedule"]["batch_size"]
     rows = read_curves(trial.folder / CURVES)

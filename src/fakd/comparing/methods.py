@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fakd import models, specs
-from fakd.answers.sources import described
+from fakd.answers.sources import parse_source
 from fakd.errors import InputError
 from fakd.losses import PRESETS
 from fakd.runs.naming import ALONE, refuse_former_weights
@@ -35,12 +35,12 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
     >>> resolve_methods("cwd+fa")["cwd-fa"]["distillation"]["class_path"]
     'fakd.losses.ChannelKL'
     """
-    entries = dict(given) if isinstance(given, Mapping) else dict.fromkeys(listed(given))
+    entries = dict(given) if isinstance(given, Mapping) else dict.fromkeys(as_names(given))
     named = {ALONE: None} | {_canonical(str(name)): entry for name, entry in entries.items()}
     return {name: _method(name, entry) for name, entry in named.items()}
 
 
-def listed(given: Sequence[str] | str) -> list[str]:
+def as_names(given: Sequence[str] | str) -> list[str]:
     """Split names at commas, unless they are a list already.
 
     >>> listed("cwd, cwd+fa")
@@ -122,7 +122,7 @@ def _distillation(name: str, loss: Any) -> Spec | None:
             )
         return dict(describe(specs.build(preset)))
     where = f"methods.{name}.distillation"
-    spec = specs.checked(loss, where, package="fakd.losses")
+    spec = specs.check_spec(loss, where, package="fakd.losses")
     try:
         return dict(describe(specs.build(spec)))
     except ValueError as error:
@@ -141,8 +141,8 @@ def _require_settings(where: str, given: Mapping[str, Any]) -> None:
             if "epochs" in value:
                 raise InputError(f"{where}.schedule: give a method's length in steps, not epochs")
             kind = _NESTED[key]
-            spec = specs.written(f"{kind.__module__}.{kind.__name__}", **value)
-            kind(**specs.checked(spec, f"{where}.{key}")["init_args"])
+            spec = specs.make_spec(f"{kind.__module__}.{kind.__name__}", **value)
+            kind(**specs.check_spec(spec, f"{where}.{key}")["init_args"])
 
 
 def _require_known(where: str, name: str, known: Sequence[str]) -> None:
@@ -187,13 +187,13 @@ def network(given: Any, where: str) -> Spec:
     'runs/teacher'
     """
     if where.endswith("teacher"):
-        given = described(given, partial(network, where=where)) or given
+        given = parse_source(given, partial(network, where=where)) or given
     if isinstance(given, Path) or (isinstance(given, str) and given not in models.__all__):
         given = resolve(str(given))
     given = {"class_path": given} if isinstance(given, str) else given
     given = specs.with_claims(given)
-    spec = specs.checked(given, where, package="fakd.models", counted=True)
-    return dict(specs.plain(spec))
+    spec = specs.check_spec(given, where, package="fakd.models", counted=True)
+    return dict(specs.to_plain(spec))
 
 
 def _pair_name(student: Spec) -> str:

@@ -57,12 +57,12 @@ class Difference:
         if self.over_seeds is None:
             return None
         free = self.seeds - 1
-        sources = [_widened(self.mean, self.over_seeds, _quantile(free, level) / _quantile(free))]
+        sources = [_widen(self.mean, self.over_seeds, _quantile(free, level) / _quantile(free))]
         if self.over_images is not None:
             wider = _quantile(None, level) / _quantile(None)
             if self.groups is not None:
                 wider = _quantile(self.groups - 1, level) / _quantile(self.groups - 1)
-            sources.append(_widened(self.mean, self.over_images, wider))
+            sources.append(_widen(self.mean, self.over_images, wider))
         return combine(self.mean, *sources) if len(sources) > 1 else sources[0]
 
     @property
@@ -89,7 +89,7 @@ def _quantile(free: int | None, level: float = LEVEL) -> float:
     return float(ndtri((1 + level) / 2) if free is None else stdtrit(free, (1 + level) / 2))
 
 
-def _widened(mean: float, interval: Interval, factor: float) -> Interval:
+def _widen(mean: float, interval: Interval, factor: float) -> Interval:
     if factor == 1:
         return interval
     return Interval(mean - factor * (mean - interval.low), mean + factor * (interval.high - mean))
@@ -194,13 +194,13 @@ def percentile_interval(differences: Float[np.ndarray, " resamples"]) -> Interva
     return Interval(float(low), float(high))
 
 
-def widened_for_few(mean: float, interval: Interval, groups: int) -> Interval:
+def widen_for_few_groups(mean: float, interval: Interval, groups: int) -> Interval:
     """Widen a bootstrap interval over few groups, which underestimates the variance.
 
     The factor replaces the normal by Student's t, and makes the variance unbiased.
     """
     factor = _quantile(groups - 1) / _quantile(None) * math.sqrt(groups / (groups - 1))
-    return _widened(mean, interval, factor)
+    return _widen(mean, interval, factor)
 
 
 def combine(mean: float, *sources: Interval) -> Interval:

@@ -18,7 +18,7 @@ from fakd.comparing.statistics import (
     paired_difference,
     percentile_interval,
     seeds_needed,
-    widened_for_few,
+    widen_for_few_groups,
 )
 from fakd.data.groups import proposed_group
 from fakd.errors import InputError
@@ -102,7 +102,7 @@ def compare_runs(runs: Sequence[Run], references: Sequence[Run]) -> Comparison |
     found = Comparison(*methods, difference, ratio, design, asked)
     if difference.over_images is not None and difference.groups is None:
         found = replace(found, like_frames=proposed_group(counted[0][0].names) is not None)
-    blind = all(_is_blind(side) for side in zip(*pairs, strict=True))
+    blind = all(_is_uninformative(side) for side in zip(*pairs, strict=True))
     return replace(found, collapsed=tuple(sorted(collapsed)), blind=blind)
 
 
@@ -113,14 +113,14 @@ def _over_images(
     count = None if groups is None else len(set(groups))
     if count == 1:
         return replace(difference, groups=1)
-    draws = bootstrap_differences(_stacked(ours), _stacked(theirs), groups=groups)
+    draws = bootstrap_differences(_stack(ours), _stack(theirs), groups=groups)
     interval = percentile_interval(draws)
     if count is not None:
-        interval = widened_for_few(difference.mean, interval, count)
+        interval = widen_for_few_groups(difference.mean, interval, count)
     return replace(difference, over_images=interval, groups=count)
 
 
-def _is_blind(runs: Sequence[Run]) -> bool:
+def _is_uninformative(runs: Sequence[Run]) -> bool:
     pixels = runs[0].class_pixels
     everywhere = 100 * pixels.max() / max(pixels.sum(), 1) / max((pixels > 0).sum(), 1)
     return bool(np.mean([run.miou for run in runs]) <= everywhere * (1 + 1e-9))
@@ -155,7 +155,7 @@ def seconds_per_step(runs: Sequence[Run]) -> float:
     return median(run.seconds_per_step for run in runs)
 
 
-def _stacked(images: Sequence[ImageCounts]) -> Pixels:
+def _stack(images: Sequence[ImageCounts]) -> Pixels:
     counts = zip(*(each.pixels for each in images), strict=True)
     return Pixels(*(np.stack(seeds) for seeds in counts))
 
@@ -251,21 +251,21 @@ def sentence(comparison: Comparison) -> str:
     It states its basis: margin, interval, number of seeds, groups of images, time.
     """
     name, difference = title_of(comparison.method), comparison.difference
-    gain = signed(difference.mean, _digits(comparison))
+    gain = format_signed(difference.mean, _digits(comparison))
     facts = f"{gain} mIoU{_range(comparison)}, {_basis(comparison)}"
     found = tone(comparison)
     if difference.interval is None:
         return f"{name}: cannot tell from one seed: {facts}; run at least 3 seeds"
     if found == "flat":
         margin = f"{comparison.design.worthwhile:g}"
-        than = f" to {the(comparison.reference)}"
+        than = f" to {method_phrase(comparison.reference)}"
         return f"{name}: no worthwhile difference{than} (within ±{margin}): {facts}"
     if found == "unsure":
-        return f"{name}: cannot tell: {facts}{_peeked(comparison)}; {_what_would_do(comparison)}"
+        return f"{name}: cannot tell: {facts}{_looks_note(comparison)}; {_suggestion(comparison)}"
     if found in ("standout", "lagging"):
         word = "promising" if difference.mean > 0 else "seems worse"
         one = f", 1 of {comparison.family}" if comparison.family > 1 else ""
-        return f"{name}: {word}{one}: {facts}{_peeked(comparison)}; confirm with new seeds"
+        return f"{name}: {word}{one}: {facts}{_looks_note(comparison)}; confirm with new seeds"
     rival, reference = title_of(comparison.reference), comparison.reference
     # An addition to the reference can help it; another method is better or worse.
     added = comparison.method in PRESETS and re.match(rf"{reference}-fa(-|$)", comparison.method)
@@ -284,7 +284,7 @@ def _range(comparison: Comparison) -> str:
         source = " over images only"
     elif difference.over_images is None:
         source = ", over seeds only"
-    return f" ({percent} {ends(interval, _digits(comparison))}{source})"
+    return f" ({percent} {format_interval(interval, _digits(comparison))}{source})"
 
 
 def _digits(comparison: Comparison) -> int:
@@ -308,31 +308,31 @@ def _basis(comparison: Comparison) -> str:
         parts.append("images counted as independent")
     if comparison.collapsed:
         parts.append(f"interval too narrow, as some seeds lost {', '.join(comparison.collapsed)}")
-    ratio = f"at {comparison.time_ratio:.2f}x the time of {the(comparison.reference)}"
+    ratio = f"at {comparison.time_ratio:.2f}x the time of {method_phrase(comparison.reference)}"
     return f"{', '.join(parts)}, {ratio}"
 
 
-def _peeked(comparison: Comparison) -> str:
+def _looks_note(comparison: Comparison) -> str:
     peeked = comparison.design.peeked
     return "" if peeked is None else f"; seeds were added after a look at {peeked}"
 
 
-def ends(interval: Interval, digits: int = 2) -> str:
+def format_interval(interval: Interval, digits: int = 2) -> str:
     """Format an interval.
 
     >>> ends(Interval(-0.51, 1.5))
     '-0.51 to +1.50'
     """
-    return f"{signed(interval.low, digits)} to {signed(interval.high, digits)}"
+    return f"{format_signed(interval.low, digits)} to {format_signed(interval.high, digits)}"
 
 
-def signed(value: float, digits: int = 2) -> str:
+def format_signed(value: float, digits: int = 2) -> str:
     """Format a difference with its sign; a value rounded to 0 is +0."""
     # Adding 0 turns a rounded -0.0 into 0.0.
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
-def the(method: str) -> str:
+def method_phrase(method: str) -> str:
     """Return a method's title for use within a sentence.
 
     >>> the("alone"), the("cwd")
@@ -341,7 +341,7 @@ def the(method: str) -> str:
     return f"the {title_of(method)}" if method == ALONE else title_of(method)
 
 
-def _what_would_do(comparison: Comparison) -> str:
+def _suggestion(comparison: Comparison) -> str:
     difference, margin = comparison.difference, f"{comparison.design.worthwhile:g} mIoU"
     if difference.seeds < LEAST:
         return f"a verdict needs at least {LEAST} seeds"

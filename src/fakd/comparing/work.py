@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fakd import signals
-from fakd.comparing.cell import Cell, attempt, measure, seconds_per_step, trial_of, within
+from fakd.comparing.cell import Cell, attempt, measure, seconds_per_step, trial_of, with_minutes
 from fakd.comparing.engines import Engine, Task, Work
 from fakd.console import remark
 from fakd.errors import last_line
@@ -66,7 +66,7 @@ class GridProgress:
     def failed(self, cell: Cell) -> None:
         """Print that a cell has failed, and why."""
         self._states[cell] = "failed"
-        text = f"{cell.failure or ''}; full output: {cell.beside(LOG)}"
+        text = f"{cell.failure or ''}; full output: {cell.sibling(LOG)}"
         remark(self._console, text, f"{cell.label}: failed", "red")
 
     def summary(self) -> str:
@@ -112,9 +112,9 @@ def work(
     earlier = {cell: cell.failed_at for cell in cells}
     waiting, running = list(cells), dict[Cell, Task]()
     failed: list[Cell] = []
-    with display.table(), signals.listening(_heard):
+    with display.table(), signals.listening(_print_signal):
         try:
-            while (waiting or running) and not signals.noted():
+            while (waiting or running) and not signals.received_signal():
                 for cell in [*waiting]:
                     if cell.finished:
                         display.finished(cell)
@@ -128,7 +128,7 @@ def work(
                         continue
                     waiting.remove(cell)
                 for cell in [cell for cell, task in running.items() if task.done()]:
-                    _look(cell, running.pop(cell), earlier[cell])
+                    _record_engine_failure(cell, running.pop(cell), earlier[cell])
                     waiting.insert(0, cell)
                 if waiting or running:
                     time.sleep(poll)
@@ -137,8 +137,9 @@ def work(
             raise
         if waiting or running:
             engine.stop()
-            line = f"stopped by {signals.name(signals.noted())}; the same command resumes"
-            raise signals.ended(signals.noted(), line)
+            number = signals.received_signal()
+            line = f"stopped by {signals.signal_name(number)}; the same command resumes"
+            raise signals.stop_exception(number, line)
     return failed
 
 
@@ -152,7 +153,7 @@ def work_all(
     """
     lost: list[Cell] = []
     if minutes is not None:
-        cells, lost = _timed(cells, minutes, engine, console)
+        cells, lost = _set_steps(cells, minutes, engine, console)
     return [*lost, *work(attempt, cells, engine, GridProgress(console, "runs", cells))]
 
 
@@ -182,7 +183,7 @@ def _trials(
     return trials, work(measure, [*trials.values()], engine, display)
 
 
-def _timed(
+def _set_steps(
     cells: Sequence[Cell], minutes: float, engine: Engine, console: Console
 ) -> tuple[list[Cell], list[Cell]]:
     """Set every cell's steps to what its method does in the time; cells without timing fail."""
@@ -195,11 +196,11 @@ def _timed(
             cell.record_failure(trial.failure or "its steps could not be timed")
             lost.append(cell)
         else:
-            ready.append(within(cell, minutes, trial))
+            ready.append(with_minutes(cell, minutes, trial))
     return ready, lost
 
 
-def _look(cell: Cell, task: Task, earlier: int | None) -> None:
+def _record_engine_failure(cell: Cell, task: Task, earlier: int | None) -> None:
     """Record a failure of the engine itself, which no attempt could record."""
     try:
         task.result()
@@ -208,6 +209,8 @@ def _look(cell: Cell, task: Task, earlier: int | None) -> None:
             cell.record_failure(f"{type(error).__name__}: {last_line(str(error)) or 'lost'}")
 
 
-def _heard(number: int) -> None:
+def _print_signal(number: int) -> None:
     again = "; press Ctrl-C again to stop at once" if number == signals.ASKING[0] else ""
-    signals.say(f"{signals.name(number)}: the runs finish their steps and save{again}")
+    signals.write_line(
+        f"{signals.signal_name(number)}: the runs finish their steps and save{again}"
+    )

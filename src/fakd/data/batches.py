@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from fakd.data.dataset import Split
-from fakd.data.rare import RareDraw, Shown
+from fakd.data.rare import ClassOccurrence, RareDraw
 from fakd.data.samples import Sample
-from fakd.data.seeds import mixed
+from fakd.data.seeds import hash_seed
 from fakd.data.transforms import Geometry, View, augment, build_extra
 from fakd.errors import InputError
 from fakd.memory import WORKER, require_memory
@@ -76,7 +76,7 @@ def training_batches(
     broken: Literal["stop", "skip"] = "stop",
     lookup: Lookup | None = None,
     unlabelled_share: float | None = None,
-    rare: tuple[Shown, float] | None = None,
+    rare: tuple[ClassOccurrence, float] | None = None,
     prefetch: int = 2,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's share of the batches of steps ``first_step`` to ``last_step - 1``.
@@ -203,7 +203,11 @@ class _Draw:
     """Sample order: every draw is a position in a random permutation of its kind of samples."""
 
     def __init__(
-        self, split: Split, seed: int, share: float | None, rare: tuple[Shown, float] | None
+        self,
+        split: Split,
+        seed: int,
+        share: float | None,
+        rare: tuple[ClassOccurrence, float] | None,
     ) -> None:
         self._seed = seed
         self._share = None if share is None else Fraction(str(share))
@@ -240,7 +244,7 @@ class _Draw:
             return self._rare.order(kind, count)
         epoch, place = divmod(count, len(self._kinds[kind]))
         if (kind, epoch) not in self._orders:
-            generator = torch.Generator().manual_seed(mixed(self._seed, kind, epoch))
+            generator = torch.Generator().manual_seed(hash_seed(self._seed, kind, epoch))
             chosen = torch.randperm(len(self._kinds[kind]), generator=generator)
             # Steps only increase, so old epochs are dropped; a batch of a small split spans
             # several.
@@ -297,7 +301,7 @@ class _Steps(Dataset):
 
     def _shown(self, step: int, slot: int, skipped: list[str]) -> tuple[int, bool, View]:
         order, place = self._draw.order(step * self._batch_size + slot)
-        generator = torch.Generator().manual_seed(mixed(self._seed, _AUGMENTATION, step, slot))
+        generator = torch.Generator().manual_seed(hash_seed(self._seed, _AUGMENTATION, step, slot))
         index, sample = self._readable(order, place, skipped)
         view = augment(sample, self._augmentation, generator, self._extra)
         if self._lookup is not None and view.geometry is not None:
@@ -310,7 +314,7 @@ class _Steps(Dataset):
             beside = slot ^ 1 if slot ^ 1 < self._batch_size else 0
             # Skipped samples of this slot are counted by the rank that owns it.
             partner = own[beside] if beside in own else self._shown(step, beside, [])[2]
-            generator = torch.Generator().manual_seed(mixed(self._seed, _MIX, step, slot))
+            generator = torch.Generator().manual_seed(hash_seed(self._seed, _MIX, step, slot))
             result.append(mix(view, partner, self._augmentation, generator))
         return tuple(result)
 

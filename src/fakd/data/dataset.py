@@ -136,10 +136,10 @@ class SegmentationData:
         It is the same for every copy of the data, on any machine.
         """
         splits = ("train", *self.train.identity(), "val", *self.val.identity())
-        return hashed((*self.class_names, *splits))
+        return hash_lines((*self.class_names, *splits))
 
 
-def hashed(lines: Iterable[str]) -> str:
+def hash_lines(lines: Iterable[str]) -> str:
     """Hash lines of text."""
     digest = hashlib.sha256()
     for line in lines:
@@ -158,10 +158,10 @@ def default_palette(classes: int) -> tuple[Colour, ...]:
     >>> default_palette(3)
     ((128, 0, 0), (0, 128, 0), (128, 128, 0))
     """
-    return tuple(_interleaved(number + 1) for number in range(classes))
+    return tuple(_colour_of(number + 1) for number in range(classes))
 
 
-def _interleaved(number: int) -> Colour:
+def _colour_of(number: int) -> Colour:
     channels = [0, 0, 0]
     for bit in range(24):
         channels[bit % 3] |= (number >> bit & 1) << (7 - bit // 3)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from fakd.data.layout import Levels
 from fakd.data.packed import Packed, Place
 from fakd.errors import InputError
-from fakd.files import wrong_with
+from fakd.files import describe_bad_download
 
 if TYPE_CHECKING:
     from fakd.data.masks import Pair
@@ -39,7 +39,7 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 """Colour bands by TIFF's photometric interpretation; other interpretations are not supported."""
 
 
-class Stored(NamedTuple):
+class RawImage(NamedTuple):
     """The content of a file before it is interpreted."""
 
     pixels: np.ndarray
@@ -62,16 +62,16 @@ class Stored(NamedTuple):
         return (height, width) if self.orientation in SIDEWAYS else (width, height)
 
 
-def decoded(path: Place, levels: Levels = Levels()) -> UInt8[np.ndarray, "height width 3"]:
+def decode_rgb(path: Place, levels: Levels = Levels()) -> UInt8[np.ndarray, "height width 3"]:
     """Decode an image of any format to RGB, rotated according to its EXIF orientation.
 
     Raises:
-        InputError: as for `stored` and `as_rgb`.
+        InputError: as for `decode_raw` and `as_rgb`.
     """
-    return as_rgb(stored(path, upright=True), levels, path)
+    return as_rgb(decode_raw(path, upright=True), levels, path)
 
 
-def stored(path: Place, upright: bool = False) -> Stored:
+def decode_raw(path: Place, upright: bool = False) -> RawImage:
     """Decode a file to its stored values.
 
     Args:
@@ -83,19 +83,19 @@ def stored(path: Place, upright: bool = False) -> Stored:
             than ``FAKD_MAX_PIXELS``, by default about 180 million.
     """
     if path.suffix.lower() == ".mat":
-        return Stored(_label_map(path), white=None)
+        return RawImage(_read_matlab(path), white=None)
     most = most_pixels()
-    with _explained(path), path.open("rb") as file:
+    with _errors_naming(path), path.open("rb") as file:
         beginning = file.read(16)
         file.seek(0)
         if beginning[:4] in _TIFF:
-            return _tiff(file, path, most)
+            return _read_tiff(file, path, most)
         with Image.open(file, formats=_FORMATS) as image:
             if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
                 raise InputError(f"{path} is an animation; save the frame you want as an image")
             webp = image.format == "WEBP" and beginning[12:] != b"VP8L"
             lossy = webp or image.format in ("JPEG", "MPO")
-            return _picture(image, path, upright)._replace(lossy=lossy)
+            return _from_pillow(image, path, upright)._replace(lossy=lossy)
 
 
 def most_pixels() -> int:
@@ -114,7 +114,7 @@ def most_pixels() -> int:
     return int(given)
 
 
-def as_rgb(file: Stored, levels: Levels, path: Place) -> UInt8[np.ndarray, "height width 3"]:
+def as_rgb(file: RawImage, levels: Levels, path: Place) -> UInt8[np.ndarray, "height width 3"]:
     """Convert stored values to 8-bit RGB, by their type and range.
 
     The range is that of ``levels``, or the full range of an unsigned type of up to 16 bits, or 0 to
@@ -175,7 +175,7 @@ def _range(
     )
 
 
-def unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
+def describe_unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
     """Describe images that use little of their range, and so look black, or exceed it.
 
     A few images, spread evenly, are decoded; 8-bit images only if ``levels`` gives a range.
@@ -190,7 +190,7 @@ def unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
                 beginning = file.read(25)
             if not levels.range and beginning[:4] not in _TIFF and beginning[24:] != b"\x10":
                 continue
-            image = stored(path)
+            image = decode_raw(path)
             peak = max(peak, float(image.pixels.max()))
             white = max(white, image.white or 1.0)
             outside = (image.pixels < low) | (image.pixels > high)
@@ -212,7 +212,7 @@ def unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
 
 
 @contextmanager
-def _explained(path: Place) -> Iterator[None]:
+def _errors_naming(path: Place) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # Pillow warns about metadata that it cannot parse; pixels do not depend on it.
@@ -227,26 +227,26 @@ def _explained(path: Place) -> Iterator[None]:
             f"cannot read {path}: permission denied; change its permissions"
         ) from error
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise InputError(_too_large(path)) from error
+        raise InputError(_too_large_text(path)) from error
     # Parsers raise any exception on a damaged file.
     except Exception as error:
         reason = "it is damaged, incomplete or not an image; replace or remove it"
         if not isinstance(path, Packed):
-            reason = wrong_with(path, reason)
+            reason = describe_bad_download(path, reason)
         raise InputError(f"cannot decode {path}: {reason}") from error
 
 
-def _too_large(path: Place) -> str:
+def _too_large_text(path: Place) -> str:
     return (
         f"{path} has too many pixels to decode, more than {most_pixels()}; cut it into tiles, or "
         "set FAKD_MAX_PIXELS to a larger number"
     )
 
 
-def _picture(image: Image.Image, path: Place, upright: bool) -> Stored:
+def _from_pillow(image: Image.Image, path: Place, upright: bool) -> RawImage:
     """Return the stored values of an image that Pillow decodes."""
     if image.width * image.height > most_pixels():
-        raise InputError(_too_large(path))
+        raise InputError(_too_large_text(path))
     tiles = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else None
     packing = str(arguments[0] if isinstance(arguments, tuple) else arguments)
@@ -254,33 +254,39 @@ def _picture(image: Image.Image, path: Place, upright: bool) -> Stored:
     code = image.getexif().get(_ORIENTATION, 1) if upright or image.format == "TIFF" else 1
     image.load()
     if packing in _DEEP:
-        return Stored(_turned(_deep(path), code), 65535, None, "A" in packing, orientation=code)
+        return RawImage(
+            _apply_orientation(_read_deep_png(path), code),
+            65535,
+            None,
+            "A" in packing,
+            orientation=code,
+        )
     if upright:
         ImageOps.exif_transpose(image, in_place=True)
-    return _unpacked(image, packing)._replace(orientation=code)
+    return _pillow_pixels(image, packing)._replace(orientation=code)
 
 
-def _unpacked(image: Image.Image, packing: str) -> Stored:
+def _pillow_pixels(image: Image.Image, packing: str) -> RawImage:
     """Return the pixels that Pillow decoded, by its mode and the file's bit depth."""
     if image.mode.startswith("I"):
-        return Stored(np.asarray(image).astype(np.uint16), 65535)
+        return RawImage(np.asarray(image).astype(np.uint16), 65535)
     if image.mode == "P":
         palette = np.zeros((256, 3), np.uint8)
         colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         palette[: len(colours)] = colours
-        return Stored(np.asarray(image), palette=palette)
+        return RawImage(np.asarray(image), palette=palette)
     if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
         image = image.convert("RGBA" if image.mode in ("PA", "RGBa", "La") else "RGB")
     pixels = np.asarray(image)
     if image.mode == "1":
-        return Stored(pixels.astype(np.uint8), 1)
+        return RawImage(pixels.astype(np.uint8), 1)
     if image.mode == "L" and packing.startswith(("L;2", "L;4")):
         white = 2 ** int(packing[2]) - 1
-        return Stored(pixels // (255 // white), white)
-    return Stored(pixels, transparent=image.mode in ("LA", "RGBA"))
+        return RawImage(pixels // (255 // white), white)
+    return RawImage(pixels, transparent=image.mode in ("LA", "RGBA"))
 
 
-def _label_map(path: Place) -> np.ndarray:
+def _read_matlab(path: Place) -> np.ndarray:
     """Read a MATLAB file: ``LabelMap`` of PASCAL Context, or ``GTcls.Segmentation`` of SBD."""
     # Imported here because only these files need it, and it is slow to import.
     from scipy.io import loadmat
@@ -312,7 +318,7 @@ def _label_map(path: Place) -> np.ndarray:
     return labels
 
 
-def _deep(path: Place) -> np.ndarray:
+def _read_deep_png(path: Place) -> np.ndarray:
     """Decode a 16-bit PNG with several bands."""
     # Imported here because masks and most images do not need PyTorch.
     import torch
@@ -323,7 +329,7 @@ def _deep(path: Place) -> np.ndarray:
     return pixels.transpose(1, 2, 0)
 
 
-def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
+def _read_tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> RawImage:
     import tifffile
 
     # It would also log the error that is raised here.
@@ -338,7 +344,7 @@ def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
             raise InputError(f"{path} has {len(pages)} pages; save each as a separate file")
         index, page = pages[0]
         if page.imagewidth * page.imagelength * page.imagedepth > most:
-            raise InputError(_too_large(path))
+            raise InputError(_too_large_text(path))
         colours = _COLOURS.get(page.photometric, 0)
         beyond = page.samplesperpixel - colours
         transparent = beyond == 1 and page.extrasamples[-1:] in ((1,), (2,))
@@ -352,23 +358,23 @@ def _tiff(file: IO[bytes] | BytesIO, path: Place, most: int) -> Stored:
             file.seek(0)
             with Image.open(file, formats=("TIFF",)) as image:
                 image.seek(index)
-                return _picture(image, path, upright=False)._replace(lossy=lossy)
+                return _from_pillow(image, path, upright=False)._replace(lossy=lossy)
         if page.photometric not in (0, 1, 2) or page.axes not in ("YX", "YXS", "SYX"):
             raise InputError(
                 f"{path} stores {page.dtype} values as {page.photometric.name.lower()} "
                 f"({page.axes}), which fakd does not read; save them as grey or RGB"
             )
-        pixels = _samples(page, path)
+        pixels = _tiff_samples(page, path)
         bits = page.bitspersample
     white = 2**bits - 1 if pixels.dtype.kind == "u" and bits <= 16 else None
     if page.photometric == 0 and white is not None:
         pixels = white - pixels
     tag = page.tags.get(_ORIENTATION)
     code = 1 if tag is None else tag.value
-    return Stored(_turned(pixels, code), white, None, transparent, lossy, code)
+    return RawImage(_apply_orientation(pixels, code), white, None, transparent, lossy, code)
 
 
-def _samples(page: Any, path: Place) -> np.ndarray:
+def _tiff_samples(page: Any, path: Place) -> np.ndarray:
     """Decode the values of a TIFF page, ``height width`` or ``height width bands``."""
     if sum(page.databytecounts) > 2 * page.nbytes + 2**16:
         raise InputError(f"{path} holds more data than its size needs; save it again")
@@ -385,7 +391,7 @@ def _samples(page: Any, path: Place) -> np.ndarray:
     return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
 
 
-def _turned(pixels: np.ndarray, code: int) -> np.ndarray:
+def _apply_orientation(pixels: np.ndarray, code: int) -> np.ndarray:
     """Apply an EXIF orientation of 1 to 8."""
     if code in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)

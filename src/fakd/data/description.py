@@ -19,13 +19,13 @@ from fakd.data.layout import (
     as_list,
     as_text,
     check_keys,
-    files_named,
     mask_id,
     read_encoding,
+    read_file_names,
     read_layout,
     read_levels,
 )
-from fakd.data.names import composed
+from fakd.data.names import to_nfc
 from fakd.errors import InputError
 from fakd.files import read_yaml
 
@@ -86,7 +86,7 @@ class Description:
     unlabelled: tuple[Pattern, ...]
     """Locations of additional training images without labels."""
     exclude: tuple[str, ...]
-    """Training images to exclude, as read by `fakd.data.names.excluded`."""
+    """Training images to exclude, as read by `fakd.data.names.resolve_excluded`."""
     labelled: Labelled | None
     """Which training images keep their labels; None for all."""
     protocol: Mapping[str, Any] | None
@@ -156,7 +156,7 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         val=read_layout(content, "val", names, path, class_ids),
         test=read_layout(content, "test", names, path, class_ids),
         unlabelled=read_unlabelled(content, path),
-        exclude=files_named(content.get("exclude", []), "exclude", path),
+        exclude=read_file_names(content.get("exclude", []), "exclude", path),
         labelled=read_labelled(content, path),
         protocol=_settings(content, "protocol", path),
         augmentation=_settings(content, "augmentation", path),
@@ -214,7 +214,7 @@ def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour], 
         names.append(entry)
     if not 0 < len(names) <= MOST_CLASSES:
         raise InputError(f"{path}: expected 1 to {MOST_CLASSES} classes, got {len(names)}")
-    seen = Counter(" ".join(composed(name).split()) for name in names)
+    seen = Counter(" ".join(to_nfc(name).split()) for name in names)
     if repeated := sorted(name for name, times in seen.items() if times > 1):
         raise InputError(f"{path}: classes name {repeated[0]!r} twice; rename one")
     for key, given in (("a color", colours), ("an id", ids)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fakd.data.dataset import SegmentationData, Split
-from fakd.data.decoding import unused_range
+from fakd.data.decoding import describe_unused_range
 from fakd.data.description import (
     PER_CLASS,
     TABLE,
@@ -19,12 +19,12 @@ from fakd.data.description import (
 from fakd.data.labelled import without_labels
 from fakd.data.layout import IMAGE_SUFFIXES, Pattern
 from fakd.data.masks import Pair
-from fakd.data.matching import listed
+from fakd.data.matching import list_splits
 from fakd.data.names import is_list
 from fakd.data.scan import files_below
-from fakd.data.unlabelled import Images, copies, training_images
-from fakd.errors import InputError, counted, some
-from fakd.files import expanded
+from fakd.data.unlabelled import TrainingImages, find_copies, training_images
+from fakd.errors import InputError, count_noun, list_some
+from fakd.files import expand_user
 
 SCENES = "scenes"
 """The name of the built-in data, as given to ``--data``."""
@@ -81,7 +81,7 @@ def folder(
         arguments["exclude"] = exclude
     if check_labelled(labelled) is not None:
         names = isinstance(labelled, str) and not PER_CLASS.fullmatch(labelled)
-        kept = str(expanded(str(labelled)).absolute()) if names else labelled
+        kept = str(expand_user(str(labelled)).absolute()) if names else labelled
         described = replace(described, labelled=kept)
         arguments["labelled"] = labelled
     return described_data(
@@ -118,7 +118,7 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
     Raises:
         InputError: a file or folder is missing.
     """
-    train, val = listed(root, described)
+    train, val = list_splits(root, described)
     images, left_out = training_images(root, described, train.pairs, val.pairs)
     if described.labelled is not None:
         if not train.labelled:
@@ -126,11 +126,11 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
         images.pairs = without_labels(images.pairs, described.labelled, described, root)
     if both := sorted({pair.image for pair in images.pairs} & {pair.image for pair in val.pairs}):
         train.doubts.append(
-            f"{counted(len(both), 'image is', 'images are')} in both train and val "
-            f"({some(both, 2)}): scores are too high"
+            f"{count_noun(len(both), 'image is', 'images are')} in both train and val "
+            f"({list_some(both, 2)}): scores are too high"
         )
     train.remarks += left_out
-    faint = unused_range(images, described.levels)
+    faint = describe_unused_range(images, described.levels)
     # Errors in the files are reported before PyTorch is imported.
     from fakd.data.samples import PairedSplit
 
@@ -150,15 +150,17 @@ def described_data(root: Path, described: Description, config: dict[str, Any]) -
     )
 
 
-def _open_test(root: Path, described: Description, train: Images, val: Sequence[Pair]) -> Split:
+def _open_test(
+    root: Path, described: Description, train: TrainingImages, val: Sequence[Pair]
+) -> Split:
     from fakd.data.samples import PairedSplit
 
-    (test,) = listed(root, described, splits=["test"])
+    (test,) = list_splits(root, described, splits=["test"])
     sizes = {pair.image.stat().st_size for pair in test.pairs}
-    if again := copies(test.pairs, [*train.pairs, *train.of_sizes(sizes), *val]):
+    if again := find_copies(test.pairs, [*train.pairs, *train.of_sizes(sizes), *val]):
         raise InputError(
-            f"{counted(len(again), 'test image is', 'test images are')} in train or val too "
-            f"({some(again, 2)}), as the same file or an identical copy; remove them from one"
+            f"{count_noun(len(again), 'test image is', 'test images are')} in train or val too "
+            f"({list_some(again, 2)}), as the same file or an identical copy; remove them from one"
         )
     return PairedSplit(root, test.pairs, described.group)
 
@@ -177,7 +179,7 @@ def image_files(path: Path) -> list[Path]:
 
 def _absolute(entry: str) -> str:
     scheme = TABLE if entry.startswith(TABLE) else ""
-    return scheme + str(expanded(entry.removeprefix(scheme)).absolute())
+    return scheme + str(expand_user(entry.removeprefix(scheme)).absolute())
 
 
 def _check_folder(path: Path, remedy: str = "check the path") -> None:

@@ -36,7 +36,7 @@ def read_group(value: object, path: Path) -> Callable[[str], str] | None:
             f"{path}: group must be folder, a pattern such as '(.*)_\\d+', or a file, got {value!r}"
         )
     if value.endswith((".txt", ".csv")):
-        return _listed(path.parent / value, path)
+        return _groups_from_list(path.parent / value, path)
     try:
         pattern = re.compile(value)
     except re.error as error:
@@ -48,7 +48,7 @@ def read_group(value: object, path: Path) -> Callable[[str], str] | None:
     return lambda name: found[1] if (found := pattern.match(name)) and found[1] else name
 
 
-def _listed(file: Path, path: Path) -> Callable[[str], str]:
+def _groups_from_list(file: Path, path: Path) -> Callable[[str], str]:
     if not file.is_file():
         raise InputError(f"{path}: group names {file}, which does not exist")
     lines = file.read_text(encoding="utf-8").replace(",", " ").splitlines()

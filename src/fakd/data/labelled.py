@@ -9,8 +9,8 @@ import numpy as np
 
 from fakd.data.description import PER_CLASS, Description, Labelled
 from fakd.data.masks import Pair
-from fakd.data.names import composed, list_file, read_names
-from fakd.errors import InputError, some
+from fakd.data.names import list_file, read_names, to_nfc
+from fakd.errors import InputError, list_some
 from fakd.settings import IGNORE
 
 SHARE = 1e-3
@@ -31,7 +31,7 @@ def without_labels(
     """
     names = {pair.name for pair in pairs}
     if isinstance(labelled, str) and (found := PER_CLASS.fullmatch(labelled)):
-        kept = _of_each_class(pairs, int(found[1]), len(described.class_names))
+        kept = _choose_per_class(pairs, int(found[1]), len(described.class_names))
     elif isinstance(labelled, str):
         file = list_file(labelled, root, described.path)
         if not file.exists():
@@ -39,10 +39,10 @@ def without_labels(
                 f"labelled must be a number of images, a share, a number per class such as '10 per "
                 f"class', or a file of names, and there is no file {file}"
             )
-        kept = {composed(name) for name in read_names(file, names)}
+        kept = {to_nfc(name) for name in read_names(file, names)}
         if missing := sorted(kept - names):
             raise InputError(
-                f"{file} names {some(missing, 3)}, which are not images of train; remove them"
+                f"{file} names {list_some(missing, 3)}, which are not images of train; remove them"
             )
         if not kept:
             raise InputError(f"{file} names no image; give --data.labelled a number")
@@ -50,14 +50,14 @@ def without_labels(
         number = labelled if isinstance(labelled, int) else ceil(labelled * len(pairs))
         if number > len(pairs):
             raise InputError(f"labelled asks for {number} images, but train has {len(pairs)}")
-        kept = set(sorted(names, key=_drawn)[:number])
+        kept = set(sorted(names, key=_random_key)[:number])
     return [pair if pair.name in kept else pair._replace(mask=None, reader=None) for pair in pairs]
 
 
-def _of_each_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]:
+def _choose_per_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]:
     """Choose the first images that show a class, a number for each; one may count for several."""
     wanted, kept = np.full(classes, number), set()
-    for pair in sorted(pairs, key=lambda pair: _drawn(pair.name)):
+    for pair in sorted(pairs, key=lambda pair: _random_key(pair.name)):
         if not wanted.any():
             break
         if pair.mask is None or pair.reader is None:
@@ -71,5 +71,5 @@ def _of_each_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]
     return kept
 
 
-def _drawn(name: str) -> bytes:
+def _random_key(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fakd.data.names import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from fakd.data.names import composed
+from fakd.data.names import to_nfc
 from fakd.errors import InputError
 from fakd.settings import IGNORE
 
@@ -180,7 +180,7 @@ class Pattern:
         """The folder that contains all matches, directly or in subfolders."""
         return self.text.partition(_NAME)[0].rpartition("/")[0]
 
-    def meets(self, other: "Pattern") -> bool:
+    def may_overlap(self, other: "Pattern") -> bool:
         """Return whether both may match the same file, because one folder contains the other."""
         one, two = (f"{each.folder}/".removeprefix("/") for each in (self, other))
         return one.startswith(two) or two.startswith(one)
@@ -199,14 +199,14 @@ class Pattern:
         for name, file in self._matches(files, suffixes):
             if name in found:
                 where = f" in {self.folder}" if self.folder else ""
-                forms = " in two Unicode forms" if composed(file) == composed(found[name]) else ""
+                forms = " in two Unicode forms" if to_nfc(file) == to_nfc(found[name]) else ""
                 raise InputError(
                     f"{found[name]} and {file}{where} have the same name{forms}; keep one of them"
                 )
             found[name] = file
         return found
 
-    def left_out(self, files: Iterable[str], names: Container[str]) -> dict[str, str]:
+    def other_suffixes(self, files: Iterable[str], names: Container[str]) -> dict[str, str]:
         """Map additional names to images that match except for their suffix."""
         stem = self.text.removesuffix(PurePosixPath(self.text).suffix)
         found = Pattern(f"{stem}.*")._matches(files, _PICTURES)
@@ -215,12 +215,12 @@ class Pattern:
     def _matches(
         self, files: Iterable[str], suffixes: tuple[str, ...]
     ) -> Iterator[tuple[str, str]]:
-        pattern = composed(self.text.removeprefix(self.folder).lstrip("/"))
+        pattern = to_nfc(self.text.removeprefix(self.folder).lstrip("/"))
         before, _, after = pattern.partition(_NAME)
         any_suffix = after.endswith(".*")
         after = after.removesuffix(".*")
         for file in files:
-            stem = composed(file)
+            stem = to_nfc(file)
             if any_suffix:
                 stem, _, suffix = stem.rpartition(".")
                 if f".{suffix.lower()}" not in suffixes:
@@ -324,7 +324,7 @@ def _part(
         images=_pattern(entry["images"], "images", path),
         masks=tuple(map(read_masks, masks if isinstance(masks, list) else [masks])),
         lists=_lists(entry.get("list"), path),
-        excluded=files_named(entry.get("exclude", []), "exclude", path),
+        excluded=read_file_names(entry.get("exclude", []), "exclude", path),
         count=count,
     )
 
@@ -347,11 +347,11 @@ def _lists(value: object, path: Path) -> tuple[tuple[str, ...], ...]:
     if value is None:
         return ()
     if isinstance(value, list) and any(isinstance(group, list) for group in value):
-        return tuple(files_named(group, "list", path) for group in value)
-    return (files_named(value, "list", path),)
+        return tuple(read_file_names(group, "list", path) for group in value)
+    return (read_file_names(value, "list", path),)
 
 
-def files_named(value: object, key: str, path: Path) -> tuple[str, ...]:
+def read_file_names(value: object, key: str, path: Path) -> tuple[str, ...]:
     """Read one or several file names.
 
     Raises:

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Int16, Integer, Shaped, UInt8
 
 from fakd.data.dataset import Colour
-from fakd.data.decoding import Stored, stored
+from fakd.data.decoding import RawImage, decode_raw
 from fakd.data.description import Description
 from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.packed import Place
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 from fakd.settings import IGNORE
 
 MaskValue = int | Colour
@@ -84,7 +84,7 @@ class MaskReader:
             "add palette: [[r, g, b], ...], one per class"
         )
 
-    def stored(self, path: Place) -> Pixels:
+    def read_values(self, path: Place) -> Pixels:
         """Decode a mask to raw ids or colours, whichever its pixels mean here.
 
         Raises:
@@ -94,25 +94,25 @@ class MaskReader:
 
     def _read(self, path: Place) -> tuple[Pixels, bool]:
         """Decode a mask, and return whether compression may have changed it."""
-        file = stored(path)
-        pixels = _one_or_three(file, path)
+        file = decode_raw(path)
+        pixels = _without_alpha(file, path)
         if pixels.ndim == 3:
-            coloured = self.reads_colours or not _grey(pixels)
-            pixels = _coloured(file, path) if coloured else _whole(pixels[:, :, 0], path)
+            coloured = self.reads_colours or not _is_grey(pixels)
+            pixels = _as_colours(file, path) if coloured else _as_ids(pixels[:, :, 0], path)
         elif self.description.masks == "colors":
-            pixels = _coloured(file, path)
+            pixels = _as_colours(file, path)
         else:
-            pixels = self._meant(file._replace(pixels=_whole(pixels, path)), path)
+            pixels = self._interpret(file._replace(pixels=_as_ids(pixels, path)), path)
         return pixels, file.lossy
 
-    def _meant(self, file: Stored, path: Place) -> Pixels:
+    def _interpret(self, file: RawImage, path: Place) -> Pixels:
         """Decide whether the values of a file are ids or stand for the colours that they show."""
-        ids = self._unpacked(file.pixels, file.white)
+        ids = self._expand_greys(file.pixels, file.white)
         if self.description.masks == "ids" or not (self.reads_colours or file.palette is not None):
             return ids
-        numbers = _used(file.pixels).tolist()
-        used = numbers if ids is file.pixels else _used(ids).tolist()
-        shown = [_shown(file, number) for number in numbers]
+        numbers = _distinct_values(file.pixels).tolist()
+        used = numbers if ids is file.pixels else _distinct_values(ids).tolist()
+        shown = [_colour_of(file, number) for number in numbers]
         coloured = file.palette is not None and any(
             colour != (number,) * 3 for number, colour in zip(numbers, shown, strict=True)
         )
@@ -126,28 +126,29 @@ class MaskReader:
             return ids
         if None in by_id:
             fewer = by_colour.count(None) < by_id.count(None)
-            return _coloured(file, path) if fewer else ids
+            return _as_colours(file, path) if fewer else ids
         for number, colour, one, other in zip(used, shown, by_id, by_colour, strict=True):
             told = other is not None or (coloured and one != IGNORE)
             if one != other and told and (coloured or None not in by_colour):
                 shows = "its palette shows" if file.palette is not None else "it shows as"
                 raise InputError(
                     f"{path} contradicts {self.description.path}: {number} is an id "
-                    f"{self._named(one)}, but {shows} {list(colour or ())}, a colour "
-                    f"{self._named(other)}; say which counts with masks: colors or masks: ids there"
+                    f"{self._class_title(one)}, but {shows} {list(colour or ())}, a colour "
+                    f"{self._class_title(other)}; say which counts with masks: colors or masks: "
+                    "ids there"
                 )
         return ids
 
-    def _named(self, target: int | None) -> str:
+    def _class_title(self, target: int | None) -> str:
         if target is None:
             return "that is not described"
         return f"of {'no class' if target == IGNORE else self.description.class_names[target]}"
 
-    def _unpacked(self, pixels: np.ndarray, white: int | None) -> np.ndarray:
+    def _expand_greys(self, pixels: np.ndarray, white: int | None) -> np.ndarray:
         """Expand values of 1, 2 or 4 bits to 8-bit greys if only those are known ids."""
         if white is None or white >= 255:
             return pixels
-        used, factor = _used(pixels).tolist(), 255 // white
+        used, factor = _distinct_values(pixels).tolist(), 255 // white
         known = self.encoding.ids.keys()
         stretched = not known >= {*used} and known >= {number * factor for number in used}
         return pixels * np.uint8(factor) if stretched else pixels
@@ -169,7 +170,8 @@ class MaskReader:
             if one != other:
                 raise InputError(
                     f"{path} has a palette that shows index {number} as grey {grey}, but id "
-                    f"{number} is {self._named(one)} and id {grey} {self._named(other)}; use the "
+                    f"{number} is {self._class_title(one)} and id {grey} "
+                    f"{self._class_title(other)}; use the "
                     "grey mask from before the PNG was optimised, or write masks: ids in "
                     f"{self.description.path} if the index counts"
                 )
@@ -191,13 +193,13 @@ class MaskReader:
                     "or write masks: ids there"
                 )
 
-    def counted(self, path: Place) -> dict[MaskValue, int]:
+    def count_values(self, path: Place) -> dict[MaskValue, int]:
         """Count the pixels of each id or colour in a mask.
 
         Raises:
-            InputError: as for `stored`.
+            InputError: as for `decode_raw`.
         """
-        return counted(self.stored(path))
+        return count_values(self.read_values(path))
 
     def meaning(self, value: MaskValue) -> int | None:
         """Return the class of a value, `IGNORE` for none, None for unknown values."""
@@ -207,10 +209,10 @@ class MaskReader:
             target = int(self._classes[value]) if 0 <= value < 2**16 else _UNKNOWN
             return None if target == _UNKNOWN else target
         if self.reads_colours and self._nearest:
-            return int(self._targets(np.array([value], np.uint8))[0])
+            return int(self._nearest_classes(np.array([value], np.uint8))[0])
         return self._meanings.get(value) if self.reads_colours else None
 
-    def exact(self, value: MaskValue) -> bool:
+    def is_exact(self, value: MaskValue) -> bool:
         """Return whether a value is described itself, rather than near one that is."""
         if isinstance(value, int) and self.description.masks == "colors":
             value = value, value, value
@@ -228,12 +230,12 @@ class MaskReader:
         if labels.min() == _UNKNOWN:
             unknown = np.unique(ids[labels == _UNKNOWN]).tolist()
             raise InputError(
-                f"{path} holds {_listed('id', unknown)}, which {self.description.path} does not "
-                f"know ({self._known()}); {remedy_for_ids(unknown)}"
+                f"{path} holds {_list_values('id', unknown)}, which {self.description.path} "
+                f"does not know ({self._known_text()}); {remedy_for_ids(unknown)}"
             )
         return labels
 
-    def _known(self) -> str:
+    def _known_text(self) -> str:
         ids = [raw for raw, target in self.encoding.ids.items() if target != IGNORE]
         return f"{len(self.description.class_names)} classes, from id {min(ids, default=0)}"
 
@@ -241,7 +243,7 @@ class MaskReader:
         self, pixels: UInt8[np.ndarray, "height width 3"], lossy: bool, path: Place
     ) -> Int16[np.ndarray, "height width"]:
         if self._nearest:
-            return self._targets(pixels)
+            return self._nearest_classes(pixels)
         codes = _codes(pixels)
         nearest = np.searchsorted(self._colours, codes).clip(max=len(self._colours) - 1)
         unknown = self._colours[nearest] != codes
@@ -253,13 +255,15 @@ class MaskReader:
                 else "add to palette: or ignore_colors: there"
             )
             raise InputError(
-                f"{path} holds {_listed('colour', strange)}, which {self.description.path} does "
-                f"not know; {remedy}"
+                f"{path} holds {_list_values('colour', strange)}, which {self.description.path} "
+                f"does not know; {remedy}"
             )
         labels: np.ndarray = self._colour_targets[nearest]
         return labels
 
-    def _targets(self, pixels: UInt8[np.ndarray, "*shape 3"]) -> Int16[np.ndarray, "*shape"]:
+    def _nearest_classes(
+        self, pixels: UInt8[np.ndarray, "*shape 3"]
+    ) -> Int16[np.ndarray, "*shape"]:
         """Look up the class of the nearest colour, by Euclidean distance in RGB."""
         codes, where = np.unique(_codes(pixels), return_inverse=True)
         distances = np.zeros((len(codes), len(self._colours)), np.int32)
@@ -289,14 +293,14 @@ def read_mask(path: Place) -> Pixels:
     Raises:
         InputError: the file cannot be decoded to its last row, or to ids or colours.
     """
-    file = stored(path)
-    pixels = _one_or_three(file, path)
-    if pixels.ndim == 3 and not _grey(pixels):
-        return _coloured(file, path)
-    return _whole(pixels if pixels.ndim == 2 else pixels[:, :, 0], path)
+    file = decode_raw(path)
+    pixels = _without_alpha(file, path)
+    if pixels.ndim == 3 and not _is_grey(pixels):
+        return _as_colours(file, path)
+    return _as_ids(pixels if pixels.ndim == 2 else pixels[:, :, 0], path)
 
 
-def counted(pixels: Pixels) -> dict[MaskValue, int]:
+def count_values(pixels: Pixels) -> dict[MaskValue, int]:
     """Count the pixels of each id or colour."""
     if pixels.ndim == 2:
         histogram = np.bincount(pixels.ravel())
@@ -316,7 +320,7 @@ def remedy_for_ids(unknown: Sized) -> str:
     return "map them with ids: or exclude them with ignore: there"
 
 
-def _one_or_three(file: Stored, path: Place) -> np.ndarray:
+def _without_alpha(file: RawImage, path: Place) -> np.ndarray:
     """Return the bands of ids or colours, without transparency."""
     pixels = file.pixels
     if pixels.ndim == 2:
@@ -329,7 +333,7 @@ def _one_or_three(file: Stored, path: Place) -> np.ndarray:
     return pixels[:, :, 0] if bands == 1 else pixels[:, :, :3]
 
 
-def _whole(pixels: np.ndarray, path: Place) -> Integer[np.ndarray, "height width"]:
+def _as_ids(pixels: np.ndarray, path: Place) -> Integer[np.ndarray, "height width"]:
     """Convert values of any type to ids.
 
     Raises:
@@ -348,9 +352,9 @@ def _whole(pixels: np.ndarray, path: Place) -> Integer[np.ndarray, "height width
     return pixels.astype(np.uint16)
 
 
-def _coloured(file: Stored, path: Place) -> UInt8[np.ndarray, "height width 3"]:
+def _as_colours(file: RawImage, path: Place) -> UInt8[np.ndarray, "height width 3"]:
     """Convert stored values to 8-bit colours."""
-    pixels = _one_or_three(file, path)
+    pixels = _without_alpha(file, path)
     if file.palette is not None:
         colours: np.ndarray = file.palette[pixels]
         return colours
@@ -363,7 +367,7 @@ def _coloured(file: Stored, path: Place) -> UInt8[np.ndarray, "height width 3"]:
     return pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
 
 
-def _shown(file: Stored, number: int) -> Colour | None:
+def _colour_of(file: RawImage, number: int) -> Colour | None:
     """Return the 8-bit colour of a value; None if it has none."""
     if file.palette is not None:
         red, green, blue = file.palette[number].tolist()
@@ -373,14 +377,14 @@ def _shown(file: Stored, number: int) -> Colour | None:
     return (number * 255 // file.white,) * 3
 
 
-def _used(pixels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, " values"]:
+def _distinct_values(pixels: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, " values"]:
     """List the distinct values; only one pixel of each run of equal ones is counted."""
     flat = pixels.ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     return np.flatnonzero(np.bincount(np.append(flat[ends], flat[-1])))
 
 
-def _grey(pixels: Shaped[np.ndarray, "height width 3"]) -> bool:
+def _is_grey(pixels: Shaped[np.ndarray, "height width 3"]) -> bool:
     return bool((pixels == pixels[:, :, :1]).all())
 
 
@@ -390,5 +394,5 @@ def _codes(pixels: UInt8[np.ndarray, "*shape 3"]) -> Integer[np.ndarray, "*shape
     return codes
 
 
-def _listed(noun: str, values: list, most: int = 5) -> str:
-    return f"{noun}{'s' if len(values) > 1 else ''} {some(values, most)}"
+def _list_values(noun: str, values: list, most: int = 5) -> str:
+    return f"{noun}{'s' if len(values) > 1 else ''} {list_some(values, most)}"

@@ -12,16 +12,16 @@ from fakd.data.description import Description
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
 from fakd.data.masks import MaskReader, Pair
 from fakd.data.names import (
-    composed,
-    excluded,
-    gap,
+    describe_nearest_folder,
+    first_missing_number,
     list_file,
     read_names,
-    what_is_there,
+    resolve_excluded,
+    to_nfc,
 )
 from fakd.data.packed import Folder, PackedFolder, Place, open_folder
 from fakd.data.scan import files_below
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 
 Lister = Callable[[Path], list[str]]
 """Lists the files below a folder."""
@@ -51,7 +51,7 @@ class Listing:
         return any(pair.mask is not None for pair in self.pairs)
 
 
-def listed(
+def list_splits(
     root: Path,
     description: Description,
     lenient: bool = False,
@@ -87,7 +87,7 @@ def listed(
     if any(listing.left_out for listing in found):
         used |= {pair.image for listing in found for pair in listing.pairs}
     for listing in found:
-        listing.doubts += _left_out(listing, used)
+        listing.doubts += _unused_images(listing, used)
         # Splits may share a folder of masks: a mask used by another split is not alone, and one
         # used by none is reported once.
         listing.masks_alone = [mask for mask in listing.masks_alone if mask not in used]
@@ -110,7 +110,7 @@ def _check(listing: Listing, path: Path, lenient: bool) -> None:
             break
 
 
-def _left_out(listing: Listing, used: Container[Place | None]) -> Iterator[str]:
+def _unused_images(listing: Listing, used: Container[Place | None]) -> Iterator[str]:
     """Report images that are not used, and why."""
     by_pattern: dict[Pattern, list[Place]] = {}
     for pattern, path in listing.left_out:
@@ -122,7 +122,7 @@ def _left_out(listing: Listing, used: Container[Place | None]) -> Iterator[str]:
         remedy = "end it in .* for any suffix" if read else "save them as PNG or JPEG"
         yield (
             f"{listing.split} leaves out {len(paths)} image{'s' if len(paths) > 1 else ''} "
-            f"({some(paths, 2)}), since {pattern.text} does not match {', '.join(suffixes)}; "
+            f"({list_some(paths, 2)}), since {pattern.text} does not match {', '.join(suffixes)}; "
             f"{remedy}"
         )
 
@@ -155,15 +155,15 @@ class _Matcher:
     def match(self, chosen: Sequence[str] | None) -> None:
         """Add the pairs, unpaired files and errors to the listing."""
         listing, refused = self._listing, len(self._listing.refusals)
-        images = self._found(self._part.images, IMAGE_SUFFIXES, needed=True)
+        images = self._find_files(self._part.images, IMAGE_SUFFIXES, needed=True)
         every = chosen is None and not self._part.lists
         told = self._without_masks(images)
         images = told if every else images
         if chosen is None:
-            names = self._chosen(images)
+            names = self._choose_names(images)
         else:
-            names = [name for name in map(composed, chosen) if name in images]
-        place, masks = self._masks(names, images)
+            names = [name for name in map(to_nfc, chosen) if name in images]
+        place, masks = self._find_masks(names, images)
         reader = None if place is None else MaskReader(self._description, place.encoding)
         alone = [] if place is None else [name for name in names if name not in masks]
         paired = [name for name in names if place is None or name in masks]
@@ -172,7 +172,7 @@ class _Matcher:
             Pair(name, images[name], masks.get(name), reader, levels) for name in paired
         ]
         listing.images_alone += [images[name] for name in alone]
-        left_out = self._left_out(images) if every else {}
+        left_out = self._other_suffixes(images) if every else {}
         listing.left_out += [(self._part.images, left_out[name]) for name in sorted(left_out)]
         spare = sorted(masks.keys() - images.keys() - left_out.keys())
         shown = set(images.values()) if spare else set()
@@ -180,15 +180,16 @@ class _Matcher:
         if names and place is None:
             self._unlabelled()
         sound = not alone and len(listing.refusals) == refused
-        if sound and (remark := self._remark(paired)):
+        if sound and (remark := self._count_remark(paired)):
             listing.remarks.append(remark)
 
     def _without_masks(self, images: Mapping[str, Place]) -> dict[str, Place]:
         """Leave out files that are masks of other images, if one pattern matches both."""
         masks: dict[Place, str] = {}
         for place in self._part.masks:
-            if place.pattern.meets(self._part.images) and self._place(place.pattern).is_dir():
-                found = self._found(place.pattern, MASK_SUFFIXES)
+            pattern = place.pattern
+            if pattern.may_overlap(self._part.images) and self._open_folder(pattern).is_dir():
+                found = self._find_files(pattern, MASK_SUFFIXES)
                 masks |= {path: name for name, path in found.items()}
         masked = set(masks.values())
         if same := next((path for name, path in images.items() if masks.get(path) == name), None):
@@ -204,12 +205,12 @@ class _Matcher:
 
         return {name: path for name, path in images.items() if not is_mask(name, path)}
 
-    def _left_out(self, images: Mapping[str, Place]) -> dict[str, Place]:
-        folder = self._place(self._part.images)
+    def _other_suffixes(self, images: Mapping[str, Place]) -> dict[str, Place]:
+        folder = self._open_folder(self._part.images)
         files = self._files(folder) if images else []
         if len(files) == len(images):
             return {}
-        found = self._part.images.left_out(files, images)
+        found = self._part.images.other_suffixes(files, images)
         return {name: folder / file for name, file in found.items()}
 
     def _unlabelled(self) -> None:
@@ -218,7 +219,7 @@ class _Matcher:
         text = f"{self._description.path} gives none"
         if self._part.masks:
             folder = self._root / self._part.masks[0].pattern.folder
-            text = f"there is no {folder}, and {what_is_there(folder)}"
+            text = f"there is no {folder}, and {describe_nearest_folder(folder)}"
             if any(entry.is_dir() for entry in folder.parent.iterdir() if entry.name != "images"):
                 said, end = (
                     self._listing.doubts,
@@ -226,7 +227,7 @@ class _Matcher:
                 )
         said.append(f"{self._split} has no masks: {text}; {end}")
 
-    def _place(self, pattern: Pattern) -> Folder:
+    def _open_folder(self, pattern: Pattern) -> Folder:
         return self._folder(pattern.folder)
 
     def _files(self, folder: Folder) -> Sequence[str]:
@@ -235,36 +236,36 @@ class _Matcher:
     def _refuse(self, text: str) -> None:
         _refuse(text, self._listing, self._lenient)
 
-    def _remark(self, names: Sequence[str]) -> str | None:
+    def _count_remark(self, names: Sequence[str]) -> str | None:
         """Describe the difference from the expected number of images."""
         wanted = self._part.count
         if wanted is None or len(names) == wanted:
             return None
         title = self._description.name or "the described"
-        where = (self._lists() or (self._part.images.text,))[0]
+        where = (self._choose_lists() or (self._part.images.text,))[0]
         if len(names) > wanted:
             more = f"more than {title}'s {wanted}; check whether some were added"
             return f"{self._split} has {len(names)} images ({where}), {more}"
         if self._part.lists:
             hint = f"the others are missing in {self._root / where}"
-        elif (lacking := gap(names, wanted)) is not None:
+        elif (lacking := first_missing_number(names, wanted)) is not None:
             hint = f"missing, for example, {Path(self._part.images.path(lacking)).name}"
         else:
             hint = f"the others should be in {self._root / self._part.images.folder}"
         return f"{self._split} has {len(names)} of {title}'s {wanted} images ({where}); {hint}"
 
-    def _chosen(self, images: Mapping[str, Place]) -> list[str]:
+    def _choose_names(self, images: Mapping[str, Place]) -> list[str]:
         """Return the names of this part's images: those in its lists, or all."""
-        lists, refused = self._lists(), len(self._listing.refusals)
+        lists, refused = self._choose_lists(), len(self._listing.refusals)
         if not images or (self._part.lists and not lists):
             return []
         out: set[str] = set()
         try:
-            read = partial(self._names, images=images)
-            out = excluded(self._part.excluded, images.keys(), read, others=bool(lists))
+            read = partial(self._read_names, images=images)
+            out = resolve_excluded(self._part.excluded, images.keys(), read, others=bool(lists))
         except InputError as error:
             self._refuse(f"{error}; {self._remedy()}")
-        listed = [name for file in lists for name in self._names(file, images)]
+        listed = [name for file in lists for name in self._read_names(file, images)]
         every = listed if self._part.lists else sorted(images)
         names = dict.fromkeys(name for name in every if name not in out)
         if missing := [name for name in names if name not in images]:
@@ -280,11 +281,11 @@ class _Matcher:
             self._refuse(f"{which} leaves no image to use; {self._remedy()}")
         return [name for name in names if name in images]
 
-    def _found(
+    def _find_files(
         self, pattern: Pattern, suffixes: tuple[str, ...], needed: bool = False
     ) -> dict[str, Place]:
         """Map names to the files that match a pattern."""
-        folder = self._place(pattern)
+        folder = self._open_folder(pattern)
         if not folder.is_dir():
             self._refuse_folder(self._root / pattern.folder)
             return {}
@@ -303,20 +304,22 @@ class _Matcher:
         return {name: folder / file for name, file in found.items()}
 
     def _refuse_folder(self, folder: Path) -> None:
-        self._refuse(f"expected a folder {folder}, but {what_is_there(folder)}; {self._remedy()}")
+        self._refuse(
+            f"expected a folder {folder}, but {describe_nearest_folder(folder)}; {self._remedy()}"
+        )
 
-    def _masks(
+    def _find_masks(
         self, names: Sequence[str], images: Mapping[str, Place]
     ) -> tuple[Masks | None, dict[str, Place]]:
         """Find the location with the most masks for the images; None if there is none."""
         places = self._part.masks
-        there = [place for place in places if self._place(place.pattern).is_dir()]
+        there = [place for place in places if self._open_folder(place.pattern).is_dir()]
         if places and not there and not self._part.may_lack_masks:
             self._refuse_folder(self._root / places[0].pattern.folder)
         best: tuple[Masks | None, dict[str, Place]] = (None, {})
         most = -1
         for place in there:
-            found = self._found(place.pattern, MASK_SUFFIXES)
+            found = self._find_files(place.pattern, MASK_SUFFIXES)
             matches = sum(name in found for name in names)
             if matches > most:
                 best, most = (place, found), matches
@@ -324,10 +327,10 @@ class _Matcher:
                 break
         if best[0] is not None and not self._lenient and most < len(names):
             missing = [name for name in names if name not in best[1]]
-            raise InputError(self._lacking(missing, images, best[0], most > 0))
+            raise InputError(self._missing_masks_text(missing, images, best[0], most > 0))
         return best
 
-    def _lacking(
+    def _missing_masks_text(
         self, missing: Sequence[str], images: Mapping[str, Place], place: Masks, some: bool
     ) -> str:
         first, pattern = missing[0], place.pattern
@@ -342,42 +345,42 @@ class _Matcher:
         )
         return (
             f"no mask {path}{nor} for image {images[first]}{more}"
-            f"{self._beside(pattern, first, images[first])}; {remedy}"
+            f"{self._similar_file_hint(pattern, first, images[first])}; {remedy}"
         )
 
-    def _beside(self, pattern: Pattern, name: str, image: Place) -> str:
+    def _similar_file_hint(self, pattern: Pattern, name: str, image: Place) -> str:
         """Mention a similar file that was perhaps meant as the missing mask."""
-        folder = self._place(pattern)
+        folder = self._open_folder(pattern)
         for file in self._files(folder):
             # The name must end there: 10 does not match 1.
-            alike = re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", composed(file))
+            alike = re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", to_nfc(file))
             if alike and folder / file != image:
                 reason = "holds colours, not ids" if "color" in file.lower() else "has another name"
                 return f"; {Path(file).name} exists, but {reason}"
         return ""
 
-    def _lists(self) -> tuple[str, ...]:
+    def _choose_lists(self) -> tuple[str, ...]:
         """Choose the first complete group of lists; empty if there is none."""
         groups = self._part.lists
         for group in groups:
-            if all(self._list(file).is_file() for file in group):
+            if all(self._list_path(file).is_file() for file in group):
                 return group
         if groups:
-            first = next(file for file in groups[0] if not self._list(file).is_file())
+            first = next(file for file in groups[0] if not self._list_path(file).is_file())
             others = [" with ".join(group) for group in groups[1:]]
             instead = f" (or, instead, {' or '.join(others)})" if others else ""
             self._refuse(
                 f"expected a list of images {self._root / first}{instead}, but "
-                f"{what_is_there(self._root / first)}; {self._remedy()}"
+                f"{describe_nearest_folder(self._root / first)}; {self._remedy()}"
             )
         return ()
 
-    def _list(self, file: str) -> Path:
+    def _list_path(self, file: str) -> Path:
         return list_file(file, self._root, self._description.path)
 
-    def _names(self, file: str, images: Container[str]) -> list[str]:
+    def _read_names(self, file: str, images: Container[str]) -> list[str]:
         try:
-            return read_names(self._list(file), images)
+            return read_names(self._list_path(file), images)
         except InputError as error:
             self._refuse(f"{error}; {self._remedy()}")
             return []

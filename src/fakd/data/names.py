@@ -7,12 +7,12 @@ import unicodedata
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from pathlib import Path
 
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
-def composed(text: str) -> str:
+def to_nfc(text: str) -> str:
     """Normalise a name to NFC, since systems and editors write an é in two ways."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
@@ -22,13 +22,13 @@ def printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def as_stored(path: Path) -> Path:
+def find_as_stored(path: Path) -> Path:
     """Find a path that may be stored in another Unicode form."""
     if path == path.parent or path.exists():
         return path
-    parent = as_stored(path.parent)
+    parent = find_as_stored(path.parent)
     entries = parent.iterdir() if parent.is_dir() and not path.name.isascii() else ()
-    alike = (each for each in entries if composed(each.name) == composed(path.name))
+    alike = (each for each in entries if to_nfc(each.name) == to_nfc(path.name))
     return next(alike, parent / path.name)
 
 
@@ -51,7 +51,7 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     if "\0" in text:
         raise InputError(f"cannot read the list {path}: it is not UTF-8 text")
     # Concatenated lists contain byte-order marks in the middle.
-    lines = [composed(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
+    lines = [to_nfc(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
     names = [line if line in known else line.strip() for line in lines]
     # Other spellings of a path, such as ./a or b//a, name the same file.
     names = [name if name in known else posixpath.normpath(name) for name in names if name]
@@ -70,11 +70,11 @@ def is_list(entry: str) -> bool:
 
 def list_file(file: str, root: Path, description: Path) -> Path:
     """Find a list in the data folder, or next to the description if the data are read-only."""
-    path, beside = as_stored(root / file), description.parent / file
+    path, beside = find_as_stored(root / file), description.parent / file
     return beside if beside.is_file() and not path.is_file() else path
 
 
-def excluded(
+def resolve_excluded(
     entries: Iterable[str],
     known: Collection[str],
     read: Callable[[str], Iterable[str]],
@@ -93,7 +93,7 @@ def excluded(
     """
     out: set[str] = set()
     for entry in entries:
-        name, wrong = composed(entry), None
+        name, wrong = to_nfc(entry), None
         if name.lower().endswith(IMAGE_SUFFIXES):
             name = posixpath.splitext(name)[0]
         if "*" in entry:
@@ -103,7 +103,7 @@ def excluded(
         else:
             found = {*read(entry)} if is_list(entry) else {name}
             if not others and (unknown := sorted(found - {*known})):
-                wrong = f"names {some(unknown, 2)}, but no image has that name"
+                wrong = f"names {list_some(unknown, 2)}, but no image has that name"
         if wrong is not None:
             like = f"; names look like {min(known)}" if known else ""
             raise InputError(f"exclude: {entry} {wrong}{like}")
@@ -111,7 +111,7 @@ def excluded(
     return out
 
 
-def gap(names: Sequence[str], wanted: int) -> str | None:
+def first_missing_number(names: Sequence[str], wanted: int) -> str | None:
     """Find the first missing number, if names are numbered from 1."""
     parts = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
     numbers = {int(part[2]) for part in parts if part}
@@ -123,7 +123,7 @@ def gap(names: Sequence[str], wanted: int) -> str | None:
     return f"{prefix}{number:0{digits}d}"
 
 
-def what_is_there(path: Path, most: int = 6) -> str:
+def describe_nearest_folder(path: Path, most: int = 6) -> str:
     """Describe the nearest existing parent folder."""
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
@@ -132,4 +132,4 @@ def what_is_there(path: Path, most: int = 6) -> str:
         entries = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
     except OSError:
         return f"{folder} cannot be read"
-    return f"{folder} holds {some(entries, most) or 'nothing'}"
+    return f"{folder} holds {list_some(entries, most) or 'nothing'}"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fakd.data.description import SHARDS, TABLE
-from fakd.data.names import as_stored
+from fakd.data.names import find_as_stored
 
 
 class Packed(ABC):
@@ -88,4 +88,4 @@ def open_folder(root: Path, text: str) -> Folder:
         from fakd.data.shards import ShardFolder
 
         return ShardFolder(root, text)
-    return as_stored(root / text)
+    return find_as_stored(root / text)

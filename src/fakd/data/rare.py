@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from fakd.data.seeds import mixed
+from fakd.data.seeds import hash_seed
 
 _DRAW = 5
 """Distinguishes these draws from others with the same seed."""
 
 
-class Shown(NamedTuple):
+class ClassOccurrence(NamedTuple):
     """Which classes occur in which training images."""
 
     shows: Bool[np.ndarray, "images classes"]
@@ -50,7 +50,7 @@ class RareDraw:
 
     def __init__(
         self,
-        shown: Shown,
+        shown: ClassOccurrence,
         temperature: float,
         seed: int,
         kinds: Mapping[int, tuple[np.ndarray, list[int]]],
@@ -72,7 +72,7 @@ class RareDraw:
 
     def order(self, kind: int, count: int) -> tuple[Sequence[int], int]:
         """Draw a class; return its images and a random position among them."""
-        generator = torch.Generator().manual_seed(mixed(self._seed, _DRAW, kind, count))
+        generator = torch.Generator().manual_seed(hash_seed(self._seed, _DRAW, kind, count))
         chances, members = self._of[kind]
         chosen = members[int(torch.multinomial(chances, 1, generator=generator))]
         place = int(torch.randint(len(chosen), (1,), generator=generator))

@@ -10,14 +10,14 @@ from jaxtyping import Int16, UInt8
 from torch import Tensor
 
 from fakd.data.dataset import Split
-from fakd.data.decoding import SIDEWAYS, decoded, stored
+from fakd.data.decoding import SIDEWAYS, decode_raw, decode_rgb
 from fakd.data.layout import Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, Pair
-from fakd.data.names import composed
+from fakd.data.names import to_nfc
 from fakd.data.packed import Place
-from fakd.data.unlabelled import Images
+from fakd.data.unlabelled import TrainingImages
 from fakd.errors import InputError
-from fakd.processes import launched
+from fakd.processes import launched_processes
 from fakd.settings import IGNORE, Hardware
 
 
@@ -40,7 +40,7 @@ def read_image(path: Place, levels: Levels = Levels()) -> UInt8[Tensor, "3 heigh
     Raises:
         InputError: the file cannot be decoded to its last row, or its values are ambiguous.
     """
-    pixels = decoded(path, levels)
+    pixels = decode_rgb(path, levels)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
@@ -57,7 +57,7 @@ class PairedSplit(Split):
         self, root: Path, pairs: Sequence[Pair], group: Callable[[str], str] | None = None
     ) -> None:
         self.root, self._group = root, group
-        self.pairs = pairs if isinstance(pairs, Images) else Images(pairs)
+        self.pairs = pairs if isinstance(pairs, TrainingImages) else TrainingImages(pairs)
         self.labelled = any(pair.mask is not None for pair in self.pairs.pairs)
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class PairedSplit(Split):
             mask_size = "x".join(str(side) for side in reversed(labels.shape))
             image_size = "x".join(str(side) for side in reversed(image.shape[1:]))
             what = f"{pair.mask} is {mask_size} but its image {pair.image} is {image_size} "
-            file = stored(pair.image, upright=True)
+            file = decode_raw(pair.image, upright=True)
             if file.orientation in SIDEWAYS and file.size_before[::-1] == labels.shape:
                 raise InputError(f"{what}after EXIF rotation; {EXIF_REMEDY}")
             raise InputError(f"{what}(width x height); export the mask at the size of the image")
@@ -122,8 +122,8 @@ class PairedSplit(Split):
         """Return a file's path relative to the root, or ``otherwise`` if it is elsewhere."""
         path, root = Path(str(place)).absolute(), self.root.absolute()
         if not path.is_relative_to(root):
-            return composed(otherwise or path.as_posix())
-        return composed(path.relative_to(root).as_posix())
+            return to_nfc(otherwise or path.as_posix())
+        return to_nfc(path.relative_to(root).as_posix())
 
 
 def _identity(reader: MaskReader) -> str:
@@ -139,7 +139,7 @@ def _identity(reader: MaskReader) -> str:
     return f"{sorted(meanings.items())} {none if others == IGNORE else others}"
 
 
-class KeptSplit(Split):
+class WrappedSplit(Split):
     """Base of splits that cache decoded samples of another split."""
 
     def __init__(self, split: Split) -> None:
@@ -169,7 +169,7 @@ class KeptSplit(Split):
         return self._split.identity()
 
 
-class CachedSplit(KeptSplit):
+class CachedSplit(WrappedSplit):
     """A split that caches decoded samples of another one in memory, up to a number of bytes.
 
     Each worker process has its own cache; samples that no longer fit are decoded every time.
@@ -191,13 +191,13 @@ class CachedSplit(KeptSplit):
         return sample
 
 
-def cached(splits: Sequence[Split], hardware: Hardware) -> list[Split]:
+def cache_in_memory(splits: Sequence[Split], hardware: Hardware) -> list[Split]:
     """Cache splits in the memory a run may use, in proportion to their number of samples.
 
     The limit is divided among all processes that decode; nothing is cached in memory if there is a
     cache on disk.
     """
-    processes = max(hardware.devices, launched()[0]) * max(1, hardware.workers)
+    processes = max(hardware.devices, launched_processes()[0]) * max(1, hardware.workers)
     memory = hardware.cache if hardware.cache_folder is None else 0
     total = memory * 2**30 / processes / sum(len(split) for split in splits)
     return [CachedSplit(split, int(total * len(split))) for split in splits]

@@ -35,14 +35,14 @@ def files_below(folder: Path) -> list[str]:
     Raises:
         InputError: a folder cannot be read.
     """
-    memory = _memory(folder)
-    if memory is not None and (remembered := _recall(memory, folder)) is not None:
+    memory = _cache_file(folder)
+    if memory is not None and (remembered := _read_cache(memory, folder)) is not None:
         return remembered
     began = time.time()
-    directories, files = _walked(folder)
+    directories, files = _walk(folder)
     newest = max(mtime for _, mtime, _ in directories) / 1e9
     if memory is not None and len(files) >= _WORTH_KEEPING and began - newest > _SETTLED:
-        _remember(memory, folder, directories, files)
+        _write_cache(memory, folder, directories, files)
     return files
 
 
@@ -61,7 +61,7 @@ _Directory = tuple[str, int, int]
 """Relative path, modification time in nanoseconds, inode."""
 
 
-def _walked(folder: Path) -> tuple[list[_Directory], list[str]]:
+def _walk(folder: Path) -> tuple[list[_Directory], list[str]]:
     directories: list[_Directory] = []
     files: list[str] = []
     with ExitStack() as shown:
@@ -118,7 +118,7 @@ def _entries(
         yield from _entries(place, path, around | {identity})
 
 
-def _memory(folder: Path) -> Path | None:
+def _cache_file(folder: Path) -> Path | None:
     cache = cache_folder()
     if cache is None:
         return None
@@ -126,7 +126,7 @@ def _memory(folder: Path) -> Path | None:
     return cache / "scans" / f"{key[:32]}.json"
 
 
-def _recall(memory: Path, folder: Path) -> list[str] | None:
+def _read_cache(memory: Path, folder: Path) -> list[str] | None:
     """Read a cached listing; None if it is outdated, damaged or missing."""
     try:
         content = json.loads(memory.read_text(encoding="utf-8"))
@@ -144,7 +144,9 @@ def _recall(memory: Path, folder: Path) -> list[str] | None:
         return None
 
 
-def _remember(memory: Path, folder: Path, directories: list[_Directory], files: list[str]) -> None:
+def _write_cache(
+    memory: Path, folder: Path, directories: list[_Directory], files: list[str]
+) -> None:
     content = {
         "format": _FORMAT,
         "folder": os.path.abspath(folder),

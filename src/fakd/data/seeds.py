@@ -1,7 +1,7 @@
 """Independent seeds for every position in a run."""
 
 
-def mixed(*numbers: int) -> int:
+def hash_seed(*numbers: int) -> int:
     """Hash integers to 64 bits so that neighbours are independent (splitmix64's finaliser).
 
     PyTorch's CPU generator keeps only the low 32 bits of a seed, so those must differ too.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fakd.data.layout import IMAGE_SUFFIXES
-from fakd.data.names import composed
+from fakd.data.names import to_nfc
 from fakd.data.packed import Packed, PackedFolder, Place
 from fakd.data.scan import cache_folder
 from fakd.data.unlabelled import Block
@@ -65,8 +65,8 @@ class Shards(Block):
     """
 
     def __init__(self, root: Path, pattern: str) -> None:
-        self._paths, self._stems = _found(root, pattern)
-        self._indices = [_index(path) for path in self._paths]
+        self._paths, self._stems = _find_shards(root, pattern)
+        self._indices = [_read_index(path) for path in self._paths]
         self._rows = [np.flatnonzero(index.images) for index in self._indices]
         self._starts = array("q", [0])
         for path, rows in zip(self._paths, self._rows, strict=True):
@@ -112,8 +112,8 @@ class ShardFolder(PackedFolder):
         self._text = str(root / pattern)
         self._members = {
             f"{stem}/{index.file(row).removeprefix('./')}": (path, index, row)
-            for path, stem in zip(*_found(root, pattern), strict=True)
-            for index in [_index(path)]
+            for path, stem in zip(*_find_shards(root, pattern), strict=True)
+            for index in [_read_index(path)]
             for row in range(len(index.starts))
         }
 
@@ -130,7 +130,7 @@ class ShardFolder(PackedFolder):
         return index.member(path, row)
 
 
-def _found(root: Path, pattern: str) -> tuple[list[Path], list[str]]:
+def _find_shards(root: Path, pattern: str) -> tuple[list[Path], list[str]]:
     """Find tar files, and a short name that distinguishes each."""
     paths = [Path(each) for each in sorted(glob(str(root / pattern)))]
     if not paths:
@@ -168,10 +168,10 @@ def _split(file: str) -> tuple[str, str]:
     """
     folder, slash, name = file.rpartition("/")
     key, dot, rest = name.partition(".")
-    return composed(folder + slash + key), dot + rest
+    return to_nfc(folder + slash + key), dot + rest
 
 
-def _index(path: Path) -> _Index:
+def _read_index(path: Path) -> _Index:
     """Read the headers of a shard, or its cached index."""
     state, cache = path.stat(), cache_folder()
     memory = None
@@ -204,11 +204,11 @@ def _index(path: Path) -> _Index:
         *(np.array(each) for each in (ends, starts, lengths, images)),
     )
     if memory is not None and len(ends) >= _WORTH_KEEPING:
-        _remember(memory, found)
+        _write_cache(memory, found)
     return found
 
 
-def _remember(memory: Path, index: _Index) -> None:
+def _write_cache(memory: Path, index: _Index) -> None:
     def write(file: Path) -> None:
         # Through a file object, since NumPy would append a suffix to a path.
         with file.open("wb") as opened:

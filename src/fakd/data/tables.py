@@ -44,7 +44,7 @@ class Table(Block):
     """
 
     def __init__(self, path: Path) -> None:
-        found, images = _opened(path)
+        found, images = _open_table(path)
         if len(images) != 1:
             raise InputError(
                 f"{path} must have one image column, got {', '.join(images) or 'none'} among "
@@ -81,7 +81,7 @@ class TableFolder(PackedFolder):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        found, images = _opened(path)
+        found, images = _open_table(path)
         self._columns = {name: _column(found, name) for name in images}
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class TableFolder(PackedFolder):
         return Row(self._columns[name], int(row), f"{self._path} row {int(row)} {name}")
 
 
-def _opened(path: Path) -> tuple[Any, list[str]]:
+def _open_table(path: Path) -> tuple[Any, list[str]]:
     """Open a table, and list its image columns."""
     require_library("datasets")
     datasets = import_module("datasets")

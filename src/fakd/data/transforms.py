@@ -18,7 +18,7 @@ from fakd.errors import InputError
 from fakd.settings import IGNORE
 from fakd.settings import Augmentation as Augmentation
 from fakd.sizes import fitted_size
-from fakd.specs import build, checked
+from fakd.specs import build, check_spec
 
 Extra = Callable[[UInt8[Tensor, "3 height width"]], UInt8[Tensor, "3 height width"]]
 """The transform that `Augmentation.extra` describes."""
@@ -103,28 +103,28 @@ def augment(
     """
     height, width = sample.image.shape[1:]
     draws = torch.rand(2 + 2 * (_REDRAWS + 1), generator=generator, dtype=torch.float64).tolist()
-    size = _resized((height, width), augmentation, draws[0])
+    size = _draw_size((height, width), augmentation, draws[0])
     crops = [
         (
-            _axis(height, size[0], augmentation.crop[0], down),
-            _axis(width, size[1], augmentation.crop[1], right),
+            _draw_axis(height, size[0], augmentation.crop[0], down),
+            _draw_axis(width, size[1], augmentation.crop[1], right),
         )
         for down, right in zip(draws[2::2], draws[3::2], strict=True)
     ]
-    rows, columns, labels = _chosen(sample.labels, crops, augmentation.largest_class)
+    rows, columns, labels = _choose_crop(sample.labels, crops, augmentation.largest_class)
     image = crop_resized(sample.image, rows, columns)
     if flipped := draws[1] < augmentation.flip:
         image, labels = image.flip(-1), labels.flip(-1)
     if augmentation.photometric:
         image = distort(image, draw_distortion(generator))
-    image, labels = _padded(image, labels, augmentation.crop)
+    image, labels = _pad(image, labels, augmentation.crop)
     angle = 0.0
     if augmentation.rotation:
         draw = float(torch.rand((), generator=generator, dtype=torch.float64))
         angle = augmentation.rotation * (2 * draw - 1)
-        image, labels = turn(image, labels, angle)
+        image, labels = rotate_pair(image, labels, angle)
     if extra is not None:
-        image = _changed(image, extra, generator)
+        image = _apply_extra(image, extra, generator)
     geometry = Geometry(rows, columns, flipped, augmentation.crop, angle)
     return View(image, labels, sample.name, geometry)
 
@@ -138,7 +138,7 @@ def build_extra(augmentation: Augmentation) -> Extra | None:
     """
     if augmentation.extra is None:
         return None
-    spec = checked(augmentation.extra, "augmentation.extra")
+    spec = check_spec(augmentation.extra, "augmentation.extra")
     try:
         made: Extra = build(spec)
     except (TypeError, ValueError) as error:
@@ -149,7 +149,7 @@ def build_extra(augmentation: Augmentation) -> Extra | None:
     return made
 
 
-def turn(
+def rotate_pair(
     image: UInt8[Tensor, "3 height width"], labels: Int16[Tensor, "height width"], angle: float
 ) -> tuple[UInt8[Tensor, "3 height width"], Int16[Tensor, "height width"]]:
     """Rotate counter-clockwise about the centre; fill with the mean colour and `IGNORE`."""
@@ -211,24 +211,24 @@ def crop_resized(
             rows.start : rows.start + rows.length,
             columns.start : columns.start + columns.length,
         ].contiguous()
-    (top, bottom, y), (left, right, x) = _reach(rows), _reach(columns)
+    (top, bottom, y), (left, right, x) = _source_bounds(rows), _source_bounds(columns)
     region = image[:, top:bottom, left:right].float()
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
     sampled = F.grid_sample(region[None], grid[None], padding_mode="border", align_corners=False)
     return eight_bit(sampled[0].round_().clamp_(0, 255))
 
 
-def _resized(size: tuple[int, int], augmentation: Augmentation, draw: float) -> tuple[int, int]:
+def _draw_size(size: tuple[int, int], augmentation: Augmentation, draw: float) -> tuple[int, int]:
     low, high = augmentation.scale
     return fitted_size(size, augmentation.base or size, low + (high - low) * draw)
 
 
-def _axis(before: int, after: int, crop: int, draw: float) -> Axis:
+def _draw_axis(before: int, after: int, crop: int, draw: float) -> Axis:
     length = min(after, crop)
     return Axis(before, after, int(draw * (after - length + 1)), length)
 
 
-def _chosen(
+def _choose_crop(
     labels: Int16[Tensor, "height width"] | None,
     crops: list[tuple[Axis, Axis]],
     largest_class: float,
@@ -241,18 +241,18 @@ def _chosen(
         # NumPy gathers bytes several times as fast as PyTorch.
         kept = labels.numpy().take(rows.nearest().numpy(), 0)
         cropped = torch.from_numpy(kept.take(columns.nearest().numpy(), 1))
-        if largest_class == 1 or _balanced(cropped, largest_class):
+        if largest_class == 1 or _is_balanced(cropped, largest_class):
             break
     return rows, columns, cropped
 
 
-def _balanced(labels: Int16[Tensor, "rows columns"], largest_class: float) -> bool:
+def _is_balanced(labels: Int16[Tensor, "rows columns"], largest_class: float) -> bool:
     counts = torch.bincount((labels - IGNORE).flatten(), minlength=2)[1:]
     largest, total = int(counts.max()), int(counts.sum())
     return largest < total and largest < largest_class * total
 
 
-def _reach(axis: Axis) -> tuple[int, int, Float[Tensor, " length"]]:
+def _source_bounds(axis: Axis) -> tuple[int, int, Float[Tensor, " length"]]:
     """Bounds of the source pixels a crop reads, and its positions within them as -1 to 1."""
     centres = axis.centres()
     first = max(math.floor(float(centres[0]) - 0.5), 0)
@@ -260,7 +260,7 @@ def _reach(axis: Axis) -> tuple[int, int, Float[Tensor, " length"]]:
     return first, end, ((centres - first) * (2 / (end - first)) - 1).float()
 
 
-def _padded(
+def _pad(
     image: UInt8[Tensor, "3 rows columns"],
     labels: Int16[Tensor, "rows columns"],
     crop: tuple[int, int],
@@ -275,7 +275,7 @@ def _padded(
     return canvas, blank
 
 
-def _changed(
+def _apply_extra(
     image: UInt8[Tensor, "3 height width"], extra: Extra, generator: torch.Generator
 ) -> UInt8[Tensor, "3 height width"]:
     seed = int(torch.randint(2**32, (), generator=generator))
@@ -342,15 +342,15 @@ def distort(
     """
     pixels = image.float()
     if distortion.brightness:
-        pixels = _truncated(pixels.add_(distortion.brightness))
+        pixels = _truncate(pixels.add_(distortion.brightness))
     if distortion.contrast_first and distortion.contrast != 1:
-        pixels = _truncated(pixels.mul_(distortion.contrast))
+        pixels = _truncate(pixels.mul_(distortion.contrast))
     if distortion.saturation != 1:
-        pixels = _truncated(_saturated(pixels, distortion.saturation))
+        pixels = _truncate(_scale_saturation(pixels, distortion.saturation))
     if distortion.hue:
-        pixels = _truncated(_rotated(pixels, distortion.hue / 30))
+        pixels = _truncate(_rotate_hue(pixels, distortion.hue / 30))
     if not distortion.contrast_first and distortion.contrast != 1:
-        pixels = _truncated(pixels.mul_(distortion.contrast))
+        pixels = _truncate(pixels.mul_(distortion.contrast))
     return eight_bit(pixels)
 
 
@@ -359,14 +359,14 @@ def eight_bit(pixels: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
     return torch.from_numpy(pixels.numpy().astype(np.uint8))
 
 
-def _truncated(
+def _truncate(
     pixels: Float[Tensor, "3 height width"],
 ) -> Float[Tensor, "3 height width"]:
     # The margin keeps float32 error from truncating an exact level to the one below.
     return pixels.clamp_(0, 255).add_(1e-3).floor_()
 
 
-def _saturated(
+def _scale_saturation(
     pixels: Float[Tensor, "3 height width"], factor: float
 ) -> Float[Tensor, "3 height width"]:
     """Scale S = (max - min) / max, limited to 1, by scaling distances from the maximum."""
@@ -375,7 +375,7 @@ def _saturated(
     return torch.lerp(brightest, pixels, largest.clamp_(max=factor))
 
 
-def _rotated(
+def _rotate_hue(
     pixels: Float[Tensor, "3 height width"], sextants: float
 ) -> Float[Tensor, "3 height width"]:
     """Rotate the hue, in sixths of the circle, keeping maximum and minimum.

@@ -13,10 +13,10 @@ from typing import Any
 from fakd.data.description import FRAMES, LIST, SHARDS, TABLE, Description
 from fakd.data.layout import IMAGE_SUFFIXES, Levels, Pattern
 from fakd.data.masks import Pair
-from fakd.data.names import as_stored, composed, excluded, list_file, read_names
+from fakd.data.names import find_as_stored, list_file, read_names, resolve_excluded, to_nfc
 from fakd.data.packed import Packed, Place
 from fakd.data.scan import files_below
-from fakd.errors import InputError, counted, some
+from fakd.errors import InputError, count_noun, list_some
 
 
 class Block(ABC):
@@ -41,14 +41,14 @@ class Block(ABC):
     def lines(self, root: Path) -> Iterator[str]:
         """Yield a line that identifies each image, equal in every copy of the data."""
         for place in range(len(self)):
-            yield f"{composed(self.name(place))} {self.stamp(place)}"
+            yield f"{to_nfc(self.name(place))} {self.stamp(place)}"
 
 
 def _names(block: Block) -> Iterator[str]:
     return map(block.name, range(len(block)))
 
 
-class _Without(Block):
+class _BlockWithout(Block):
     """A block without some of its images."""
 
     def __init__(self, block: Block, out: Iterable[int]) -> None:
@@ -81,7 +81,7 @@ class _Without(Block):
         return (line for place, line in lines if place not in out)
 
 
-class Images(Sequence[Pair]):
+class TrainingImages(Sequence[Pair]):
     """Pairs, followed by images without masks, of which little more than names is stored.
 
     A million files take about 50 MB, shared by all loader processes.
@@ -101,14 +101,14 @@ class Images(Sequence[Pair]):
         self._blocks.append(block)
         self._starts.append(self._starts[-1] + len(block))
 
-    def leave_out(self, images: Collection[Place]) -> None:
+    def remove(self, images: Collection[Place]) -> None:
         """Remove images without masks, given as by `of_sizes`."""
         stamps, blocks = {str(image.stat().st_size) for image in images}, self._blocks
         self._blocks, self._starts = [], [len(self.pairs)]
         for block in blocks:
             alike = (place for place in range(len(block)) if block.stamp(place) in stamps)
             out = [place for place in alike if block.image(place) in images]
-            self.add(_Without(block, out) if out else block)
+            self.add(_BlockWithout(block, out) if out else block)
 
     def names(self) -> set[str]:
         """Collect the names of all images, with and without masks."""
@@ -127,7 +127,7 @@ class Images(Sequence[Pair]):
         self._starts = [len(self.pairs)]
         for block in blocks:
             those = [place for place, name in enumerate(_names(block)) if name in out]
-            self.add(_Without(block, those) if those else block)
+            self.add(_BlockWithout(block, those) if those else block)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -217,7 +217,7 @@ class _Folder(Block):
             return
         below = folder.relative_to(root).as_posix()
         for place, size in enumerate(self._sizes):
-            yield f"{composed(f'{below}/{self._file(place)}'.removeprefix('./'))} {size}"
+            yield f"{to_nfc(f'{below}/{self._file(place)}'.removeprefix('./'))} {size}"
 
 
 def _identity(state: os.stat_result) -> int:
@@ -225,15 +225,17 @@ def _identity(state: os.stat_result) -> int:
     return hash((state.st_dev, state.st_ino))
 
 
-def _listed(file: Path, root: Path) -> tuple[Pattern, list[str]]:
+def _read_list(file: Path, root: Path) -> tuple[Pattern, list[str]]:
     """Read a list of image paths, relative to the list, as files of their common folder."""
-    paths = [as_stored(Path(os.path.abspath(file.parent / line))) for line in read_names(file, ())]
+    paths = [
+        find_as_stored(Path(os.path.abspath(file.parent / line))) for line in read_names(file, ())
+    ]
     if not paths:
         raise InputError(f"{file} names no image; write one image path per line")
     images = (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() for path in paths)
     if wrong := [path for path, sound in zip(paths, images, strict=True) if not sound]:
         raise InputError(
-            f"{file} names {some(wrong, 2)}, but no image is there; paths are relative to "
+            f"{file} names {list_some(wrong, 2)}, but no image is there; paths are relative to "
             f"{file.parent}"
         )
     folder = Path(os.path.commonpath([path.parent for path in paths]))
@@ -245,7 +247,7 @@ def _listed(file: Path, root: Path) -> tuple[Pattern, list[str]]:
 
 def unlabelled_images(
     patterns: Iterable[Pattern], root: Path, train: Sequence[Pair], val: Sequence[Pair]
-) -> tuple[Images, list[str]]:
+) -> tuple[TrainingImages, list[str]]:
     """List additional images after the training images; report those left out.
 
     An image keeps its name, unless another training image has it; then its folder becomes part of
@@ -255,7 +257,7 @@ def unlabelled_images(
     Raises:
         InputError: a folder is missing or holds only such images.
     """
-    images = Images(train, train[0].levels if train else Levels())
+    images = TrainingImages(train, train[0].levels if train else Levels())
     patterns = list(patterns)
     if not patterns:
         return images, []
@@ -269,13 +271,13 @@ def unlabelled_images(
     taken = {pair.name for pair in train}
     below = cache(files_below)
     for number, pattern in enumerate(patterns, 1):
-        if (block := _packed(pattern.text, root)) is not None:
+        if (block := _open_packed(pattern.text, root)) is not None:
             images.add(block)
             continue
         listed = None
         if pattern.text.endswith(LIST):
-            pattern, listed = _listed(as_stored(root / pattern.text), root)
-        path = as_stored(root / pattern.folder)
+            pattern, listed = _read_list(find_as_stored(root / pattern.text), root)
+        path = find_as_stored(root / pattern.folder)
         if not path.is_dir():
             raise InputError(f"there is no folder of unlabelled images {path}; check the path")
         files = pattern.names(below(path) if listed is None else listed, IMAGE_SUFFIXES)
@@ -298,20 +300,20 @@ def unlabelled_images(
             taken.update(names)
             known |= dict.fromkeys(folder.identities, "unlabelled")
         folder.identities = array("q")
-        images.add(_Without(folder, there) if there else folder)
+        images.add(_BlockWithout(folder, there) if there else folder)
         for part in dict.fromkeys(there.values()):
             those = [folder.image(place) for place, other in there.items() if other == part]
-            remarks.append(_left_out(those, f"also in {part}"))
-    again = copies(images.of_sizes({pair.image.stat().st_size for pair in val}), val)
-    images.leave_out(again)
+            remarks.append(_left_out_text(those, f"also in {part}"))
+    again = find_copies(images.of_sizes({pair.image.stat().st_size for pair in val}), val)
+    images.remove(again)
     if again:
-        remarks.append(_left_out(again, "identical to images of val"))
+        remarks.append(_left_out_text(again, "identical to images of val"))
     return images, remarks
 
 
 def training_images(
     root: Path, described: Description, train: Sequence[Pair], val: Sequence[Pair]
-) -> tuple[Images, list[str]]:
+) -> tuple[TrainingImages, list[str]]:
     """List all training images that the description does not exclude; report those left out.
 
     Raises:
@@ -324,19 +326,19 @@ def training_images(
             return read_names(list_file(file, root, described.path), names)
 
         names = images.names()
-        out = excluded(described.exclude, names, read)
+        out = resolve_excluded(described.exclude, names, read)
         images.exclude(out)
-        them = counted(len(out), "training image is", "training images are")
-        remarks.append(f"{them} left out by exclude ({some(sorted(out), 2)})")
+        them = count_noun(len(out), "training image is", "training images are")
+        remarks.append(f"{them} left out by exclude ({list_some(sorted(out), 2)})")
     return images, remarks
 
 
-def _left_out(images: Sequence[Place], where: str) -> str:
-    them = counted(len(images), "unlabelled image is", "unlabelled images are")
-    return f"{them} left out, {where} ({some(images, 2)})"
+def _left_out_text(images: Sequence[Place], where: str) -> str:
+    them = count_noun(len(images), "unlabelled image is", "unlabelled images are")
+    return f"{them} left out, {where} ({list_some(images, 2)})"
 
 
-def _packed(text: str, root: Path) -> Block | None:
+def _open_packed(text: str, root: Path) -> Block | None:
     """Open images that are not files: shards, a table, or a video; None for a folder."""
     if text.endswith(SHARDS):
         # Imported here because a folder of files needs none of them.
@@ -354,7 +356,7 @@ def _packed(text: str, root: Path) -> Block | None:
     return None
 
 
-def copies(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Place]:
+def find_copies(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Place]:
     """Find images that are byte-identical to another; only files of equal size are read."""
     sizes = {each.image: each.image.stat().st_size for each in (*pairs, *others)}
     shared = {sizes[each.image] for each in pairs} & {sizes[each.image] for each in others}

@@ -29,11 +29,11 @@ class Frame(Packed):
 
     def read_bytes(self) -> bytes:
         """Decode it, starting at the preceding key frame."""
-        with _opened(self._video) as (source, stream):
+        with _open_video(self._video) as (source, stream):
             source.seek(self._time, stream=stream, backward=True)
             found = next(each for each in source.decode(stream) if each.pts >= self._time)
             written = BytesIO()
-            Image.fromarray(upright(found)).save(written, "BMP")
+            Image.fromarray(rotate_upright(found)).save(written, "BMP")
         return written.getvalue()
 
 
@@ -51,7 +51,7 @@ class Frames(Block):
     def __init__(self, video: Path, every: int) -> None:
         if not video.is_file():
             raise InputError(f"there is no video {video}; check the path")
-        with _opened(video) as (source, stream):
+        with _open_video(video) as (source, stream):
             times = sorted(each.pts for each in source.demux(stream) if each.pts is not None)
         if not times:
             raise InputError(f"{video} has no frames with timestamps; convert it")
@@ -74,7 +74,7 @@ class Frames(Block):
         return f"{self._size}.{self._times[place]}"
 
 
-def upright(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
+def rotate_upright(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
     """Return the pixels of a decoded frame, rotated by its display matrix.
 
     Phones store frames in sensor orientation, with the rotation as metadata.
@@ -84,7 +84,7 @@ def upright(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
 
 
 @contextmanager
-def _opened(video: Path) -> Iterator[tuple[Any, Any]]:
+def _open_video(video: Path) -> Iterator[tuple[Any, Any]]:
     require_library("av")
     av: Any = import_module("av")
     try:

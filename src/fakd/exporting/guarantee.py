@@ -15,7 +15,7 @@ from fakd.data import Split, evaluation_samples
 from fakd.errors import InputError
 from fakd.inference import predict_classes
 from fakd.metrics import Scores, confusion_matrix
-from fakd.report.measurements import timed
+from fakd.report.measurements import time_call
 from fakd.settings import Inference
 from fakd.types import Segmenter
 
@@ -61,7 +61,7 @@ class Guarantee:
         }
 
 
-def guarantee(
+def compare_outputs(
     student: Segmenter,
     file: Segmenter,
     split: Split,
@@ -101,7 +101,7 @@ def guarantee(
             "no pixel of these images has a class, so nothing can be compared; use labelled images"
         )
     times = [
-        timed(partial(predict_classes, network, first, way), torch.device("cpu"))
+        time_call(partial(predict_classes, network, first, way), torch.device("cpu"))
         for network, way in pairs
     ]
     return Guarantee(
@@ -109,13 +109,13 @@ def guarantee(
         Scores.from_matrix(matrices[1]),
         same / pixels,
         count,
-        (spread(times[0]), spread(times[1])),
+        (median_and_p90(times[0]), median_and_p90(times[1])),
         torch.get_num_threads(),
         int(matrices[0].any(dim=0).sum()),
     )
 
 
-def spread(times: Sequence[float]) -> tuple[float, float]:
+def median_and_p90(times: Sequence[float]) -> tuple[float, float]:
     """Compute median and 90th percentile.
 
     >>> spread([1.0, 2.0, 3.0])
@@ -145,7 +145,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def memory_of(code: str, *arguments: str) -> float | None:
+def peak_memory_of(code: str, *arguments: str) -> float | None:
     """Run code in a new process and return its peak memory in MB.
 
     None if the system does not report it, or the code fails. The system's usage of child processes
@@ -156,7 +156,7 @@ def memory_of(code: str, *arguments: str) -> float | None:
     return None if said.returncode else round(int(said.stdout.split()[-1]) * 1024 / 1e6, 1)
 
 
-def memories(
+def measure_memory(
     network: str | None, script: Path, file: Path, picture: Path, folder: Path
 ) -> tuple[float | None, float | None]:
     """Return the peak memory of a process that segments one image, with fakd and with run.py.
@@ -170,5 +170,5 @@ def memories(
     """
     code = _STUDENT.format(threads=torch.get_num_threads())
     words = (network, str(picture), str(folder / "student"))
-    whole = None if network is None else memory_of(code, *map(str, words))
-    return whole, memory_of(_ALONE, *map(str, (script, picture, folder / "mask.png", file)))
+    whole = None if network is None else peak_memory_of(code, *map(str, words))
+    return whole, peak_memory_of(_ALONE, *map(str, (script, picture, folder / "mask.png", file)))

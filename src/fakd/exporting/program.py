@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fakd.errors import InputError, counts, require_each
+from fakd.errors import InputError, is_count, require_each
 from fakd.exporting.kinds import Input, Order, Output
 from fakd.models import EncoderDecoder, Normalize
 from fakd.models.files import own_version
@@ -44,7 +44,7 @@ class Form:
     inference: Inference = Inference()
 
     def __post_init__(self) -> None:
-        require_each(self, "export", counts, "of at least 1", "batch")
+        require_each(self, "export", is_count, "of at least 1", "batch")
         if min(self.size or (1,)) < 1:
             raise InputError(f"expected --size of at least 1, got {self.size}")
         if self.size is None and self.inference.base is not None:
@@ -109,14 +109,16 @@ class Program(nn.Module):
         size = form.size or (unit.shape[-2], unit.shape[-1])
         shown = size
         if form.inference != Inference():
-            shown = form.inference.size(size) if form.size else _scaled(size, form.inference.scale)
+            shown = (
+                form.inference.size(size) if form.size else _scale_size(size, form.inference.scale)
+            )
             unit = F.interpolate(unit, shown, mode="bilinear")
         corners: dict[str, Any] = {"mode": "bilinear", "align_corners": self.network.align_corners}
         logits = F.interpolate(self.network(unit).logits.float(), shown, **corners)
         return logits if shown is size else F.interpolate(logits, size, **corners)
 
 
-def _scaled(size: Any, scale: float) -> Any:
+def _scale_size(size: Any, scale: float) -> Any:
     """Scale and round like `Inference.size`, in integers or symbolic integers."""
     ratio = Fraction(str(scale))
     up, down = 2 * ratio.numerator, 2 * ratio.denominator
@@ -188,7 +190,7 @@ def _statistics(network: Segmenter) -> dict[str, list[float]]:
     return {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
 
 
-def right(
+def output_mismatch(
     answer: Tensor, program: Program, images: Tensor, tolerance: float = 1e-3
 ) -> Mapping[str, float] | None:
     """Compare a file's output with the program's; None if it is correct, else the difference.

@@ -32,7 +32,7 @@ def to_half(file: Path) -> None:
     onnx.save(model, file)
 
 
-def covering(split: Split, count: int, classes: int) -> list[int]:
+def choose_calibration_images(split: Split, count: int, classes: int) -> list[int]:
     """Select images greedily so that every class, above all rare ones, is covered often.
 
     Each step adds the image with the largest total weight of classes that cover at least a
@@ -99,7 +99,7 @@ class Quantizer:
             raise InputError(
                 "there are no training images to calibrate INT8 with; give --precision fp16"
             )
-        for place in covering(split, count, classes):
+        for place in choose_calibration_images(split, count, classes):
             predict_classes(opened, split[place].image[None], Inference())
         self.prepared = file.with_name("prepared.onnx")
         with quiet():
@@ -138,17 +138,17 @@ class Quantizer:
             quantizer.quantize_model()
             quantizer.model.save_model_to_file(str(file))
 
-    def fewer(self) -> Iterator[list[str]]:
+    def float_layers(self) -> Iterator[list[str]]:
         """Yield layers to keep in float: none, the worst one, twice as many each time, and all."""
         yield []
-        ranked = self._by_harm()
+        ranked = self._rank_layers()
         count = 1
         while count < len(ranked):
             yield ranked[:count]
             count *= 2
         yield ranked
 
-    def _by_harm(self) -> list[str]:
+    def _rank_layers(self) -> list[str]:
         """Rank layers by the share of pixels whose class changes if only that layer is in INT8."""
         parts = self.parts[:_TRIED]
         plain = [_ids(onnx_session(self.prepared), part) for part in parts]

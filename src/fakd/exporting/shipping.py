@@ -14,11 +14,11 @@ from PIL import Image
 
 from fakd.data import SegmentationData, Split
 from fakd.errors import InputError
-from fakd.exporting.guarantee import Guarantee, guarantee, memories
+from fakd.exporting.guarantee import Guarantee, compare_outputs, measure_memory
 from fakd.exporting.kinds import Precision, Target
 from fakd.exporting.program import Form, metadata
 from fakd.exporting.quantization import Quantizer, to_half
-from fakd.exporting.runner import card, runner
+from fakd.exporting.runner import write_card, write_runner
 from fakd.exporting.writing import (
     ENDINGS,
     add_metadata,
@@ -37,7 +37,7 @@ CARD, SCRIPT = "card.md", "run.py"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportSettings:
     """The settings of an export.
 
     Args:
@@ -61,11 +61,11 @@ class Wanted:
     calibration: int = 32
 
 
-def ship(
+def export_and_verify(
     network: Segmenter,
     data: SegmentationData,
     inference: Inference,
-    wanted: Wanted,
+    wanted: ExportSettings,
     out: Path,
     name: str,
     word: str | None,
@@ -97,19 +97,21 @@ def ship(
     before = out.exists()
     make_folder(out)
     with (
-        _kept_if(out, before),
+        _removed_if_empty(out, before),
         tempfile.TemporaryDirectory(dir=out, prefix=".export-") as place,
         writing(out),
     ):
         folder = Path(place)
         file = folder / f"{name}{ENDINGS[wanted.target]}"
-        found, told = _written(network, data, inference, wanted, file, facts, done)
+        found, told = _write_and_test(network, data, inference, wanted, file, facts, done)
         holds = found.holds(wanted.tolerance)
-        verdict = sentence(found, wanted.tolerance, name)
-        (folder / SCRIPT).write_text(runner(wanted.target, file.name), encoding="utf-8")
-        numbers = _measured(found, network, data.val, folder, file, word)
+        verdict = describe_guarantee(found, wanted.tolerance, name)
+        (folder / SCRIPT).write_text(write_runner(wanted.target, file.name), encoding="utf-8")
+        numbers = _add_measurements(found, network, data.val, folder, file, word)
         told |= {"guarantee": numbers, "holds": holds, "tolerance": wanted.tolerance}
-        (folder / CARD).write_text(card(told, file.name, wanted.target, verdict), encoding="utf-8")
+        (folder / CARD).write_text(
+            write_card(told, file.name, wanted.target, verdict), encoding="utf-8"
+        )
         (folder / GUARANTEE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         kept = [file.name, file.with_suffix(".bin").name, CARD, GUARANTEE]
         for each in (*kept, SCRIPT):
@@ -120,7 +122,7 @@ def ship(
 
 
 @contextmanager
-def _kept_if(folder: Path, wanted: bool) -> Iterator[None]:
+def _removed_if_empty(folder: Path, wanted: bool) -> Iterator[None]:
     """Remove a new folder afterwards if it is empty."""
     try:
         yield
@@ -130,11 +132,11 @@ def _kept_if(folder: Path, wanted: bool) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _written(
+def _write_and_test(
     network: Segmenter,
     data: SegmentationData,
     inference: Inference,
-    wanted: Wanted,
+    wanted: ExportSettings,
     file: Path,
     facts: dict[str, Any],
     done: Callable[[int], None],
@@ -146,7 +148,7 @@ def _written(
         if not isinstance(opened, Segmenter):
             raise TypeError(f"{file} has lost its metadata")
         try:
-            return guarantee(network, opened, data.val, inference, wanted.images, done)
+            return compare_outputs(network, opened, data.val, inference, wanted.images, done)
         except FloatingPointError as error:
             raise InputError(
                 f"outputs for images of {data.name} are infinite or NaN in {wanted.precision}; "
@@ -176,7 +178,7 @@ def _written(
     add_metadata(graph, told)
     plain = graph.rename(file.with_name("plain.onnx"))
     quantizer = Quantizer(plain, data.train, network.classes, wanted.calibration)
-    for layers in quantizer.fewer():
+    for layers in quantizer.float_layers():
         told["float_layers"] = layers
         quantizer.write(graph, layers)
         found = finished()
@@ -185,7 +187,7 @@ def _written(
     return found, told
 
 
-def _measured(
+def _add_measurements(
     found: Guarantee,
     network: Segmenter,
     split: Split,
@@ -199,14 +201,14 @@ def _measured(
     Image.fromarray(split[0].image.permute(1, 2, 0).contiguous().numpy()).save(picture)
     save(network, weights, class_names=None, palette=None)
     files = [each for each in (file, file.with_suffix(".bin")) if each.is_file()]
-    used = memories(word, folder / SCRIPT, file, picture, folder)
+    used = measure_memory(word, folder / SCRIPT, file, picture, folder)
     for side, stored, memory in zip(("student", "file"), ([weights], files), used, strict=True):
         size = sum(each.stat().st_size for each in stored)
         numbers[side] |= {"megabytes": round(size / 1e6, 3), "memory_mb": memory}
-    return numbers | {"machine": machine()}
+    return numbers | {"machine": processor_name()}
 
 
-def sentence(found: Guarantee, tolerance: float, name: str) -> str:
+def describe_guarantee(found: Guarantee, tolerance: float, name: str) -> str:
     """Describe whether the guarantee holds."""
     kept = "holds" if found.holds(tolerance) else "does NOT hold"
     nothing = (
@@ -221,7 +223,7 @@ def sentence(found: Guarantee, tolerance: float, name: str) -> str:
     )
 
 
-def machine() -> str:
+def processor_name() -> str:
     """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fakd.errors import InputError
 from fakd.exporting.kinds import Target
-from fakd.exporting.program import Form, Program, right
+from fakd.exporting.program import Form, Program, output_mismatch
 from fakd.files import writing
 from fakd.imports import require_library
 from fakd.models.foreign.deployed import KEY
@@ -62,7 +62,7 @@ def export_graph(
             try:
                 with quiet(), writing(file):
                     _write(program, file, exporter, opset)
-                wrong = _wrong(program, file)
+                wrong = _describe_errors(program, file)
             except InputError:
                 raise
             except Exception as error:
@@ -115,13 +115,13 @@ def _write(program: Program, file: Path, exporter: str, opset: int | None) -> No
     )
 
 
-def _wrong(program: Program, file: Path) -> str:
+def _describe_errors(program: Program, file: Path) -> str:
     """Describe errors in an ONNX file's outputs, tested at two sizes if it takes any."""
     session = onnx_session(file)
     for by in (0, 37) if program.form.size is None else (0,):
         images = _images(program.form, seed=1, by=by)
         answer = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-        if (found := right(answer, program, images)) is not None:
+        if (found := output_mismatch(answer, program, images)) is not None:
             return "its file gives other outputs (off by {off:.2g}, limit {limit:.2g})".format(
                 **found
             )
@@ -158,7 +158,7 @@ def export_program(
                     file.write_bytes(content.getbuffer())
                 module = torch.export.load(file).module()
                 seen = [_images(tried, seed=1, by=by) for by in ((0, 37) if size is None else (0,))]
-                if all(right(module(each), program, each) is None for each in seen):
+                if all(output_mismatch(module(each), program, each) is None for each in seen):
                     return tried
             problem = "its file answers otherwise"
         except InputError:

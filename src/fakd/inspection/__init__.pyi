@@ -1,15 +1,15 @@
-from .findings import RARE, Finding, Inspection, Weight, inspected
-from .opening import Opened
-from .survey import Header, SplitFacts, spread
+from .findings import RARE, Finding, Inspection, Weight, inspect_data
+from .opening import OpenedData
+from .survey import Header, SplitFacts, spread_evenly
 
 __all__ = [
     "RARE",
     "Finding",
     "Header",
     "Inspection",
-    "Opened",
+    "OpenedData",
     "SplitFacts",
     "Weight",
-    "inspected",
-    "spread",
+    "inspect_data",
+    "spread_evenly",
 ]

@@ -11,7 +11,7 @@ import yaml
 from fakd.data.dataset import Colour, default_palette
 from fakd.data.layout import NO_CLASS
 from fakd.data.masks import MaskValue
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 
 _NOISE = 2e-3
 """If there are many values, one below this share of its masks' pixels is probably an edge."""
@@ -42,7 +42,7 @@ _LINES = tuple(
 )
 
 
-def means_none(name: str) -> bool:
+def is_void_name(name: str) -> bool:
     """Return whether a class name stands for pixels without a class.
 
     >>> means_none("Void"), means_none("__ignore__"), means_none("background")
@@ -51,7 +51,7 @@ def means_none(name: str) -> bool:
     return _NO_CLASS.fullmatch(name.strip("_ ").lower().replace("_", " ")) is not None
 
 
-class Named(NamedTuple):
+class ClassNames(NamedTuple):
     """Classes named by a file next to the masks."""
 
     file: str
@@ -63,7 +63,7 @@ class Named(NamedTuple):
     """Whether ids are line numbers, because the file gives no others."""
 
 
-class Values(NamedTuple):
+class Occurrence(NamedTuple):
     """How often a value occurs in masks."""
 
     pixels: int
@@ -71,7 +71,7 @@ class Values(NamedTuple):
     """Total pixels of the masks that contain it."""
 
 
-def read_names(root: Path, files: Sequence[str]) -> Named | None:
+def read_names(root: Path, files: Sequence[str]) -> ClassNames | None:
     """Read the file that names the classes; of several, the one closest to the root.
 
     Raises:
@@ -80,13 +80,13 @@ def read_names(root: Path, files: Sequence[str]) -> Named | None:
     found = [file for file in files if PurePosixPath(file).name.lower() in _NAMES]
     rank = {name: place for place, name in enumerate(_NAMES)}
     found.sort(key=lambda file: (file.count("/"), rank[PurePosixPath(file).name.lower()]))
-    first: Named | None = None
+    first: ClassNames | None = None
     for file in found:
         if first is not None and PurePosixPath(file).name != PurePosixPath(first.file).name:
             continue
         text = (root / file).read_text(encoding="utf-8-sig", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
-        named = _named(file, [line for line in lines if line and line[0] != "#"])
+        named = _parse_names(file, [line for line in lines if line and line[0] != "#"])
         if first is not None and named is not None and named[1:] != first[1:]:
             raise InputError(
                 f"{root / file} names other classes than {root / first.file}; export both with "
@@ -96,7 +96,7 @@ def read_names(root: Path, files: Sequence[str]) -> Named | None:
     return first
 
 
-def _named(file: str, lines: Sequence[str]) -> Named | None:
+def _parse_names(file: str, lines: Sequence[str]) -> ClassNames | None:
     for form in _LINES:
         found = [form.fullmatch(line) for line in lines]
         # The first line may be a header.
@@ -115,13 +115,13 @@ def _named(file: str, lines: Sequence[str]) -> Named | None:
             if "colour" in part:
                 red, green, blue = (int(each) for each in re.findall(r"\d+", part["colour"]))
                 colours[raw] = red, green, blue
-        return Named(file, names, colours, by_place=form is _LINES[-1])
+        return ClassNames(file, names, colours, by_place=form is _LINES[-1])
     return None
 
 
 def describe(
-    found: Mapping[MaskValue, Values],
-    named: Named | None,
+    found: Mapping[MaskValue, Occurrence],
+    named: ClassNames | None,
     masks: Path,
     lossy: bool,
     is_void: Callable[[MaskValue], bool],
@@ -161,18 +161,18 @@ def describe(
     ids = [value for value in values if isinstance(value, int) and value not in NO_CLASS]
     # Void is usually black in colours, and the last of ids.
     dark: MaskValue = (0, 0, 0) if coloured else max(ids, default=0)
-    nameless = not noisy and dark in values and dark not in _known(values, named, coloured)
+    nameless = not noisy and dark in values and dark not in _name_values(values, named, coloured)
     void = [dark] if nameless and is_void(dark) else []
     if named is not None and named.by_place and [len(named.names)] == [*void, max(ids, default=0)]:
         named = named._replace(names={raw + 1: name for raw, name in named.names.items()})
-    names = _known(values, named, coloured)
+    names = _name_values(values, named, coloured)
     nothing: Sequence[MaskValue] = () if coloured or noisy or 255 in names else NO_CLASS
     nothing = [value for value in nothing if value in values]
     unnamed = [value for value in values if value not in (*names, *nothing, *void)]
 
     pixels = sum(counts.pixels for counts in found.values())
     what = {
-        value: f"{key} {_shown(value)} ({found[value].pixels / pixels:.1%} of the pixels)"
+        value: f"{key} {_format_value(value)} ({found[value].pixels / pixels:.1%} of the pixels)"
         for value in values
     }
     end = "is ignored; list it under classes if it is a class"
@@ -195,40 +195,40 @@ def describe(
     elif unnamed:
         names |= {value: f"class{at if coloured else value}" for at, value in enumerate(unnamed)}
         remarks.append(
-            f"{key} {some([*map(_shown, unnamed)], 3)} has no name: write the class names into "
-            f"dataset.yaml, and list void or unlabelled under {ignore}:"
+            f"{key} {list_some([*map(_format_value, unnamed)], 3)} has no name: write the class "
+            f"names into dataset.yaml, and list void or unlabelled under {ignore}:"
         )
-    none = [value for value, name in names.items() if means_none(name)]
+    none = [value for value, name in names.items() if is_void_name(name)]
     remarks += [
-        f"{names.pop(value)} ({key} {_shown(value)}) is ignored because of its name; list it "
-        "under classes if it is a class"
+        f"{names.pop(value)} ({key} {_format_value(value)}) is ignored because of its name; "
+        "list it under classes if it is a class"
         for value in none
     ]
     none += [*void, *nothing]
     stored = {value: [*value] if isinstance(value, tuple) else value for value in (*names, *none)}
     if coloured:
         entries = [{"name": name, "color": stored[value]} for value, name in names.items()]
-        lines = ["classes:", *(f"  - {_flow(entry)}" for entry in entries), "masks: colors"]
+        lines = ["classes:", *(f"  - {_flow_yaml(entry)}" for entry in entries), "masks: colors"]
     else:
-        lines = [f"classes: {_flow([*names.values()])}"]
+        lines = [f"classes: {_flow_yaml([*names.values()])}"]
         if [*names] != list(range(len(names))):
-            lines.append(f"ids: {_flow(names)}")
+            lines.append(f"ids: {_flow_yaml(names)}")
     if none:
-        lines.append(f"{ignore}: {_flow([stored[value] for value in none])}")
+        lines.append(f"{ignore}: {_flow_yaml([stored[value] for value in none])}")
     return [*lines, "others: nearest"] if noisy else lines, remarks
 
 
-def _as_colours(found: Mapping[MaskValue, Values]) -> dict[MaskValue, Values]:
+def _as_colours(found: Mapping[MaskValue, Occurrence]) -> dict[MaskValue, Occurrence]:
     """Convert ids of purely grey masks to colours, if other masks hold colours."""
-    colours: dict[MaskValue, Values] = {}
+    colours: dict[MaskValue, Occurrence] = {}
     for value, counts in found.items():
         colour = value if isinstance(value, tuple) else (value, value, value)
-        before = colours.get(colour, Values(0, 0))
-        colours[colour] = Values(*(sum(pair) for pair in zip(before, counts, strict=True)))
+        before = colours.get(colour, Occurrence(0, 0))
+        colours[colour] = Occurrence(*(sum(pair) for pair in zip(before, counts, strict=True)))
     return colours
 
 
-def _levels(found: Mapping[MaskValue, Values]) -> list[MaskValue]:
+def _levels(found: Mapping[MaskValue, Occurrence]) -> list[MaskValue]:
     """Choose the frequent values that differ enough not to be edges or compression."""
     chosen: list[MaskValue] = []
     for value in sorted(found, key=lambda value: -found[value].pixels):
@@ -238,8 +238,8 @@ def _levels(found: Mapping[MaskValue, Values]) -> list[MaskValue]:
     return sorted(chosen)
 
 
-def _known(
-    values: Sequence[MaskValue], named: Named | None, coloured: bool
+def _name_values(
+    values: Sequence[MaskValue], named: ClassNames | None, coloured: bool
 ) -> dict[MaskValue, str]:
     """Name the values that can be named: from a file, or 0 and 255 by themselves."""
     if 255 in values and {*values} <= {0, 255}:
@@ -257,11 +257,11 @@ def _known(
     return names if 2 * sum(value in names for value in values) >= len(values) else {}
 
 
-def _shown(value: MaskValue) -> str:
+def _format_value(value: MaskValue) -> str:
     return str([*value]) if isinstance(value, tuple) else str(value)
 
 
-def _flow(value: object) -> str:
+def _flow_yaml(value: object) -> str:
     """Write a value in one line of YAML."""
     return yaml.safe_dump(
         value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6

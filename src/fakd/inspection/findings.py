@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fakd.data.dataset import SegmentationData
-from fakd.data.decoding import unused_range
+from fakd.data.decoding import describe_unused_range
 from fakd.data.groups import proposed_group
 from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
 from fakd.data.packed import Place
-from fakd.errors import counted, some
+from fakd.errors import count_noun, list_some
 from fakd.inspection.borders import is_void
-from fakd.inspection.classes import Values
+from fakd.inspection.classes import Occurrence
 from fakd.inspection.grouping import LISTS
-from fakd.inspection.opening import Opened, open_listed, open_path
+from fakd.inspection.opening import OpenedData, open_listed, open_path
 from fakd.inspection.proposal import Proposal
-from fakd.inspection.readiness import Shown, flaw, turned_either_way
+from fakd.inspection.readiness import LabelSummary, describe_ambiguous_rotation, describe_flaw
 from fakd.inspection.survey import (
     Budget,
     Header,
     SplitFacts,
-    identical,
+    find_identical,
+    map_values,
     read_headers,
     read_pixels,
     read_with,
-    tell_meanings,
 )
 from fakd.settings import IGNORE
 
@@ -66,7 +66,7 @@ _stops, _harms, _tells = (partial(Finding, weight) for weight in Weight)
 class Inspection:
     """The contents of a data set, and the findings."""
 
-    opened: Opened
+    opened: OpenedData
     splits: list[SplitFacts]
     findings: list[Finding]
 
@@ -76,7 +76,7 @@ class Inspection:
         return not any(finding.weight is Weight.STOPS for finding in self.findings)
 
 
-def inspected(
+def inspect_data(
     data: SegmentationData | Path,
     description: Path | None = None,
     samples: int | None = None,
@@ -108,39 +108,39 @@ def inspected(
     read_headers(splits, budget, lambda done, total: advance("files", done, total))
     read_pixels(splits, budget, samples, lambda done, total: advance("pixels", done, total))
     if opened.proposal is not None:
-        _tell_classes(opened, opened.proposal, splits)
+        _derive_classes(opened, opened.proposal, splits)
     for split in splits:
-        tell_meanings(split)
-    twins = identical(splits, budget)
+        map_values(split)
+    twins = find_identical(splits, budget)
     return Inspection(opened, splits, _findings(opened, splits, twins, save is not None))
 
 
-def _tell_classes(opened: Opened, proposal: Proposal, splits: Sequence[SplitFacts]) -> None:
+def _derive_classes(opened: OpenedData, proposal: Proposal, splits: Sequence[SplitFacts]) -> None:
     """Derive a proposal's classes from all masks that were read."""
-    found: defaultdict[MaskValue, Values] = defaultdict(lambda: Values(0, 0))
+    found: defaultdict[MaskValue, Occurrence] = defaultdict(lambda: Occurrence(0, 0))
     for counts in (counts for split in splits for counts in split.counts):
         area = sum(counts.values())
         for value, pixels in counts.items():
             before = found[value]
-            found[value] = Values(before.pixels + pixels, before.area + area)
+            found[value] = Occurrence(before.pixels + pixels, before.area + area)
     headers = (header for split in splits for header in split.mask_headers.values())
-    proposal.tell_classes(
+    proposal.derive_classes(
         found,
         lossy=any(header.format == "JPEG" for header in headers),
         is_void=lambda value: is_void(value, splits[0].masks()),
     )
     readers = {pair.reader for split in splits for pair in split.sample if pair.reader}
     shown = {id_: colour for each in readers for id_, (colour, _) in each.first_shown.items()}
-    opened.description = proposal.described(opened.description.path)
-    proposal.tell_greys(shown, MaskReader(opened.description))
-    opened.description = proposal.described(opened.description.path)
+    opened.description = proposal.description(opened.description.path)
+    proposal.derive_greys(shown, MaskReader(opened.description))
+    opened.description = proposal.description(opened.description.path)
     reader = MaskReader(opened.description)
     for split in splits:
         read_with(split, reader)
 
 
 def _findings(
-    opened: Opened,
+    opened: OpenedData,
     splits: Sequence[SplitFacts],
     twins: Sequence[tuple[Place, Place]],
     saved: bool,
@@ -170,7 +170,7 @@ def _clips(names: Sequence[str], path: Path) -> Iterator[Finding]:
             else "which are not independent images; if they are frames, write group: "
             f"'{pattern}' into {path}"
         )
-        frames = f"frames of {counted(count, 'clip')}"
+        frames = f"frames of {count_noun(count, 'clip')}"
         yield _tells(f"val: its {len(names)} names look like {frames}, {means}")
 
 
@@ -178,7 +178,7 @@ def _arrangement(proposal: Proposal | None, saved: bool) -> Iterator[Finding]:
     if proposal is None:
         return
     if not saved:
-        names = some([LISTS[split] for split in proposal.chosen or ()], 3)
+        names = list_some([LISTS[split] for split in proposal.chosen or ()], 3)
         lists = f" and the lists {names}" if names else ""
         yield _stops(
             "there is no dataset.yaml, which training needs; --save NEWFOLDER writes the lines "
@@ -197,13 +197,13 @@ def _pairing(split: SplitFacts) -> Iterator[Finding]:
     listing = split.listing
     if alone := listing.images_alone:
         yield _stops(
-            f"{counted(len(alone), 'image')} without a mask ({some(alone, 2)}); add the masks "
-            "under the names of the images, or remove the images"
+            f"{count_noun(len(alone), 'image')} without a mask ({list_some(alone, 2)}); add the "
+            "masks under the names of the images, or remove the images"
         )
     if alone := listing.masks_alone:
         yield _harms(
-            f"{counted(len(alone), 'mask')} without an image ({some(alone, 2)}); add the images, "
-            "or remove the masks"
+            f"{count_noun(len(alone), 'mask')} without an image ({list_some(alone, 2)}); add "
+            "the images, or remove the masks"
         )
     if not (listing.pairs or listing.refusals or listing.images_alone):
         yield _stops(
@@ -216,7 +216,7 @@ def _damage(split: SplitFacts) -> Iterator[Finding]:
     yield from map(_stops, list(split.unreadable.values())[:_LISTED])
     if last := list(split.unreadable)[_LISTED:]:
         yield _stops(
-            f"{counted(len(last), 'more file')} cannot be read ({some(last, 2)}); "
+            f"{count_noun(len(last), 'more file')} cannot be read ({list_some(last, 2)}); "
             "replace or remove them"
         )
     if mismatched := split.mismatched:
@@ -224,19 +224,22 @@ def _damage(split: SplitFacts) -> Iterator[Finding]:
         image, mask = ("{}x{}".format(*header.size) for header in (photo, truth))
         turned = truth.size == photo.stored
         yield _stops(
-            f"{counted(len(mismatched), 'mask')} with another size than the image ({pair.mask} is "
+            f"{count_noun(len(mismatched), 'mask')} with another size than the image "
+            f"({pair.mask} is "
             f"{mask}, {pair.image} is {image}{' after EXIF rotation' if turned else ''}); "
             f"{EXIF_REMEDY if turned else 'export masks at the size of their images'}"
         )
-    if text := turned_either_way([*split.image_headers.items()] if split.mask_headers else []):
+    if text := describe_ambiguous_rotation(
+        [*split.image_headers.items()] if split.mask_headers else []
+    ):
         yield _stops(text)
 
 
-def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
+def _contents(opened: OpenedData, split: SplitFacts) -> Iterator[Finding]:
     names, path = opened.description.class_names, opened.description.path
     ignored = split.classes[IGNORE]
-    shown = _shown(split)
-    text = flaw(shown, names) if split.known_pixels and not split.unknown else None
+    shown = _label_summary(split)
+    text = describe_flaw(shown, names) if split.known_pixels and not split.unknown else None
     if text and (shown.assumed or not shown.classes):
         yield _stops(text)
     elif text and len(split.sample) == len(split.listing.pairs):
@@ -257,10 +260,10 @@ def _contents(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
         yield from _classes(opened, split)
 
 
-def _shown(split: SplitFacts) -> Shown:
+def _label_summary(split: SplitFacts) -> LabelSummary:
     masks = [(pair.mask, pair.reader) for pair in split.sample if pair.mask and pair.reader]
     assumed = {raw for _, reader in masks for raw in reader.encoding.assumed}
-    return Shown(
+    return LabelSummary(
         classes=[number for number in split.classes if number != IGNORE],
         assumed=[raw for raw in assumed if raw in split.pixels],
         masks=[mask for mask, _ in masks],
@@ -268,7 +271,7 @@ def _shown(split: SplitFacts) -> Shown:
     )
 
 
-def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
+def _unknown(opened: OpenedData, split: SplitFacts) -> Iterator[Finding]:
     described = opened.description
     if ids := sorted(value for value in split.unknown if isinstance(value, int)):
         yield _stops(
@@ -292,7 +295,7 @@ def _unknown(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
     )
 
 
-def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
+def _classes(opened: OpenedData, split: SplitFacts) -> Iterator[Finding]:
     class_names, source = opened.description.class_names, opened.description.source
     every = len(split.sample) == len(split.listing.pairs)
     where = "" if every else f" in {len(split.sample)} of {len(split.listing.pairs)} masks"
@@ -316,7 +319,7 @@ def _classes(opened: Opened, split: SplitFacts) -> Iterator[Finding]:
 def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
     """Yield findings about the file formats of a split."""
     pairs = split.listing.pairs
-    if faint := unused_range(pairs, pairs[0].levels if pairs else Levels()):
+    if faint := describe_unused_range(pairs, pairs[0].levels if pairs else Levels()):
         yield _harms(f"{split.listing.split}: {faint}")
     wide = any(raw > 255 for raw, target in encoding.ids.items() if target != IGNORE)
     headers = {"mask": split.mask_headers, "image": split.image_headers}
@@ -354,7 +357,8 @@ def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
     )
     for weight, noun, holds, text in checks:
         if those := [path for path, header in headers[noun].items() if holds(header)]:
-            what = f"{len(those)} of {counted(len(headers[noun]), noun)} {text} ({some(those, 1)})"
+            all_of_kind = count_noun(len(headers[noun]), noun)
+            what = f"{len(those)} of {all_of_kind} {text} ({list_some(those, 1)})"
             yield Finding(weight, f"{split.listing.split}: {what}")
 
 
@@ -364,32 +368,33 @@ def _overlap(
     first, second = (split.listing.pairs for split in splits)
     if shared := sorted({pair.image for pair in first} & {pair.image for pair in second}):
         yield _harms(
-            f"{counted(len(shared), 'image')} in both train and val ({some(shared, 2)}); remove "
+            f"{count_noun(len(shared), 'image')} in both train and val "
+            f"({list_some(shared, 2)}); remove "
             "them from one, since scores on training images mean nothing"
         )
     if twins:
         one, other = twins[0]
         yield _harms(
-            f"{counted(len(twins), 'image')} of val with an identical copy in train ({other} is "
+            f"{count_noun(len(twins), 'image')} of val with an identical copy in train ({other} is "
             f"{one}); remove them from one"
         )
     names = {pair.name for pair in first} & {pair.name for pair in second}
     if names and not shared and not twins:
         yield _tells(
-            f"{counted(len(names), 'name')} in both train and val ({some(sorted(names), 2)}); "
-            "make sure that they are different images"
+            f"{count_noun(len(names), 'name')} in both train and val "
+            f"({list_some(sorted(names), 2)}); make sure that they are different images"
         )
 
 
 def _classes_named(names: Sequence[str]) -> str:
     noun = "class" if len(names) == 1 else f"{len(names)} classes"
-    return f"{noun} {some(names, _LISTED)}"
+    return f"{noun} {list_some(names, _LISTED)}"
 
 
 def _values(noun: str, values: Sequence[MaskValue]) -> str:
     texts = [str(list(value) if isinstance(value, tuple) else value) for value in values]
-    return f"{noun}{'s' if len(values) > 1 else ''} {some(texts, _LISTED)}"
+    return f"{noun}{'s' if len(values) > 1 else ''} {list_some(texts, _LISTED)}"
 
 
 def _holders(split: SplitFacts, values: Sequence[MaskValue]) -> str:
-    return some(dict.fromkeys(path for value in values for path in split.unknown[value]), 2)
+    return list_some(dict.fromkeys(path for value in values for path in split.unknown[value]), 2)

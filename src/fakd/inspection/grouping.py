@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES
-from fakd.data.masks import counted, read_mask
+from fakd.data.masks import count_values, read_mask
 from fakd.errors import InputError
 
 SPLITS = {
@@ -69,11 +69,11 @@ class Group:
         return f"{place}{before}{{name}}{after}{self.suffix}"
 
 
-def grouped(root: Path, files: Sequence[str]) -> list[Group]:
+def group_files(root: Path, files: Sequence[str]) -> list[Group]:
     """Group files by split and kind, by folder and file names; by content if names do not help."""
     groups: dict[tuple[str | None, Kind, str, str], Group] = {}
     for file in files:
-        split, kind, folder, end = _place(file)
+        split, kind, folder, end = _classify_path(file)
         known = IMAGE_SUFFIXES if kind == "image" else MASK_SUFFIXES
         if PurePosixPath(file).suffix.lower() in known:
             group = groups.setdefault((split, kind, folder, end), Group(split, kind, folder))
@@ -83,7 +83,7 @@ def grouped(root: Path, files: Sequence[str]) -> list[Group]:
         for group in found:
             group.kind = "mask" if group.kind == "coloured" else group.kind
     if not any(group.is_mask for group in found):
-        _tell_by_content(root, found)
+        _classify_by_content(root, found)
     return found
 
 
@@ -101,7 +101,7 @@ def _words(text: str) -> list[str]:
     return re.sub(_RUN_TOGETHER, r"\1 \2", re.sub(r"[^a-z]+", " ", text)).split()
 
 
-def _place(file: str) -> tuple[str | None, Kind, str, str]:
+def _classify_path(file: str) -> tuple[str | None, Kind, str, str]:
     """Derive split, kind, folder, and the name suffix that indicates the kind."""
     *folders, name = file.split("/")
     split, depth = None, min(1, len(folders))
@@ -133,7 +133,7 @@ def _place(file: str) -> tuple[str | None, Kind, str, str]:
     return split, kind, "/".join(folders[:depth]), ""
 
 
-def _tell_by_content(root: Path, groups: list[Group]) -> None:
+def _classify_by_content(root: Path, groups: list[Group]) -> None:
     """Of two folders with matching names, take the one whose files have few values for masks."""
     for one, other in combinations(groups, 2):
         if "aside" in (one.kind, other.kind) or one.split != other.split:
@@ -149,7 +149,7 @@ def is_flat(root: Path, group: Group) -> bool:
     try:
         return all(
             PurePosixPath(file).suffix.lower() in MASK_SUFFIXES
-            and len(counted(read_mask(root / group.folder / file))) <= _FEW
+            and len(count_values(read_mask(root / group.folder / file))) <= _FEW
             for file in group.files[:3]
         )
     except InputError:
@@ -167,13 +167,13 @@ class Match(NamedTuple):
     @property
     def paired(self) -> list[str]:
         """Names of images with a mask."""
-        images = _stripped(self.images.stems, *self.around_image)
-        return sorted(images & _stripped(self.masks.stems, *self.around_mask) - {""})
+        images = _strip(self.images.stems, *self.around_image)
+        return sorted(images & _strip(self.masks.stems, *self.around_mask) - {""})
 
     @property
-    def alone(self) -> list[str]:
+    def unpaired(self) -> list[str]:
         """Names of images without one that are not masks themselves."""
-        images = _stripped(self.images.stems, *self.around_image)
+        images = _strip(self.images.stems, *self.around_image)
         return sorted(images - {*self.paired, ""})
 
     @property
@@ -207,7 +207,7 @@ def _match(images: Group, masks: Group) -> Match | None:
     best: Match | None = None
     most = 0
     for first, second in product(_choices(images.stems), _choices(masks.stems)):
-        common = _stripped(images.stems, *first) & _stripped(masks.stems, *second)
+        common = _strip(images.stems, *first) & _strip(masks.stems, *second)
         if len(common) > most:
             best, most = Match(images, masks, first, second), len(common)
     return best
@@ -221,7 +221,7 @@ def _choices(stems: Sequence[str]) -> list[tuple[str, str]]:
     if len(set(stems)) == 1:
         before, after = _around_number(stems[0])
     choices = [("", ""), ("", after), (before, ""), (before, after)]
-    return [choice for choice in dict.fromkeys(choices) if all(_stripped(stems, *choice))]
+    return [choice for choice in dict.fromkeys(choices) if all(_strip(stems, *choice))]
 
 
 def _common(texts: Sequence[str]) -> str:
@@ -239,7 +239,7 @@ def _around_number(stem: str) -> tuple[str, str]:
     return (f"{before}_", "") if after.isdigit() else ("", line + after)
 
 
-def _stripped(stems: Sequence[str], before: str, after: str) -> set[str]:
+def _strip(stems: Sequence[str], before: str, after: str) -> set[str]:
     return {
         stem[len(before) : len(stem) - len(after)]
         for stem in stems
@@ -247,7 +247,7 @@ def _stripped(stems: Sequence[str], before: str, after: str) -> set[str]:
     }
 
 
-def matched(root: Path, split: str | None, groups: Sequence[Group]) -> Match | None:
+def match_files(root: Path, split: str | None, groups: Sequence[Group]) -> Match | None:
     """Find the largest folder of images, preferably photos, and the masks that match it best."""
     own = [group for group in groups if group.split == split]
     pairs = product(

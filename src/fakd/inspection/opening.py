@@ -8,12 +8,12 @@ from pathlib import Path
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
 from fakd.data.folders import SCENES, described_folder
-from fakd.data.matching import Listing, listed
-from fakd.data.published import PUBLISHED, read_published, recognised
+from fakd.data.matching import Listing, list_splits
+from fakd.data.published import PUBLISHED, read_published, recognise
 from fakd.data.scan import files_below
 from fakd.data.unlabelled import training_images
-from fakd.errors import InputError, counted, some
-from fakd.inspection.annotations import AFTER_MASKS, BEFORE_MASKS, annotations_in, draw_masks
+from fakd.errors import InputError, count_noun, list_some
+from fakd.inspection.annotations import AFTER_MASKS, BEFORE_MASKS, draw_masks, find_annotations
 from fakd.inspection.annotations.regions import Annotations
 from fakd.inspection.grouping import LISTS
 from fakd.inspection.proposal import ARCHIVES, Proposal, propose
@@ -25,7 +25,7 @@ _PROPOSED = Path("the proposed dataset.yaml")
 
 
 @dataclass
-class Opened:
+class OpenedData:
     """A data set with its file listing."""
 
     title: str
@@ -45,7 +45,7 @@ def open_path(
     description: Path | None,
     save: Path | None = None,
     advance: Advance = lambda done, total: None,
-) -> Opened:
+) -> OpenedData:
     """Recognise what is at a path and list its files; draw masks if there are only annotations.
 
     Args:
@@ -67,14 +67,14 @@ def open_path(
         raise InputError(f"{there[0]} exists; give --save another folder")
     opened = None
     if (found := described_folder(path, description)) is not None:
-        opened = _described(*found, f"described by {found[1].path}")
-    opened = opened or _published(path)
+        opened = _open_described(*found, f"described by {found[1].path}")
+    opened = opened or _open_published(path)
     if opened is not None and save is not None:
         raise InputError(
             f"--save writes a proposed dataset.yaml, but {opened.title} already has one; "
             "leave out --save"
         )
-    return opened or _undescribed(path, save, advance)
+    return opened or _open_undescribed(path, save, advance)
 
 
 def _refuse_built_in(path: Path) -> None:
@@ -93,7 +93,7 @@ def _refuse_built_in(path: Path) -> None:
     )
 
 
-def open_listed(data: SegmentationData) -> Opened:
+def open_listed(data: SegmentationData) -> OpenedData:
     """Use a data set that is already open.
 
     Raises:
@@ -114,12 +114,12 @@ def open_listed(data: SegmentationData) -> Opened:
         raise InputError(f"{data.name} has no masks to check; give labelled data")
     listings[0].remarks += data.remarks
     root, described = splits["train"].root, readers[0].description
-    return Opened(data.name, "opened by its reader", root, described, listings)
+    return OpenedData(data.name, "opened by its reader", root, described, listings)
 
 
-def _described(root: Path, described: Description, origin: str) -> Opened:
+def _open_described(root: Path, described: Description, origin: str) -> OpenedData:
     title = described.name or root.resolve().name
-    splits = listed(root, described, lenient=True)
+    splits = list_splits(root, described, lenient=True)
     train, val = splits
     try:
         images, left_out = training_images(root, described, train.pairs, val.pairs)
@@ -129,13 +129,15 @@ def _described(root: Path, described: Description, origin: str) -> Opened:
         train.pairs = images.pairs
         train.remarks += left_out
         if more := len(images) - len(train.pairs):
-            said = counted(more, "additional training image has", "additional training images have")
+            said = count_noun(
+                more, "additional training image has", "additional training images have"
+            )
             train.remarks.append(f"{said} no labels: fakd distill uses the teacher's")
-    return Opened(title, origin, root, described, splits)
+    return OpenedData(title, origin, root, described, splits)
 
 
-def _published(path: Path) -> Opened | None:
-    if (found := recognised(path)) is None:
+def _open_published(path: Path) -> OpenedData | None:
+    if (found := recognise(path)) is None:
         return None
     name, root = found
     described = read_published(name)
@@ -143,7 +145,7 @@ def _published(path: Path) -> Opened | None:
     whole = not lists or any(all((root / file).is_file() for file in group) for group in lists)
     if not whole:
         described = read_published(name, augmented=False)
-    opened = _described(root, described, f"recognised by the folders in {root}")
+    opened = _open_described(root, described, f"recognised by the folders in {root}")
     if not whole:
         opened.splits[0].remarks.append(
             "the additional training images (SBD) are missing, so train is VOC's own; train with "
@@ -152,27 +154,30 @@ def _published(path: Path) -> Opened | None:
     return opened
 
 
-def _undescribed(root: Path, save: Path | None, advance: Advance) -> Opened:
+def _open_undescribed(root: Path, save: Path | None, advance: Advance) -> OpenedData:
     files = cache(files_below)
     below = files(root)
-    if (exported := annotations_in(root, below, BEFORE_MASKS)) is not None:
-        return _drawn(exported, root, save, advance)
+    if (exported := find_annotations(root, below, BEFORE_MASKS)) is not None:
+        return _open_annotations(exported, root, save, advance)
     try:
         proposal = propose(root, below)
     except InputError:
-        if (exported := annotations_in(root, below, AFTER_MASKS)) is None:
+        if (exported := find_annotations(root, below, AFTER_MASKS)) is None:
             raise
-        return _drawn(exported, root, save, advance)
-    described = proposal.described(_PROPOSED if save is None else save / "dataset.yaml")
-    splits = listed(root, described, lenient=True, chosen=proposal.chosen, files=files)
+        return _open_annotations(exported, root, save, advance)
+    described = proposal.description(_PROPOSED if save is None else save / "dataset.yaml")
+    splits = list_splits(root, described, lenient=True, chosen=proposal.chosen, files=files)
     origin = "no dataset.yaml; recognised by names and masks"
-    return Opened(root.resolve().name, origin, root, described, splits, proposal)
+    return OpenedData(root.resolve().name, origin, root, described, splits, proposal)
 
 
-def _drawn(exported: Annotations, root: Path, save: Path | None, advance: Advance) -> Opened:
+def _open_annotations(
+    exported: Annotations, root: Path, save: Path | None, advance: Advance
+) -> OpenedData:
     what = (
-        f"{counted(len(exported.images), 'image')} annotated in the format of {exported.title}, "
-        f"with {counted(len(exported.names), 'class', 'classes')} ({some(exported.names, 6)})"
+        f"{count_noun(len(exported.images), 'image')} annotated in the format of {exported.title}, "
+        f"with {count_noun(len(exported.names), 'class', 'classes')} "
+        f"({list_some(exported.names, 6)})"
     )
     if save is None:
         raise InputError(
@@ -180,6 +185,6 @@ def _drawn(exported: Annotations, root: Path, save: Path | None, advance: Advanc
             "NEWFOLDER"
         )
     draw_masks(exported, root, save, advance)
-    opened = _described(save, read_description(save / "dataset.yaml"), f"drawn from {what}")
+    opened = _open_described(save, read_description(save / "dataset.yaml"), f"drawn from {what}")
     opened.remarks = exported.remarks
     return opened

@@ -11,9 +11,9 @@ from fakd.data.dataset import Colour
 from fakd.data.description import Description, description_of
 from fakd.data.layout import IMAGE_SUFFIXES
 from fakd.data.masks import MaskReader, MaskValue
-from fakd.errors import InputError, counted, some
-from fakd.inspection.classes import Values, describe, read_names
-from fakd.inspection.grouping import LISTS, SPLITS, Group, Match, grouped, matched
+from fakd.errors import InputError, count_noun, list_some
+from fakd.inspection.classes import Occurrence, describe, read_names
+from fakd.inspection.grouping import LISTS, SPLITS, Group, Match, group_files, match_files
 
 _EVERY = 5
 """Every nth image is proposed for validation if no split is given."""
@@ -48,13 +48,13 @@ class Proposal:
         """The dataset.yaml."""
         return "".join(f"{line}\n" for line in (*self.classes, *self.layout))
 
-    def described(self, path: Path) -> Description:
+    def description(self, path: Path) -> Description:
         """Parse the description; ``path`` is for messages."""
         return description_of(yaml.safe_load(self.text), path)
 
-    def tell_classes(
+    def derive_classes(
         self,
-        found: Mapping[MaskValue, Values],
+        found: Mapping[MaskValue, Occurrence],
         lossy: bool,
         is_void: Callable[[MaskValue], bool],
     ) -> None:
@@ -72,7 +72,7 @@ class Proposal:
         self.classes, remarks = describe(found, named, self.masks, lossy, is_void)
         self.remarks += remarks
 
-    def tell_greys(self, shown: Mapping[int, Colour], reader: MaskReader) -> None:
+    def derive_greys(self, shown: Mapping[int, Colour], reader: MaskReader) -> None:
         """Read indices as ids if palettes show them as greys that would be ids of other classes.
 
         Args:
@@ -97,10 +97,10 @@ class Proposal:
             for name in LISTS.values():
                 path = json.dumps(str(folder.resolve() / name))
                 text = text.replace(f"list: {name}\n", f"list: {path}\n")
-        return {"dataset.yaml": text, **lists_of(self.chosen or {})}
+        return {"dataset.yaml": text, **write_lists(self.chosen or {})}
 
 
-def lists_of(chosen: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def write_lists(chosen: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return the content of the lists of names of the splits, by file."""
     return {LISTS[split]: "".join(f"{name}\n" for name in names) for split, names in chosen.items()}
 
@@ -111,12 +111,12 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
     Raises:
         InputError: no matching images and masks are found; the message gives the way out.
     """
-    groups = grouped(root, files)
-    found = {split: matched(root, split, groups) for split in ("train", "val", "test", None)}
+    groups = group_files(root, files)
+    found = {split: match_files(root, split, groups) for split in ("train", "val", "test", None)}
     train, held_out = found["train"], found["val"] or found["test"]
     one = train or held_out or found[None]
     if one is None:
-        raise InputError(_nothing(root, files, groups))
+        raise InputError(_nothing_found_text(root, files, groups))
     layout: list[str] = []
     chosen = None
     divided = False
@@ -125,7 +125,7 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
         if found["val"] and found["test"]:
             splits["test"] = found["test"]
         used = [*splits.values()]
-        listed = any(match.alike or match.alone for match in used)
+        listed = any(match.alike or match.unpaired for match in used)
         if listed:
             chosen = {split: match.paired for split, match in splits.items()}
         if listed or not all(match.by_convention(split) for split, match in splits.items()):
@@ -135,11 +135,11 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
     else:
         one = train or found[None] or one
         used = [one]
-        chosen = _listed(root, files, one.paired)
+        chosen = _read_lists(root, files, one.paired)
         divided = chosen is None
         chosen = chosen or divide(one.paired)
         layout = [line for split in chosen for line in one.section(split, True)]
-    left_out = [text for match in used if (text := _left_out(match))]
+    left_out = [text for match in used if (text := _unmatched_text(match))]
     rest = [
         group
         for group in groups
@@ -147,26 +147,27 @@ def propose(root: Path, files: Sequence[str]) -> Proposal:
         and not any(group is match.images for match in found.values() if match)
     ]
     remarks = [
-        f"{counted(len(group.files), 'image')} in {group.folder or '.'} without masks, not used; "
+        f"{count_noun(len(group.files), 'image')} in {group.folder or '.'} without masks, not "
+        "used; "
         f"add unlabelled: {group.folder or '.'} for fakd distill, where the teacher labels them"
         for group in rest
     ]
     test = found["test"]
     if test is not None and test not in used:
-        remarks.append(f"{counted(len(test.paired), 'image')} of test in neither train nor val")
+        remarks.append(f"{count_noun(len(test.paired), 'image')} of test in neither train nor val")
     masks = root / one.masks.folder
     return Proposal(root, files, masks, layout, chosen, divided, left_out, remarks)
 
 
-def _left_out(match: Match) -> str:
-    if not (alone := match.alone):
+def _unmatched_text(match: Match) -> str:
+    if not (alone := match.unpaired):
         return ""
     path = match.patterns[0].replace("{name}", alone[0])
-    what = f"{counted(len(alone), 'image')} without a mask"
+    what = f"{count_noun(len(alone), 'image')} without a mask"
     return f"{what} ({path}), not in the lists; add the masks under the names of the images"
 
 
-def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
+def _nothing_found_text(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
     kinds = {"image": "images", "mask": "masks"}
     found = [
         f"{len(group.files)} {kinds.get(group.kind, 'visualised masks')} in {group.folder or '.'}"
@@ -175,7 +176,7 @@ def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
     there = {group.kind for group in groups}
     remedy = "name each mask like its image (photos/a.jpg, masks/a.png)"
     if archives := [file for file in files if PurePosixPath(file).suffix.lower() in ARCHIVES]:
-        found, remedy = [some(archives, 2)], "unpack"
+        found, remedy = [list_some(archives, 2)], "unpack"
     elif not found:
         found = ["none"]
     elif {"image", "mask"} <= there:
@@ -195,7 +196,7 @@ def _nothing(root: Path, files: Sequence[str], groups: Sequence[Group]) -> str:
     )
 
 
-def _listed(
+def _read_lists(
     root: Path, files: Sequence[str], names: Collection[str]
 ) -> dict[str, list[str]] | None:
     """Read the splits from lists among the files, such as ImageSets/Segmentation/val.txt."""

@@ -10,8 +10,8 @@ import numpy as np
 from fakd.data.dataset import SegmentationData, Split
 from fakd.data.masks import MaskReader, Pair
 from fakd.data.packed import Place
-from fakd.errors import InputError, some
-from fakd.inspection.survey import Header, read_header, spread
+from fakd.errors import InputError, list_some
+from fakd.inspection.survey import Header, read_header, spread_evenly
 from fakd.settings import IGNORE
 
 _PATIENCE = 20.0
@@ -21,7 +21,7 @@ _PHOTOS = 32
 """Number of photos of a split whose headers are read."""
 
 
-class Shown(NamedTuple):
+class LabelSummary(NamedTuple):
     """The classes in a split's labels, as far as they were read."""
 
     classes: Collection[int]
@@ -32,9 +32,9 @@ class Shown(NamedTuple):
     reader: MaskReader | None = None
 
 
-def flaw(shown: Shown, names: Sequence[str]) -> str | None:
+def describe_flaw(shown: LabelSummary, names: Sequence[str]) -> str | None:
     """Explain why labels are useless: they show only one of several classes, or none."""
-    looked = f" ({some(shown.masks, 1)})" if shown.masks else ""
+    looked = f" ({list_some(shown.masks, 1)})" if shown.masks else ""
     where = "the data set" if shown.reader is None else str(shown.reader.description.path)
     if not shown.classes:
         return f"every pixel is ignored{looked}; see ids: and ignore: in {where}"
@@ -53,15 +53,15 @@ def flaw(shown: Shown, names: Sequence[str]) -> str | None:
     )
 
 
-def turned_either_way(photos: Sequence[tuple[Place, Header]]) -> str | None:
+def describe_ambiguous_rotation(photos: Sequence[tuple[Place, Header]]) -> str | None:
     """Report labelled photos that EXIF rotates although masks also fit them without rotation."""
     turned = [path for path, header in photos if header.turned and header.size == header.stored]
     if not turned:
         return None
     return (
         f"{len(turned)} of {len(photos)} images are rotated by EXIF, and their masks fit with or "
-        f"without rotation ({some(turned, 1)}); remove the orientation from photos whose masks "
-        "fit without (exiftool -Orientation= FILE), and save the others upright"
+        f"without rotation ({list_some(turned, 1)}); remove the orientation from photos whose "
+        "masks fit without (exiftool -Orientation= FILE), and save the others upright"
     )
 
 
@@ -94,22 +94,22 @@ def require_labels(
         if not split.labelled:
             known = (each for each in data.remarks if each.startswith(f"{name} has no masks"))
             raise InputError(next(known, f"{name} of {data.name} has no masks; add them"))
-        shown, whole = _looked_at(split, min(2, data.classes), skip and name == "train")
-        if (text := flaw(shown, data.class_names)) is not None:
+        shown, whole = _read_labels(split, min(2, data.classes), skip and name == "train")
+        if (text := describe_flaw(shown, data.class_names)) is not None:
             if whole and (shown.assumed or not shown.classes):
                 raise InputError(f"{name} of {data.name}: {text}")
             doubts.append(f"{name}: {text}")
-        if (text := turned_either_way(_photos(split))) is not None:
+        if (text := describe_ambiguous_rotation(_photo_headers(split))) is not None:
             doubts.append(f"{name}: {text}")
     return doubts
 
 
-def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
+def _read_labels(split: Split, wanted: int, skip: bool) -> tuple[LabelSummary, bool]:
     """Read labels until they show ``wanted`` classes; also return whether all were read."""
     pairs: Sequence[Pair] | None = getattr(split, "pairs", None)
     classes, assumed, until = set[int](), set[int](), time.monotonic() + _PATIENCE
     labelled = split.labelled_indices()
-    read, order = 0, [labelled[place] for place in spread(len(labelled))]
+    read, order = 0, [labelled[place] for place in spread_evenly(len(labelled))]
     for index in order:
         try:
             if pairs is None or not read:
@@ -117,7 +117,7 @@ def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
                 labels = split[index].labels
                 found = set() if labels is None else set(np.unique(labels.numpy()).tolist())
             if pairs is not None:
-                found, values = _meanings(pairs[index])
+                found, values = _mask_classes(pairs[index])
                 assumed.update(values)
         except InputError:
             if not skip:
@@ -129,18 +129,18 @@ def _looked_at(split: Split, wanted: int, skip: bool) -> tuple[Shown, bool]:
             break
     if not read:
         # Training will report the error.
-        return Shown(range(wanted)), False
+        return LabelSummary(range(wanted)), False
     masks = [pair.mask for pair in pairs or () if pair.mask is not None]
-    return Shown(
+    return LabelSummary(
         classes, assumed, masks, pairs[order[0]].reader if pairs else None
     ), index == order[-1]
 
 
-def _meanings(pair: Pair) -> tuple[set[int], list[int]]:
+def _mask_classes(pair: Pair) -> tuple[set[int], list[int]]:
     """Return the classes of a mask, and its ids that have no class only by default."""
     if pair.reader is None or pair.mask is None:
         return set(), []
-    values = pair.reader.counted(pair.mask)
+    values = pair.reader.count_values(pair.mask)
     found = {pair.reader.meaning(value) for value in values}
     if None in found:
         pair.reader(pair.mask)  # refuses it in words
@@ -148,11 +148,11 @@ def _meanings(pair: Pair) -> tuple[set[int], list[int]]:
     return known, [raw for raw in pair.reader.encoding.assumed if raw in values]
 
 
-def _photos(split: Split) -> list[tuple[Place, Header]]:
+def _photo_headers(split: Split) -> list[tuple[Place, Header]]:
     """Read the headers of some photos of a split."""
     pairs: Sequence[Pair] = getattr(split, "pairs", ())
     found = []
-    for index in spread(len(pairs))[:_PHOTOS]:
+    for index in spread_evenly(len(pairs))[:_PHOTOS]:
         with suppress(InputError):
             found.append((pairs[index].image, read_header(pairs[index].image, upright=True)))
     return found

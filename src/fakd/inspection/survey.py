@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
-from fakd.data.decoding import SIDEWAYS, decoded, stored
+from fakd.data.decoding import SIDEWAYS, decode_raw, decode_rgb
 from fakd.data.layout import NEAREST
 from fakd.data.masks import MaskReader, MaskValue, Pair, Pixels
 from fakd.data.matching import Listing
@@ -121,7 +121,7 @@ class SplitFacts:
         """Decode some of the sample's masks again."""
         for pair, counts in zip(self.sample[:_AGAIN], self.counts, strict=False):
             if counts and pair.reader is not None and pair.mask is not None:
-                yield pair.reader.stored(pair.mask)
+                yield pair.reader.read_values(pair.mask)
 
     def share(self, number: int) -> float:
         """Share of a class among the labelled pixels."""
@@ -168,7 +168,7 @@ class Budget:
                     advance(done, len(items))
 
 
-def spread(count: int, seed: int = 0) -> list[int]:
+def spread_evenly(count: int, seed: int = 0) -> list[int]:
     """Order indices so that every prefix of the order is spread evenly.
 
     >>> spread(5)
@@ -223,7 +223,7 @@ def _in_turn(
     splits: Sequence[SplitFacts], most: int | None = None
 ) -> list[tuple[SplitFacts, Pair]]:
     """Alternate between the splits, each in an even order."""
-    orders = [spread(len(split.listing.pairs))[:most] for split in splits]
+    orders = [spread_evenly(len(split.listing.pairs))[:most] for split in splits]
     return [
         (split, split.listing.pairs[index])
         for turn in zip_longest(*orders)
@@ -251,20 +251,20 @@ def _values(pair: Pair) -> tuple[dict[MaskValue, int], dict[Place, str]]:
     values: dict[MaskValue, int] = {}
     failed: dict[Place, str] = {}
     try:
-        decoded(pair.image, pair.levels)
+        decode_rgb(pair.image, pair.levels)
     except InputError as error:
         failed[pair.image] = str(error)
     if pair.mask is not None and pair.reader is not None:
         try:
-            values = dict(Counter(pair.reader.counted(pair.mask)).most_common(_KEPT))
+            values = dict(Counter(pair.reader.count_values(pair.mask)).most_common(_KEPT))
         except InputError as error:
             failed[pair.mask] = str(error)
     return values, failed
 
 
-def tell_meanings(split: SplitFacts) -> None:
+def map_values(split: SplitFacts) -> None:
     """Map the values of the sample's masks to classes, and collect unknown values."""
-    meaning = cache(lambda reader, value: (reader.meaning(value), reader.exact(value)))
+    meaning = cache(lambda reader, value: (reader.meaning(value), reader.is_exact(value)))
     for pair, values in zip(split.sample, split.counts, strict=True):
         if pair.reader is None or pair.mask is None:
             continue
@@ -308,20 +308,20 @@ def read_header(path: Place, upright: bool) -> Header:
     # Pillow's parsers raise any exception on a damaged file.
     except Exception:
         # Use the reader's error message, or its result if Pillow does not know the format.
-        held = stored(path, upright)
+        held = decode_raw(path, upright)
         bands = held.pixels.shape[2] if held.pixels.ndim == 3 else 1
         size, kind, code = held.size_before, path.suffix[1:].upper(), held.orientation
         mode, length = f"{held.pixels.dtype} x {bands}", path.stat().st_size
         transparent = held.transparent
     else:
         if _ENDS.get(kind, b"") not in tail:
-            stored(path)
+            decode_raw(path)
     shown = (size[1], size[0]) if code in SIDEWAYS else size
     kind = "JPEG" if kind == "MPO" else kind
     return Header(shown, kind, mode, code not in (0, 1), size, transparent, length)
 
 
-def identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Place, Place]]:
+def find_identical(splits: Sequence[SplitFacts], budget: Budget) -> list[tuple[Place, Place]]:
     """Find images of one split that are byte-identical to images of the next.
 
     Only files of equal size are read.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fakd.errors import require_above_zero, require_at_least
-from fakd.losses.grid import on_grid_of, precise
+from fakd.losses.grid import on_grid_of, to_float32
 from fakd.processes import average_gradients
 from fakd.types import DistillationLoss, LossInputs, Segmenter, Weight
 
@@ -270,20 +270,22 @@ class Adversarial(DistillationLoss):
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute the student's adversarial loss; the critic gets no gradient."""
-        critic, _ = self._prepared()
+        critic, _ = self._require_critic()
         logits = inputs.student.logits
         with torch.autocast(logits.device.type, enabled=False):
             weights = {name: weight.detach() for name, weight in critic.named_parameters()}
-            return student_adversarial(functional_call(critic, weights, _shown(critic, logits)))
+            return student_adversarial(
+                functional_call(critic, weights, _critic_input(critic, logits))
+            )
 
     @torch.enable_grad()
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Train the critic for one step on both networks' logits; returns its weighted loss."""
-        critic, optimizer = self._prepared()
+        critic, optimizer = self._require_critic()
         fake = inputs.student.logits.detach()
         real = on_grid_of(fake, inputs.teacher.logits.detach())
         with torch.autocast(fake.device.type, enabled=False):
-            fake, real = _shown(critic, fake), _shown(critic, real)
+            fake, real = _critic_input(critic, fake), _critic_input(critic, real)
             scores = critic(fake)
             if self.loss == "hinge":
                 value = critic_hinge(critic(real), scores)
@@ -305,7 +307,7 @@ class Adversarial(DistillationLoss):
         """List the critic's optimiser, once it is built."""
         return () if self._optimizer is None else (self._optimizer,)
 
-    def _prepared(self) -> tuple[Critic, torch.optim.Optimizer]:
+    def _require_critic(self) -> tuple[Critic, torch.optim.Optimizer]:
         if self.critic is None or self._optimizer is None:
             raise ValueError(
                 "expected a prepared loss, got one without a critic; "
@@ -314,9 +316,9 @@ class Adversarial(DistillationLoss):
         return self.critic, self._optimizer
 
 
-def _shown(critic: Critic, logits: Tensor) -> Tensor:
+def _critic_input(critic: Critic, logits: Tensor) -> Tensor:
     """Convert logits to the critic's precision and upsample them to its minimum size."""
-    logits = precise(logits).to(critic.norm.weight.dtype)
+    logits = to_float32(logits).to(critic.norm.weight.dtype)
     size = [max(SMALLEST, length) for length in logits.shape[2:]]
     if size == list(logits.shape[2:]):
         return logits

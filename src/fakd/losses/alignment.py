@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fakd.errors import InputError, require_choice
-from fakd.losses.grid import precise
+from fakd.losses.grid import to_float32
 from fakd.types import DistillationLoss, LossInputs, Segmenter
 
 Features = Float[Tensor, "batch _channels rows cols"]
@@ -85,7 +85,7 @@ class Alignment(nn.Module):
     ) -> Float[Tensor, "batch teacher_channels rows cols"]:
         """Map each pixel's features."""
         with torch.autocast(features.device.type, enabled=False):
-            return cast(Tensor, self.layers(precise(features)))
+            return cast(Tensor, self.layers(to_float32(features)))
 
 
 def check_channels(

@@ -14,7 +14,9 @@ BLOCK_ENTRIES = 2**24
 HIDDEN = -1e9
 
 
-def unit(maps: Float[Tensor, "batch channels *pixels"]) -> Float[Tensor, "batch channels *pixels"]:
+def normalise_channels(
+    maps: Float[Tensor, "batch channels *pixels"],
+) -> Float[Tensor, "batch channels *pixels"]:
     """Divide each pixel's channels by their Euclidean norm, at least 1e-12.
 
     A vector of zeros stays unchanged and gets no gradient, which would be 1e12 times that of a unit

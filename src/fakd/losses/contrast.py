@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from fakd.errors import require_above_zero, require_at_least, require_choice
 from fakd.losses.alignment import feature_channels, features_of
-from fakd.losses.blocks import similarity_kl, unit
-from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
-from fakd.processes import gathered, shared_generator
+from fakd.losses.blocks import normalise_channels, similarity_kl
+from fakd.losses.grid import labels_on_grid_of, on_grid_of, to_float32
+from fakd.processes import all_gather, shared_generator
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Segmenter, Weight
 
 PixelSampling = Literal["class", "legacy"]
@@ -123,8 +123,8 @@ class PixelRegionMemory(nn.Module):
         """
         with torch.autocast(labels.device.type, enabled=False):
             # Contiguous rows, because processes can exchange contiguous memory only.
-            rows = unit(precise(teacher_features)).flatten(2).mT.contiguous()
-            images, owners = gathered(rows), gathered(labels.flatten(1).contiguous())
+            rows = normalise_channels(to_float32(teacher_features)).flatten(2).mT.contiguous()
+            images, owners = all_gather(rows), all_gather(labels.flatten(1).contiguous())
             # Synchronises with the device, once per batch instead of once per class: the labels
             # determine how many rows are written.
             present = owners.cpu()
@@ -134,7 +134,7 @@ class PixelRegionMemory(nn.Module):
                 classes = [label for label in here.unique().tolist() if label != IGNORE]
                 chosen = []
                 for label in classes:
-                    drawn = self._drawn((here == label).nonzero()[:, 0], generator)
+                    drawn = self._draw_pixels((here == label).nonzero()[:, 0], generator)
                     chosen.append(drawn)
                     pixel_runs.append((label, len(drawn)))
                     region_runs.append((label, 1))
@@ -142,10 +142,10 @@ class PixelRegionMemory(nn.Module):
                     own = owner == torch.tensor(classes, device=owner.device)[:, None]
                     regions.append(own.to(image.dtype) @ image / own.sum(1, keepdim=True))
                     pixels.append(image[torch.cat(chosen).to(image.device)])
-            self.regions.write(region_runs, unit(torch.cat(regions)))
-            self.pixels.write(pixel_runs, unit(torch.cat(pixels)))
+            self.regions.write(region_runs, normalise_channels(torch.cat(regions)))
+            self.pixels.write(pixel_runs, normalise_channels(torch.cat(pixels)))
 
-    def _drawn(self, own: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _draw_pixels(self, own: Tensor, generator: torch.Generator | None) -> Tensor:
         drawn = torch.randperm(len(own), generator=generator)[: self.pixels_per_class]
         return drawn if self.pixel_sampling == "legacy" else own[drawn]
 
@@ -194,7 +194,7 @@ def contrast_kl(
     tensor(0.4621)
     """
     with torch.autocast(student.device.type, enabled=False):
-        student = precise(student)
+        student = to_float32(student)
         columns = entries.detach().to(student.dtype)[None]
         teacher = teacher.detach().to(student.dtype)
         hidden = None if written is None else ~written[None]
@@ -288,9 +288,9 @@ class MemoryContrast(DistillationLoss):
         student, teacher = features_of(inputs)
         labels = labels_on_grid_of(student, inputs.labels)
         with torch.autocast(student.device.type, enabled=False):
-            teacher = unit(precise(on_grid_of(student, teacher.detach())))
+            teacher = normalise_channels(to_float32(on_grid_of(student, teacher.detach())))
             weight = next(self.head.parameters())
-            student = unit(self.head(student.to(weight.dtype)))
+            student = normalise_channels(self.head(student.to(weight.dtype)))
             generator = shared_generator()
             if self.training:
                 self.memory.enqueue(teacher, labels, generator)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fakd.errors import require_above_zero, require_at_least
 from fakd.losses.alignment import features_of, require_features
-from fakd.losses.blocks import similarity_kl, unit
-from fakd.losses.grid import on_grid_of, precise
+from fakd.losses.blocks import normalise_channels, similarity_kl
+from fakd.losses.grid import on_grid_of, to_float32
 from fakd.types import DistillationLoss, LossInputs, Weight
 
 
@@ -49,7 +49,7 @@ def cross_image_similarity(
 
 def _rows(features: Tensor) -> Tensor:
     """Rearrange features to [batch pixels channels], each pixel normalised to unit length."""
-    return unit(precise(features)).flatten(2).mT.contiguous()
+    return normalise_channels(to_float32(features)).flatten(2).mT.contiguous()
 
 
 class CrossImageSimilarity(DistillationLoss):
@@ -82,10 +82,10 @@ class CrossImageSimilarity(DistillationLoss):
         student, teacher = features_of(inputs)
         if self.pool is not None:
             teacher = on_grid_of(student, teacher)
-            student, teacher = _pooled(student, self.pool), _pooled(teacher, self.pool)
+            student, teacher = _pool(student, self.pool), _pool(teacher, self.pool)
         return cross_image_similarity(student, teacher, self.temperature)
 
 
-def _pooled(features: Tensor, size: int) -> Tensor:
+def _pool(features: Tensor, size: int) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
-        return F.avg_pool2d(precise(features), size, ceil_mode=True)
+        return F.avg_pool2d(to_float32(features), size, ceil_mode=True)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fakd.losses.grid import precise
+from fakd.losses.grid import to_float32
 
 BLOCK_NUMBERS = {"cpu": 2**20}
 """Number of logits per block, but at least one image; 2^26 on other devices."""
@@ -44,7 +44,7 @@ class _Divergence(torch.autograd.Function):
         variance: Tensor | None,
         dim: int,
     ) -> Tensor:
-        exact = precise(student[:0]).dtype
+        exact = to_float32(student[:0]).dtype
         slopes = [
             torch.empty(student.shape, dtype=exact, device=student.device) if needed else None
             for needed in (ctx.needs_input_grad[0], ctx.needs_input_grad[3])

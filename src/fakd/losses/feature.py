@@ -16,9 +16,9 @@ from fakd.losses.alignment import (
     feature_channels,
     features_of,
 )
-from fakd.losses.blocks import unit
+from fakd.losses.blocks import normalise_channels
 from fakd.losses.channel import channel_kl
-from fakd.losses.grid import on_grid_of, precise
+from fakd.losses.grid import on_grid_of, to_float32
 from fakd.types import DistillationLoss, LossInputs, Segmenter, Weight
 
 DistanceKind = Literal["l2", "cosine"]
@@ -50,11 +50,11 @@ def feature_distance(
     """
     check_channels(student_features, teacher_features)
     with torch.autocast(student_features.device.type, enabled=False):
-        student = precise(student_features)
-        teacher = precise(on_grid_of(student_features, teacher_features.detach()))
+        student = to_float32(student_features)
+        teacher = to_float32(on_grid_of(student_features, teacher_features.detach()))
         if kind == "l2":
             return F.mse_loss(student, teacher)
-        return 1 - (unit(student) * unit(teacher)).sum(1).mean()
+        return 1 - (normalise_channels(student) * normalise_channels(teacher)).sum(1).mean()
 
 
 def _build_alignment(

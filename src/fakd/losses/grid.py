@@ -18,7 +18,9 @@ def on_grid_of(
     """
     if maps.shape[-2:] == reference.shape[-2:]:
         return maps
-    return F.interpolate(precise(maps), reference.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(
+        to_float32(maps), reference.shape[-2:], mode="bilinear", align_corners=False
+    )
 
 
 def labels_on_grid_of(
@@ -32,6 +34,6 @@ def labels_on_grid_of(
     return F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0].long()
 
 
-def precise(maps: Tensor) -> Tensor:
+def to_float32(maps: Tensor) -> Tensor:
     """Convert to float32 unless it is float64."""
     return maps.to(torch.promote_types(maps.dtype, torch.float32))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fakd.losses.grid import on_grid_of, precise
+from fakd.losses.grid import on_grid_of, to_float32
 from fakd.types import IGNORE, DistillationLoss, LossInputs, Weight
 
 
@@ -27,11 +27,11 @@ def hard_label_cross_entropy(
     tensor(0.6931)
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        teacher = precise(on_grid_of(student_logits, teacher_logits.detach()))
+        teacher = to_float32(on_grid_of(student_logits, teacher_logits.detach()))
         chance, likely = teacher.softmax(1).max(1)
         labels = torch.where(chance >= threshold, likely, IGNORE)
         total = F.cross_entropy(
-            precise(student_logits), labels, ignore_index=IGNORE, reduction="sum"
+            to_float32(student_logits), labels, ignore_index=IGNORE, reduction="sum"
         )
         return total / (labels != IGNORE).sum().clamp(min=1)
 

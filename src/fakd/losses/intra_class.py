@@ -7,7 +7,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from fakd.losses.alignment import features_of, require_features
-from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
+from fakd.losses.grid import labels_on_grid_of, on_grid_of, to_float32
 from fakd.types import DistillationLoss, LossInputs, Weight
 
 Normalise = Literal["all", "valid"]
@@ -45,8 +45,8 @@ def intra_class_variation(
         teacher_features = on_grid_of(student_features, teacher_features.detach())
         labels = labels_on_grid_of(student_features, labels)
         rows = labels.where((labels >= 0) & (labels < classes), classes).flatten(1)
-        student = _typicality(precise(student_features).flatten(2), rows, classes)
-        teacher = _typicality(precise(teacher_features).flatten(2), rows, classes)
+        student = _typicality(to_float32(student_features).flatten(2), rows, classes)
+        teacher = _typicality(to_float32(teacher_features).flatten(2), rows, classes)
         error = (student - teacher).square()
         if normalise == "all":
             return error.mean()

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fakd.losses.grid import precise
-from fakd.processes import summed
+from fakd.losses.grid import to_float32
+from fakd.processes import all_sum
 
 LOWEST, HIGHEST, PER_OCTAVE = -12, 12, 16
 """Margins from 2^-12 to 2^12 are resolved, in bins that are 4.4 % wide."""
@@ -23,7 +23,7 @@ def margin_counts(
     everything above 2^12.
     """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        first, *others = precise(logits).contiguous().unbind(1)
+        first, *others = to_float32(logits).contiguous().unbind(1)
         second = torch.full_like(first, -torch.inf) if others else first
         # Several times as fast as topk(2).
         for other in others:
@@ -38,7 +38,7 @@ def margin_counts(
 
 def median_of(counts: Float[Tensor, " bins"] | Int[Tensor, " bins"]) -> Float[Tensor, ""]:
     """Compute the median of `margin_counts`, log-linear within a bin; 0 if empty."""
-    below = precise(counts).cumsum(0)
+    below = to_float32(counts).cumsum(0)
     half = below[-1:] / 2
     place = torch.searchsorted(below, half).clamp(max=BINS - 1)
     inside = counts.gather(0, place)
@@ -75,7 +75,7 @@ class RunningMargin(nn.Module):
         progress: float,
     ) -> None:
         """Add one batch, or a part of it; with several processes, all must call this."""
-        counts = summed(margin_counts(logits, labelled))
+        counts = all_sum(margin_counts(logits, labelled))
         now = torch.full_like(self.progress, progress)
         # Progress falls when a run is extended.
         faded = torch.exp(-(now - self.progress).clamp(min=0) / WINDOW)

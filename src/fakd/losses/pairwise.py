@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fakd.losses.alignment import features_of, require_features
-from fakd.losses.blocks import unit
-from fakd.losses.grid import on_grid_of, precise
+from fakd.losses.blocks import normalise_channels
+from fakd.losses.grid import on_grid_of, to_float32
 from fakd.types import DistillationLoss, LossInputs, Weight
 
 
@@ -50,12 +50,12 @@ def pairwise_similarity(
 def _similarities(
     features: Float[Tensor, "batch channels rows cols"], kernel: Sequence[int], detach_norm: bool
 ) -> Float[Tensor, "batch regions regions"]:
-    regions = F.max_pool2d(precise(features), tuple(kernel), ceil_mode=True).flatten(2)
+    regions = F.max_pool2d(to_float32(features), tuple(kernel), ceil_mode=True).flatten(2)
     if detach_norm:
         norm = torch.linalg.vector_norm(regions.detach(), dim=1, keepdim=True)
         regions = regions / (norm + 1e-8)
     else:
-        regions = unit(regions)
+        regions = normalise_channels(regions)
     return regions.mT @ regions
 
 

@@ -16,7 +16,7 @@ from fakd.losses.augmentation import (
     tilted_bound,
 )
 from fakd.losses.divergence import divergence
-from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
+from fakd.losses.grid import labels_on_grid_of, on_grid_of, to_float32
 from fakd.types import IGNORE, ClassWeights, LossInputs, Weight
 
 PixelBound = Literal["marginal", "difference", "tilted"]
@@ -59,7 +59,7 @@ def pixel_kl(
     with torch.autocast(student_logits.device.type, enabled=False):
         teacher = on_grid_of(student_logits, teacher_logits.detach())
         pixels = divergence(student_logits, teacher, temperature, logit_variance, dim=1)
-        mean = _reduced(pixels, student_logits.shape[1], reduction, pixel_weights)
+        mean = _reduce(pixels, student_logits.shape[1], reduction, pixel_weights)
         return mean * (temperature**2 if t_squared else 1.0)
 
 
@@ -82,17 +82,17 @@ def joint_pixel_kl(
     the end is not augmented. All else as in `pixel_kl`.
     """
     with torch.autocast(student_logits.device.type, enabled=False):
-        student = F.log_softmax(precise(student_logits) / temperature, dim=1)
-        teacher = precise(on_grid_of(student_logits, teacher_logits.detach()))
+        student = F.log_softmax(to_float32(student_logits) / temperature, dim=1)
+        teacher = to_float32(on_grid_of(student_logits, teacher_logits.detach()))
         target = F.log_softmax(teacher / temperature, dim=1)
-        scaled = precise(covariance) / temperature**2
+        scaled = to_float32(covariance) / temperature**2
         cross_entropy = bound(student, target.exp(), scaled, class_rows)
         pixels = (target.exp() * target).sum(1) + cross_entropy
-        mean = _reduced(pixels, student.shape[1], reduction, pixel_weights)
+        mean = _reduce(pixels, student.shape[1], reduction, pixel_weights)
         return mean * (temperature**2 if t_squared else 1.0)
 
 
-def _reduced(
+def _reduce(
     pixels: Float[Tensor, "batch rows cols"],
     classes: int,
     reduction: PixelReduction,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fakd.errors import require_above_zero
-from fakd.losses.grid import on_grid_of, precise
+from fakd.losses.grid import on_grid_of, to_float32
 from fakd.types import DistillationLoss, LossInputs, Weight
 
 
@@ -42,8 +42,8 @@ def relational(
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         teacher_logits = on_grid_of(student_logits, teacher_logits.detach())
-        student = (precise(student_logits) / temperature).softmax(1)
-        teacher = (precise(teacher_logits) / temperature).softmax(1)
+        student = (to_float32(student_logits) / temperature).softmax(1)
+        teacher = (to_float32(teacher_logits) / temperature).softmax(1)
         of_classes = 1 - _correlation(student, teacher, (1,)).mean()
         of_pixels = 1 - _correlation(student, teacher, (0, 2, 3)).mean()
         return temperature**2 * (inter * of_classes + intra * of_pixels)

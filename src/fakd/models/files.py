@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fakd import specs
 from fakd.errors import InputError
-from fakd.files import expanded, replace_folder, write_atomically, wrong_with
+from fakd.files import describe_bad_download, expand_user, replace_folder, write_atomically
 from fakd.models.foreign.adapted import Adapted
 from fakd.models.foreign.adaption import adapt
 from fakd.models.foreign.libraries import save_own
@@ -105,9 +105,9 @@ def save(
         for name, tensor in network.state_dict().items()
     }
     metadata = {KEY: json.dumps(information)}
-    write_atomically(expanded(path), lambda file: save_file(tensors, file, metadata=metadata))
+    write_atomically(expand_user(path), lambda file: save_file(tensors, file, metadata=metadata))
     if own_format and isinstance(network, Adapted):
-        folder = expanded(path).with_suffix("")
+        folder = expand_user(path).with_suffix("")
         replace_folder(folder, lambda new: save_own(network.network, new, class_names))
 
 
@@ -137,12 +137,12 @@ def load(
     if Path(path).suffix == CHECKPOINT and network is None:
         return load_mmseg(path)
     specs.allow(*([allow] if isinstance(allow, str) else allow))
-    if network is not None and is_plain(expanded(path)):
-        return load_plain(expanded(path), network)
-    file = find(expanded(path))
+    if network is not None and is_plain(expand_user(path)):
+        return load_plain(expand_user(path), network)
+    file = find(expand_user(path))
     information = read_info(file)
     network = build(information.config, file) if network is None else adapt(network)
-    load_strictly(network, of_former_name(load_file(file), network), file)
+    load_strictly(network, upgrade_names(load_file(file), network), file)
     if hasattr(network, "normalize"):
         network.normalize = normalization(information).to(next(network.parameters()).device)
     for key in ("class_names", "palette"):
@@ -154,11 +154,11 @@ def load(
             )
     network.class_names, network.palette = information.class_names, information.palette
     network.extra = information.extra
-    network.origin = specs.written("fakd.models.load", path=str(path))
+    network.origin = specs.make_spec("fakd.models.load", path=str(path))
     return network.eval()
 
 
-def of_former_name(state: dict[str, Tensor], network: Segmenter) -> dict[str, Tensor]:
+def upgrade_names(state: dict[str, Tensor], network: Segmenter) -> dict[str, Tensor]:
     """Remove the prefix that version 0.1 wrote before weight names of an external network."""
     if isinstance(network, Adapted) and all(name.startswith("network.") for name in state):
         former = {name.removeprefix("network."): tensor for name, tensor in state.items()}
@@ -184,7 +184,7 @@ def load_plain(path: Path, network: Segmenter | nn.Module) -> Segmenter:
     inner = network.origin if isinstance(network, Adapted) else specs.spec_of(foreign)
     made = adapt(network)
     if inner is not None:
-        made.origin = specs.written("fakd.models.load", path=str(path), network=inner)
+        made.origin = specs.make_spec("fakd.models.load", path=str(path), network=inner)
     return made.eval()
 
 
@@ -194,7 +194,7 @@ def read_info(path: Path | str) -> NetworkInfo:
     Args:
         path: a .safetensors file, or the folder of a finished run.
     """
-    file = find(expanded(path))
+    file = find(expand_user(path))
     try:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata() or {}
@@ -202,7 +202,7 @@ def read_info(path: Path | str) -> NetworkInfo:
     except (SafetensorError, OSError) as error:
         reason = f"it is damaged or of another format ({error}); save it again"
         raise InputError(
-            f"{file} must be a .safetensors file: {wrong_with(file, reason)}"
+            f"{file} must be a .safetensors file: {describe_bad_download(file, reason)}"
         ) from error
     except (KeyError, ValueError) as error:
         raise InputError(

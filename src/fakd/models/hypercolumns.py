@@ -10,11 +10,11 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from fakd.errors import InputError
 from fakd.models.backbones import Architecture, Backbone, find_architecture
 from fakd.models.heads import HypercolumnHead
-from fakd.models.paper import EncoderDecoder, described
+from fakd.models.paper import EncoderDecoder, records_spec
 from fakd.models.weights import load_imagenet
 
 
-@described
+@records_spec
 def hypercolumns(
     backbone: str,
     classes: int,

@@ -65,7 +65,7 @@ class EncoderDecoder(Segmenter):
 P = ParamSpec("P")
 
 
-def described(builder: Callable[P, EncoderDecoder]) -> Callable[P, EncoderDecoder]:
+def records_spec(builder: Callable[P, EncoderDecoder]) -> Callable[P, EncoderDecoder]:
     """Decorate a builder so that its networks record the call that built them, with defaults."""
     signature = inspect.signature(builder)
 
@@ -90,7 +90,7 @@ def described(builder: Callable[P, EncoderDecoder]) -> Callable[P, EncoderDecode
     return build
 
 
-@described
+@records_spec
 def pspnet(
     backbone: str,
     classes: int,
@@ -124,7 +124,7 @@ def pspnet(
     return EncoderDecoder(trunk.module, head, side, normalize, align_corners)
 
 
-@described
+@records_spec
 def deeplabv3plus(
     backbone: str,
     classes: int,
@@ -160,7 +160,7 @@ def deeplabv3plus(
     return EncoderDecoder(trunk.module, head, side, normalize, align_corners)
 
 
-@described
+@records_spec
 def isanet(
     backbone: str,
     classes: int,
@@ -196,7 +196,7 @@ def isanet(
     return EncoderDecoder(trunk.module, head, side, normalize, align_corners)
 
 
-@described
+@records_spec
 def fcn_hrnet(
     backbone: str,
     classes: int,

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from fakd.imports import find
+from fakd.imports import import_object
 from fakd.models.backbones import find_architecture
 from fakd.models.catalogue import Row, activation_bytes, count
 from fakd.models.foreign.opening import open_network
@@ -89,7 +89,7 @@ def installed() -> list[str]:
     return [word for word in STUDENTS if not word.startswith(absent)]
 
 
-def comes_ready(word: object) -> bool:
+def is_ready_made(word: object) -> bool:
     """Return whether a word is the name of a student, with or without ImageNet weights."""
     return any(word in (each, with_imagenet(each)) for each in STUDENTS)
 
@@ -110,10 +110,10 @@ def list_students(
         pair = torch.empty(2, 3, *size, device="meta")
         kept = activation_bytes(network, pair) // 2
         row = count(word, network, size)
-        yield Student(row, where_imagenet(resolve(word)), kept)
+        yield Student(row, imagenet_location(resolve(word)), kept)
 
 
-def where_imagenet(spec: Spec) -> Literal["here", "hub", ""]:
+def imagenet_location(spec: Spec) -> Literal["here", "hub", ""]:
     """Find where ImageNet weights of a network's backbone are, without contacting a hub."""
     given = spec["init_args"]
     repository = None
@@ -125,7 +125,9 @@ def where_imagenet(spec: Spec) -> Literal["here", "hub", ""]:
     elif str(given.get("encoder_name")).startswith("tu-"):
         repository = repository_of(find_architecture(f"timm/{given['encoder_name'][3:]}"))
     elif "encoder_name" in given:
-        known = find("segmentation_models_pytorch.encoders.encoders").get(given["encoder_name"], {})
+        known = import_object("segmentation_models_pytorch.encoders.encoders").get(
+            given["encoder_name"], {}
+        )
         repository = known.get("pretrained_settings", {}).get("imagenet", {}).get("repo_id")
     if repository is None:
         return ""

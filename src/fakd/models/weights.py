@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fakd.errors import InputError, some
-from fakd.files import expanded, wrong_with
+from fakd.errors import InputError, list_some
+from fakd.files import describe_bad_download, expand_user
 from fakd.imports import nearest
 from fakd.models.backbones import PAPER, Architecture, Backbone, find_architecture
 from fakd.models.mmseg.renaming import PREFIX, from_mmseg
@@ -71,8 +71,8 @@ def require_finite(module: nn.Module, state: Mapping[str, Tensor], source: objec
     """
     if broken := not_finite(module, state):
         raise InputError(
-            f"expected finite weights in {source}, got {some(broken, SHOWN)} with infinite or NaN "
-            "values; use a checkpoint from before the training diverged"
+            f"expected finite weights in {source}, got {list_some(broken, SHOWN)} with infinite "
+            "or NaN values; use a checkpoint from before the training diverged"
         )
 
 
@@ -86,7 +86,7 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
         if name in given and given[name].shape != tensor.shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    return [f"{kind} {some(names, SHOWN)}" for kind, names in kinds.items() if names]
+    return [f"{kind} {list_some(names, SHOWN)}" for kind, names in kinds.items() if names]
 
 
 FILE = "model.safetensors"
@@ -179,7 +179,7 @@ def load_imagenet(backbone: Backbone, weights: str | Path | None) -> Normalize:
     if weights is None:
         return Normalize()
     if weights != "imagenet":
-        return load_from(expanded(weights), backbone)
+        return load_from(expand_user(weights), backbone)
     return load_from(find_package(backbone.architecture) or fetch(backbone.architecture), backbone)
 
 
@@ -210,7 +210,7 @@ def read_file(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            reason = wrong_with(path, "it cannot be read as one; download it again")
+            reason = describe_bad_download(path, "it cannot be read as one; download it again")
             raise InputError(f"{path} must be a .safetensors file: {reason}") from error
     return load_pickled(path)
 

@@ -19,7 +19,7 @@ from fakd.data.packed import Place
 from fakd.data.samples import read_image
 from fakd.errors import InputError
 from fakd.inspection import Header, Inspection, SplitFacts
-from fakd.report.figures import Palette, class_legend, colour, figure, save, shrunk
+from fakd.report.figures import Palette, class_legend, colour, figure, save, shrink_size
 from fakd.types import IGNORE
 
 OVERLAYS = 8
@@ -119,7 +119,7 @@ def save_overlays(path: Path, inspection: Inspection) -> int:
         return 0
     present = {number for *_, classes in tiles for number in classes}
     entries = [
-        (_shortened(name, 22), described.palette[number])
+        (_shorten(name, 22), described.palette[number])
         for number, name in enumerate(described.class_names)
         if number in present
     ]
@@ -170,7 +170,7 @@ def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     if image.shape[1:] != labels.shape:
         return None
     photo = Image.fromarray(image.permute(1, 2, 0).numpy())
-    size = shrunk(photo.size, _SIDE)
+    size = shrink_size(photo.size, _SIDE)
     pixels = np.array(photo.resize(size))
     classes = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     rows, columns = np.indices(classes.shape)
@@ -184,9 +184,9 @@ def _tile(split: str, pair: Pair, palette: Palette) -> _Tile | None:
     meeting[:, 1:] |= classes[:, 1:] != classes[:, :-1]
     pixels[meeting] = 255
     picture = np.concatenate([pixels, mask], axis=1)
-    title = f"{split}: {_shortened(printable(pair.name), 36)}"
+    title = f"{split}: {_shorten(printable(pair.name), 36)}"
     return title, Image.fromarray(picture), set(np.unique(classes).tolist())
 
 
-def _shortened(text: str, most: int) -> str:
+def _shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fakd.files import write_text
 from fakd.metrics import confusion_matrix, jensen_shannon
-from fakd.report.figures import Palette, overlay, save_grid, shrunk
+from fakd.report.figures import Palette, overlay, save_grid, shrink_size
 
 RANKING, PATHS, LABEL_STUDIO, CVAT = "ranking.csv", "images.txt", "label-studio.json", "cvat.jsonl"
 _LOOK = 8
@@ -75,13 +75,13 @@ class Difference(NamedTuple):
         return (*shares, teacher, student, left, top, side, side)
 
 
-def look(image: UInt8[Tensor, "3 height width"]) -> UInt8[np.ndarray, " values"]:
+def thumbnail(image: UInt8[Tensor, "3 height width"]) -> UInt8[np.ndarray, " values"]:
     """Reduce an image to 8 x 8 mean colours."""
     small: np.ndarray = F.adaptive_avg_pool2d(image.float(), _LOOK).round().byte().numpy().ravel()
     return small
 
 
-def ordered(
+def rank(
     scores: Float[np.ndarray, " images"], count: int, looks: Num[np.ndarray, "images values"] | None
 ) -> list[int]:
     """Sort images by score, the largest first; those without a score are left out.
@@ -169,7 +169,7 @@ def draw(
 ) -> None:
     """Draw an image, both predictions and their difference, framing the most different region."""
     height, width = image.shape[1:]
-    size = shrunk((width, height), _LONGEST)[::-1]
+    size = shrink_size((width, height), _LONGEST)[::-1]
     small = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
     small = small.round().byte()
     maps = [

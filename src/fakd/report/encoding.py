@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fakd.report import figures
-from fakd.report.examination import Shot
+from fakd.report.examination import Example
 
 SIDES = (720, 560, 420, 320, 240)
 """Longer sides in pixels that are tried before pictures are left out."""
@@ -34,7 +34,7 @@ class Scene(NamedTuple):
         return sum(map(len, (self.photo, *self.maps.values())))
 
 
-def fit(shots: Sequence[Shot], palette: figures.Palette, budget: int) -> list[Scene]:
+def fit(shots: Sequence[Example], palette: figures.Palette, budget: int) -> list[Scene]:
     """Encode as many pictures, as large as possible, as fit into a number of bytes.
 
     The size is reduced down to 240 pixels to keep four pictures; then pictures are left out.
@@ -49,18 +49,18 @@ def fit(shots: Sequence[Shot], palette: figures.Palette, budget: int) -> list[Sc
     return fitting
 
 
-def _scene(shot: Shot, palette: figures.Palette, side: int) -> Scene:
-    size = figures.shrunk(shot.photo.size, side)
+def _scene(shot: Example, palette: figures.Palette, side: int) -> Scene:
+    size = figures.shrink_size(shot.photo.size, side)
     photo = shot.photo.resize(size, Image.Resampling.LANCZOS)
     maps = {}
     for title, classes in shot.maps.items():
         small = Image.fromarray(classes).resize(size, Image.Resampling.NEAREST)
-        maps[title] = _uri(_painted(np.asarray(small), palette), "PNG", optimize=True)
+        maps[title] = _uri(_palette_image(np.asarray(small), palette), "PNG", optimize=True)
     uri = _uri(photo, "JPEG", quality=80, optimize=True)
     return Scene(shot.name, shot.disagreement, *size, uri, maps)
 
 
-def _painted(classes: np.ndarray, palette: figures.Palette) -> Image.Image:
+def _palette_image(classes: np.ndarray, palette: figures.Palette) -> Image.Image:
     """Convert class ids to a palette image; ignored pixels are black."""
     black = [(0, 0, 0)] * max(1, 256 - len(palette))
     colours = np.array([*palette, *black], dtype=np.uint8)

@@ -16,8 +16,8 @@ from fakd import models, specs
 from fakd.answers.store import Store
 from fakd.data import Sample, SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
-from fakd.files import expanded
-from fakd.report.figures import shrunk
+from fakd.files import expand_user
+from fakd.report.figures import shrink_size
 from fakd.report.measurements import Cost, Quality, cost_of, input_size
 from fakd.runs.naming import title_of
 from fakd.runs.reading import Methods, Run
@@ -31,7 +31,7 @@ LONGEST = 720
 """Maximum longer side in pixels of a stored picture."""
 
 
-class Shot(NamedTuple):
+class Example(NamedTuple):
     """One image with its ground truth and every network's prediction, reduced to `LONGEST`."""
 
     name: str
@@ -48,7 +48,7 @@ class Examination:
 
     costs: Mapping[str, Cost]
     qualities: Mapping[str, Quality]
-    shots: Sequence[Shot]
+    shots: Sequence[Example]
     """Images with the largest disagreement, largest first."""
     images: int
     total: int
@@ -115,7 +115,7 @@ def open_teacher_of(run: Run) -> Segmenter:
     """
     spec, classes, asked = run.recipe["teacher"], len(run.class_names), None
     if _path(spec) == "fakd.answers.Stored":
-        content = Store.open(expanded(spec["init_args"]["path"])).content
+        content = Store.open(expand_user(spec["init_args"]["path"])).content
         spec, asked = content["origin"]["teacher"], content["teacher"]["fingerprint"]
     elif _path(spec).startswith("fakd.answers."):
         raise InputError("its answers come from several sources, not from one network")
@@ -141,7 +141,7 @@ def _path(spec: Any) -> str:
     return str(spec.get("class_path", "")) if isinstance(spec, Mapping) else str(spec)
 
 
-def spaced(total: int, most: int) -> list[int]:
+def evenly_spaced(total: int, most: int) -> list[int]:
     """Choose evenly spaced indices of a split, or all if there are fewer.
 
     >>> spaced(10, 3), spaced(2, 5)
@@ -165,8 +165,8 @@ def examine(
     the number done.
     """
     qualities = {title: Quality(network, inference) for title, network in networks.items()}
-    chosen = spaced(len(split), images)
-    shots: list[Shot] = []
+    chosen = evenly_spaced(len(split), images)
+    shots: list[Example] = []
     size = (0, 0)
     for done, sample in enumerate(evaluation_samples(split, indices=chosen), start=1):
         if sample.labels is None:
@@ -175,7 +175,7 @@ def examine(
         said = {title: each.add(sample.image, sample.labels) for title, each in qualities.items()}
         share = disagreement(said, sample.labels)
         if len(shots) < SHOTS or share > shots[-1].disagreement:
-            shots.append(_shot(sample, share, {"truth": sample.labels, **said}))
+            shots.append(_example(sample, share, {"truth": sample.labels, **said}))
             shots = sorted(shots, key=lambda shot: -shot.disagreement)[:SHOTS]
         advance(done)
     costs: dict[str, Cost] = {}
@@ -199,10 +199,10 @@ def disagreement(said: Mapping[str, Tensor], labels: Tensor) -> float:
     return sum(float((each != expected).float().mean()) for each in students) / len(students)
 
 
-def _shot(sample: Sample, share: float, maps: Mapping[str, Tensor]) -> Shot:
+def _example(sample: Sample, share: float, maps: Mapping[str, Tensor]) -> Example:
     photo = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
-    size = shrunk(photo.size, LONGEST)
+    size = shrink_size(photo.size, LONGEST)
     whole = {title: Image.fromarray(classes.int().numpy()) for title, classes in maps.items()}
     nearest = Image.Resampling.NEAREST
     reduced = {title: np.asarray(each.resize(size, nearest)) for title, each in whole.items()}
-    return Shot(sample.name, share, photo.resize(size, Image.Resampling.LANCZOS), reduced)
+    return Example(sample.name, share, photo.resize(size, Image.Resampling.LANCZOS), reduced)

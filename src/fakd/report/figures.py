@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 from torch import Tensor
 
-from fakd.comparing.verdict import Comparison, Tone, ends, signed, tone
+from fakd.comparing.verdict import Comparison, Tone, format_interval, format_signed, tone
 from fakd.files import write_atomically
 from fakd.report.measurements import calibration_error
 from fakd.runs.naming import title_of
@@ -98,7 +98,7 @@ def overlay(
     return mixed.round().to(torch.uint8)
 
 
-def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
+def shrink_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """Compute width and height with the longer side reduced to ``longest``.
 
     >>> shrunk((300, 200), 30), shrunk((3, 2), 30)
@@ -251,7 +251,7 @@ def panels(curves: Sequence[Mapping[str, Curve]]) -> list[str]:
     return sorted(names, key=rank)
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
+def thin(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
     """Average neighbours until at most ``most`` points are left; the last step is kept."""
     size = -(-len(points) // most) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
@@ -261,7 +261,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[t
 def draw_lines(axis: Any, lines: Sequence[Line]) -> None:
     """Draw values over steps; a single point is drawn as a dot."""
     for line in lines:
-        points = [each for each in thinned(line.points) if all(map(math.isfinite, each))]
+        points = [each for each in thin(line.points) if all(map(math.isfinite, each))]
         colour = COLOURS[line.place % len(COLOURS)]
         style = {"color": colour, "label": line.name, "gid": f"named {line.name}"}
         if len(points) == 1:
@@ -324,9 +324,12 @@ def differences(title: str, compared: Sequence[Comparison]) -> Chart:
             inside = PAPER if found in ("lagging", "unsure") else colour
             style = {"facecolor": inside, "edgecolor": colour, "gid": f"named {name}"}
             _mark(axis, MARKS[found], (mean, row), **style)
-            spoken.append(f"{name} {signed(mean)}" + (f" ({ends(interval)})" if interval else ""))
+            spoken.append(
+                f"{name} {format_signed(mean)}"
+                + (f" ({format_interval(interval)})" if interval else "")
+            )
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_yticks(range(len(names)), [_shortened(name) for name in names])
+        axis.set_yticks(range(len(names)), [_shorten(name) for name in names])
         for label, name in zip(axis.get_yticklabels(), names, strict=True):
             label.set_gid(f"named {name}")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
@@ -371,5 +374,5 @@ def _number(value: float) -> str:
     return f"{value / 1000:.3g}k" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

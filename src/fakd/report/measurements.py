@@ -59,7 +59,7 @@ def cost_of(network: Segmenter, size: tuple[int, int]) -> Cost:
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             network(image)
-        times = timed(lambda: network(image), device)
+        times = time_call(lambda: network(image), device)
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -79,7 +79,7 @@ def device_name(device: torch.device) -> str:
     return f"processor, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def timed(call: Callable[[], object], device: torch.device) -> list[float]:
+def time_call(call: Callable[[], object], device: torch.device) -> list[float]:
     """Repeat a call and return the milliseconds of each, after a warm-up."""
     times: list[float] = []
     deadline = time.perf_counter() + _SECONDS
@@ -164,14 +164,14 @@ def boundary_counts(
     """
     known = labels != IGNORE
     width = boundary_width(*labels.shape)
-    truth = near_contour(labels, known, width) & known
-    said = near_contour(prediction, known, width) & known
+    truth = near_boundary(labels, known, width) & known
+    said = near_boundary(prediction, known, width) & known
     found = truth & said & (prediction == labels)
     groups = (labels[found], labels[truth], prediction[said])
     return torch.stack([torch.bincount(each.long(), minlength=classes) for each in groups])
 
 
-def near_contour(
+def near_boundary(
     classes: Integer[Tensor, "height width"], known: Bool[Tensor, "height width"], width: int
 ) -> Bool[Tensor, "height width"]:
     """Find the pixels within ``width`` of a pixel of another class or of the image border.

@@ -9,9 +9,16 @@ from jaxtyping import Float
 from rich.table import Table
 from rich.text import Text
 
-from fakd.comparing.verdict import Compared, Comparison, ends, seconds_per_step, signed, the
+from fakd.comparing.verdict import (
+    Compared,
+    Comparison,
+    format_interval,
+    format_signed,
+    method_phrase,
+    seconds_per_step,
+)
 from fakd.report.examination import TEACHER, Examination
-from fakd.report.table import Entry, Row, filled, mean_and_spread, number, terminal
+from fakd.report.table import Entry, Row, mean_and_spread, nonempty_columns, number, terminal
 from fakd.runs.naming import title_of
 from fakd.runs.published import Score, published_cell, teacher_score
 from fakd.runs.reading import Failure, Methods, Run
@@ -72,7 +79,10 @@ def method_table(
         "seeds": "finished runs",
         "mIoU": "mean and standard deviation over the seeds, last step, in percent",
         **cost,
-        **{f"against {the(reference)}": _gain(found) for reference, found in compared.items()},
+        **{
+            f"against {method_phrase(reference)}": _gain(found)
+            for reference, found in compared.items()
+        },
         "mAcc": "mean of the classes' accuracies, in percent",
         "paper mIoU": paper,
         "paper mAcc": paper,
@@ -84,7 +94,7 @@ def method_table(
     rows = _teacher(methods, examined)
     for method, runs in methods.items():
         differences = {
-            f"against {the(reference)}": _difference(each, len(runs))
+            f"against {method_phrase(reference)}": _difference(each, len(runs))
             for reference, found in compared.items()
             for each in found
             if each.method == method
@@ -98,7 +108,7 @@ def method_table(
                 "train s": number(mean(float(run.result["train_seconds"]) for run in runs), ",.0f"),
                 "s/step": number(seconds_per_step(runs), ".3f"),
                 "peak memory": _memory(runs),
-                **_measured(title_of(method), examined),
+                **_measurement_row(title_of(method), examined),
             }
         )
     return rows, notes
@@ -112,7 +122,7 @@ def terminal_table(methods: Methods, compared: Compared, failures: Iterable[Fail
     rows, notes = method_table(methods, compared)
     shown = ("method", "seeds", "mIoU", "mAcc", "s/step")
     names = [name for name in notes if name in shown or name.startswith("against")]
-    names = filled(rows, names)
+    names = nonempty_columns(rows, names)
     # The teacher's row comes first, and has nothing to compare.
     table = terminal(rows[-len(methods) :], names)
     failed = [
@@ -131,7 +141,7 @@ def _teacher(methods: Methods, examined: Examination | None) -> list[Row]:
     if not score.text and examined and TEACHER in examined.qualities:
         seen = f"on {examined.images} of {examined.total} validation images"
         score = number(100 * examined.qualities[TEACHER].scores.miou, note=seen)
-    measured = _measured(TEACHER, examined)
+    measured = _measurement_row(TEACHER, examined)
     if not score.text and not measured:
         return []
     return [{"method": Entry(TEACHER), "mIoU": score, **published_teacher(methods), **measured}]
@@ -141,13 +151,13 @@ def _difference(comparison: Comparison, runs: int) -> Entry:
     difference = comparison.difference
     common = f"{difference.seeds} of {runs} seeds are common" if difference.seeds < runs else ""
     if (interval := comparison.interval or difference.over_images) is None:
-        return Entry(signed(difference.mean), difference.mean, common or "one seed")
+        return Entry(format_signed(difference.mean), difference.mean, common or "one seed")
     note, mark = common, ""
     if difference.interval is None:
         note, mark = f"over images only: {common or 'one seed'}", " i"
     elif difference.over_images is None:
         note, mark = f"over seeds only{', ' if common else ''}{common}", " s"
-    text = f"{signed(difference.mean)} ({ends(interval)}"
+    text = f"{format_signed(difference.mean)} ({format_interval(interval)}"
     return Entry(f"{text})", difference.mean, note, brief=f"{text}{mark})")
 
 
@@ -177,7 +187,7 @@ def _notes(examined: Examination) -> tuple[dict[str, str], dict[str, str]]:
     }
 
 
-def _measured(title: str, examined: Examination | None) -> Row:
+def _measurement_row(title: str, examined: Examination | None) -> Row:
     """Return the measurements of a network."""
     if examined is None or title not in examined.costs:
         return {}

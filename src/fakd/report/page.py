@@ -15,7 +15,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fakd.comparing.verdict import Comparison, Tone, references, sentence, signed, the, tone
+from fakd.comparing.verdict import (
+    Comparison,
+    Tone,
+    format_signed,
+    method_phrase,
+    references,
+    sentence,
+    tone,
+)
 from fakd.data import SegmentationData
 from fakd.data.names import printable
 from fakd.errors import InputError
@@ -24,7 +32,7 @@ from fakd.report import figures
 from fakd.report.encoding import Scene, fit
 from fakd.report.examination import Examination
 from fakd.report.methods import class_iou, method_table
-from fakd.report.table import Entry, Row, filled, number
+from fakd.report.table import Entry, Row, nonempty_columns, number
 from fakd.runs.folder import RECIPE, read_json
 from fakd.runs.naming import ALONE, title_of
 from fakd.runs.reading import Failure, Methods
@@ -96,7 +104,7 @@ class Sentence(NamedTuple):
     tone: Tone
 
 
-class Answer(NamedTuple):
+class VerdictGroup(NamedTuple):
     """Methods with the same verdict."""
 
     tone: Tone
@@ -115,21 +123,21 @@ class ClassBars(NamedTuple):
     bars: list[tuple[float | None, float | None]]
 
 
-def ranked(found: Sequence[Comparison]) -> list[Sentence]:
+def ranked_verdicts(found: Sequence[Comparison]) -> list[Sentence]:
     """Return a verdict on each method: decided ones first, the largest gain first."""
     by_gain = sorted(found, key=lambda each: -each.difference.mean)
     said = [Sentence(sentence(each), tone(each)) for each in by_gain]
     return sorted(said, key=lambda each: [*_TONES].index(each.tone))
 
 
-def answers(found: Sequence[Comparison]) -> list[Answer]:
+def grouped_verdicts(found: Sequence[Comparison]) -> list[VerdictGroup]:
     """Group methods by verdict: decided ones first, the largest gain first."""
     by_tone: dict[Tone, list[str]] = {}
     for each in sorted(found, key=lambda each: -each.difference.mean):
-        gain = signed(each.difference.mean, 1)
+        gain = format_signed(each.difference.mean, 1)
         by_tone.setdefault(tone(each), []).append(f"{title_of(each.method)} {gain}")
     heads = sorted(by_tone, key=[*_TONES].index)
-    return [Answer(each, _TONES[each], by_tone[each]) for each in heads]
+    return [VerdictGroup(each, _TONES[each], by_tone[each]) for each in heads]
 
 
 @dataclass
@@ -161,18 +169,18 @@ class Section:
         self.compared = references(self.methods)
         self.runs = [run for each in self.methods.values() for run in each]
         self.table, notes = method_table(self.methods, self.compared, self.examined)
-        self.columns = {name: notes[name] for name in filled(self.table, notes)}
+        self.columns = {name: notes[name] for name in nonempty_columns(self.table, notes)}
 
     @cached_property
     def verdicts(self) -> list[list[Sentence]]:
         """Verdicts against the student alone, then against CWD."""
-        return [ranked(found) for found in self.compared.values()]
+        return [ranked_verdicts(found) for found in self.compared.values()]
 
     @cached_property
-    def summary(self) -> list[tuple[str, list[Answer]]]:
+    def summary(self) -> list[tuple[str, list[VerdictGroup]]]:
         """Short verdicts, by the method they are compared with."""
         return [
-            (f"mIoU against {the(reference)}", answers(found))
+            (f"mIoU against {method_phrase(reference)}", grouped_verdicts(found))
             for reference, found in self.compared.items()
             if found
         ]
@@ -195,7 +203,7 @@ class Section:
     def differences(self) -> list[figures.Chart]:
         """Charts of the comparisons."""
         return [
-            figures.differences(f"Difference in mIoU to {the(reference)}", found)
+            figures.differences(f"Difference in mIoU to {method_phrase(reference)}", found)
             for reference, found in self.compared.items()
             if found
         ]
@@ -230,7 +238,7 @@ class Section:
                 for name, place, curves in logged
                 if quantity in curves
             ]
-            drawn.append(figures.training_curves(titled(quantity), lines))
+            drawn.append(figures.training_curves(quantity_title(quantity), lines))
         return drawn
 
     @cached_property
@@ -306,7 +314,7 @@ class Section:
         return list(described)
 
 
-def titled(quantity: str) -> str:
+def quantity_title(quantity: str) -> str:
     """Return the title of a logged quantity.
 
     >>> titled("val/mIoU"), titled("channel/lambda"), titled("distillation")

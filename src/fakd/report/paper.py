@@ -48,7 +48,7 @@ def write_tables(runs: Sequence[Run], out: Path) -> list[Path]:
     Raises:
         InputError: there are no runs, or two with the same method and seed.
     """
-    groups = _grouped(runs)
+    groups = _group_runs(runs)
     every = [run for methods in groups.values() for same in methods.values() for run in same]
     tables = {
         **_main_tables(groups),
@@ -65,7 +65,7 @@ def write_tables(runs: Sequence[Run], out: Path) -> list[Path]:
     return written
 
 
-def _grouped(runs: Sequence[Run]) -> Groups:
+def _group_runs(runs: Sequence[Run]) -> Groups:
     if not runs:
         raise InputError(
             "expected finished runs for tables and figures, got none; wait until one finishes"
@@ -171,7 +171,7 @@ def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
         InputError: there are no runs, or two with the same method and seed.
     """
     written = []
-    for (data, pair), methods in _grouped(runs).items():
+    for (data, pair), methods in _group_runs(runs).items():
         if (alone := find_method(methods, ALONE)) is None:
             continue
         tail = file_tail(data, pair)

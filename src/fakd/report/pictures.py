@@ -14,7 +14,13 @@ from fakd.comparing.verdict import augmented_pairs, find_method
 from fakd.data import Sample, SegmentationData
 from fakd.errors import InputError
 from fakd.inference import predict_classes, predict_logits, to_unit
-from fakd.report.examination import TEACHER, inference_of, open_data_of, open_networks, spaced
+from fakd.report.examination import (
+    TEACHER,
+    evenly_spaced,
+    inference_of,
+    open_data_of,
+    open_networks,
+)
 from fakd.report.figures import colour, figure, save, save_grid, show_pictures
 from fakd.report.methods import class_iou
 from fakd.report.paper import file_tail
@@ -69,7 +75,7 @@ def write_pictures(
         missing += problems
         if not networks:
             continue
-        samples = [data.val[index] for index in spaced(len(data.val), images)]
+        samples = [data.val[index] for index in evenly_spaced(len(data.val), images)]
         written.append(out / f"examples-{tail}.png")
         draw_examples(written[-1], samples, data, networks, inference)
         for base, plain, augmented in augmented_pairs(shown):
@@ -113,7 +119,7 @@ def richest_images(run: Run, class_id: int, total: int, most: int) -> list[int]:
     did not record class pixels per image.
     """
     if run.images is None or len(run.images.names) != total:
-        return spaced(total, most)
+        return evenly_spaced(total, most)
     pixels = run.images.pixels.truth[:, class_id]
     parts = np.array_split(np.arange(total), min(total, most))
     return [int(part[pixels[part].argmax()]) for part in parts]

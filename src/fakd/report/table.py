@@ -59,12 +59,12 @@ def columns(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def filled(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
+def nonempty_columns(rows: Sequence[Row], names: Iterable[str]) -> list[str]:
     """Leave out empty columns."""
     return [name for name in names if any(row.get(name, Entry()).text for row in rows)]
 
 
-def sorted_by(rows: Sequence[Row], order: str) -> list[Row]:
+def sort_rows(rows: Sequence[Row], order: str) -> list[Row]:
     """Sort rows by a column, case-insensitively; descending if its name is preceded by -.
 
     Raises:
@@ -104,7 +104,7 @@ def markdown(rows: Sequence[Row]) -> str:
     |---|---:|
     | CWD | 35.00 |
     """
-    names = filled(rows, columns(rows))
+    names = nonempty_columns(rows, columns(rows))
     numeric = [any(row.get(name, Entry()).value is not None for row in rows) for name in names]
     rule = "".join("---:|" if right else "---|" for right in numeric)
     texts = ([row.get(name, Entry()).text.replace("|", "\\|") for name in names] for row in rows)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fakd.data.description import VIDEOS
-from fakd.data.video import upright
+from fakd.data.video import rotate_upright
 from fakd.errors import InputError
 from fakd.files import make_folder, writing
 from fakd.imports import require_library
@@ -76,7 +76,7 @@ def segment_video(
         with tempfile.TemporaryDirectory(dir=out, prefix=".video-") as folder, writing(out):
             try:
                 with av.open(str(video)) as source:
-                    frames = _segmented(
+                    frames = _segment(
                         av, source, network, Path(folder), inference, palette, names, overlays,
                         device, done,
                     )  # fmt: skip
@@ -99,7 +99,7 @@ def segment_video(
     return frames
 
 
-def _segmented(
+def _segment(
     av: Any,
     source: Any,
     network: Segmenter,
@@ -121,7 +121,7 @@ def _segmented(
     videos = {kind: _Video(av, folder / kind, rate) for kind in painters}
     with open(folder / "shares", "w", encoding="utf-8") as shares:
         for number, frame in enumerate(source.decode(stream), start=1):
-            image = torch.from_numpy(upright(frame)).permute(2, 0, 1)
+            image = torch.from_numpy(rotate_upright(frame)).permute(2, 0, 1)
             classes = predict_classes(network, image[None].to(device), inference)[0].cpu()
             save_mask(folder / "masks" / f"{number:06d}.png", classes, palette)
             for kind, paint in painters.items():

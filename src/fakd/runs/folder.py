@@ -23,8 +23,8 @@ from fakd.files import (
 )
 from fakd.runs.environment import environment
 from fakd.runs.locks import holder, lock
-from fakd.runs.naming import completed
-from fakd.runs.overwriting import kept, remove, set_aside, settle
+from fakd.runs.naming import with_default_arguments
+from fakd.runs.overwriting import kept_runs, remove, set_aside, settle
 from fakd.settings import Existing
 from fakd.signals import Interrupted
 
@@ -69,7 +69,7 @@ def refuse_taken(path: Path, existing: Existing) -> None:
         InputError: the folder is refused.
     """
     require_choice("existing", existing, Existing)
-    begun = (path / RECIPE).is_file() or bool(kept(path))
+    begun = (path / RECIPE).is_file() or bool(kept_runs(path))
     others = path.is_dir() and any(file.name != GUARD for file in path.iterdir())
     if path.is_file() or (others and not begun):
         raise InputError(f"{path} exists and is not a run (no {RECIPE}); choose another --run")
@@ -249,7 +249,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             before = read_environment(self.path).get("fingerprints") or {}
             now = self._fingerprints
             same = {key for key in now if before.get(key) == now[key]}
-            for each in differences(completed(read_recipe(self.path)), completed(recipe)):
+            for each in differences(
+                with_default_arguments(read_recipe(self.path)), with_default_arguments(recipe)
+            ):
                 key = each.partition(":")[0]
                 if key.partition(".")[0] not in same or key.rpartition(".")[2] not in _PATHS:
                     writer = writer_of(self.path)

@@ -62,7 +62,7 @@ def method_of(recipe: Mapping[str, Any]) -> str:
     for name, preset in PRESETS.items():
         if sorted(weighted_losses(preset), key=by_kind) == sorted(given, key=by_kind):
             return name
-    return " + ".join(_described(*part) for part in given)
+    return " + ".join(_describe_loss(*part) for part in given)
 
 
 def refuse_former_weights(recipe: Mapping[str, Any]) -> None:
@@ -98,7 +98,7 @@ def weighted_losses(spec: Mapping[str, Any]) -> list[tuple[float, str, dict[str,
     path, given = spec["class_path"], spec.get("init_args") or {}
     if path == "fakd.losses.WeightedSum":
         return [part for loss in given["losses"].values() for part in weighted_losses(loss)]
-    every = {**defaults_of(path), **specs.plain(given)}
+    every = {**defaults_of(path), **specs.to_plain(given)}
     settings = {key: value for key, value in every.items() if value is not None}
     if isinstance(settings.get("weight"), Mapping):  # a fading weight is not a plain factor
         return [(float(defaults_of(path).get("weight", 1.0)), path, settings)]
@@ -112,28 +112,28 @@ def defaults_of(path: str) -> dict[str, Any]:
         return {}
     known = specs.parameters(path)[0].values()
     return {
-        each.name: specs.plain(each.default) for each in known if each.default is not each.empty
+        each.name: specs.to_plain(each.default) for each in known if each.default is not each.empty
     }
 
 
-def completed(recipe: Any) -> Any:
+def with_default_arguments(recipe: Any) -> Any:
     """Add the losses' default arguments to a recipe; older versions may lack newer settings.
 
     >>> completed({"class_path": "fakd.losses.HardLabels", "init_args": {"threshold": 0.5}})
     {'class_path': 'fakd.losses.HardLabels', 'init_args': {'threshold': 0.5, 'weight': 1.0}}
     """
     if isinstance(recipe, list):
-        return [completed(each) for each in recipe]
+        return [with_default_arguments(each) for each in recipe]
     if not isinstance(recipe, Mapping):
         return recipe
-    found: dict[str, Any] = {name: completed(each) for name, each in recipe.items()}
+    found: dict[str, Any] = {name: with_default_arguments(each) for name, each in recipe.items()}
     usual = defaults_of(found["class_path"]) if specs.is_spec(recipe) else {}
     if usual:
         found["init_args"] = {**usual, **specs.arguments_of(found)}
     return found
 
 
-def _described(weight: float, path: str, settings: dict[str, Any]) -> str:
+def _describe_loss(weight: float, path: str, settings: dict[str, Any]) -> str:
     usual = defaults_of(path)
     own = [
         f"{key}={f'{value:g}' if isinstance(value, float) else value}"

@@ -12,7 +12,7 @@ _KEPT = "overwritten-"
 """How folders in a run's folder begin that hold the runs before."""
 
 
-def kept(folder: Path) -> list[Path]:
+def kept_runs(folder: Path) -> list[Path]:
     """List the folders of runs that were overwritten, the latest last."""
     numbers = (each.name.removeprefix(_KEPT) for each in folder.glob(f"{_KEPT}*") if each.is_dir())
     return [folder / f"{_KEPT}{n}" for n in sorted(int(n) for n in numbers if n.isdecimal())]
@@ -28,9 +28,9 @@ def set_aside(folder: Path, ours: Sequence[str]) -> Path | None:
     Raises:
         InputError: it cannot be moved.
     """
-    if not _there(folder, ours):
+    if not _written_files(folder, ours):
         return None
-    last = max((int(each.name.removeprefix(_KEPT)) for each in kept(folder)), default=0)
+    last = max((int(each.name.removeprefix(_KEPT)) for each in kept_runs(folder)), default=0)
     aside = folder / f"{_KEPT}{last + 1}"
     with writing(folder):
         aside.mkdir()
@@ -55,7 +55,7 @@ def settle(folder: Path, ours: Sequence[str], result: str, last: str) -> None:
     """
     first = ours[-1]
     with writing(folder):
-        for aside in reversed(kept(folder)):
+        for aside in reversed(kept_runs(folder)):
             begun = (aside / first).is_file() and (folder / first).is_file()
             if begun and (folder / result).is_file():
                 remove(aside, ours)
@@ -72,17 +72,17 @@ def settle(folder: Path, ours: Sequence[str], result: str, last: str) -> None:
 
 def remove(folder: Path, ours: Sequence[str]) -> None:
     """Remove what a run has written, and nothing else."""
-    for each in _there(folder, ours):
+    for each in _written_files(folder, ours):
         if each.is_dir():
             shutil.rmtree(each)
         else:
             each.unlink()
 
 
-def _there(folder: Path, ours: Sequence[str]) -> list[Path]:
+def _written_files(folder: Path, ours: Sequence[str]) -> list[Path]:
     return [each for pattern in ours for each in sorted(folder.glob(pattern))]
 
 
 def _move(folder: Path, to: Path, ours: Sequence[str]) -> None:
-    for each in _there(folder, ours):
+    for each in _written_files(folder, ours):
         os.replace(each, to / each.name)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fakd.errors import InputError, last_line
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.losses import PRESETS
 from fakd.runs.folder import (
     CURVES,
@@ -133,7 +133,7 @@ def read_run(folder: str | Path) -> Run:
     Raises:
         InputError: the folder contains no finished run, or damaged files.
     """
-    folder = expanded(folder)
+    folder = expand_user(folder)
     for name in (RECIPE, RESULT):
         if not (folder / name).is_file():
             raise InputError(
@@ -177,7 +177,7 @@ def read_grid(folder: str | Path) -> Outcome:
     Raises:
         InputError: the folder contains no grid.
     """
-    folder = expanded(folder)
+    folder = expand_user(folder)
     if not (folder / GRID).is_file():
         raise InputError(
             f"expected a grid with {GRID} in {folder}, found none; name the folder that fakd "
@@ -207,7 +207,7 @@ def read_folders(folders: Iterable[str | Path]) -> Outcome:
     """
     runs: list[Run] = []
     failures: list[Failure] = []
-    for folder in map(expanded, folders):
+    for folder in map(expand_user, folders):
         grid = read_grid(folder) if (folder / GRID).is_file() else Outcome([read_run(folder)], [])
         runs += grid.runs
         failures += grid.failures

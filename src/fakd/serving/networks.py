@@ -17,7 +17,7 @@ from fakd.data.layout import Levels, read_levels
 from fakd.data.names import printable
 from fakd.data.packed import Packed
 from fakd.inference import predict_classes, trained_inference
-from fakd.report.figures import shrunk
+from fakd.report.figures import shrink_size
 from fakd.serving.server import Content
 from fakd.settings import Inference
 from fakd.types import Segmenter
@@ -26,7 +26,7 @@ LONGEST = 1600
 """Maximum longer side in pixels of images and maps sent to the browser."""
 
 
-class Shown(NamedTuple):
+class ServedNetwork(NamedTuple):
     """A network on its device, and how images are fed to it."""
 
     title: str
@@ -36,12 +36,14 @@ class Shown(NamedTuple):
     device: torch.device
 
 
-def shown(title: str, network: Segmenter, inference: Inference, device: torch.device) -> Shown:
+def prepare(
+    title: str, network: Segmenter, inference: Inference, device: torch.device
+) -> ServedNetwork:
     """Prepare a network; by default images are fed to it as in training."""
     if inference == Inference():
         inference = trained_inference(network)
     levels = read_levels(network.extra.get("levels", {}), Path(title))
-    return Shown(printable(title), network.to(device).eval(), inference, levels, device)
+    return ServedNetwork(printable(title), network.to(device).eval(), inference, levels, device)
 
 
 class Upload(Packed):
@@ -58,14 +60,14 @@ class Upload(Packed):
         return self._content
 
 
-class Common:
+class MergedClasses:
     """The classes of several networks, merged by name, in the first network's colours.
 
     Args:
         networks: The networks; classes without a name are named by their number.
     """
 
-    def __init__(self, networks: Sequence[Shown]) -> None:
+    def __init__(self, networks: Sequence[ServedNetwork]) -> None:
         colours: dict[str, tuple[int, int, int]] = {}
         named = []
         for each in networks:
@@ -81,7 +83,7 @@ class Common:
         """For each network, the merged index of each of its classes."""
 
 
-def photo(first: Shown, sent: bytes) -> Content:
+def encode_photo(first: ServedNetwork, sent: bytes) -> Content:
     """Encode an image as the networks see it, upright, at a size for browsers.
 
     Raises:
@@ -89,12 +91,12 @@ def photo(first: Shown, sent: bytes) -> Content:
     """
     picture = Image.fromarray(_read(first, sent).permute(1, 2, 0).contiguous().numpy())
     content = io.BytesIO()
-    size = shrunk(picture.size, LONGEST)
+    size = shrink_size(picture.size, LONGEST)
     picture.resize(size, Image.Resampling.LANCZOS).save(content, "JPEG", quality=90)
     return Content("image/jpeg", content.getvalue())
 
 
-def segmented(given: Shown, places: Integer[np.ndarray, " classes"], sent: bytes) -> Content:
+def segment(given: ServedNetwork, places: Integer[np.ndarray, " classes"], sent: bytes) -> Content:
     """Segment an uploaded image.
 
     Args:
@@ -117,19 +119,19 @@ def segmented(given: Shown, places: Integer[np.ndarray, " classes"], sent: bytes
     found = places[named]
     counts = np.bincount(found.ravel())
     height, width = found.shape
-    wide, high = shrunk((width, height), LONGEST)
+    wide, high = shrink_size((width, height), LONGEST)
     small = found[np.arange(high) * height // high][:, np.arange(wide) * width // wide]
     told = {
         "width": wide,
         "height": high,
         "milliseconds": round(1000 * taken, 1),
         "shares": {int(place): counts[place] / found.size for place in np.flatnonzero(counts)},
-        "runs": runs(small.ravel()),
+        "runs": run_lengths(small.ravel()),
     }
     return Content("application/json", json.dumps(told).encode())
 
 
-def runs(values: Integer[np.ndarray, " pixels"]) -> list[int]:
+def run_lengths(values: Integer[np.ndarray, " pixels"]) -> list[int]:
     """Encode values as run lengths: each value, followed by its number of repetitions.
 
     >>> runs(np.array([7, 7, 7, 2]))
@@ -141,5 +143,5 @@ def runs(values: Integer[np.ndarray, " pixels"]) -> list[int]:
     return found
 
 
-def _read(given: Shown, sent: bytes) -> torch.Tensor:
+def _read(given: ServedNetwork, sent: bytes) -> torch.Tensor:
     return read_image(Upload(sent), given.levels)

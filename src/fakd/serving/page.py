@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from fakd.report.page import templates
-from fakd.serving.networks import Common, Shown
+from fakd.serving.networks import MergedClasses, ServedNetwork
 from fakd.serving.server import Content
 
 _PAGES = templates("fakd.serving")
 
 
-def page(networks: Sequence[Shown], common: Common, limit: int) -> dict[str, Content]:
+def page(
+    networks: Sequence[ServedNetwork], common: MergedClasses, limit: int
+) -> dict[str, Content]:
     """Render the page; return its content by address.
 
     Args:

@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(400, "the file is incomplete; send it again.")
             return
         with self.server.asking:
-            code, found = _answered(answer, body)
+            code, found = _call(answer, body)
         self._send(code, found)
 
     def _is_ours(self) -> bool:
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             length -= len(piece)
 
     def _refuse(self, code: int, sentence: str) -> None:
-        self._send(code, said(sentence))
+        self._send(code, text_response(sentence))
 
     def _send(self, code: int, content: Content) -> None:
         self.send_response(code)
@@ -178,17 +178,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def said(sentence: str) -> Content:
+def text_response(sentence: str) -> Content:
     """Return a plain-text response."""
     return Content("text/plain; charset=utf-8", sentence.encode(errors="replace"))
 
 
-def _answered(answer: Callable[[bytes], Content], body: bytes) -> tuple[int, Content]:
+def _call(answer: Callable[[bytes], Content], body: bytes) -> tuple[int, Content]:
     """Run a network; errors become a sentence."""
     try:
         return 200, answer(body)
     except InputError as error:
-        return 400, said(f"{' '.join(str(error).split())}.")
+        return 400, text_response(f"{' '.join(str(error).split())}.")
     # Networks may be foreign code that raises anything.
     except Exception as error:
         line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
@@ -197,7 +197,7 @@ def _answered(answer: Callable[[bytes], Content], body: bytes) -> tuple[int, Con
         ):
             line = "out of memory; use a smaller image, or lower --inference.scale"
         print(f"fakd: failed: {line}", file=sys.stderr)
-        return 500, said(f"the network failed: {line}.")
+        return 500, text_response(f"the network failed: {line}.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -64,13 +64,13 @@ class Answering:
         height, width = image.shape[1:]
         size = self._inference.size((height, width), max(self._inference.scales))
         shown = F.interpolate(image[None].float(), size).to(torch.uint8)
-        rows: int = self._shown(shown)[0].logits.shape[1]
+        rows: int = self._answer_images(shown)[0].logits.shape[1]
         return max(1, round(height / rows))
 
     def __call__(self, images: UInt8[Tensor, "batch 3 height width"]) -> list[Maps]:
         """Compute the answers to a batch of images of one size."""
         if self.stride is None:
-            return self._shown(images)
+            return self._answer_images(images)
         height, width = images.shape[-2:]
         with self._teacher.computing():
             shown = to_unit(images.to(self._teacher.device))
@@ -78,7 +78,7 @@ class Answering:
         grid = max(1, round(height / self.stride)), max(1, round(width / self.stride))
         return _maps(F.adaptive_avg_pool2d(logits, grid), None)
 
-    def _shown(self, images: UInt8[Tensor, "batch 3 height width"]) -> list[Maps]:
+    def _answer_images(self, images: UInt8[Tensor, "batch 3 height width"]) -> list[Maps]:
         with torch.no_grad(), self._teacher.computing():
             found = self._network(to_unit(images.to(self._teacher.device)))
         return _maps(found.logits, found.features if self._features else None)
@@ -147,7 +147,7 @@ def records(
                 yield Record(sample.name, split.stamp(index), (size[0], size[1]), maps)
 
 
-def sized(store: Store, found: Sequence[Record]) -> float:
+def mean_encoded_size(store: Store, found: Sequence[Record]) -> float:
     """Compute the mean encoded size of answers, in bytes."""
-    lengths = [len(chunk) for record in found for chunk in store.encoded(record.maps)]
+    lengths = [len(chunk) for record in found for chunk in store.encode(record.maps)]
     return sum(lengths) / len(found)

@@ -18,7 +18,7 @@ _LEAVE_OUT = "leave out --hardware.compile"
 
 
 def require_compiler(device: torch.device) -> None:
-    """Refuse a machine where `compiled` cannot work.
+    """Refuse a machine where `compile_network` cannot work.
 
     Raises:
         InputError: there is no C++ compiler or, for a GPU, no Triton.
@@ -33,7 +33,7 @@ def require_compiler(device: torch.device) -> None:
         )
 
 
-def compiled(network: nn.Module) -> Any:
+def compile_network(network: nn.Module) -> Any:
     """Compile a network for images of one shape; weights and their names are unchanged.
 
     Another shape recompiles, so evaluation uses the network itself. Dropout draws the same numbers
@@ -50,13 +50,13 @@ def compiling(say: Callable[[str], None]) -> Iterator[None]:
         InputError: something cannot be compiled.
     """
     began = time.perf_counter()
-    with refused():
+    with compiler_errors():
         yield
     say(f"compiled: the first step took {time.perf_counter() - began:.0f} s")
 
 
 @contextmanager
-def refused() -> Iterator[None]:
+def compiler_errors() -> Iterator[None]:
     """Turn a compiler's failure into an error message of one line.
 
     Raises:

@@ -15,7 +15,9 @@ _NEAR = 1e-4
 
 
 @torch.no_grad()
-def folded(network: Segmenter, images: Float[Tensor, "batch 3 height width"]) -> Segmenter:
+def fold_batch_norms(
+    network: Segmenter, images: Float[Tensor, "batch 3 height width"]
+) -> Segmenter:
     r"""Copy a frozen network with its batch norms folded into convolutions; the rest is shared.
 
     A norm of an output :math:`w x + b` is :math:`s w x + s (b - \mu) + \beta` with
@@ -26,21 +28,21 @@ def folded(network: Segmenter, images: Float[Tensor, "batch 3 height width"]) ->
     """
     try:
         with torch.autocast(images.device.type, enabled=False):
-            return _folded(network, images)
+            return _fold(network, images)
     except Exception:
         # A foreign network may fail in any way: use it unchanged.
         return network
 
 
-def _folded(network: Segmenter, images: Tensor) -> Segmenter:
+def _fold(network: Segmenter, images: Tensor) -> Segmenter:
     pairs = _pairs(network, images)
     shared = [*network.parameters(), *network.buffers()]
     copied = copy.deepcopy(network, {id(each): each for each in shared})
     modules = dict(copied.named_modules())
     for conv, norm in pairs:
         _replace(modules, conv, fuse_conv_bn_eval(modules[conv], modules[norm]))
-        _replace(modules, norm, _after(modules[norm]))
-    return copied if pairs and _same(network(images), copied(images)) else network
+        _replace(modules, norm, _remainder(modules[norm]))
+    return copied if pairs and _agree(network(images), copied(images)) else network
 
 
 def _pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
@@ -89,7 +91,7 @@ def _foldable(module: nn.Module) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks)
 
 
-def _after(norm: Any) -> nn.Module:
+def _remainder(norm: Any) -> nn.Module:
     """Return the remainder of a folded norm: its dropout and activation, if any."""
     return nn.Identity() if type(norm) is nn.BatchNorm2d else nn.Sequential(norm.drop, norm.act)
 
@@ -99,7 +101,7 @@ def _replace(modules: dict[str, nn.Module], name: str, module: nn.Module) -> Non
     setattr(modules[parent], own, module)
 
 
-def _same(one: tuple, other: tuple) -> bool:
+def _agree(one: tuple, other: tuple) -> bool:
     """Tell whether two predictions differ by rounding alone."""
     for left, right in zip(one, other, strict=True):
         if (left is None) != (right is None):

@@ -23,7 +23,7 @@ def train_for_int8(network: nn.Module) -> None:
             module.register_forward_hook(_leave, always_call=True)
 
 
-def rounded_weight(weight: Float[Tensor, "..."], channel_axis: int = 0) -> Float[Tensor, "..."]:
+def round_weight(weight: Float[Tensor, "..."], channel_axis: int = 0) -> Float[Tensor, "..."]:
     """Round to -127 to 127 steps of the largest magnitude of each output channel.
 
     A norm that follows scales whole channels: folding it into the weight, as exporters do, changes
@@ -37,7 +37,7 @@ def rounded_weight(weight: Float[Tensor, "..."], channel_axis: int = 0) -> Float
     )
 
 
-def rounded_input(features: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def round_input(features: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Round to 256 steps from the smallest to the largest value; 0 is one of them."""
     low, high = (each.float() for each in features.detach().aminmax())
     low, high = low.clamp(max=0), high.clamp(min=0)
@@ -55,8 +55,8 @@ def _enter(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return None
     axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     # Shadows the parameter of that name until the layer's forward pass is done.
-    layer.__dict__["weight"] = rounded_weight(layer.weight, axis)
-    return (*map(rounded_input, arguments[:1]), *arguments[1:])
+    layer.__dict__["weight"] = round_weight(layer.weight, axis)
+    return (*map(round_input, arguments[:1]), *arguments[1:])
 
 
 def _leave(layer: Any, arguments: tuple[Any, ...], answer: Any) -> None:

@@ -3,6 +3,6 @@
 from fakd import processes, signals
 
 
-def agreed() -> int:
+def agreed_signal() -> int:
     """Return the signal that any process received, 0 if none; every process must call it."""
-    return processes.largest(signals.noted())
+    return processes.all_max(signals.received_signal())

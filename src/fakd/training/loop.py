@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from fakd import models
-from fakd.data import SegmentationData, cached, training_batches
-from fakd.data.rare import Shown
-from fakd.errors import InputError, some
+from fakd.data import SegmentationData, cache_in_memory, training_batches
+from fakd.data.rare import ClassOccurrence
+from fakd.errors import InputError, list_some
 from fakd.memory import peak_memory
 from fakd.metrics import Scores
 from fakd.runs.curves import Curves
@@ -31,13 +31,13 @@ from fakd.runs.folder import (
 from fakd.runs.images import write_images
 from fakd.settings import Settings
 from fakd.signals import Interrupted
-from fakd.training.ahead import Asked
 from fakd.training.checkpoint import State, load_checkpoint, save_checkpoint
-from fakd.training.compiling import compiled, compiling, require_compiler
-from fakd.training.decoded import decoded
-from fakd.training.interruption import agreed
+from fakd.training.compiling import compile_network, compiling, require_compiler
+from fakd.training.disk_cache import cache_on_disk
+from fakd.training.interruption import agreed_signal
 from fakd.training.objective import Objective
 from fakd.training.optimizer import build_optimizer
+from fakd.training.prefetching import AnsweredBatch
 from fakd.training.preparation import (
     average_of,
     checkpoint_activations,
@@ -46,7 +46,7 @@ from fakd.training.preparation import (
     require_feasible,
 )
 from fakd.training.progress import StepProgress, Stopwatch
-from fakd.training.rare import shown_in
+from fakd.training.rare import class_occurrence
 from fakd.training.result import (
     SkippedSamples,
     conclusion,
@@ -87,8 +87,8 @@ class Training:
             require_compiler(fabric.device)
         self.teacher = teacher
         # Otherwise small data sets would be decoded hundreds of times.
-        self.train, self.val = cached((data.train, data.val), settings.hardware)
-        self.shown: Shown | None = None
+        self.train, self.val = cache_in_memory((data.train, data.val), settings.hardware)
+        self.shown: ClassOccurrence | None = None
         self.batches(first=0)  # refuses unsupported settings before the folder is created
         self.folder: RunFolder | None = None
         self.console, self.title = console, title
@@ -164,13 +164,13 @@ class Training:
         schedule, intervals = self.settings.schedule, self.settings.intervals
         self.folder = folder
         if self.settings.hardware.cache_folder is not None:
-            self.train, self.val = decoded(self.data, self.settings.hardware, self.console)
+            self.train, self.val = cache_on_disk(self.data, self.settings.hardware, self.console)
         saved = folder.last if folder and folder.last.is_file() else None
         self.resume(self.fabric.broadcast(saved))
         if check_teacher and self.teacher and self.state.teacher_miou is None:
             self._check(self.teacher)
         if schedule.rare is not None:
-            self.shown = shown_in(self, folder.path if folder else None)
+            self.shown = class_occurrence(self, folder.path if folder else None)
         first = self.lapped = self.state.step
         self.begin()
         if self.folder:
@@ -188,8 +188,8 @@ class Training:
                 self._ends(first, patience=True)
                 self._save(first)
             coming = () if self.state.ended else batches
-            for step, asked in self.step.asking.through(coming, first):
-                if number := agreed():
+            for step, asked in self.step.asking.answer_batches(coming, first):
+                if number := agreed_signal():
                     self._leave(number, step)
                 done, last = step + 1, step + 1 == schedule.steps
                 logged = done % intervals.log == 0 or last
@@ -209,11 +209,11 @@ class Training:
 
     def begin(self) -> None:
         """Compile and wrap network and optimiser, once weights and layout are final."""
-        learns = compiled(self.network) if self.settings.hardware.compile else self.network
+        learns = compile_network(self.network) if self.settings.hardware.compile else self.network
         self.student, self.wrapped = self.fabric.setup(learns, self.optimizer)
         self._training_mode()
 
-    def advance(self, step: int, asked: Asked, measured: bool) -> Mapping[str, Tensor]:
+    def advance(self, step: int, asked: AnsweredBatch, measured: bool) -> Mapping[str, Tensor]:
         """Run one step and return the values to log."""
         if step == self.settings.freeze.until and step > self.state.step:
             self.wrapped = self._thaw(step)
@@ -287,7 +287,7 @@ class Training:
 
     def _lap(self, done: int) -> float:
         """Add the time since the last lap to the run's total and return the images per second."""
-        seconds, waited = self.watch.lap(), self.step.profile.waited()
+        seconds, waited = self.watch.lap(), self.step.profile.take_waited()
         images = (done - self.lapped) * self.settings.schedule.batch_size
         self.state.seconds += seconds
         self.state.waited += waited
@@ -310,7 +310,7 @@ class Training:
             shown = f"; fakd replay {shlex.quote(str(self.folder.path))} shows that step"
             if self.state.step:
                 saved = f"; the checkpoint of step {self.state.step} is intact"
-        what = some(names, 3) or "a loss or gradient"
+        what = list_some(names, 3) or "a loss or gradient"
         raise FloatingPointError(
             f"{what} became infinite or NaN at step {step}{saved}{shown}; {_REMEDY}"
         )
@@ -354,7 +354,7 @@ class Training:
         self._lap(done)
         with self.watch.paused():
             self.state.step = done
-            self.state.skipped += self.skipped.taken(self.fabric)
+            self.state.skipped += self.skipped.take(self.fabric)
             if self.folder:
                 self.state.scaler = self.step.scaler().state_dict()
                 save_checkpoint(self.folder.last, self._parts(), self.optimizers, vars(self.state))

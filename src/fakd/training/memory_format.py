@@ -23,7 +23,7 @@ _SECONDS, _ROUNDS = 10.0, 5
 """Limits after which no further round of timing starts."""
 
 
-def settled(settings: Settings, run: Path, existing: Existing = "refuse") -> Settings:
+def reuse_choice(settings: Settings, run: Path, existing: Existing = "refuse") -> Settings:
     """Replace ``auto`` by the layout that the run chose earlier; else return settings unchanged."""
     known = {} if existing == "overwrite" else read_environment(run).get(KEY)
     if settings.hardware.channels_last != "auto" or not known:
@@ -45,7 +45,7 @@ def choose(
     the networks are unchanged; device and layout may change. ``teacher`` is timed if it is a
     network.
     """
-    settings, known = settled(settings, run, existing), read_environment(run).get(KEY)
+    settings, known = reuse_choice(settings, run, existing), read_environment(run).get(KEY)
     if settings.hardware.channels_last != "auto":
         return settings, {KEY: known} if known and existing != "overwrite" else {}
     network = teacher if isinstance(teacher, Segmenter) else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
-from fakd.losses.grid import labels_on_grid_of, on_grid_of, precise
+from fakd.losses.grid import labels_on_grid_of, on_grid_of, to_float32
 from fakd.losses.margin import RunningMargin
 from fakd.training.task import TaskLoss
 from fakd.types import IGNORE, ClassWeighing, DistillationLoss, LossInputs, Prediction, Segmenter
@@ -97,7 +97,7 @@ class Objective(nn.Module, ABC):
         return [parameter for parameter in self.parameters() if id(parameter) not in apart]
 
 
-def scaled(terms: Terms, factor: float) -> Terms:
+def scale_terms(terms: Terms, factor: float) -> Terms:
     """Multiply all terms by a factor."""
     return terms if factor == 1 else {name: factor * value for name, value in terms.items()}
 
@@ -121,7 +121,7 @@ class Supervised(Objective):
         share: float = 1.0,
     ) -> Outcome:
         """Compute the task's terms."""
-        return Outcome(scaled(self.task(student, labels), share))
+        return Outcome(scale_terms(self.task(student, labels), share))
 
 
 class Distillation(Objective):
@@ -186,7 +186,7 @@ class Distillation(Objective):
         share: float = 1.0,
     ) -> Outcome:
         """Compute the task's terms and the weighted distillation loss."""
-        terms = {} if self.task is None else scaled(self.task(student, labels), share)
+        terms = {} if self.task is None else scale_terms(self.task(student, labels), share)
         if not self.asks_teacher(progress):
             return Outcome(terms, fading=self.fading(progress))
         if teacher is None:
@@ -217,7 +217,7 @@ class Distillation(Objective):
     ) -> Int[Tensor, "batch rows cols"]:
         """Take the most probable class where it reaches the minimum confidence."""
         with torch.autocast(logits.device.type, enabled=False):
-            chance, likely = precise(logits).softmax(1).max(1)
+            chance, likely = to_float32(logits).softmax(1).max(1)
         return torch.where(chance >= self.confidence, likely, IGNORE)
 
     def fading(self, progress: float) -> Mapping[str, float]:

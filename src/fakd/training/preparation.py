@@ -10,8 +10,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fakd.data import SegmentationData
 from fakd.errors import MORE_MEMORY, InputError
-from fakd.inference import require_shown
-from fakd.models.demand import require_room
+from fakd.inference import require_inference_memory
+from fakd.models.memory_estimate import require_image_memory
 from fakd.settings import Settings
 from fakd.training.objective import Objective
 from fakd.training.teacher import Teacher
@@ -87,7 +87,7 @@ def require_enough_images(fabric: Fabric, network: nn.Module, settings: Settings
     parts = fabric.world_size * schedule.accumulate
     if schedule.batch_size > parts:
         return
-    require_room(1, settings.augmentation.crop, fabric.device, MORE_MEMORY, asked=[network])
+    require_image_memory(1, settings.augmentation.crop, fabric.device, MORE_MEMORY, asked=[network])
     kept = [(each, each.clone()) for each in network.buffers()]
     image = torch.zeros(1, 3, *settings.augmentation.crop, device=fabric.device)
     try:
@@ -154,21 +154,23 @@ def require_step_memory(
         InputError: names the memory needed, the memory free, and the ways to need less.
     """
     schedule, hardware = settings.schedule, settings.hardware
-    require_room(
+    require_image_memory(
         max(1, schedule.batch_size // (fabric.world_size * schedule.accumulate)),
         settings.augmentation.crop,
         fabric.device,
         MORE_MEMORY,
         # A compiled network recomputes some activations, so the estimate does not apply.
         learner=None if hardware.compile else network,
-        asked=() if teacher is None else _asked(teacher),
+        asked=() if teacher is None else _networks_run(teacher),
         half=hardware.precision != "32-true" and hardware.teacher_precision != "fp32",
     )
-    require_shown(network, data.val[0].image.shape[1:], settings.inference, fabric.device)
+    require_inference_memory(
+        network, data.val[0].image.shape[1:], settings.inference, fabric.device
+    )
 
 
-def _asked(teacher: Teacher) -> list[Segmenter]:
+def _networks_run(teacher: Teacher) -> list[Segmenter]:
     """List the networks that a teacher runs."""
     teacher = getattr(teacher, "inner", teacher)
-    several = [one for each in teacher.members.values() for one in _asked(each)]
+    several = [one for each in teacher.members.values() for one in _networks_run(each)]
     return several or [teacher.network]

@@ -69,7 +69,7 @@ class Profile:
                 return
             yield batch
 
-    def waited(self) -> float:
+    def take_waited(self) -> float:
         """Return the seconds spent waiting since the last call."""
         seconds, self._waited = self._waited, 0.0
         return seconds

@@ -11,22 +11,22 @@ import torch
 from fakd import signals
 from fakd.data import Sample, Split, evaluation_samples
 from fakd.data.labelled import SHARE
-from fakd.data.rare import Shown
+from fakd.data.rare import ClassOccurrence
 from fakd.errors import InputError
 from fakd.files import write_atomically
 from fakd.inference import to_unit
-from fakd.processes import summed
+from fakd.processes import all_sum
 from fakd.runs.folder import SHOWN
 from fakd.settings import IGNORE, Settings
 from fakd.signals import Interrupted
-from fakd.training.interruption import agreed
+from fakd.training.interruption import agreed_signal
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
     from fakd.training.loop import Training
 
 
-def shown_in(training: "Training", folder: Path | None) -> Shown:
+def class_occurrence(training: "Training", folder: Path | None) -> ClassOccurrence:
     """Index the classes of the training images, or read the index made when the run began.
 
     Classes come from an image's labels, else from the teacher, at pixels that reach the confidence
@@ -43,14 +43,14 @@ def shown_in(training: "Training", folder: Path | None) -> Shown:
     fabric = training.fabric
     file = fabric.broadcast(folder and folder / SHOWN)
     if file is not None and fabric.broadcast(file.is_file()):
-        return read_shown(file)
-    found = _looked_for(training)
+        return read_occurrence(file)
+    found = _count_classes(training)
     if file is not None and fabric.is_global_zero:
-        write_shown(file, found)
+        write_occurrence(file, found)
     return found
 
 
-def _looked_for(training: "Training") -> Shown:
+def _count_classes(training: "Training") -> ClassOccurrence:
     fabric, settings, teacher = training.fabric, training.settings, training.teacher
     split, classes = training.train, training.data.classes
     confidence = getattr(training.objective, "confidence", 0.0)
@@ -64,7 +64,7 @@ def _looked_for(training: "Training") -> Shown:
         closing(_each(split, share, settings)) as samples,
     ):
         for done, (index, sample) in enumerate(samples, start=1):
-            if signals.noted():
+            if signals.received_signal():
                 break
             if sample.labels is not None:
                 named = sample.labels[sample.labels != IGNORE].long()
@@ -78,10 +78,10 @@ def _looked_for(training: "Training") -> Shown:
             shows[index] = counts >= max(1.0, SHARE * sample.image[0].numel())
             pixels[int(sample.labels is not None)] += counts
             display.show(done, {})
-    if number := agreed():
+    if number := agreed_signal():
         raise Interrupted(number)
-    both = [summed(each.to(fabric.device)).cpu().numpy() for each in (shows, pixels)]
-    return Shown(both[0].astype(bool), both[1])
+    both = [all_sum(each.to(fabric.device)).cpu().numpy() for each in (shows, pixels)]
+    return ClassOccurrence(both[0].astype(bool), both[1])
 
 
 def _each(
@@ -98,8 +98,8 @@ def _each(
             yield index, split[index]
 
 
-def read_shown(path: Path) -> Shown:
-    """Read what `write_shown` has written.
+def read_occurrence(path: Path) -> ClassOccurrence:
+    """Read what `write_occurrence` has written.
 
     Raises:
         InputError: the file is damaged.
@@ -108,12 +108,12 @@ def read_shown(path: Path) -> Shown:
         with np.load(path, allow_pickle=False) as content:
             shape = tuple(content["shape"])
             shows = np.unpackbits(content["shows"], count=int(np.prod(shape))).reshape(shape)
-            return Shown(shows.astype(bool), content["pixels"])
+            return ClassOccurrence(shows.astype(bool), content["pixels"])
     except Exception as error:
         raise InputError(f"{path} is damaged ({error}); delete it; it is then rebuilt") from error
 
 
-def write_shown(path: Path, shown: Shown) -> None:
+def write_occurrence(path: Path, shown: ClassOccurrence) -> None:
     """Write the index, one bit per image and class."""
     bits, shape = np.packbits(shown.shows), shown.shows.shape
 

@@ -31,7 +31,7 @@ def replay(training: Training, number: int, checkpoint: Path | None) -> Replayed
     training.resume(checkpoint)
     first = min(training.state.step, number - 1)
     training.begin()
-    for step, asked in training.step.asking.through(training.batches(first), first):
+    for step, asked in training.step.asking.answer_batches(training.batches(first), first):
         if step == number - 1:
             break
         training.advance(step, asked, measured=False)

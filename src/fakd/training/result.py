@@ -37,7 +37,7 @@ class SkippedSamples:
                 self._told.add(line)
                 display.say(f"left out: {line}")
 
-    def taken(self, fabric: Fabric) -> int:
+    def take(self, fabric: Fabric) -> int:
         """Return and reset the count, summed over all processes."""
         count = torch.tensor(self._count, device=fabric.device)
         self._count = 0

@@ -17,16 +17,16 @@ from torch import nn
 from fakd import signals
 from fakd.console import open_console, remark
 from fakd.data import SegmentationData, evaluation_samples, training_batches
-from fakd.errors import InputError, require_seed, some
+from fakd.errors import InputError, list_some, require_seed
 from fakd.inference import to_unit
 from fakd.losses.grid import labels_on_grid_of
-from fakd.processes import launched, summed
+from fakd.processes import all_sum, launched_processes
 from fakd.runs.folder import RunFolder
 from fakd.runs.recipe import describe
 from fakd.settings import Existing, Hardware, Inference, Settings, Task
 from fakd.signals import Interrupted
 from fakd.threads import free_cores, require_threads
-from fakd.training.interruption import agreed
+from fakd.training.interruption import agreed_signal
 from fakd.training.objective import Objective
 from fakd.training.progress import StepProgress
 from fakd.training.task import automatic_weights
@@ -59,7 +59,7 @@ def start(
     if hardware.precision == "16-mixed" and not cuda:
         raise InputError("hardware.precision 16-mixed needs a CUDA GPU; choose bf16-mixed here")
     devices, nodes = hardware.devices, 1
-    here, total = launched() if joining else (1, 1)
+    here, total = launched_processes() if joining else (1, 1)
     if total > 1:
         if devices not in (1, here):
             raise InputError(
@@ -192,8 +192,10 @@ def weigh_classes(
             each.weigh(automatic_weights(pixels))
         absent = [name for name, n in zip(data.class_names, pixels, strict=True) if n == 0]
         if absent:
-            shown = f"class_weights: none of {looked_at} training images contains {some(absent, 3)}"
-            remark(console, shown)
+            missing = list_some(absent, 3)
+            remark(
+                console, f"class_weights: none of {looked_at} training images contains {missing}"
+            )
     if note := advice(objective.task.settings, data.class_names, pixels):
         remark(console, note)
 
@@ -215,15 +217,15 @@ def _pixels_of_classes(
     samples = evaluation_samples(data.train, settings.hardware.workers, share)
     with StepProgress(console, "counting classes", len(share)) as display, closing(samples):
         for done, sample in enumerate(samples, start=1):
-            if signals.noted():
+            if signals.received_signal():
                 break
             if sample.labels is not None:
                 named = sample.labels[sample.labels != IGNORE].long()
                 pixels += named.bincount(minlength=data.classes).to(pixels.device)
             display.advance(done)
-    if number := agreed():
+    if number := agreed_signal():
         raise Interrupted(number)
-    return [int(count) for count in summed(pixels).tolist()]
+    return [int(count) for count in all_sum(pixels).tolist()]
 
 
 def advice(task: Task, classes: Sequence[str], pixels: Sequence[int] | None = None) -> str | None:

@@ -12,12 +12,12 @@ from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
 from fakd import processes
-from fakd.data import mixed
+from fakd.data import hash_seed
 from fakd.processes import average_gradients
 from fakd.settings import Settings
-from fakd.training.ahead import Asked, Asking
-from fakd.training.objective import Objective, Outcome, Terms, scaled
+from fakd.training.objective import Objective, Outcome, Terms, scale_terms
 from fakd.training.optimizer import set_learning_rate
+from fakd.training.prefetching import AnsweredBatch, TeacherPrefetch
 from fakd.training.profiling import Profile
 from fakd.training.teacher import Teacher
 from fakd.types import Segmenter
@@ -57,13 +57,13 @@ class Step:
         self.objective, self.average = objective, average
         self.extra = objective.learnt_with_student()
         self.profile = Profile(fabric.device)
-        self.asking = Asking(fabric, settings, objective, teacher, self.profile)
+        self.asking = TeacherPrefetch(fabric, settings, objective, teacher, self.profile)
         self._wrong = torch.zeros((), dtype=torch.long, device=fabric.device)
         self._names: tuple[str, ...] = ()
         self._values = torch.zeros(0, device=fabric.device)
 
     def __call__(
-        self, step: int, asked: Asked, student: Any, optimizer: Any, measured: bool
+        self, step: int, asked: AnsweredBatch, student: Any, optimizer: Any, measured: bool
     ) -> Terms:
         """Run one step; return its loss terms and, if ``measured``, further values to log."""
         set_learning_rate(optimizer, self.settings.schedule.learning_rate_at(step))
@@ -101,11 +101,11 @@ class Step:
         return {name: term.detach() for name, term in terms.items()}
 
     def gradients(
-        self, step: int, asked: Asked, student: Any, optimizer: Any
+        self, step: int, asked: AnsweredBatch, student: Any, optimizer: Any
     ) -> tuple[Terms, Outcome]:
         """Run forward and backward passes; return loss terms and the outcome of the last part."""
         # Seeds dropout, so that a resumed step draws the same as an uninterrupted one.
-        torch.manual_seed(mixed(self.settings.seed, step, self.fabric.global_rank))
+        torch.manual_seed(hash_seed(self.settings.seed, step, self.fabric.global_rank))
         optimizer.zero_grad(set_to_none=True)
         sums: Terms = {}
         progress, count = step / self.settings.schedule.steps, self.settings.schedule.accumulate
@@ -117,7 +117,7 @@ class Step:
                     outcome = self.objective(
                         prediction, part.labels, part.labelled, progress, part.answer, part.share
                     )
-                terms = scaled(outcome.terms, 1 / count)
+                terms = scale_terms(outcome.terms, 1 / count)
                 with self.profile.part("backward"):
                     self.fabric.backward(torch.stack(list(terms.values())).sum())
             for name, term in terms.items():
@@ -146,7 +146,7 @@ class Step:
         finite gets the names.
         """
         own = int(self._wrong)
-        distance = processes.largest(_NEVER - own if own else 0)
+        distance = processes.all_max(_NEVER - own if own else 0)
         if distance == 0:
             return None
         finite = self._values.isfinite().tolist()

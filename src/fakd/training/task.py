@@ -8,9 +8,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from fakd.errors import InputError
-from fakd.losses.grid import precise
+from fakd.losses.grid import to_float32
 from fakd.settings import Average, Task
-from fakd.training.enlarged import label_losses, summed_cross_entropy
+from fakd.training.upsampled import label_losses, summed_cross_entropy
 from fakd.types import IGNORE, ClassWeighing, Prediction
 
 Logits = Float[Tensor, "batch classes rows cols"]
@@ -48,7 +48,7 @@ def cross_entropy(
     labels, weights = labels.long(), class_weights
     counted = labels != IGNORE
     tiled = labels.shape[-2:].numel() > logits.shape[-2:].numel()
-    logits = logits if tiled else _enlarged(logits, labels, align_corners)
+    logits = logits if tiled else _upsample(logits, labels, align_corners)
     if hardest is not None:
         counted = counted & _hard(logits.detach(), labels, hardest, tiled, align_corners)
     if tiled:
@@ -67,11 +67,11 @@ def cross_entropy(
     return total / shares.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def _enlarged(logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+def _upsample(logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
     size = labels.shape[-2:]
     if logits.shape[-2:] == size:
-        return precise(logits)
-    return F.interpolate(precise(logits), size, mode="bilinear", align_corners=align_corners)
+        return to_float32(logits)
+    return F.interpolate(to_float32(logits), size, mode="bilinear", align_corners=align_corners)
 
 
 def _hard(logits: Tensor, labels: Tensor, limit: float, tiled: bool, align_corners: bool) -> Tensor:
@@ -97,10 +97,10 @@ def dice_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
     over the labelled pixels i of the whole batch. Milletari et al., 2016 (arXiv 1606.04797),
     without the squares. A batch without a labelled pixel gives 0.
     """
-    chances, truth = _chances_and_truth(logits, labels)
+    chances, truth = _probabilities_and_truth(logits, labels)
     both = 2 * (chances * truth).sum((0, 2, 3)) + 1
     coefficient = both / (chances.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1)
-    return _mean_of_shown(1 - coefficient, truth)
+    return _mean_of_present(1 - coefficient, truth)
 
 
 def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
@@ -109,7 +109,7 @@ def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
     Berman et al., 2018 (arXiv 1705.08790), Algorithm 1 over the labelled pixels of the whole
     batch. It sorts all pixels for every class. A batch without a labelled pixel gives 0.
     """
-    chances, truth = _chances_and_truth(logits, labels)
+    chances, truth = _probabilities_and_truth(logits, labels)
     losses = []
     for chance, own in zip(chances.unbind(1), truth.unbind(1), strict=True):
         # An ignored pixel has error 0: it sorts last and adds nothing.
@@ -121,10 +121,10 @@ def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
         jaccard = 1 - intersection / union
         steps = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
         losses.append(errors @ steps)
-    return _mean_of_shown(torch.stack(losses), truth)
+    return _mean_of_present(torch.stack(losses), truth)
 
 
-def _chances_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _probabilities_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Compute probabilities and one-hot labels, both 0 at pixels without a label."""
     labelled = labels != IGNORE
     chances = logits.softmax(1) * labelled[:, None]
@@ -133,7 +133,7 @@ def _chances_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return chances, truth.scatter_(1, places, labelled[:, None].to(truth.dtype))
 
 
-def _mean_of_shown(losses: Tensor, truth: Tensor) -> Tensor:
+def _mean_of_present(losses: Tensor, truth: Tensor) -> Tensor:
     shown = truth.sum((0, 2, 3)) > 0
     return (losses * shown).sum() / shown.sum().clamp(min=1)
 
@@ -211,7 +211,7 @@ class TaskLoss(ClassWeighing):
         logits = prediction.logits
         if settings.dice or settings.lovasz:
             # Both need all pixels of a class at once, and share the upsampled map.
-            logits = _enlarged(logits, labels, self.align_corners)
+            logits = _upsample(logits, labels, self.align_corners)
         terms = {"task": self._entropy(logits, labels)}
         if settings.dice:
             terms["dice"] = settings.dice * dice_loss(logits, labels)

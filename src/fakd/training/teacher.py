@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fakd import models, specs
 from fakd.answers.combining import map_classes, mix_logits
 from fakd.answers.maps import Answers, Lookup
-from fakd.answers.sources import By, Mapped, Several, Source, Stored, described
+from fakd.answers.sources import By, Mapped, Several, Source, Stored, parse_source
 from fakd.answers.store import open_answers
 from fakd.data import Batch, SegmentationData, Split, evaluation_samples
 from fakd.data.batches import Lookup as FindMaps
@@ -25,11 +25,11 @@ from fakd.errors import InputError
 from fakd.inference import predict_logits, to_unit
 from fakd.losses.grid import labels_on_grid_of, on_grid_of
 from fakd.metrics import Scores, confusion_matrix
-from fakd.processes import summed
+from fakd.processes import all_sum
 from fakd.settings import Hardware, Inference, Settings
 from fakd.sources import resolve
-from fakd.training.compiling import compiled
-from fakd.training.folding import folded
+from fakd.training.compiling import compile_network
+from fakd.training.folding import fold_batch_norms
 from fakd.training.start import fingerprint
 from fakd.training.validation import validate_images
 from fakd.types import Prediction, Segmenter
@@ -41,7 +41,7 @@ _COARSENED = 4
 upsampled ones and are sixteen times as large. Other maps keep the grid of their network."""
 
 
-def require_apart(teacher: Segmenter, student: Segmenter) -> None:
+def require_distinct(teacher: Segmenter, student: Segmenter) -> None:
     """Refuse a student that shares weights with the teacher, whose weights are frozen.
 
     Raises:
@@ -115,7 +115,7 @@ class Teacher(ABC):
                 image = to_unit(sample.image[None].to(fabric.device))
                 found = self.predict(image, index, settings.inference).argmax(1)[0]
                 matrix += confusion_matrix(found, sample.labels.to(fabric.device), classes)
-        return Scores.from_matrix(summed(matrix))
+        return Scores.from_matrix(all_sum(matrix))
 
 
 def scores_of(
@@ -152,7 +152,7 @@ class NetworkTeacher(Teacher):
         """Run the network."""
         with torch.no_grad(), self.computing():
             if self._compile:
-                self._asked = compiled(folded(self.network, images[:1]))
+                self._asked = compile_network(fold_batch_norms(self.network, images[:1]))
                 self._compile = False
             prediction: Prediction = self._asked(images)
         return prediction
@@ -179,7 +179,7 @@ class NetworkTeacher(Teacher):
         return found[0]
 
 
-class Silent(Segmenter):
+class AbsentNetwork(Segmenter):
     """Placeholder for the network of a teacher that has none to run: facts without weights."""
 
     def __init__(self, classes: int, names: tuple[str, ...] | None, channels: int | None) -> None:
@@ -208,7 +208,7 @@ class StoredTeacher(Teacher):
 
     def __init__(self, answers: Answers, data: SegmentationData, fabric: Fabric) -> None:
         self.answers, self._fabric = answers, fabric
-        self.network = Silent(answers.classes, answers.class_names, answers.channels)
+        self.network = AbsentNetwork(answers.classes, answers.class_names, answers.channels)
         self.maps = 1 if answers.channels is None else 2
         self._places = {"train": answers.find("train", data.train)}
         places = self._places["train"]
@@ -255,7 +255,7 @@ class MappedTeacher(Teacher):
         self.inner, self._table, self._fabric = teacher, table, teacher._fabric
         final = teacher.network.classifier
         channels = None if final is None else final.in_channels
-        self.network = Silent(len(table), names, channels)
+        self.network = AbsentNetwork(len(table), names, channels)
         self.network.remarks = teacher.network.remarks
         self.lookup, self.maps, self.scored = teacher.lookup, teacher.maps, teacher.scored
         self.remarks = teacher.remarks
@@ -297,7 +297,7 @@ class MixedTeacher(Teacher):
                     f"{each.network.classes}; map one of them with classes_from"
                 )
         self._fabric = first._fabric
-        self.network = Silent(first.network.classes, first.network.class_names, None)
+        self.network = AbsentNetwork(first.network.classes, first.network.class_names, None)
         named = [(name, each) for name, one in members.items() for each in one.network.remarks]
         self.network.remarks = tuple(f"{name}: {each}" for name, each in named)
         self.maps = sum(each.maps for each in members.values())
@@ -344,7 +344,7 @@ def open_teacher(teacher: Any, classes: int | None = None) -> Segmenter | Source
     """Open a teacher: a network by any specifier, or a source of answers."""
     if isinstance(teacher, Source):
         return teacher
-    spec = described(str(teacher), resolve) if isinstance(teacher, str | Path) else None
+    spec = parse_source(str(teacher), resolve) if isinstance(teacher, str | Path) else None
     if spec is None:
         return models.open_network(teacher, classes)
     found: Source = specs.build(spec)
@@ -363,22 +363,22 @@ def teacher_of(
     Raises:
         InputError: stored answers are missing or not finite, or the classes are not the data's.
     """
-    return _made(teacher, data, fabric, hardware, None if any_classes else data.classes)
+    return _make(teacher, data, fabric, hardware, None if any_classes else data.classes)
 
 
-def _made(
+def _make(
     teacher: Any, data: SegmentationData, fabric: Fabric, hardware: Hardware, classes: int | None
 ) -> Teacher:
     if isinstance(teacher, Stored):
         return StoredTeacher(open_answers(teacher, classes), data, fabric)
     if isinstance(teacher, Mapped):
         known = None if teacher.classes.teacher is None else len(teacher.classes.teacher)
-        inner = _made(teacher.teacher, data, fabric, hardware, known)
+        inner = _make(teacher.teacher, data, fabric, hardware, known)
         theirs = inner.network.class_names
         table = teacher.classes.table(data.class_names, theirs, inner.network.classes)
         return MappedTeacher(inner, table, data.class_names)
     if isinstance(teacher, Several):
-        made = [_made(each, data, fabric, hardware, classes) for each in teacher.teachers]
+        made = [_make(each, data, fabric, hardware, classes) for each in teacher.teachers]
         names = [_title(each) for each in teacher.teachers]
         names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
         return MixedTeacher(dict(zip(names, made, strict=True)), teacher.weights, teacher.by)

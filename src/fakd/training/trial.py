@@ -82,7 +82,7 @@ def try_steps(training: Training, seconds: float) -> Trial:
             if step >= _FEWEST and time.monotonic() > until:
                 break
             began = time.monotonic()
-            found = training.advance(0, training.step.asking.asked(0, batch), measured=False)
+            found = training.advance(0, training.step.asking.answer_batch(0, batch), measured=False)
             losses.append(sum(found[name].item() for name in terms))
             times.append(time.monotonic() - began)
             if not math.isfinite(losses[-1]):
@@ -95,14 +95,14 @@ def try_steps(training: Training, seconds: float) -> Trial:
         network.load_state_dict(kept)
     # The first step warms up.
     step_seconds = min(times[1:] or times)
-    image_seconds = _evaluated(network, training, settings)
+    image_seconds = _estimate_evaluation(network, training, settings)
     memory = peak_memory(training.fabric.device)
     return Trial(
         terms, task, distillation, losses, step_seconds, batch_seconds, image_seconds, memory
     )
 
 
-def _evaluated(network: Segmenter, training: Training, settings: Settings) -> float:
+def _estimate_evaluation(network: Segmenter, training: Training, settings: Settings) -> float:
     image = training.val[0].image[None].to(training.fabric.device)
     began = time.monotonic()
     network.eval()
@@ -137,7 +137,7 @@ def _norm(terms: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> float:
     return float(get_total_norm([each for each in found if each is not None]))
 
 
-def usual_rates(optimizer: Optimizer, batch_size: int) -> tuple[float, float]:
+def typical_learning_rates(optimizer: Optimizer, batch_size: int) -> tuple[float, float]:
     """Return the usual range of learning rates for an optimiser.
 
     Published recipes use 0.01 for SGD and 0.0001 for Adam and its variants at 16 images, within a
@@ -156,13 +156,13 @@ def is_transformer(network: nn.Module) -> bool:
     return sum("LayerNorm" in kind for kind in kinds) > sum("BatchNorm" in kind for kind in kinds)
 
 
-def of_steps(
+def judge_steps(
     trial: Trial, network: nn.Module, schedule: Schedule, optimizer: Optimizer
 ) -> list[Finding]:
     """Judge learning rate, optimiser and balance of the losses from the first steps."""
     found = []
     rate, losses = schedule.learning_rate or 0.0, trial.losses
-    low, high = usual_rates(optimizer, schedule.batch_size)
+    low, high = typical_learning_rates(optimizer, schedule.batch_size)
     usual = f"{low:.2g} to {high:.2g} is usual for {optimizer.kind} at {schedule.batch_size} images"
     finite = all(map(math.isfinite, losses))
     if not math.isfinite(losses[0]):
@@ -203,12 +203,12 @@ def of_steps(
     return found
 
 
-def noted(text: str) -> Finding:
+def note_finding(text: str) -> Finding:
     """Create a finding that only informs."""
     return Finding(Weight.TELLS, text)
 
 
-def of_names(network: Segmenter, data: SegmentationData) -> list[Finding]:
+def judge_names(network: Segmenter, data: SegmentationData) -> list[Finding]:
     """Judge by their names whether a teacher's classes are the data's."""
     theirs = [name.lower() for name in network.class_names or ()]
     ours = [name.lower() for name in data.class_names]

@@ -13,10 +13,10 @@ from fakd.data import SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
 from fakd.inference import score
 from fakd.metrics import Scores
-from fakd.processes import largest, summed
+from fakd.processes import all_max, all_sum
 from fakd.settings import Settings
 from fakd.signals import Interrupted
-from fakd.training.interruption import agreed
+from fakd.training.interruption import agreed_signal
 from fakd.types import Segmenter
 
 
@@ -72,7 +72,7 @@ def validate_images(
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for place, sample in zip(share, samples, strict=True):
-            if signals.noted():
+            if signals.received_signal():
                 return
             if sample.labels is not None:
                 places.append(place)
@@ -85,15 +85,15 @@ def validate_images(
     matrix = None
     with computing or fabric.autocast(), closing(samples), suppress(FloatingPointError):
         matrix = score(network, pairs(), settings.inference, fabric.device, count)
-    if number := agreed():
+    if number := agreed_signal():
         raise Interrupted(number)
-    if largest(int(matrix is None)) or matrix is None:
+    if all_max(int(matrix is None)) or matrix is None:
         raise FloatingPointError("the network's output is infinite or NaN")
-    if not summed(matrix).any():
+    if not all_sum(matrix).any():
         raise InputError(
             "no validation pixel has a class, so there is nothing to score; label some"
         )
-    return Scores.from_matrix(matrix), summed(counts)
+    return Scores.from_matrix(matrix), all_sum(counts)
 
 
 def refuse_degenerate_teacher(scores: Scores, data: str) -> None:

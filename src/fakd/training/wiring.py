@@ -171,12 +171,12 @@ def _count(number: int) -> str:
 def _classes(network: Segmenter, data: SegmentationData) -> str:
     if network.class_names is None:
         return f"{network.classes}, without names"
-    differing = len(called_otherwise(network, data))
+    differing = len(differing_class_names(network, data))
     said = f"{differing} named unlike the data's" if differing else "named as the data's"
     return f"{network.classes}, {said}"
 
 
-def called_otherwise(network: Segmenter, data: SegmentationData) -> list[tuple[str, str]]:
+def differing_class_names(network: Segmenter, data: SegmentationData) -> list[tuple[str, str]]:
     """List pairs of class names, the network's and the data's, that differ at the same index."""
     pairs = zip(network.class_names or (), data.class_names, strict=False)
     return [(theirs, ours) for theirs, ours in pairs if theirs.lower() != ours.lower()]
@@ -186,7 +186,7 @@ def compare_class_names(
     console: Console, role: str, network: Segmenter, data: SegmentationData
 ) -> None:
     """Warn of a network whose classes are called, and so perhaps ordered, differently."""
-    if differing := called_otherwise(network, data):
+    if differing := differing_class_names(network, data):
         theirs, ours = differing[0]
         remark(
             console,
@@ -207,7 +207,7 @@ def rows_of(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
     return [heading, *((name, *(each.get(name, "") for each in parts)) for name in names)]
 
 
-def opening(data: SegmentationData, settings: Settings, device: torch.device) -> str:
+def run_summary(data: SegmentationData, settings: Settings, device: torch.device) -> str:
     """Summarise a run in one line: data, number of images and classes, steps and device."""
     images, labelled = len(data.train), len(data.train.labelled_indices())
     few = "" if labelled == images else f" ({labelled:,} with labels)"

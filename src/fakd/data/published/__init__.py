@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from fakd.data.dataset import SegmentationData
 from fakd.data.description import Description, read_description
 from fakd.data.folders import described_data
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 
 
 class _Place(NamedTuple):
@@ -25,13 +25,13 @@ class _Place(NamedTuple):
     image: str = "*"
     """A pattern of its images, if other data sets use the same folders."""
 
-    def marks_in(self, folder: Path) -> int:
+    def count_marks(self, folder: Path) -> int:
         """Count which of its folders are in this folder."""
         return sum((folder / mark).is_dir() for mark in self.marks)
 
-    def whole_in(self, folder: Path) -> bool:
+    def is_complete(self, folder: Path) -> bool:
         """Return whether a complete copy is in this folder."""
-        return self.marks_in(folder) == len(self.marks) and any(folder.glob(self.image))
+        return self.count_marks(folder) == len(self.marks) and any(folder.glob(self.image))
 
 
 _VOC2010 = _Place(("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"))
@@ -73,7 +73,7 @@ def ade20k(root: str | Path) -> SegmentationData:
                 f"{folder} is the full release of ADE20K, whose masks hold colours of 3,000 "
                 f"classes; get {source}"
             )
-    return _opened("ade20k", "ade20k", root)
+    return _open("ade20k", "ade20k", root)
 
 
 def cityscapes(root: str | Path) -> SegmentationData:
@@ -88,7 +88,7 @@ def cityscapes(root: str | Path) -> SegmentationData:
     Raises:
         InputError: it is somewhere else or incomplete.
     """
-    return _opened("cityscapes", "cityscapes", root)
+    return _open("cityscapes", "cityscapes", root)
 
 
 def pascal_context(root: str | Path, classes: Literal[59, 60] = 59) -> SegmentationData:
@@ -106,7 +106,7 @@ def pascal_context(root: str | Path, classes: Literal[59, 60] = 59) -> Segmentat
     """
     if classes not in (59, 60):
         raise InputError(f"PASCAL Context has 59 classes, or 60 with background, got {classes}")
-    return _opened("pascal_context", f"pascal_context{classes}", root, {"classes": classes})
+    return _open("pascal_context", f"pascal_context{classes}", root, {"classes": classes})
 
 
 def voc2012(root: str | Path, augmented: bool = True) -> SegmentationData:
@@ -123,7 +123,7 @@ def voc2012(root: str | Path, augmented: bool = True) -> SegmentationData:
     Raises:
         InputError: it is somewhere else or incomplete.
     """
-    return _opened("voc2012", "voc2012", root, {"augmented": augmented}, augmented)
+    return _open("voc2012", "voc2012", root, {"augmented": augmented}, augmented)
 
 
 def read_published(name: str, augmented: bool = True) -> Description:
@@ -132,17 +132,17 @@ def read_published(name: str, augmented: bool = True) -> Description:
     return described if augmented else replace(described, train=described.train[:1])
 
 
-def recognised(path: Path) -> tuple[str, Path] | None:
+def recognise(path: Path) -> tuple[str, Path] | None:
     """Recognise a published set by the folders at or below a path; return its name and root."""
     for inside in (False, True):
         for name, place in _PLACES.items():
             for root in [path / folder for folder in place.inside] if inside else [path]:
-                if place.whole_in(root):
+                if place.is_complete(root):
                     return name, root
     return None
 
 
-def _opened(
+def _open(
     function: str,
     name: str,
     root: str | Path,
@@ -150,13 +150,13 @@ def _opened(
     augmented: bool = True,
 ) -> SegmentationData:
     described = read_published(name, augmented)
-    found = _located(root, str(described.name), _PLACES[name], str(described.source))
+    found = _locate(root, str(described.name), _PLACES[name], str(described.source))
     arguments = {"root": str(root), **(settings or {})}
     config = {"class_path": f"fakd.data.{function}", "init_args": arguments}
     return described_data(found, described, config)
 
 
-def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
+def _locate(root: str | Path, title: str, place: _Place, source: str) -> Path:
     """Find the publisher's folder.
 
     Args:
@@ -174,18 +174,20 @@ def _located(root: str | Path, title: str, place: _Place, source: str) -> Path:
         raise InputError(f"expected the folder of {title}, but {base} {came}; check the path")
     # The most complete copy; the first in a tie.
     folders = [base, *(base / path for path in place.inside)]
-    if place.marks_in(best := max(folders, key=place.marks_in)):
+    if place.count_marks(best := max(folders, key=place.count_marks)):
         return best
     entries = sorted(entry.name for entry in base.iterdir() if not entry.name.startswith("."))
-    near = next((path for path in _near(base, place.inside) if place.whole_in(path)), None)
+    near = next(
+        (path for path in _nearby_folders(base, place.inside) if place.is_complete(path)), None
+    )
     remedy = f"get {source}" if near is None else f"use {near}, which has them"
     raise InputError(
         f"{base} is not {title}: expected {' and '.join(place.marks)} in it or in its "
-        f"{' or '.join(place.inside)}, but it holds {some(entries, 6) or 'nothing'}; {remedy}"
+        f"{' or '.join(place.inside)}, but it holds {list_some(entries, 6) or 'nothing'}; {remedy}"
     )
 
 
-def _near(base: Path, inside: tuple[str, ...]) -> Iterator[Path]:
+def _nearby_folders(base: Path, inside: tuple[str, ...]) -> Iterator[Path]:
     """Yield folders a few levels up, then one level down."""
     parents = list(base.absolute().parents)[:3]
     children = sorted(entry for entry in base.iterdir() if entry.is_dir())[:100]

@@ -10,7 +10,7 @@ import torch
 
 from fakd.data.dataset import SegmentationData, Split
 from fakd.data.samples import Sample
-from fakd.data.seeds import mixed
+from fakd.data.seeds import hash_seed
 from fakd.data.streets.drawing import CLASSES, Canvas
 from fakd.data.streets.shading import Labels, shade
 from fakd.data.streets.street import draw_street
@@ -51,7 +51,7 @@ class SceneSplit(Split):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self._length:
             raise IndexError(f"expected a scene of 0 to {self._length - 1}, got {index}")
-        dice = Random(mixed(self._seed, self._split, index))
+        dice = Random(hash_seed(self._seed, self._split, index))
         # Drawn at twice the size and downsampled, so that edges are blended as by a lens.
         canvas = Canvas((2 * self._size[0], 2 * self._size[1]), dice)
         draw_street(canvas)

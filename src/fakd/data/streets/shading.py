@@ -68,7 +68,7 @@ def shade(canvas: Canvas) -> tuple[Levels, Labels]:
     clear = zenith + (low - zenith) * np.clip(1 + down / -down[0], 0, 1)[:, :, None]
     cloudy = clear + (low * dice.uniform(0.8, 1.12) - clear) * cover[:, :, None]
     pixels[label == SKY] = cloudy[label == SKY]
-    return _developed(pixels, dice, noise), label
+    return _develop(pixels, dice, noise), label
 
 
 def _clumps(rows: int, columns: int, noise: np.random.Generator) -> Float32[np.ndarray, "_ _"]:
@@ -99,7 +99,7 @@ def _windows(part: np.ndarray, down: Vector, across: Vector, eye: float) -> Pict
     return change
 
 
-def _developed(pixels: Picture, dice: Random, noise: np.random.Generator) -> Levels:
+def _develop(pixels: Picture, dice: Random, noise: np.random.Generator) -> Levels:
     """Blur, darken towards the corners, vary the contrast, and add sensor noise."""
     rows, columns, _ = pixels.shape
     if dice.random() < 0.4:

@@ -12,15 +12,15 @@ from PIL import Image
 
 from fakd.data.dataset import default_palette
 from fakd.data.layout import IMAGE_SUFFIXES
-from fakd.errors import InputError, counted, some
+from fakd.errors import InputError, count_noun, list_some
 from fakd.files import make_folder, write_text, writing
 from fakd.inspection.annotations.coco import coco
 from fakd.inspection.annotations.labelme import labelme, labelme_folders
-from fakd.inspection.annotations.regions import Annotations, drawn, understood
+from fakd.inspection.annotations.regions import Annotations, annotation_errors, draw_regions
 from fakd.inspection.annotations.supervisely import supervisely
 from fakd.inspection.annotations.yolo import yolo
-from fakd.inspection.classes import means_none
-from fakd.inspection.proposal import divide, lists_of
+from fakd.inspection.classes import is_void_name
+from fakd.inspection.proposal import divide, write_lists
 from fakd.inspection.survey import Advance, read_header
 
 BEFORE_MASKS = (supervisely, labelme_folders)
@@ -31,7 +31,7 @@ _PALETTE = [part for colour in default_palette(256) for part in colour]
 _Reader = Callable[[Path, Sequence[str], Sequence[str]], Annotations | None]
 
 
-def annotations_in(
+def find_annotations(
     root: Path, files: Sequence[str], readers: Sequence[_Reader]
 ) -> Annotations | None:
     """Read annotations of a known format; None if there are none.
@@ -41,7 +41,7 @@ def annotations_in(
     """
     images = [file for file in files if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES]
     for reader in readers:
-        with understood(root):
+        with annotation_errors(root):
             if (found := reader(root, files, images)) is not None:
                 break
     else:
@@ -53,7 +53,7 @@ def annotations_in(
             f"the annotations in {root} ({found.title}) hold no outlines, and keypoints and boxes "
             "do not give pixels; export segmentation"
         )
-    names = [name for name in found.names if not means_none(name)]
+    names = [name for name in found.names if not is_void_name(name)]
     # Pixels in no region get their own class, unless an annotated class has that name.
     if found.beneath is not None:
         own = next((name for name in names if name.strip("_").lower() == found.beneath), None)
@@ -74,7 +74,7 @@ def draw_masks(found: Annotations, root: Path, folder: Path, advance: Advance) -
         made = made.parent
     made = folder / "masks" if folder.exists() else made
     try:
-        with understood(root):
+        with annotation_errors(root):
             _draw(found, root, folder, advance)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -97,12 +97,12 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
     for done, (image, read) in enumerate(found.images.items(), start=1):
         try:
             size = read_header(root / image, upright=True).size
-            with understood(found.sources[image]):
+            with annotation_errors(found.sources[image]):
                 drawing = read(size)
                 if drawing.size not in (None, size):
                     annotated, own = ("{}x{}".format(*each) for each in (drawing.size, size))
                     raise InputError(f"the image is {own}, but was annotated at {annotated}")
-                mask = drawn(drawing, size, ids, found.beneath)
+                mask = draw_regions(drawing, size, ids, found.beneath)
         except InputError as error:
             failed.append(f"{image} ({found.sources[image]}): {error}")
             del name_of[image]
@@ -114,7 +114,7 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
     if not name_of:
         raise InputError(f"no image in {root} could be drawn: {failed[0]}")
     if failed:
-        found.remarks.append(f"{counted(len(failed), 'image')} left out: {some(failed, 2)}")
+        found.remarks.append(f"{count_noun(len(failed), 'image')} left out: {list_some(failed, 2)}")
     up = Path(os.path.relpath(root.resolve() / common, folder.resolve())).as_posix()
     suffix = suffixes.pop() if len(suffixes) == 1 else ".*"
     layout = {"images": f"{up}/{{name}}{suffix}", "masks": "masks/{name}.png"}
@@ -122,7 +122,7 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
         "classes": found.names,
         **{split: {**layout, "list": f"{split}.txt"} for split in ("train", "val")},
     }
-    for name, text in lists_of(_chosen(found, name_of)).items():
+    for name, text in write_lists(_choose_splits(found, name_of)).items():
         write_text(folder / name, text)
     write_text(folder / "dataset.yaml", yaml.safe_dump(content, sort_keys=False, width=10**6))
 
@@ -135,7 +135,7 @@ def _save(path: Path, mask: np.ndarray, classes: int) -> None:
         image.save(path)
 
 
-def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[str]]:
+def _choose_splits(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the splits given by the export, or every fifth image for validation."""
     splits = {
         split: sorted(name_of[image] for image in images if image in name_of)
@@ -144,7 +144,7 @@ def _chosen(found: Annotations, name_of: Mapping[str, str]) -> dict[str, list[st
     train, val = splits.get("train"), splits.get("val") or splits.get("test")
     if train and val:
         if rest := len(name_of) - len({*train, *val}):
-            those = counted(rest, "image")
+            those = count_noun(rest, "image")
             found.remarks.append(f"{those} in neither train nor val drawn, but not used")
         return {"train": train, "val": val}
     found.remarks.append("no validation images are given, so every fifth image is used")

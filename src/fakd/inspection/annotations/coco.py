@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from fakd.data.decoding import decoded
-from fakd.errors import InputError, counted
+from fakd.data.decoding import decode_rgb
+from fakd.errors import InputError, count_noun
 from fakd.inspection.annotations.regions import (
     Annotations,
     Drawing,
     Places,
     Region,
     Size,
+    annotation_errors,
     area,
-    understood,
 )
 from fakd.inspection.grouping import split_of
 
@@ -58,7 +58,7 @@ def _annotations(root: Path, contents: Mapping[str, Any], images: Sequence[str])
     found, places = Annotations("COCO", [], {}), Places(images)
     missing = boxes = strays = 0
     for file, content in contents.items():
-        with understood(file):
+        with annotation_errors(file):
             names = _by_id(content["categories"], "name", file)
             listed = _by_id(content["images"], "file_name", file)
             sizes = {
@@ -93,13 +93,13 @@ def _annotations(root: Path, contents: Mapping[str, Any], images: Sequence[str])
                 found.add(path, file, read, split)
     found.names = list(dict.fromkeys(used[number] for number in sorted(used)))
     if boxes:
-        found.remarks.append(f"{counted(boxes, 'object')} left out, with a box but no outline")
+        found.remarks.append(f"{count_noun(boxes, 'object')} left out, with a box but no outline")
     if missing:
         found.remarks.append(
-            f"{counted(missing, 'annotated image is', 'annotated images are')} missing"
+            f"{count_noun(missing, 'annotated image is', 'annotated images are')} missing"
         )
     if strays:
-        found.remarks.append(f"{counted(strays, 'object')} left out, not in any listed image")
+        found.remarks.append(f"{count_noun(strays, 'object')} left out, not in any listed image")
     return found
 
 
@@ -157,7 +157,7 @@ def _segments(
 ) -> Drawing:
     regions = []
     for each in annotations:
-        pixels = decoded(maps / each["file_name"]).astype(np.int32)
+        pixels = decode_rgb(maps / each["file_name"]).astype(np.int32)
         _require(pixels, own)
         numbers = pixels @ np.array([1, 256, 256**2])
         for part in each["segments_info"]:

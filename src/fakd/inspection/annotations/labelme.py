@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from fakd.data.masks import read_mask
-from fakd.inspection.annotations.packed import unpacked
+from fakd.inspection.annotations.packed import decode_bitmap
 from fakd.inspection.annotations.regions import (
     Annotations,
     Drawing,
     Places,
     Region,
     Size,
-    understood,
+    annotation_errors,
 )
 
 _CORNERS = 64
@@ -36,7 +36,7 @@ def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotati
     for file in files:
         stem = file.removesuffix(".json")
         image = None
-        with found.leaving_out(file):
+        with found.skipping_malformed(file):
             if stem == file or not (content := _labelme(root / file)):
                 continue
             shapes = [each for each in content["shapes"] if _drawable(each)]
@@ -80,7 +80,7 @@ def _region(shape: Any) -> Region:
     match shape.get("shape_type", "polygon"):
         case "mask":
             left, top = (int(each) for each in points[0])
-            return Region(name, bitmap=unpacked(shape["mask"]), corner=(left, top))
+            return Region(name, bitmap=decode_bitmap(shape["mask"]), corner=(left, top))
         case "rectangle" if len(points) == 2:
             (x, y), (other_x, other_y) = points
             points = [(x, y), (other_x, y), (other_x, other_y), (x, other_y)]
@@ -99,18 +99,18 @@ def labelme_folders(root: Path, files: Sequence[str], images: Sequence[str]) -> 
         folder, _, name = file.rpartition("/")
         if name != "label_names.txt" or f"{folder}/img.png" not in known:
             continue
-        with understood(file):
+        with annotation_errors(file):
             names = (root / file).read_text(encoding="utf-8").split("\n")
         names = [each.strip().strip("_") for each in names if each.strip()]
         labels |= dict.fromkeys(names)
-        read = partial(_stored, root / folder / "label.png", names)
+        read = partial(_read_drawing, root / folder / "label.png", names)
         found.add(f"{folder}/img.png", file, read)
     first = [name for name in labels if name == "background"]
     found.names = first + sorted({*labels} - {"background"})
     return found if found.images else None
 
 
-def _stored(path: Path, names: Sequence[str], _: Size) -> Drawing:
+def _read_drawing(path: Path, names: Sequence[str], _: Size) -> Drawing:
     ids = read_mask(path)
     regions = [Region(name, bitmap=ids == number) for number, name in enumerate(names)]
     return Drawing(regions, ids.shape[1::-1])

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 
-def unpacked(text: str) -> Bool[np.ndarray, "height width"]:
+def decode_bitmap(text: str) -> Bool[np.ndarray, "height width"]:
     """Decode a base64 PNG, possibly zlib-compressed again; 0 and transparent are outside."""
     content = b64decode(text)
     if not content.startswith(b"\x89PNG"):

@@ -82,17 +82,17 @@ class Annotations:
             self.splits.setdefault(split, []).append(image)
 
     @contextmanager
-    def leaving_out(self, file: str) -> Iterator[None]:
+    def skipping_malformed(self, file: str) -> Iterator[None]:
         """Leave out an image whose annotation is malformed, and record the error."""
         try:
-            with understood(file):
+            with annotation_errors(file):
                 yield
         except InputError as error:
             self.failed.append(str(error))
 
 
 @contextmanager
-def understood(what: object) -> Iterator[None]:
+def annotation_errors(what: object) -> Iterator[None]:
     """Turn errors caused by malformed annotations into one-line messages."""
     try:
         yield
@@ -146,7 +146,7 @@ class Places:
         return several[0] if several else None
 
 
-def drawn(
+def draw_regions(
     drawing: Drawing, size: Size, ids: Mapping[str | None, int], beneath: str | None
 ) -> UInt16[np.ndarray, "height width"]:
     """Draw regions, each over the earlier ones.
@@ -172,9 +172,9 @@ def drawn(
     for region in drawing.regions:
         inside = np.zeros(mask.shape, dtype=bool)
         for outline in region.outlines:
-            inside |= filled(outline, size)
+            inside |= fill_polygon(outline, size)
         for hole in region.holes:
-            inside &= ~filled(hole, size)
+            inside &= ~fill_polygon(hole, size)
         if region.bitmap is not None:
             left, top = region.corner
             bitmap = region.bitmap[max(0, -top) :, max(0, -left) :]
@@ -184,7 +184,7 @@ def drawn(
     return mask
 
 
-def filled(outline: Points, size: Size) -> Bool[np.ndarray, "height width"]:
+def fill_polygon(outline: Points, size: Size) -> Bool[np.ndarray, "height width"]:
     """Fill a polygon: the pixels whose centres are inside, by the even-odd rule.
 
     Pillow also fills pixels that the outline touches, which makes objects of 8 pixels radius a

@@ -7,8 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fakd.inspection.annotations.packed import unpacked
-from fakd.inspection.annotations.regions import Annotations, Drawing, Region, Size, understood
+from fakd.inspection.annotations.packed import decode_bitmap
+from fakd.inspection.annotations.regions import (
+    Annotations,
+    Drawing,
+    Region,
+    Size,
+    annotation_errors,
+)
 
 _SHAPES = ("polygon", "rectangle", "bitmap")
 
@@ -26,7 +32,7 @@ def supervisely(root: Path, files: Sequence[str], images: Sequence[str]) -> Anno
         file = f"{folder}/ann/{name}.json".lstrip("/")
         if not middle or file not in known:
             continue
-        with found.leaving_out(file):
+        with found.skipping_malformed(file):
             content = json.loads((root / file).read_bytes())
             objects = [each for each in content["objects"] if each["geometryType"] in _SHAPES]
             titles = {each["classTitle"] for each in objects}
@@ -36,7 +42,7 @@ def supervisely(root: Path, files: Sequence[str], images: Sequence[str]) -> Anno
             found.add(image, file, partial(_drawing, objects, size))
     if not found.images and not found.failed:
         return None
-    with understood(metas[0]):
+    with annotation_errors(metas[0]):
         classes = [each["title"] for each in json.loads((root / metas[0]).read_bytes())["classes"]]
     found.names = [name for name in dict.fromkeys([*classes, *sorted(used)]) if name in used]
     found.remarks += [f"{number} {what} left out" for what, number in skipped.items() if number]
@@ -51,7 +57,7 @@ def _region(each: Any) -> Region:
     name = each["classTitle"]
     if each["geometryType"] == "bitmap":
         left, top = each["bitmap"]["origin"]
-        return Region(name, bitmap=unpacked(each["bitmap"]["data"]), corner=(left, top))
+        return Region(name, bitmap=decode_bitmap(each["bitmap"]["data"]), corner=(left, top))
     outline = each["points"]["exterior"]
     if each["geometryType"] == "rectangle":
         (left, top), (right, bottom) = outline

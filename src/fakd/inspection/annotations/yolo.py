@@ -8,14 +8,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
-from fakd.errors import InputError, counted
+from fakd.errors import InputError, count_noun
 from fakd.inspection.annotations.regions import (
     Annotations,
     Drawing,
     Region,
     Size,
+    annotation_errors,
     area,
-    understood,
 )
 
 _BOX = 6
@@ -36,7 +36,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
     poses = False
     for file in files:
         if file.endswith((".yaml", ".yml")) and "/" not in file:
-            with understood(file):
+            with annotation_errors(file):
                 content = yaml.safe_load((root / file).read_text(encoding="utf-8"))
                 if isinstance(content, dict) and "names" in content:
                     poses |= "kpt_shape" in content
@@ -63,7 +63,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         if file not in known:
             alone += 1
             continue
-        with found.leaving_out(file):
+        with found.skipping_malformed(file):
             text = (root / file).read_text()
             lines = [[float(word) for word in line.split()] for line in text.splitlines() if line]
             lines = [line for line in lines if line]
@@ -84,7 +84,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         boxes, used = boxes + kinds.total(), set()
     found.names = [name for name in names.values() if name in used]
     if boxes:
-        found.remarks.append(f"{counted(boxes, 'object')} left out, with {what} but no outline")
+        found.remarks.append(f"{count_noun(boxes, 'object')} left out, with {what} but no outline")
     elif used and kinds[_UPRIGHT] == kinds.total():
         found.remarks.append(
             "each outline is an upright rectangle; if they are boxes around objects, the masks are "
@@ -92,8 +92,8 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
         )
     if alone:
         found.remarks.append(
-            f"{counted(alone, 'image')} without a text file left out; add an empty file for images "
-            "without objects"
+            f"{count_noun(alone, 'image')} without a text file left out; add an empty file for "
+            "images without objects"
         )
     return found
 

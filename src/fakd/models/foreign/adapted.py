@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from fakd.errors import InputError
 from fakd.models.foreign.answers import (
     class_scores,
-    deactivated,
+    find_logits,
+    invert_activation,
     maps_in,
-    pick,
     queries_in,
     two_classes,
 )
-from fakd.models.foreign.libraries import Carried, Order
-from fakd.models.foreign.probe import Answer, tokens_to_map
-from fakd.models.foreign.sizes import Shown, crop
+from fakd.models.foreign.libraries import NetworkMetadata, Order
+from fakd.models.foreign.probe import ProbedOutput, tokens_to_map
+from fakd.models.foreign.sizes import FittedImages, crop
 from fakd.models.normalize import Normalize
 from fakd.types import Classifier, Prediction, Segmenter
 
@@ -95,13 +95,17 @@ class Adapted(Segmenter):
 
     Args:
         network: the external network.
-        answer: result of `look`.
+        answer: result of `probe_output`.
         carried: normalisation, channel order and further inputs.
         backbone: the part that is excluded from a higher learning rate for heads.
     """
 
     def __init__(
-        self, network: nn.Module, answer: Answer, carried: Carried, backbone: str | None
+        self,
+        network: nn.Module,
+        answer: ProbedOutput,
+        carried: NetworkMetadata,
+        backbone: str | None,
     ) -> None:
         super().__init__()
         self.normalize: nn.Module = Normalize(carried.mean, carried.std)
@@ -111,16 +115,16 @@ class Adapted(Segmenter):
         self.class_names = carried.class_names
         self.align_corners = answer.enlarged == "corners"
         self.head = answer.head
-        self.opaque = _opaque(answer)
+        self.opaque = _describe_opaque(answer)
         self.calls: list[tuple[Tensor, Tensor]] = []
         self.beside: list[Tensor] = []
         self.inputs = tuple(carried.inputs)
         for name, value in carried.inputs.items():
             self.register_buffer(f"input_{name}", torch.tensor(value), persistent=False)
         if self.head is not None:
-            network.get_submodule(self.head.name).register_forward_hook(self.remember)
+            network.get_submodule(self.head.name).register_forward_hook(self.store_classifier)
         for name in () if answer.extra else answer.auxiliary:
-            network.get_submodule(name).register_forward_hook(self.remember_beside)
+            network.get_submodule(name).register_forward_hook(self.store_auxiliary)
         self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
 
@@ -149,11 +153,11 @@ class Adapted(Segmenter):
             "head": [each for each in every if id(each) in head],
         }
 
-    def remember(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def store_classifier(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Store the classifier's last input and output until `forward` uses them."""
         self.calls[:] = [(inputs[0], output)]
 
-    def remember_beside(self, _: nn.Module, __: Any, output: Tensor) -> None:
+    def store_auxiliary(self, _: nn.Module, __: Any, output: Tensor) -> None:
         """Store an auxiliary head's output."""
         if self.training:
             self.beside.append(output)
@@ -178,8 +182,8 @@ class Adapted(Segmenter):
             if queries is None:
                 raise InputError("the network must return queries and masks in training too")
             return Prediction(crop(class_scores(*queries), shown))
-        features, logits = self._taken(answer, shown)
-        auxiliary = self._beside(answer, logits) if self.training else ()
+        features, logits = self._take_features(answer, shown)
+        auxiliary = self._find_auxiliary(answer, logits) if self.training else ()
         self.calls.clear()
         self.beside.clear()
         cut = [crop(each, shown) for each in (self._classes(logits), *auxiliary)]
@@ -187,11 +191,11 @@ class Adapted(Segmenter):
             cut[0], None if features is None else crop(features, shown), tuple(cut[1:]) or None
         )
 
-    def _taken(self, answer: Any, shown: Shown) -> tuple[Tensor | None, Tensor]:
+    def _take_features(self, answer: Any, shown: FittedImages) -> tuple[Tensor | None, Tensor]:
         if self.head is None:
-            _, main = pick(answer, self.answer.place or None)
+            _, main = find_logits(answer, self.answer.place or None)
             main = main.movedim(-1, 1) if self.answer.channels_last else main
-            return None, deactivated(main, self.answer.activation)
+            return None, invert_activation(main, self.answer.activation)
         seen, said = self.calls.pop()
         if self.head.kind == "linear":
             size = (shown.images.shape[-2], shown.images.shape[-1])
@@ -200,14 +204,14 @@ class Adapted(Segmenter):
             )
         return None if self.head.opaque else seen, said
 
-    def _beside(self, answer: Any, logits: Tensor) -> list[Tensor]:
+    def _find_auxiliary(self, answer: Any, logits: Tensor) -> list[Tensor]:
         """Find the auxiliary outputs, of which there may be more in training mode."""
         found = list(self.beside)
         if self.answer.extra:
-            place, _ = pick(answer)
+            place, _ = find_logits(answer)
             place = self.answer.place if self.answer.place in maps_in(answer) else place
             found = [
-                deactivated(value, self.answer.activation)
+                invert_activation(value, self.answer.activation)
                 for key, value in maps_in(answer).items()
                 if key != place and value.shape[1] == logits.shape[1]
             ]
@@ -216,7 +220,7 @@ class Adapted(Segmenter):
     def _classes(self, logits: Tensor) -> Tensor:
         return two_classes(logits) if logits.shape[1] == 1 else logits
 
-    def describe(self, carried: Carried, remarks: Sequence[str]) -> None:
+    def describe(self, carried: NetworkMetadata, remarks: Sequence[str]) -> None:
         """Set ``probe`` and ``remarks`` to what is known about the network."""
         head, answer = self.head, self.answer
         kind = head.kind if head else "queries and masks" if answer.queries else "unknown"
@@ -245,7 +249,7 @@ class Adapted(Segmenter):
         )
 
 
-def _opaque(answer: Answer) -> str:
+def _describe_opaque(answer: ProbedOutput) -> str:
     if answer.queries:
         return "it classifies masks, and no layer outputs class scores of pixels"
     if answer.head is None:

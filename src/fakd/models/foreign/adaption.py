@@ -12,13 +12,19 @@ from fakd.models.foreign.adapted import Adapted
 from fakd.models.foreign.exported import (
     ExportedNetwork,
     FunctionNetwork,
+    InputFormat,
     OnnxNetwork,
-    Takes,
     as_module,
 )
-from fakd.models.foreign.libraries import Carried, Order, architecture_of, carried_by, tell_classes
-from fakd.models.foreign.probe import Answer, Layer, look
-from fakd.specs import architecture, counted_for, spec_of, written
+from fakd.models.foreign.libraries import (
+    NetworkMetadata,
+    Order,
+    architecture_of,
+    metadata_of,
+    set_class_count,
+)
+from fakd.models.foreign.probe import Layer, ProbedOutput, probe_output
+from fakd.specs import architecture, make_spec, spec_of, with_class_count
 from fakd.types import Segmenter
 
 _GREY = (0.449,), (0.226,)
@@ -66,7 +72,7 @@ def adapt(
     module = as_module(network)
     if module is None:
         raise InputError(f"expected a network, got a {type(network).__name__}")
-    carried = carried_by(module)
+    carried = metadata_of(module)
     remarks = [*carried.remarks]
     if any(each.dtype in (torch.bfloat16, torch.float16) for each in module.parameters()):
         module.float()
@@ -76,7 +82,7 @@ def adapt(
         raise InputError(f"the network has no part {backbone!r}; it has {parts}")
     channels = _channels(module, order)
     claims: dict[str, Any] = {"classifier": classifier, "place": output}
-    takes = _takes(module)
+    takes = _input_format(module)
     fixed = takes.side if takes else None
     side = (side, side) if isinstance(side, int) else side
     if side is not None and fixed is not None and tuple(side) != fixed:
@@ -88,7 +94,7 @@ def adapt(
     def run(images: Tensor) -> Any:
         return module(images, **{name: each.to(images.device) for name, each in extra.items()})
 
-    answer = look(module, run, channels=channels, likely=carried.sizes, **claims)
+    answer = probe_output(module, run, channels=channels, likely=carried.sizes, **claims)
     found = 2 if answer.channels == 1 else answer.channels
     replaced = classes is not None and found != classes
     if replaced and new_head and classes is not None:
@@ -97,7 +103,7 @@ def adapt(
             f"its classifier of {found} classes was replaced by a new one of {classes}, which "
             "is initialised randomly"
         )
-        answer = look(module, run, channels=channels, likely=carried.sizes, **claims)
+        answer = probe_output(module, run, channels=channels, likely=carried.sizes, **claims)
         carried = replace(carried, class_names=None)
     elif replaced:
         raise InputError(
@@ -105,7 +111,7 @@ def adapt(
             + (f" from its classifier '{answer.head.name}'" if answer.head else "")
             + "; change the class count"
         )
-    fed = _fed(carried, channels, mean, std, order, given, remarks)
+    fed = _choose_preprocessing(carried, channels, mean, std, order, given, remarks)
     if answer.activation != "none":
         where = "are taken before it" if answer.head else "are recovered by inverting it"
         remarks.append(f"it ends in a {answer.activation}: the logits {where}")
@@ -117,7 +123,7 @@ def adapt(
     return adapted
 
 
-def _takes(module: nn.Module) -> Takes | None:
+def _input_format(module: nn.Module) -> InputFormat | None:
     return module.takes if isinstance(module, OnnxNetwork | ExportedNetwork) else None
 
 
@@ -125,7 +131,7 @@ def _channels(module: nn.Module, order: Order | None) -> int:
     """Infer the number of image channels from the first convolution."""
     if order is not None:
         return 1 if order == "gray" else 3
-    if (takes := _takes(module)) is not None:
+    if (takes := _input_format(module)) is not None:
         count = takes.channels
     else:
         first = next((m for _, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
@@ -140,15 +146,15 @@ def _channels(module: nn.Module, order: Order | None) -> int:
     return 3
 
 
-def _fed(
-    carried: Carried,
+def _choose_preprocessing(
+    carried: NetworkMetadata,
     channels: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     order: Order | None,
     inputs: Mapping[str, Any],
     remarks: list[str],
-) -> Carried:
+) -> NetworkMetadata:
     """Choose the preprocessing: as given, else from the network's metadata, else the default."""
     usual = _GREY if channels == 1 else (carried.mean, carried.std)
     told = carried.told_by
@@ -170,7 +176,7 @@ def _fed(
     return replace(carried, mean=mean, std=std, order=settled, told_by=told, inputs=inputs)
 
 
-def _replace_head(module: nn.Module, answer: Answer, classes: int) -> None:
+def _replace_head(module: nn.Module, answer: ProbedOutput, classes: int) -> None:
     """Replace the classifier, and those of auxiliary heads, for another number of classes."""
     if answer.head is None:
         raise InputError(
@@ -189,11 +195,11 @@ def _replace_head(module: nn.Module, answer: Answer, classes: int) -> None:
         beside = any(name == part or name.startswith(f"{part}.") for part in parts)
         outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
         if name == answer.head.name or (beside and outputs == answer.channels):
-            module.set_submodule(name, _like(layer, classes))
-    tell_classes(module, classes)
+            module.set_submodule(name, _resized_layer(layer, classes))
+    set_class_count(module, classes)
 
 
-def _like(layer: nn.Module, outputs: int) -> nn.Module:
+def _resized_layer(layer: nn.Module, outputs: int) -> nn.Module:
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, outputs, bias)
@@ -205,7 +211,9 @@ def _like(layer: nn.Module, outputs: int) -> nn.Module:
     return type(layer)(layer.in_channels, outputs, **options)
 
 
-def _record(adapted: Adapted, fed: Carried, new_head: bool, claims: Mapping[str, Any]) -> None:
+def _record(
+    adapted: Adapted, fed: NetworkMetadata, new_head: bool, claims: Mapping[str, Any]
+) -> None:
     """Record the specification that rebuilds the network, if there is one."""
     module, answer = adapted.network, adapted.answer
     if isinstance(module, FunctionNetwork):
@@ -213,7 +221,7 @@ def _record(adapted: Adapted, fed: Carried, new_head: bool, claims: Mapping[str,
     inner = spec_of(module)
     built = architecture_of(module)
     if built is None and inner is not None:
-        built = counted_for(architecture(inner), answer.channels)
+        built = with_class_count(architecture(inner), answer.channels)
     told: dict[str, Any] = {
         "classifier": answer.head.name if answer.head else None,
         "backbone": adapted.slow,
@@ -226,6 +234,6 @@ def _record(adapted: Adapted, fed: Carried, new_head: bool, claims: Mapping[str,
     told |= {"inputs": dict(fed.inputs)} if fed.inputs else {}
     if built is not None and not isinstance(module, OnnxNetwork | ExportedNetwork):
         head = {"classes": adapted.classes, "new_head": True} if new_head else {}
-        adapted.config = written("fakd.models.adapt", network=built, **told, **head)
+        adapted.config = make_spec("fakd.models.adapt", network=built, **told, **head)
     if inner is not None:
-        adapted.origin = written("fakd.models.adapt", network=inner, **told)
+        adapted.origin = make_spec("fakd.models.adapt", network=inner, **told)

@@ -77,7 +77,7 @@ def class_scores(
     return sums.clamp(min=tiny).log() + of_class.mT[..., None] + of_pixel
 
 
-def pick(answer: Any, place: str | None = None) -> tuple[str, Tensor]:
+def find_logits(answer: Any, place: str | None = None) -> tuple[str, Tensor]:
     """Find the map with the logits: at the given path, named ``logits`` or ``out``, or the largest.
 
     Raises:
@@ -105,7 +105,7 @@ def pick(answer: Any, place: str | None = None) -> tuple[str, Tensor]:
     )
 
 
-def activated(logits: Tensor, kind: Activation) -> Tensor:
+def activate(logits: Tensor, kind: Activation) -> Tensor:
     """Apply a final activation to logits."""
     if kind == "softmax":
         return logits.softmax(1)
@@ -114,7 +114,7 @@ def activated(logits: Tensor, kind: Activation) -> Tensor:
     return logits.sigmoid() if kind == "sigmoid" else logits
 
 
-def deactivated(answer: Tensor, kind: Activation) -> Tensor:
+def invert_activation(answer: Tensor, kind: Activation) -> Tensor:
     """Invert a final activation; after a softmax, logits are known up to a constant per pixel."""
     if kind == "softmax":
         return answer.clamp(min=torch.finfo(answer.dtype).tiny).log()

@@ -71,7 +71,7 @@ class Deployed(Segmenter):
         shown = images.detach().float().cpu()
         if self.fixed and shown.shape[-2:] != self.fixed:
             shown = F.interpolate(shown, self.fixed, mode="bilinear", antialias=True)
-        answer = torch.from_numpy(self._asked(shown.numpy())).to(images.device).float()
+        answer = torch.from_numpy(self._run(shown.numpy())).to(images.device).float()
         if self.output == "probabilities":
             answer = answer.clamp(min=torch.finfo(answer.dtype).tiny).log()
         return Prediction(answer)
@@ -89,19 +89,19 @@ class Deployed(Segmenter):
         """Run a file whose output is class ids; returns the most likely class of each pixel."""
         size = images.shape[-2:]
         if self.fixed is None or size == self.fixed:
-            named = self._asked(images.cpu().numpy())
+            named = self._run(images.cpu().numpy())
         else:
             height, width = self.fixed
             shown = [
                 np.asarray(Image.fromarray(each).resize((width, height), Image.Resampling.BILINEAR))
                 for each in images.movedim(1, -1).contiguous().cpu().numpy()
             ]
-            answers = self._asked(np.stack(shown).transpose(0, 3, 1, 2))
+            answers = self._run(np.stack(shown).transpose(0, 3, 1, 2))
             back = (size[1], size[0]), Image.Resampling.NEAREST
             named = np.stack([np.asarray(Image.fromarray(each).resize(*back)) for each in answers])
         return torch.from_numpy(named).to(images.device).long()
 
-    def _asked(self, images: np.ndarray) -> np.ndarray:
+    def _run(self, images: np.ndarray) -> np.ndarray:
         """Run the file on bytes or values in [0, 1], after conversion to its input format."""
         given, (kind, order, most) = images, self._taken
         if kind == "uint8":

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fakd.errors import InputError
-from fakd.files import wrong_with
+from fakd.files import describe_bad_download
 from fakd.imports import require_library
 from fakd.models.foreign.deployed import KEY, Deployed
-from fakd.models.foreign.libraries import Carried, keep
+from fakd.models.foreign.libraries import NetworkMetadata, attach_metadata
 from fakd.models.foreign.sizes import Size
 
 
 @dataclass(frozen=True)
-class Takes:
+class InputFormat:
     """Input format of an exported network.
 
     Args:
@@ -54,7 +54,7 @@ class Takes:
         return [*torch.split(filled, self.batch)]
 
 
-def takes_of(shape: Sequence[int | None], dtype: torch.dtype) -> Takes | None:
+def input_format_of(shape: Sequence[int | None], dtype: torch.dtype) -> InputFormat | None:
     """Infer a network's input format from its input's shape, in which None means any size.
 
     >>> takes_of([1, 257, 257, 3], torch.float32).last
@@ -65,10 +65,10 @@ def takes_of(shape: Sequence[int | None], dtype: torch.dtype) -> Takes | None:
     last = shape[3] in (1, 3) and shape[1] not in (1, 3)
     channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
     side = (height, width) if height and width else None
-    return Takes(shape[0], channels or 3, side, last, dtype)
+    return InputFormat(shape[0], channels or 3, side, last, dtype)
 
 
-def _joined(parts: Sequence[Any], count: int) -> Any:
+def _concatenate(parts: Sequence[Any], count: int) -> Any:
     """Concatenate the outputs for parts of a batch, in any nested structure of tensors."""
     flat = [tree_flatten(each) for each in parts]
     columns = [
@@ -98,15 +98,17 @@ class OnnxNetwork(nn.Module):
         self.session, inputs = session, session.get_inputs()
         kinds = {"tensor(uint8)": torch.uint8, "tensor(float16)": torch.float16}
         shape = [side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape]
-        takes = takes_of(shape, kinds.get(inputs[0].type, torch.float32))
+        takes = input_format_of(shape, kinds.get(inputs[0].type, torch.float32))
         if len(inputs) != 1 or takes is None:
             shapes = ", ".join(f"{each.name} {each.shape}" for each in inputs)
             raise InputError(f"{title} must have one input, images with four axes, got {shapes}")
         self.input, self.takes = inputs[0].name, takes
-        keep(self, Carried("ONNX"))
+        attach_metadata(self, NetworkMetadata("ONNX"))
         if takes.dtype == torch.uint8:
             nothing, one = (0.0,) * takes.channels, (1.0,) * takes.channels
-            keep(self, Carried("ONNX", nothing, one, told_by="its input of bytes"))
+            attach_metadata(
+                self, NetworkMetadata("ONNX", nothing, one, told_by="its input of bytes")
+            )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Run the network; returns its outputs by name."""
@@ -115,7 +117,7 @@ class OnnxNetwork(nn.Module):
         for part in self.takes.parts(images.detach().float().cpu()):
             found = self.session.run(None, {self.input: part.numpy()})
             answers.append(dict(zip(names, map(torch.from_numpy, found), strict=True)))
-        return {k: v.to(images.device) for k, v in _joined(answers, len(images)).items()}
+        return {k: v.to(images.device) for k, v in _concatenate(answers, len(images)).items()}
 
     def __deepcopy__(self, memo: Any) -> "OnnxNetwork":
         return self  # a session cannot be copied, and never changes
@@ -156,14 +158,14 @@ class ExportedNetwork(nn.Module):
         takes: its input format, if known.
     """
 
-    def __init__(self, program: nn.Module, takes: Takes | None = None) -> None:
+    def __init__(self, program: nn.Module, takes: InputFormat | None = None) -> None:
         super().__init__()
         self.takes = takes
         for parameter in program.parameters():
             parameter.requires_grad_(False)
         # Not a submodule: an exported program does not support train() and eval().
         self._program = (program,)
-        keep(self, Carried("exported"))
+        attach_metadata(self, NetworkMetadata("exported"))
 
     def forward(self, images: Tensor) -> Any:
         """Run the program on the device that the images are on."""
@@ -171,7 +173,7 @@ class ExportedNetwork(nn.Module):
         if self.takes is None:
             return self._program[0](images)
         answers = [self._program[0](part) for part in self.takes.parts(images)]
-        return _joined(answers, len(images))
+        return _concatenate(answers, len(images))
 
 
 def _of_program(program: torch.export.ExportedProgram) -> ExportedNetwork:
@@ -182,7 +184,7 @@ def _of_program(program: torch.export.ExportedProgram) -> ExportedNetwork:
         return ExportedNetwork(program.module())
     # Dynamic sizes are symbols.
     shape = [side if type(side) is int else None for side in found[0].shape]
-    return ExportedNetwork(program.module(), takes_of(shape, found[0].dtype))
+    return ExportedNetwork(program.module(), input_format_of(shape, found[0].dtype))
 
 
 def open_exported(path: str) -> nn.Module:
@@ -200,7 +202,7 @@ def open_exported(path: str) -> nn.Module:
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"{path} does not exist; give the file of an exported network")
-    opened = _opened(file, path)
+    opened = _open(file, path)
     digest = hashlib.sha256()
     # Some formats store large weights in a separate file.
     for part in (file, file.with_suffix(".bin"), file.with_name(f"{file.name}.data")):
@@ -210,7 +212,7 @@ def open_exported(path: str) -> nn.Module:
     return opened
 
 
-def _opened(file: Path, path: str) -> nn.Module:
+def _open(file: Path, path: str) -> nn.Module:
     try:
         if file.suffix == ".onnx":
             session = onnx_session(file)
@@ -236,7 +238,7 @@ def _opened(file: Path, path: str) -> nn.Module:
     except InputError:
         raise
     except Exception as error:
-        reason = wrong_with(file, (str(error).splitlines() or [type(error).__name__])[0])
+        reason = describe_bad_download(file, (str(error).splitlines() or [type(error).__name__])[0])
         raise InputError(f"{path} cannot be opened as an exported network: {reason}") from error
 
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import huggingface_hub
 from torch import nn
 
-from fakd.errors import InputError, some
-from fakd.imports import LIBRARIES, find, require_library
+from fakd.errors import InputError, list_some
+from fakd.imports import LIBRARIES, import_object, require_library
 from fakd.models.foreign.sizes import Size
 from fakd.models.normalize import IMAGENET_MEAN, IMAGENET_STD
 from fakd.models.weights import is_reachable
-from fakd.specs import Spec, plain, spec_of, written
+from fakd.specs import Spec, make_spec, spec_of, to_plain
 
 Order = Literal["rgb", "bgr", "gray"]
 _CARRIED = "_fakd_carried"
@@ -25,7 +25,7 @@ _OTHERWISE = ("detr", "videomt")
 
 
 @dataclass(frozen=True)
-class Carried:
+class NetworkMetadata:
     """Metadata that a network of a library comes with."""
 
     library: str
@@ -44,28 +44,30 @@ class Carried:
     remarks: tuple[str, ...] = ()
 
 
-def carried_by(network: object) -> Carried:
+def metadata_of(network: object) -> NetworkMetadata:
     """Read a network's metadata; defaults for a network of an unknown library."""
-    if isinstance(known := getattr(network, _CARRIED, None), Carried):
+    if isinstance(known := getattr(network, _CARRIED, None), NetworkMetadata):
         return known
     library = type(network).__module__.partition(".")[0]
     if library not in LIBRARIES:
-        return Carried("own code")
+        return NetworkMetadata("own code")
     if library == "transformers":
-        return _of_transformers(network, {})
+        return _transformers_metadata(network, {})
     if library == "segmentation_models_pytorch":
-        return _of_smp(network)
+        return _smp_metadata(network)
     if library == "torchvision":
-        return _of_torchvision(network)
+        return _torchvision_metadata(network)
     cfg = getattr(network, "pretrained_cfg", None) or {}
     if not cfg.get("mean"):
-        return Carried(library)
+        return NetworkMetadata(library)
     size = tuple(cfg.get("input_size") or ())[1:]
     sizes = ((size[0], size[1]),) if len(size) == 2 else ()
-    return Carried(library, tuple(cfg["mean"]), tuple(cfg["std"]), told_by="timm", sizes=sizes)
+    return NetworkMetadata(
+        library, tuple(cfg["mean"]), tuple(cfg["std"]), told_by="timm", sizes=sizes
+    )
 
 
-def keep(network: nn.Module, carried: Carried) -> None:
+def attach_metadata(network: nn.Module, carried: NetworkMetadata) -> None:
     """Attach metadata to a network."""
     network.__dict__[_CARRIED] = carried
 
@@ -116,11 +118,11 @@ def open_transformers(source: str) -> nn.Module:
     remarks = []
     if missing:
         remarks.append(
-            f"{source} lacks {len(missing)} weights of {name} ({some(missing, 3)}), which are "
+            f"{source} lacks {len(missing)} weights of {name} ({list_some(missing, 3)}), which are "
             "initialised randomly"
         )
-    carried = _of_transformers(network, settings, inputs, processor, tuple(remarks))
-    keep(network, carried)
+    carried = _transformers_metadata(network, settings, inputs, processor, tuple(remarks))
+    attach_metadata(network, carried)
     made: nn.Module = network.eval()
     return made
 
@@ -189,13 +191,13 @@ def _task(transformers: Any, source: str, config: Any, where: Any) -> list[list[
     return [[number * mask for number, mask in pairs]]
 
 
-def _of_transformers(
+def _transformers_metadata(
     network: Any,
     settings: Mapping[str, Any],
     inputs: Mapping[str, Any] | None = None,
     processor: Any = None,
     remarks: tuple[str, ...] = (),
-) -> Carried:
+) -> NetworkMetadata:
     config = network.config
     names = [config.id2label[i] for i in range(len(config.id2label))]
     own = [name for i, name in enumerate(names) if name not in (f"LABEL_{i}", str(i))]
@@ -213,7 +215,7 @@ def _of_transformers(
             "its image processor reduces labels (id 0 becomes 'ignore', 1 becomes 0): the data's "
             "first class must be the network's first",
         )
-    return Carried(
+    return NetworkMetadata(
         "transformers",
         mean,
         std,
@@ -261,18 +263,18 @@ def open_smp(source: str) -> nn.Module:
             f"{source} cannot be opened with segmentation_models_pytorch: {reason}"
         ) from error
     if at_hub:
-        keep(network, _of_smp(network, ask=True))
+        attach_metadata(network, _smp_metadata(network, ask=True))
     return network.eval()
 
 
-def _of_smp(network: Any, ask: bool = False) -> Carried:
+def _smp_metadata(network: Any, ask: bool = False) -> NetworkMetadata:
     """Read the encoder's preprocessing from the hub's cache or, with ``ask``, from the hub."""
     config = getattr(network, "config", None) or {}
     name, weights = config.get("encoder_name"), config.get("encoder_weights") or "imagenet"
     size = _as_size(None if config.get("dynamic_img_size") else config.get("img_size"))
-    carried = Carried("segmentation_models_pytorch", sizes=(size,) if size else ())
-    parameters = find("segmentation_models_pytorch.encoders.get_preprocessing_params")
-    known = find("segmentation_models_pytorch.encoders.encoders").get(name, {})
+    carried = NetworkMetadata("segmentation_models_pytorch", sizes=(size,) if size else ())
+    parameters = import_object("segmentation_models_pytorch.encoders.get_preprocessing_params")
+    known = import_object("segmentation_models_pytorch.encoders.encoders").get(name, {})
     if name is None:
         return carried
     at = known.get("pretrained_settings", {}).get(weights, {})
@@ -287,7 +289,7 @@ def _of_smp(network: Any, ask: bool = False) -> Carried:
     except Exception:
         return carried
     factor = float(found["input_range"][1])
-    return Carried(
+    return NetworkMetadata(
         "segmentation_models_pytorch",
         tuple(each / factor for each in found["mean"]),
         tuple(each / factor for each in found["std"]),
@@ -297,17 +299,17 @@ def _of_smp(network: Any, ask: bool = False) -> Carried:
     )
 
 
-def _of_torchvision(network: Any) -> Carried:
+def _torchvision_metadata(network: Any) -> NetworkMetadata:
     spec = spec_of(network)
     weights = spec["init_args"].get("weights") if spec else None
     if spec is None or weights is None:
-        return Carried("torchvision", told_by="torchvision's own default")
-    enumeration = find("torchvision.models.get_model_weights")(
+        return NetworkMetadata("torchvision", told_by="torchvision's own default")
+    enumeration = import_object("torchvision.models.get_model_weights")(
         spec["class_path"].rpartition(".")[2]
     )
     chosen = enumeration[str(weights).rpartition(".")[2]]
     transforms = chosen.transforms()
-    return Carried(
+    return NetworkMetadata(
         "torchvision",
         tuple(transforms.mean),
         tuple(transforms.std),
@@ -329,16 +331,16 @@ def architecture_of(network: nn.Module) -> Spec | None:
         }
         if "use_pretrained_backbone" in given:
             given["use_pretrained_backbone"] = False
-        settings = written(f"transformers.{type(config).__name__}", **plain(given))
-        return written(f"transformers.{kind}", config=settings)
+        settings = make_spec(f"transformers.{type(config).__name__}", **to_plain(given))
+        return make_spec(f"transformers.{kind}", config=settings)
     if root == "segmentation_models_pytorch" and isinstance(config, Mapping):
         given = {key: value for key, value in config.items() if not key.startswith("_")}
         path = f"segmentation_models_pytorch.{kind}"
-        return written(path, **dict(plain(given)) | {"encoder_weights": None})
+        return make_spec(path, **dict(to_plain(given)) | {"encoder_weights": None})
     return None
 
 
-def tell_classes(network: nn.Module, classes: int) -> None:
+def set_class_count(network: nn.Module, classes: int) -> None:
     """Set the number of classes in a network's own configuration."""
     config: Any = getattr(network, "config", None)
     if isinstance(config, dict) and "classes" in config:
@@ -356,7 +358,7 @@ def save_own(network: nn.Module, folder: Path, class_names: Sequence[str] | None
     Returns:
         Whether its library has such a format.
     """
-    carried = carried_by(network)
+    carried = metadata_of(network)
     if carried.library not in ("transformers", "segmentation_models_pytorch"):
         return False
     config: Any = network.config

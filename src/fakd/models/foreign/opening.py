@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fakd import specs
-from fakd.errors import InputError, some
+from fakd.errors import InputError, list_some
 from fakd.models.foreign.adaption import adapt
 from fakd.sources import resolve
 from fakd.types import Segmenter
@@ -28,10 +28,10 @@ def open_network(given: Any, classes: int | None = None, trained: bool = False) 
     """
     spec = None
     if isinstance(given, str | Path):
-        spec = specs.checked(resolve(str(given)), str(given), counted=classes is not None)
+        spec = specs.check_spec(resolve(str(given)), str(given), counted=classes is not None)
     elif isinstance(given, Mapping):
         spec = dict(given)
-    made = given if spec is None else _built(spec, classes, trained)
+    made = given if spec is None else _build(spec, classes, trained)
     if not callable(made) and not hasattr(made, "get_inputs"):
         what = spec["class_path"] if spec else "the caller"
         raise InputError(f"expected a network from {what}, got a {type(made).__name__}")
@@ -52,7 +52,7 @@ def open_network(given: Any, classes: int | None = None, trained: bool = False) 
         network.remarks = (*network.remarks, remark)
     if spec is not None and not spec["class_path"].startswith("fakd.models.load"):
         # Recorded without the class count, which readers of the recipe also take from the data.
-        network.origin = specs.plain(spec)
+        network.origin = specs.to_plain(spec)
     return network
 
 
@@ -65,10 +65,10 @@ def _unweighted(spec: specs.Spec) -> list[str]:
     return list(known) if off else []
 
 
-def _built(spec: specs.Spec, classes: int | None, trained: bool) -> Any:
+def _build(spec: specs.Spec, classes: int | None, trained: bool) -> Any:
     if trained and classes is not None and spec["class_path"] == specs.ADAPT:
         wanted = {"classes": classes} | spec["init_args"] | {"new_head": True}
-        spec = specs.written(specs.ADAPT, **wanted)
+        spec = specs.make_spec(specs.ADAPT, **wanted)
     try:
         return specs.build(spec, classes=classes)
     except InputError:
@@ -79,7 +79,7 @@ def _built(spec: specs.Spec, classes: int | None, trained: bool) -> Any:
             raise
         reason = f"{type(error).__name__}: {error}"
         given = {**({} if classes is None else {"classes": classes}), **spec["init_args"]}
-        told = some([f"{name}={value!r}" for name, value in given.items()], 6)
+        told = list_some([f"{name}={value!r}" for name, value in given.items()], 6)
         raise InputError(
             f"{spec['class_path']} cannot be built with {told or 'no arguments'}: {reason}"
         ) from error

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fakd.errors import InputError
 from fakd.models.foreign.answers import (
     Activation,
-    activated,
+    activate,
     activation_of,
+    find_logits,
     maps_in,
-    pick,
     queries_in,
 )
 from fakd.models.foreign.sizes import EVEN, Size, Sizes, find_sizes
@@ -51,7 +51,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbedOutput:
     """Properties of a network's output, as found by probing."""
 
     place: str
@@ -73,7 +73,7 @@ class Answer:
     """Whether the auxiliary logits are in the output."""
 
 
-def look(
+def probe_output(
     network: nn.Module,
     run: Callable[[Tensor], Any],
     *,
@@ -82,7 +82,7 @@ def look(
     likely: tuple[Size, ...] = (),
     classifier: str | None = None,
     place: str | None = None,
-) -> Answer:
+) -> ProbedOutput:
     """Probe a network by running it on noise in evaluation mode; its state is restored afterwards.
 
     Args:
@@ -110,7 +110,7 @@ def look(
         if (queries := queries_in(answer)) is not None:
             found.update(channels=queries[0].shape[-1] - 1, last=False)
             return _size(queries[1])
-        _, main = pick(answer, place)
+        _, main = find_logits(answer, place)
         last = _is_channels_last(main, size)
         found.update(channels=main.shape[-1 if last else 1], last=last)
         return _size(main.movedim(-1, 1) if last else main)
@@ -118,16 +118,16 @@ def look(
     with evaluating(network):
         sizes = find_sizes(grid_at, side, likely)
         size = sizes.fixed or (EVEN if sizes.multiple == 1 else _multiple_of(sizes.multiple))
-        with _recorded(network, found["channels"]) as (calls, beside):
+        with _recording(network, found["channels"]) as (calls, beside):
             answer = answer_at(size)
     queries = queries_in(answer)
     if queries is not None:
         rows, _ = _size(queries[1])
-        return Answer(
+        return ProbedOutput(
             "", found["channels"], False, "none", True, "bilinear", sizes,
             _whole(size[0], rows), None, (), False,
         )  # fmt: skip
-    key, main = pick(answer, place)
+    key, main = find_logits(answer, place)
     main = main.movedim(-1, 1) if found["last"] else main
     head, activation, enlarged, grid = _head(network, calls, main, classifier, size)
     stride = _whole(size[0], grid[0])
@@ -135,7 +135,7 @@ def look(
         # Pixels that do not fill a patch are ignored, even if logits are upsampled to the image.
         sizes = Sizes(stride)
     others = [k for k, v in maps_in(answer).items() if k != key and v.shape[1] == main.shape[1]]
-    return Answer(
+    return ProbedOutput(
         key, main.shape[1], found["last"], activation, False, enlarged, sizes,
         stride, head, tuple(beside or others), not beside,
     )  # fmt: skip
@@ -182,7 +182,7 @@ def _head(
     for name, output in reversed(calls.items()):
         for maps, prefix in _as_maps(output, modules[name], size):
             if (how := _agrees(maps, main)) is not None:
-                agreeing.append((_described(name, modules[name], prefix), *how, _size(maps)))
+                agreeing.append((_describe_head(name, modules[name], prefix), *how, _size(maps)))
                 break
     for head, activation, enlarged, grid in sorted(agreeing, key=lambda each: bool(each[0].opaque)):
         if claimed in (None, head.name):
@@ -196,7 +196,7 @@ def _head(
     return None, activation_of(main), "bilinear", _size(main)
 
 
-def _described(name: str, layer: nn.Module, prefix: int) -> Head:
+def _describe_head(name: str, layer: nn.Module, prefix: int) -> Head:
     if isinstance(layer, nn.Linear):
         return Head(name, "linear", layer.in_features, prefix=prefix)
     if isinstance(layer, nn.ConvTranspose2d):
@@ -263,8 +263,8 @@ def _agrees(output: Tensor, answer: Tensor) -> tuple[Activation, str] | None:
     for kind in kinds:
         for name, how in _RESIZED.items():
             for resized in (
-                activated(F.interpolate(output, size, **how), kind),
-                F.interpolate(activated(output, kind), size, **how),
+                activate(F.interpolate(output, size, **how), kind),
+                F.interpolate(activate(output, kind), size, **how),
             ):
                 if float((resized - answer).abs().max()) <= limit:
                     return kind, name
@@ -272,7 +272,7 @@ def _agrees(output: Tensor, answer: Tensor) -> tuple[Activation, str] | None:
 
 
 @contextmanager
-def _recorded(network: nn.Module, classes: int) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
+def _recording(network: nn.Module, classes: int) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
     """Record the outputs of layers with ``classes`` channels, in the order of their last calls.
 
     Also record the names of auxiliary heads that output maps with ``classes`` channels.

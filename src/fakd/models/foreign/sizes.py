@@ -15,7 +15,7 @@ _MULTIPLES = (2, 4, 8, 14, 16, 28, 32, 64, 128)
 _SQUARES = (224, 256, 384, 512, 513, 518, 640, 768, 1024, 128, 64)
 
 
-class Shown(NamedTuple):
+class FittedImages(NamedTuple):
     """Images at a size that the network accepts."""
 
     images: Tensor
@@ -35,7 +35,7 @@ class Sizes:
     multiple: int = 1
     fixed: Size | None = None
 
-    def fit(self, images: Tensor, stride: int | None) -> Shown:
+    def fit(self, images: Tensor, stride: int | None) -> FittedImages:
         """Pad or resize normalised images to a size that the network accepts.
 
         To multiples they are padded below and to the right with zeros, the mean colour, if the
@@ -48,11 +48,11 @@ class Sizes:
             width + -width % self.multiple,
         )
         if wanted == (height, width):
-            return Shown(images)
+            return FittedImages(images)
         if self.fixed or stride is None or height % stride or width % stride:
-            return Shown(F.interpolate(images, wanted, mode="bilinear", antialias=True))
+            return FittedImages(F.interpolate(images, wanted, mode="bilinear", antialias=True))
         padding = (0, wanted[1] - width, 0, wanted[0] - height)
-        return Shown(F.pad(images, padding), (height, width))
+        return FittedImages(F.pad(images, padding), (height, width))
 
     def __str__(self) -> str:
         if self.fixed:
@@ -62,7 +62,7 @@ class Sizes:
         return "any"
 
 
-def crop(maps: Tensor, shown: Shown) -> Tensor:
+def crop(maps: Tensor, shown: FittedImages) -> Tensor:
     """Crop the padding from a map."""
     if shown.padded_from is None:
         return maps

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fakd.errors import InputError
-from fakd.files import expanded
+from fakd.files import expand_user
 from fakd.models.mmseg.renaming import from_mmseg, to_mmseg_names
 from fakd.models.mmseg.unpickle import load_pickled
 from fakd.models.paper import EncoderDecoder, deeplabv3plus, fcn_hrnet, isanet, pspnet
@@ -49,7 +49,7 @@ def load_mmseg(
     if isinstance(source, Mapping):
         name, checkpoint = "the state dictionary", source
     else:
-        name, checkpoint = str(source), read(expanded(source))
+        name, checkpoint = str(source), read(expand_user(source))
     if not isinstance(checkpoint, Mapping):
         raise InputError(f"{name} must be a dictionary, got {type(checkpoint).__name__}")
     state = network_state(checkpoint, name)

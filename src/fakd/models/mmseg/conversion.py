@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fakd.errors import InputError
-from fakd.files import expanded, write_atomically
+from fakd.files import expand_user, write_atomically
 from fakd.models.files import load, save
 from fakd.models.foreign.adapted import Adapted
 from fakd.models.mmseg.checkpoint import load_mmseg, to_mmseg
@@ -66,4 +66,4 @@ def export_mmseg(source: Path | str, target: Path | str) -> None:
     def write(file: Path) -> None:
         file.write_bytes(buffer.getbuffer())
 
-    write_atomically(expanded(target), write)
+    write_atomically(expand_user(target), write)

@@ -46,15 +46,17 @@ def from_mmseg(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
         state: keyed by mmsegmentation's names.
         backbone: the paper's name of the backbone, a key of `fakd.models.backbones.PAPER`.
     """
-    return rename(state, LAYERS.get(backbone, {}))
+    return rename_backbone(state, LAYERS.get(backbone, {}))
 
 
 def to_mmseg_names(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
     """Rename the entries of a state dictionary to mmsegmentation's names; inverts `from_mmseg`."""
-    return rename(state, {ours: theirs for theirs, ours in LAYERS.get(backbone, {}).items()})
+    return rename_backbone(
+        state, {ours: theirs for theirs, ours in LAYERS.get(backbone, {}).items()}
+    )
 
 
-def rename(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
+def rename_backbone(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
     """Rename the backbone's layers; the last part of an entry's name is kept."""
     renamed = {}
     for name, tensor in state.items():

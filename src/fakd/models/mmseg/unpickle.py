@@ -10,7 +10,7 @@ from typing import IO, Any
 import torch
 
 from fakd.errors import InputError
-from fakd.files import wrong_with
+from fakd.files import describe_bad_download
 
 PLAIN = {
     ("collections", "OrderedDict"),
@@ -106,5 +106,7 @@ def load_pickled(path: Path) -> Any:
         ) from error
     except Exception as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = wrong_with(path, f"it cannot be read as one ({told}); download it again")
+        reason = describe_bad_download(
+            path, f"it cannot be read as one ({told}); download it again"
+        )
         raise InputError(f"{path} must be a file written by torch.save: {reason}") from error

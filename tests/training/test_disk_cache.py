@@ -22,7 +22,7 @@ from fakd.models import pspnet
 from fakd.runs.folder import FINAL
 from fakd.settings import IGNORE, Augmentation, Hardware, Intervals, Schedule
 from fakd.signals import Interrupted
-from fakd.training.decoded import decoded
+from fakd.training.disk_cache import cache_on_disk
 from stand_ins import message
 
 
@@ -67,7 +67,7 @@ def data_of(split):
 def opened(data, folder, cache=1.0, said=None):
     hardware = Hardware(cache=cache, cache_folder=str(folder))
     console = Console(file=said or StringIO(), width=200)
-    return decoded(data, hardware, console)[0]
+    return cache_on_disk(data, hardware, console)[0]
 
 
 def reads(data):
@@ -167,7 +167,7 @@ def test_no_more_is_kept_than_is_allowed(data, tmp_path):
 
 
 def test_a_disk_without_room_is_refused(data, tmp_path, monkeypatch):
-    from fakd.training import decoded as module
+    from fakd.training import disk_cache as module
 
     usage = replace_free(0)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)

@@ -21,7 +21,7 @@ It is 640 for PSPNet-ResNet-101.
 """
 
 
-class _Held(TorchDispatchMode):
+class _TensorBytes(TorchDispatchMode):
     """Tracks the bytes of all live tensors, and their peak."""
 
     def __init__(self) -> None:
@@ -38,22 +38,22 @@ class _Held(TorchDispatchMode):
             if isinstance(each, Tensor) and (storage := each.untyped_storage()) not in self._known:
                 self._known.add(storage)
                 self.now += storage.nbytes()
-                weakref.finalize(storage, self._let_go, storage.nbytes())
+                weakref.finalize(storage, self._release, storage.nbytes())
         self.most = max(self.most, self.now)
         return made
 
-    def _let_go(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self.now -= size
 
 
-def held_bytes(network: nn.Module, images: Tensor) -> int:
+def peak_bytes(network: nn.Module, images: Tensor) -> int:
     """Measure the peak memory of a forward pass without gradient, in bytes, weights excluded.
 
     Args:
         network: on the device of the images, which may be meta.
         images: ``[batch, 3, height, width]``.
     """
-    held = _Held()
+    held = _TensorBytes()
     with torch.no_grad(), held:
         network(images)
     return held.most
@@ -85,13 +85,13 @@ def bytes_of_image(network: nn.Module, size: tuple[int, int], learns: bool) -> i
         structure = structure_of(network)
         if learns:
             return activation_bytes(structure.train(), images) // 2
-        return held_bytes(structure.eval(), images[:1])
+        return peak_bytes(structure.eval(), images[:1])
     except Exception:
         # External code may need values or a device, or may not be copyable.
         return 0
 
 
-def require_room(
+def require_image_memory(
     count: int,
     size: tuple[int, int],
     device: torch.device,

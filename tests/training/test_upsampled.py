@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakd import bilinear
 from fakd.settings import Task
-from fakd.training import enlarged
-from fakd.training.enlarged import label_losses, summed_cross_entropy
+from fakd.training import upsampled
 from fakd.training.task import TaskLoss, cross_entropy
+from fakd.training.upsampled import label_losses, summed_cross_entropy
 from fakd.types import IGNORE, Prediction
 
 SIZES = [
@@ -182,6 +182,6 @@ def test_what_is_held_does_not_grow_with_the_labels_but_for_them(settings, monke
 
 
 def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(enlarged)
+    result = doctest.testmod(upsampled)
     assert result.attempted > 0
     assert result.failed == 0

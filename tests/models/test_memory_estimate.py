@@ -7,7 +7,12 @@ from torch import nn
 from fakd.errors import InputError
 from fakd.models import adapt, open_network
 from fakd.models.catalogue import activation_bytes
-from fakd.models.demand import bytes_of_image, held_bytes, require_room, structure_of
+from fakd.models.memory_estimate import (
+    bytes_of_image,
+    peak_bytes,
+    require_image_memory,
+    structure_of,
+)
 from fakd.types import Prediction, Segmenter
 
 CPU = torch.device("cpu")
@@ -23,7 +28,7 @@ def test_a_structure_takes_what_the_network_does(word):
     assert all(torch.equal(each, before[name]) for name, each in network.state_dict().items())
     images = torch.rand(2, 3, 64, 96)
     assert told[0] == activation_bytes(network, images) // 2
-    assert told[1] == held_bytes(structure_of(network).eval(), images[:1].to("meta"))
+    assert told[1] == peak_bytes(structure_of(network).eval(), images[:1].to("meta"))
 
 
 def test_what_is_frozen_keeps_less():
@@ -36,7 +41,7 @@ def test_what_is_frozen_keeps_less():
 def test_what_is_held_is_let_go_between_layers():
     layers = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(9)))
     image = torch.rand(1, 3, 32, 32)
-    assert held_bytes(layers.to("meta"), image.to("meta")) == 2 * 4 * image.numel()
+    assert peak_bytes(layers.to("meta"), image.to("meta")) == 2 * 4 * image.numel()
 
 
 class Looking(nn.Module):
@@ -53,11 +58,13 @@ class Looking(nn.Module):
 def test_a_network_that_looks_at_values_counts_as_its_images(monkeypatch):
     network = adapt(Looking())
     assert bytes_of_image(network, (32, 32), learns=True) == 0
-    monkeypatch.setattr("fakd.models.demand.free_memory", lambda device: 100 * 12 * 32 * 32)
+    monkeypatch.setattr(
+        "fakd.models.memory_estimate.free_memory", lambda device: 100 * 12 * 32 * 32
+    )
     monkeypatch.setattr("fakd.memory.free_memory", lambda device: 100 * 12 * 32 * 32)
-    require_room(99, (32, 32), CPU, "", asked=[network])
+    require_image_memory(99, (32, 32), CPU, "", asked=[network])
     with pytest.raises(InputError, match=r"101 images of 32 x 32 pixels at a time would take"):
-        require_room(101, (32, 32), CPU, "", asked=[network])
+        require_image_memory(101, (32, 32), CPU, "", asked=[network])
 
 
 class Never(Segmenter):
@@ -79,18 +86,18 @@ def test_the_largest_of_learner_and_teachers_counts_and_says_how_many_fit(monkey
         (False, {"learner": learner, "asked": [teacher]}, max(kept, held)),
     ):
         free = weights + 7 * (image + each)
-        for place in ("fakd.memory", "fakd.models.demand"):
+        for place in ("fakd.memory", "fakd.models.memory_estimate"):
             monkeypatch.setattr(f"{place}.free_memory", lambda device, free=free: free)
-        require_room(7, (64, 96), CPU, "a remedy", half=half, **networks)
+        require_image_memory(7, (64, 96), CPU, "a remedy", half=half, **networks)
         with pytest.raises(InputError, match=r"8 images of .*; that is enough for 7; a remedy"):
-            require_room(8, (64, 96), CPU, "a remedy", half=half, **networks)
+            require_image_memory(8, (64, 96), CPU, "a remedy", half=half, **networks)
 
 
 def test_where_there_is_plenty_no_network_is_looked_at(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("fakd.models.demand.bytes_of_image", refuse)
-    require_room(2, (32, 32), CPU, "", asked=[Never()])
-    monkeypatch.setattr("fakd.models.demand.free_memory", lambda device: None)
-    require_room(10**9, (10**6, 10**6), CPU, "", asked=[Never()])
+    monkeypatch.setattr("fakd.models.memory_estimate.bytes_of_image", refuse)
+    require_image_memory(2, (32, 32), CPU, "", asked=[Never()])
+    monkeypatch.setattr("fakd.models.memory_estimate.free_memory", lambda device: None)
+    require_image_memory(10**9, (10**6, 10**6), CPU, "", asked=[Never()])

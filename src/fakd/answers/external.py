@@ -9,14 +9,14 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float32
 
-from fakd.answers.maps import Answers, Maps, Size, missing
+from fakd.answers.maps import Answers, Maps, Size, missing_answers
 from fakd.answers.sources import SUFFIXES
 from fakd.answers.store import PARTS
 from fakd.data.dataset import Split
 from fakd.data.description import description_of, read_description
 from fakd.data.masks import MaskReader
 from fakd.data.scan import files_below
-from fakd.errors import InputError, counted, some
+from fakd.errors import InputError, count_noun, list_some
 from fakd.types import IGNORE
 
 _LOOKED_AT = 500
@@ -29,7 +29,7 @@ _SUM = 0.02
 """Allowed deviation of a sum of probabilities from 1."""
 
 
-class Outside(Answers):
+class ExternalAnswers(Answers):
     """A folder of answers, in ``train`` and ``val`` like the data, or all in one folder.
 
     A file holds ``logits`` or ``probabilities``, ``[classes, rows, cols]`` on any grid, as floating
@@ -83,7 +83,8 @@ class Outside(Answers):
         if not extra:
             return ()
         return (
-            f"{counted(len(extra), 'answer')} in {self.folder} without an image: {some(extra, 3)}",
+            f"{count_noun(len(extra), 'answer')} in {self.folder} without an image: "
+            f"{list_some(extra, 3)}",
         )
 
     def find(self, part: str, split: Split) -> Sequence[str]:
@@ -94,7 +95,7 @@ class Outside(Answers):
         keys = [name if not inner or name in self._files else f"{part}/{name}" for name in names]
         if lacking := [key for key in keys if key not in self._files]:
             remedy = "an answer has the name of its image, so add or rename them"
-            raise missing(self.title, part, lacking, len(names), remedy)
+            raise missing_answers(self.title, part, lacking, len(names), remedy)
         found = [self._files[key] for key in keys]
         self._used |= set(keys)
         looked_at = min(len(found), _LOOKED_AT)
@@ -139,7 +140,7 @@ class Outside(Answers):
             )
         result: np.ndarray = values.astype(np.float32)
         if keys[0] == "logits" and narrow:
-            result = self._scaled(result, arrays, path)
+            result = self._dequantised(result, arrays, path)
         if not np.isfinite(result).all():
             raise InputError(f"{path} holds values that are infinite or NaN; write it again")
         if keys[0] == "logits":
@@ -156,7 +157,7 @@ class Outside(Answers):
         logs: np.ndarray = np.log(np.maximum(result / sums, _LEAST))
         return logs
 
-    def _scaled(
+    def _dequantised(
         self, values: Float32[np.ndarray, "classes rows cols"], arrays: dict[str, Any], path: Path
     ) -> Float32[np.ndarray, "classes rows cols"]:
         if "scale" not in arrays:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fakd.data import Sample, SegmentationData
 from fakd.inference import to_unit
-from fakd.inspection import Finding, Weight, spread
+from fakd.inspection import Finding, Weight, spread_evenly
 from fakd.metrics import Scores, confusion_matrix
 from fakd.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from fakd.settings import Settings
@@ -35,7 +35,7 @@ _MOVED = 0.05
 """Gain of mIoU that another order of the teacher's classes needs."""
 
 
-class Asked(NamedTuple):
+class TeacherScores(NamedTuple):
     """A teacher's predictions for a few validation images."""
 
     matrices: list[Int[Tensor, "classes classes"]]
@@ -54,13 +54,13 @@ class Asked(NamedTuple):
         return torch.stack(self.matrices[:images]).sum(0)
 
 
-def ask(
+def score_teacher(
     teacher: Teacher, data: SegmentationData, settings: Settings, seconds: float, most: int = IMAGES
-) -> Asked:
+) -> TeacherScores:
     """Run a teacher on a few evenly spread validation images, until the time is up."""
     classes, began = teacher.network.classes, time.monotonic()
-    asked = Asked([], [], [], 0.0)
-    for index in spread(len(data.val))[:IMAGES]:
+    asked = TeacherScores([], [], [], 0.0)
+    for index in spread_evenly(len(data.val))[:IMAGES]:
         sample = data.val[index]
         if sample.labels is None:
             continue
@@ -74,13 +74,13 @@ def ask(
     return asked._replace(seconds=time.monotonic() - began)
 
 
-def is_blind(matrix: Int[Tensor, "classes classes"], miou: float) -> bool:
+def is_uninformative(matrix: Int[Tensor, "classes classes"], miou: float) -> bool:
     """Tell whether an mIoU is no better than predicting the most frequent class everywhere."""
     pixels = matrix.sum(1)
     return miou <= float(pixels.max() / pixels.sum() / (pixels > 0).sum()) * (1 + 1e-9)
 
 
-def reordered(matrix: Int[Tensor, "classes classes"]) -> tuple[float, list[int]]:
+def best_class_order(matrix: Int[Tensor, "classes classes"]) -> tuple[float, list[int]]:
     """Find the order of the teacher's classes that matches the labels best.
 
     Classes are assigned one to one so that the sum of their IoUs is largest (Kuhn, 1955).
@@ -98,22 +98,26 @@ def reordered(matrix: Int[Tensor, "classes classes"]) -> tuple[float, list[int]]
     return float(iou[range(len(iou)), order][shown].mean()), [int(each) for each in order]
 
 
-def asked_otherwise(
-    teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
+def find_better_inputs(
+    teacher: Teacher,
+    data: SegmentationData,
+    settings: Settings,
+    asked: TeacherScores,
+    seconds: float,
 ) -> tuple[list[Finding], list[Finding]]:
     """Look for a normalisation, channel order or class order in which the teacher scores higher."""
-    found, matrix = _fed_better(teacher, data, settings, asked, seconds)
-    return found, _in_order(teacher.network, data, matrix)
+    found, matrix = _try_normalizations(teacher, data, settings, asked, seconds)
+    return found, _judge_class_order(teacher.network, data, matrix)
 
 
-def _in_order(
+def _judge_class_order(
     network: Segmenter, data: SegmentationData, matrix: Int[Tensor, "classes classes"]
 ) -> list[Finding]:
     """Judge by the labels whether a teacher has the data's classes in another order."""
-    best, order = reordered(matrix)
+    best, order = best_class_order(matrix)
     here, pixels = Scores.from_matrix(matrix).miou, matrix.sum(1)
     moved = [i for i, theirs in enumerate(order) if theirs != i and pixels[i]]
-    gained = best > max(here + _MOVED, 1.25 * here) and not is_blind(matrix, best / 1.25)
+    gained = best > max(here + _MOVED, 1.25 * here) and not is_uninformative(matrix, best / 1.25)
     if not gained or len(moved) < 2:
         return []
     theirs = network.class_names or tuple(f"its class {number}" for number in range(len(order)))
@@ -129,8 +133,12 @@ def _in_order(
     ]
 
 
-def _fed_better(
-    teacher: Teacher, data: SegmentationData, settings: Settings, asked: Asked, seconds: float
+def _try_normalizations(
+    teacher: Teacher,
+    data: SegmentationData,
+    settings: Settings,
+    asked: TeacherScores,
+    seconds: float,
 ) -> tuple[list[Finding], Int[Tensor, "classes classes"]]:
     """Try other common normalisations; return findings, and the confusion matrix of the best.
 
@@ -152,25 +160,25 @@ def _fed_better(
 
     def trial(name: str, order: str) -> None:
         if time.monotonic() < until:
-            with _fed(network, _FED.get(name, own), order):
-                found = ask(teacher, data, settings, seconds, images)
+            with _changed_inputs(network, _FED.get(name, own), order):
+                found = score_teacher(teacher, data, settings, seconds, images)
             tried[name, order] = found.first()
 
     def best() -> tuple[str, str]:
         # One that predicts the same class everywhere may score higher by chance.
-        values = {way: reordered(matrix)[0] for way, matrix in tried.items()}
-        seeing = [way for way in tried if not is_blind(tried[way], values[way])]
+        values = {way: best_class_order(matrix)[0] for way, matrix in tried.items()}
+        seeing = [way for way in tried if not is_uninformative(tried[way], values[way])]
         return max(seeing, key=lambda way: values[way], default=("", before))
 
     for name, how in _FED.items():
         if not torch.allclose(torch.tensor(own), torch.tensor(how), atol=3e-3):
             trial(name, before)
     if hasattr(network, "order"):
-        ways = sorted(tried, key=lambda way: reordered(tried[way])[0], reverse=True)
+        ways = sorted(tried, key=lambda way: best_class_order(tried[way])[0], reverse=True)
         for name, _ in ways:
             trial(name, "rgb" if before == "bgr" else "bgr")
     name, order = best()
-    here, there = (reordered(tried[way])[0] for way in (("", before), (name, order)))
+    here, there = (best_class_order(tried[way])[0] for way in (("", before), (name, order)))
     if not there > max(here + _BETTER, 1.1 * here):
         return [], asked.first()
     mean, std = ([float(f"{x:.4g}") for x in part] for part in _FED.get(name, own))
@@ -188,7 +196,7 @@ def _fed_better(
 
 
 @contextmanager
-def _fed(network: Any, way: _Way, order: str) -> Iterator[None]:
+def _changed_inputs(network: Any, way: _Way, order: str) -> Iterator[None]:
     """Temporarily change a network's normalisation and channel order."""
     normalize = network.normalize
     before = normalize.mean, normalize.std, getattr(network, "order", None)

@@ -24,7 +24,7 @@ _STUCK = 20.0
 
 
 @contextmanager
-def sitting(fabric: Fabric, run: Path) -> Iterator[None]:
+def ends_in_order(fabric: Fabric, run: Path) -> Iterator[None]:
     """End a run in order if a signal asks it to, or if one of its processes dies.
 
     Signals are recorded (`fakd.signals`) and forwarded to the other processes.
@@ -33,29 +33,31 @@ def sitting(fabric: Fabric, run: Path) -> Iterator[None]:
         ChildProcessError: another process has ended; names it, and the saved step.
         KeyboardInterrupt, SystemExit: the run has stopped because of a signal.
     """
-    company = _Company(fabric, run) if fabric.world_size > 1 else None
+    company = _Supervision(fabric, run) if fabric.world_size > 1 else None
 
     def heard(number: int) -> None:
         if fabric.is_global_zero:
             again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-            signals.say(f"{signals.name(number)}: finishing the step and saving{again}")
+            signals.write_line(
+                f"{signals.signal_name(number)}: finishing the step and saving{again}"
+            )
         if company:
-            company.hand_on(number)
+            company.forward_signal(number)
 
     try:
         with signals.listening(heard):
             if company is None:
                 yield
             else:
-                with company.kept():
+                with company.supervised():
                     yield
     except Interrupted as error:
         if not fabric.is_global_zero:
             raise SystemExit(128 + error.number) from None
-        raise signals.ended(error.number, str(error)) from None
+        raise signals.stop_exception(error.number, str(error)) from None
 
 
-class _Company:
+class _Supervision:
     """A process's view of the others: the first one watches its children, these watch the first."""
 
     def __init__(self, fabric: Fabric, run: Path) -> None:
@@ -71,13 +73,13 @@ class _Company:
         self._parent = os.getppid() if started_here and not self._children else None
         self._over = threading.Event()
 
-    def hand_on(self, number: int) -> None:
+    def forward_signal(self, number: int) -> None:
         """Forward a signal to the children; they receive a terminal's Ctrl-C themselves."""
         for child in self._children if number != signal.SIGINT else ():
             child.send_signal(number)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def supervised(self) -> Iterator[None]:
         """Watch the other processes; kill them if this one fails, else wait for their end."""
         threading.Thread(target=self._watch, name="fakd-company", daemon=True).start()
         try:
@@ -96,7 +98,7 @@ class _Company:
         lost = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
         orderly = (
             isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
-            and not signals.insisted()
+            and not signals.is_second_interrupt()
         )
         if orderly:
             return
@@ -104,7 +106,7 @@ class _Company:
             # The first process kills this one if it fails in the same way, or has lost another.
             time.sleep(_GRACE)
         elif lost:
-            dead = _until(self._dead, _GRACE)
+            dead = _until(self._find_dead, _GRACE)
             if dead is not None:
                 self._kill()
                 raise self._reason(*dead) from error
@@ -117,16 +119,18 @@ class _Company:
         while not self._over.wait(0.5):
             if self._parent is not None and os.getppid() != self._parent:
                 if self._rank == 1:
-                    signals.say(f"failed: {self._line('the first process of this run was killed')}")
+                    signals.write_line(
+                        f"failed: {self._line('the first process of this run was killed')}"
+                    )
                 os._exit(1)
-            if (dead := self._dead()) is not None and not self._over.wait(_STUCK):
+            if (dead := self._find_dead()) is not None and not self._over.wait(_STUCK):
                 reason = self._reason(*dead)
                 self._kill()
                 if isinstance(reason, ChildProcessError):
-                    signals.say(f"failed: {reason}")
+                    signals.write_line(f"failed: {reason}")
                 os._exit(1)
 
-    def _dead(self) -> tuple[int, int] | None:
+    def _find_dead(self) -> tuple[int, int] | None:
         codes = [(rank, child.poll()) for rank, child in enumerate(self._children, start=1)]
         return next(((rank, code) for rank, code in codes if code), None)
 
@@ -134,7 +138,7 @@ class _Company:
         """Describe which process ended and how; one with exit code 1 or 2 has printed why."""
         if code in (1, 2):
             return SystemExit(code)
-        how = f"was killed by {signals.name(-code)}" if code < 0 else f"exited with {code}"
+        how = f"was killed by {signals.signal_name(-code)}" if code < 0 else f"exited with {code}"
         return ChildProcessError(
             self._line(f"process {rank} (from 0) of the run's {self._world} {how}")
         )

@@ -13,15 +13,15 @@ from rich.console import Console
 
 from fakd import signals
 from fakd.data import Sample, SegmentationData, Split
-from fakd.data.dataset import hashed
-from fakd.data.samples import KeptSplit
+from fakd.data.dataset import hash_lines
+from fakd.data.samples import WrappedSplit
 from fakd.errors import InputError
-from fakd.files import expanded, make_folder, replace_folder, writing
+from fakd.files import expand_user, make_folder, replace_folder, writing
 from fakd.runs.folder import read_json
 from fakd.runs.locks import lock
 from fakd.settings import Hardware
 from fakd.signals import Interrupted
-from fakd.training.interruption import agreed
+from fakd.training.interruption import agreed_signal
 from fakd.training.progress import StepProgress
 
 _FORMAT = 1
@@ -31,7 +31,7 @@ _LOOKED_AT = 8
 """Number of samples from which the total size is estimated."""
 
 
-class DecodedSplit(KeptSplit):
+class DecodedSplit(WrappedSplit):
     """A split whose samples are read from a cache folder; samples not in it are decoded.
 
     Args:
@@ -67,7 +67,7 @@ class DecodedSplit(KeptSplit):
         return Sample(image, labels, name)
 
 
-def decoded(data: SegmentationData, hardware: Hardware, console: Console) -> list[Split]:
+def cache_on_disk(data: SegmentationData, hardware: Hardware, console: Console) -> list[Split]:
     """Read decoded data from `hardware.cache_folder`, or decode them into it, under a lock.
 
     Each split has its own folder there, named by the hash of its identity, so that changed data are
@@ -79,23 +79,23 @@ def decoded(data: SegmentationData, hardware: Hardware, console: Console) -> lis
         Interrupted: a signal asked to stop; no incomplete folder is left.
     """
     splits = (data.train, data.val)
-    place = expanded(hardware.cache_folder or "")
+    place = expand_user(hardware.cache_folder or "")
     total = hardware.cache * 2**30 / sum(len(split) for split in splits)
     found: list[Split] = []
     for split in splits:
-        key, limit = hashed((f"decoded {_FORMAT}", *split.identity())), int(total * len(split))
+        key, limit = hash_lines((f"decoded {_FORMAT}", *split.identity())), int(total * len(split))
         folder = place / key
         with lock(place / f"{key}.lock", wait=True):
-            samples = _known(folder, len(split), limit)
-            if samples is None and not signals.noted():
+            samples = _read_index(folder, len(split), limit)
+            if samples is None and not signals.received_signal():
                 samples = _fill(split, folder, limit, console)
         found.append(DecodedSplit(split, folder, samples or [None] * len(split)))
-    if number := agreed():
+    if number := agreed_signal():
         raise Interrupted(number)
     return found
 
 
-def _known(folder: Path, count: int, limit: int) -> list[Any] | None:
+def _read_index(folder: Path, count: int, limit: int) -> list[Any] | None:
     """Read a folder's index; None if it is incomplete, or was limited to less than ``limit``."""
     try:
         index = read_json(folder / _INDEX)
@@ -132,9 +132,9 @@ def _fill(split: Split, folder: Path, limit: int, console: Console) -> list[Any]
             StepProgress(console, "decoding", len(split)) as display,
         ):
             for index in range(len(split)):
-                if signals.noted():
+                if signals.received_signal():
                     return False
-                entry, content = _encoded(split, index)
+                entry, content = _encode(split, index)
                 if end + len(content) > limit:
                     entry, content, complete = None, b"", False
                 samples.append(entry and (end, *entry))
@@ -149,7 +149,7 @@ def _fill(split: Split, folder: Path, limit: int, console: Console) -> list[Any]
     return samples if len(samples) == len(split) else None
 
 
-def _encoded(split: Split, index: int) -> tuple[tuple[Any, ...] | None, bytes]:
+def _encode(split: Split, index: int) -> tuple[tuple[Any, ...] | None, bytes]:
     """Decode a sample to its index entry and its bytes; None and no bytes if it is broken."""
     try:
         image, labels, name = split[index]
@@ -165,5 +165,5 @@ def _encoded(split: Split, index: int) -> tuple[tuple[Any, ...] | None, bytes]:
 def _estimate(split: Split) -> int:
     """Estimate the bytes of all samples from a few."""
     count = min(_LOOKED_AT, len(split))
-    sizes = [len(_encoded(split, place * len(split) // count)[1]) for place in range(count)]
+    sizes = [len(_encode(split, place * len(split) // count)[1]) for place in range(count)]
     return sum(sizes) * len(split) // max(count, 1)

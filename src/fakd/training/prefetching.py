@@ -12,7 +12,7 @@ from torch import Tensor
 from fakd.data import Batch
 from fakd.inference import to_unit
 from fakd.settings import Settings
-from fakd.training.compiling import refused
+from fakd.training.compiling import compiler_errors
 from fakd.training.objective import Objective
 from fakd.training.profiling import Profile
 from fakd.training.teacher import Teacher
@@ -34,7 +34,7 @@ class MicroBatch(NamedTuple):
     """The teacher's prediction; None if it is not needed."""
 
 
-class Asked(NamedTuple):
+class AnsweredBatch(NamedTuple):
     """A batch with the teacher's predictions."""
 
     batch: Batch
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     """Can be iterated once."""
 
 
-class Asking:
+class TeacherPrefetch:
     """Moves batches to the device and runs the teacher on them.
 
     With ``hardware.teacher_ahead`` the teacher predicts for the next batch before the student
@@ -73,31 +73,33 @@ class Asking:
         self._streams: Any = torch.cuda if fabric.device.type == "cuda" else torch.cpu
         self._own: Any = self._streams.Stream() if self._ahead else None
 
-    def through(self, batches: Iterable[Batch], first: int) -> Iterator[tuple[int, Asked]]:
+    def answer_batches(
+        self, batches: Iterable[Batch], first: int
+    ) -> Iterator[tuple[int, AnsweredBatch]]:
         """Yield each batch, with predictions, and its step, counted from 0."""
         asked = (
-            (step, self.asked(step, batch))
+            (step, self.answer_batch(step, batch))
             for step, batch in enumerate(self._profile.waiting(batches), start=first)
         )
         if not self._ahead:
             yield from asked
             return
-        for step, each, answered in one_ahead(self._sent(*each) for each in asked):
+        for step, each, answered in prefetch(self._send(*each) for each in asked):
             self._streams.current_stream().wait_event(answered)
             yield step, each
 
-    def asked(self, step: int, batch: Batch) -> Asked:
+    def answer_batch(self, step: int, batch: Batch) -> AnsweredBatch:
         """Prepare a batch; the teacher runs on each part when it is iterated to."""
-        return Asked(batch, self._parts(step, batch))
+        return AnsweredBatch(batch, self._parts(step, batch))
 
-    def _sent(self, step: int, asked: Asked) -> tuple[int, Asked, Any]:
+    def _send(self, step: int, asked: AnsweredBatch) -> tuple[int, AnsweredBatch, Any]:
         """Queue all work of a batch on the teacher's stream; the event marks its end.
 
         The stream first waits for the steps queued so far. So nothing that they still read is
         overwritten, although the two streams share memory.
         """
         self._own.wait_stream(self._streams.current_stream())
-        told = refused() if self._settings.hardware.compile else nullcontext()
+        told = compiler_errors() if self._settings.hardware.compile else nullcontext()
         with told, self._streams.stream(self._own):
             # An exhausted iterator frees its list, although the step still holds the iterator.
             parts = iter([*asked.parts])
@@ -119,7 +121,7 @@ class Asking:
             yield MicroBatch(images, labels, part.labelled, share, answer)
 
 
-def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     """Fetch each item before the previous one is yielded; raise its error in its turn.
 
     >>> taken = []

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fakd.bilinear import Span, cut, mixing, tile_size
-from fakd.losses.grid import precise
+from fakd.losses.grid import to_float32
 from fakd.types import IGNORE
 
 
@@ -110,7 +110,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             if spread:
                 maps.addcmul_(even[:, None], level[:, None], value=-1)
             part = gradient.transpose(1, 2)[tile.source]
-            part += tile.shrunk()
+            part += tile.downsample()
         ctx.save_for_backward(gradient)
         ctx.kind = logits.dtype
         return torch.stack(totals).sum()
@@ -140,7 +140,7 @@ class _Tile(NamedTuple):
         """Index of its source in logits of ``[batch, rows, classes, cols]``."""
         return self.image, self.vertical.coarse, slice(None), self.horizontal.coarse
 
-    def shrunk(self) -> Tensor:
+    def downsample(self) -> Tensor:
         """Apply the adjoint of the interpolation to the gradient stored in ``maps``."""
         height, classes, width = self.maps.shape
         rows = self.vertical.mixing @ self.maps.view(height, classes * width)
@@ -156,7 +156,7 @@ def _tiles(logits: Tensor, labels: Tensor, align_corners: bool) -> Iterator[_Til
     for image, maps in enumerate(logits.detach().transpose(1, 2)):
         for vertical in down:
             for horizontal in along:
-                part = precise(maps[vertical.coarse, :, horizontal.coarse])
+                part = to_float32(maps[vertical.coarse, :, horizontal.coarse])
                 part = (part @ horizontal.mixing).flatten(1)
                 enlarged = (vertical.mixing.T @ part).view(-1, classes, horizontal.mixing.shape[1])
                 yield _Tile(enlarged, vertical, horizontal, image)

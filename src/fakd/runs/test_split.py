@@ -9,7 +9,7 @@ from fakd.runs.images import read_images
 from fakd.runs.reading import Run
 
 
-def opening_of(grid: Path) -> dict[str, Any] | None:
+def read_test_scores(grid: Path) -> dict[str, Any] | None:
     """Read when a grid's test split was opened, and the scores; None if it was not.
 
     Raises:
@@ -24,12 +24,12 @@ def opening_of(grid: Path) -> dict[str, Any] | None:
         return kept
 
 
-def place_of(run: Run) -> str:
+def run_key(run: Run) -> str:
     """Return the key of a run in its grid's file of test scores."""
     return f"{run.pair}/{run.method}/seed-{run.seed}"
 
 
-def on_test(run: Run) -> Run | None:
+def with_test_scores(run: Run) -> Run | None:
     """Replace a run's scores by those on the test split; None if there are none.
 
     Under ``test`` its result states when the split was opened, by which command, and the number of
@@ -40,8 +40,8 @@ def on_test(run: Run) -> Run | None:
     """
     if place_in_grid(run.folder) is None:
         return None
-    kept = opening_of(run.folder.absolute().parents[2])
-    scores = None if kept is None else kept["runs"].get(place_of(run))
+    kept = read_test_scores(run.folder.absolute().parents[2])
+    scores = None if kept is None else kept["runs"].get(run_key(run))
     if kept is None or scores is None:
         return None
     with readable(run.folder):

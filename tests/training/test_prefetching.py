@@ -14,9 +14,9 @@ from fakd.losses import ChannelKL
 from fakd.models import pspnet
 from fakd.runs.folder import read_curves
 from fakd.settings import Augmentation, Hardware, Intervals, Schedule, Settings, Task
-from fakd.training.ahead import one_ahead
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
+from fakd.training.prefetching import prefetch
 from fakd.training.start import start
 from fakd.training.step import Step
 from fakd.training.task import TaskLoss
@@ -167,7 +167,7 @@ def test_each_stream_waits_for_what_it_needs_of_the_other():
     )
     run.step.asking._streams = run.step.asking._own = streams
     run.begin()
-    for step, each in run.step.asking.through(run.batches(0), 0):
+    for step, each in run.step.asking.answer_batches(run.batches(0), 0):
         streams.said.append(f"{streams.now} learns {step}")
         run.advance(step, each, measured=False)
     assert streams.said == [
@@ -183,8 +183,8 @@ def test_an_error_comes_after_what_was_taken_before_it():
         yield from (1, 2)
         raise ValueError("the third")
 
-    seen, taken = [], one_ahead(broken())
+    seen, taken = [], prefetch(broken())
     with pytest.raises(ValueError, match="the third"):
         seen.extend(taken)
     assert seen == [1, 2]
-    assert list(one_ahead([])) == []
+    assert list(prefetch([])) == []
