@@ -172,6 +172,9 @@ class DistillationLoss(nn.Module, ABC):
     image_by_image: bool = True
     """Whether the loss of a batch is the mean over its images, so that gradients may accumulate."""
 
+    determines_classes: bool = True
+    """Whether its minimum says which class a pixel is; if not, only labels can teach that."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the arguments, which a loss may store under other names or not at all."""
         loss = super().__new__(cls)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 
 import numpy as np
@@ -238,6 +239,25 @@ def test_unlabelled_images_are_distilled(teacher, tmp_path):
         row = next(csv.DictReader(file))
     assert "task" not in row
     assert float(row["distillation"]) > 0
+
+
+@pytest.mark.parametrize(("given", "used", "warned"), [
+    ([], "PixelKL", False),
+    (["--distillation=pd"], "PixelKL", False),
+    (["--distillation=cwd"], "ChannelKL", True),
+])  # fmt: skip
+def test_without_labels_the_loss_must_say_which_class_a_pixel_is(
+    teacher, tmp_path, capsys, given, used, warned
+):
+    files_of_scenes(tmp_path)
+    shutil.rmtree(tmp_path / "train" / "masks")
+    arguments = ["distill", f"--teacher={teacher}", *network("student"), f"--data={tmp_path}"]
+    arguments += [f"--run={tmp_path / 'run'}", "--schedule.steps=1", "--schedule.batch_size=2"]
+    arguments += ["--augmentation.crop=[32,48]", "--check_teacher=false", *given]
+    assert main(arguments) == 0
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert recipe["distillation"]["class_path"] == f"fakd.losses.{used}"
+    assert ("classes are arbitrary" in "".join(capsys.readouterr())) == warned
 
 
 def test_a_killed_run_continues_to_bit_identical_weights(teacher, tmp_path):

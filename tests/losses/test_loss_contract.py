@@ -190,6 +190,21 @@ def test_a_value_is_a_finite_scalar_and_its_terms_add_up_to_it(make):
 
 
 @every_loss
+def test_a_loss_says_whether_it_sees_that_all_logits_of_a_class_rise(make):
+    """One that does not leaves it to labels which class a pixel is."""
+    loss, inputs = prepared(make).eval(), inputs_for(make(), *tensors())
+    if isinstance(loss, Adversarial):
+        # A critic sees the rise, but not which image a map belongs to.
+        assert not loss.determines_classes
+        return
+    logits = inputs.student.logits.clone()
+    logits[:, 1] += 0.7
+    risen = replace(inputs, student=inputs.student._replace(logits=logits))
+    change = float((drawn(loss, risen) - drawn(loss, inputs)).detach())
+    assert (abs(change) > 1e-9) == loss.determines_classes
+
+
+@every_loss
 def test_gradients_are_right_and_reach_features_and_classifier_only(make):
     loss, (features, weight, teacher, labels) = prepared(make), tensors()
     inputs = inputs_for(loss, features, weight, teacher, labels)

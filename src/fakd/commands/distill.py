@@ -68,7 +68,7 @@ def distill(
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         run: folder for the recipe, curves, checkpoints and weights.
         distillation: the loss against the teacher, with its weight relative to the cross-entropy as
-            an argument; ChannelKL (CWD) by default, cwd-fa for FAKD.
+            an argument; cwd by default, pd if no image has labels; cwd-fa for FAKD.
         fit: a budget for the student, such as latency<15ms, parameters<2M or gflops<5, or several
             separated by commas: without a student, the largest of `fakd students` within it is
             used.
@@ -108,7 +108,7 @@ def distill(
     from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
     from fakd.training.memory_format import choose
-    from fakd.training.objective import Distillation
+    from fakd.training.objective import Distillation, default_loss, doubts_without_labels
     from fakd.training.preparation import require_step_memory
     from fakd.training.profiling import require_steps
     from fakd.training.start import (
@@ -139,13 +139,14 @@ def distill(
         before = {} if existing == "overwrite" else read_environment(run).get("fit")
         student, fitted = settle(fit, student, data, inference, hardware, seed, before)
     student = fakd.models.open_network(student, data.classes, trained=True)
-    distillation = fakd.losses.ChannelKL() if distillation is None else distillation
+    labelled = data.train.labelled
+    distillation = default_loss(labelled) if distillation is None else distillation
     require_same_classes(student, data)
     doubts = require_labels(data, unlabelled=True, skip=broken == "skip")
+    doubts += [] if labelled else doubts_without_labels(distillation)
     if isinstance(teacher, fakd.Segmenter):
         require_distinct(teacher, student)
     settings = Settings.of(locals())
-    labelled = data.train.labelled
     fabric = start(hardware, seed, unused_parameters=not labelled, joining=True)
     console = console_of(fabric)
     with ends_in_order(fabric, run):

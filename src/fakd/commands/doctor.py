@@ -78,7 +78,8 @@ def doctor(
         out: a PNG of eight validation images, their labels and the teacher's predictions; an
             existing one is replaced. None writes nothing.
         run: the folder planned for the run; refused if it is taken.
-        distillation: the loss against the teacher; ChannelKL (CWD) by default, cwd-fa for FAKD.
+        distillation: the loss against the teacher; cwd by default, pd if no image has labels;
+            cwd-fa for FAKD.
         fit: a budget for the student; see `fakd distill`.
         schedule: how long and how fast to train.
         optimizer: the optimiser: SGD, AdamW or any other of torch.optim.
@@ -110,7 +111,12 @@ def doctor(
     from fakd.training.compiling import require_compiler
     from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
-    from fakd.training.objective import Distillation, Supervised
+    from fakd.training.objective import (
+        Distillation,
+        Supervised,
+        default_loss,
+        doubts_without_labels,
+    )
     from fakd.training.start import console_of, start
     from fakd.training.task import TaskLoss
     from fakd.training.teacher import open_teacher, require_distinct, teacher_of
@@ -158,7 +164,8 @@ def doctor(
     if answers is None:
         objective = Supervised(TaskLoss(task, data.classes, learner.align_corners))
     else:
-        loss = fakd.losses.ChannelKL() if distillation is None else distillation
+        loss = default_loss(data.train.labelled) if distillation is None else distillation
+        doubts += [] if data.train.labelled else doubts_without_labels(loss)
         objective = Distillation(answers.network, learner, loss, by_labels)
     quiet = Console(quiet=True)
     training = Training(fabric, learner, objective, data, settings, quiet, "check", answers)

@@ -228,6 +228,7 @@ class Adversarial(DistillationLoss):
         weight: Weight relative to the task loss; SKDS's authors use 0.1.
     """
 
+    determines_classes = False
     image_by_image = False
 
     def __init__(

@@ -75,6 +75,8 @@ class ChannelKL(AugmentedKL):
         weight: Weight relative to the task loss.
     """
 
+    determines_classes = False
+
     def __init__(
         self,
         temperature: float = 1.0,

@@ -231,6 +231,7 @@ class MemoryContrast(DistillationLoss):
         weight: Weight relative to the task loss.
     """
 
+    determines_classes = False
     image_by_image = False
 
     def __init__(

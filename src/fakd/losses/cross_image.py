@@ -65,6 +65,7 @@ class CrossImageSimilarity(DistillationLoss):
         weight: Weight relative to the task loss.
     """
 
+    determines_classes = False
     image_by_image = False
     prepare = require_features
 

@@ -79,6 +79,7 @@ class FeatureDistance(DistillationLoss):
         weight: Weight relative to the task loss.
     """
 
+    determines_classes = False
     prepare = _build_alignment
 
     def __init__(
@@ -145,6 +146,7 @@ class FeatureChannelKL(DistillationLoss):
         weight: Weight relative to the task loss.
     """
 
+    determines_classes = False
     prepare = _build_alignment
 
     def __init__(

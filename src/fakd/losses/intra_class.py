@@ -88,6 +88,7 @@ class IntraClassVariation(DistillationLoss):
         weight: Weight relative to the task loss.
     """
 
+    determines_classes = False
     prepare = require_features
 
     def __init__(self, normalise: Normalise = "all", weight: Weight = 20.0) -> None:

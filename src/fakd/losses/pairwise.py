@@ -74,6 +74,7 @@ class PairwiseSimilarity(DistillationLoss):
         weight: Weight relative to the task loss.
     """
 
+    determines_classes = False
     prepare = require_features
 
     def __init__(

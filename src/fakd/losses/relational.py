@@ -92,6 +92,7 @@ class Relational(DistillationLoss):
                 f"{intra}; the authors use 1 and 1"
             )
         self.temperature, self.inter, self.intra = temperature, inter, intra
+        self.determines_classes = inter > 0
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute both parts."""

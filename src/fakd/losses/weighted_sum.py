@@ -33,6 +33,7 @@ class WeightedSum(DistillationLoss):
             )
         self.losses = nn.ModuleDict(losses)
         self.image_by_image = all(loss.image_by_image for loss in losses.values())
+        self.determines_classes = any(loss.determines_classes for loss in losses.values())
         self.margin = any(loss.margin for loss in losses.values())
         wanted = {
             name: (loss.covariance, loss.momentum)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fakd.covariance import ClassCovariance, LogitStatistics
 from fakd.errors import InputError
+from fakd.losses import ChannelKL, PixelKL
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, to_float32
 from fakd.losses.margin import RunningMargin
 from fakd.training.task import TaskLoss
@@ -255,6 +256,22 @@ def to_student_grid(
         features=None if features is None else on_grid_of(student_logits, features),
     )
     return teacher, labels_on_grid_of(student_logits, labels)
+
+
+def default_loss(labelled: bool) -> DistillationLoss:
+    """Build the loss of `fakd distill` if none is given: CWD, or PD if no image has labels."""
+    return ChannelKL() if labelled else PixelKL()
+
+
+def doubts_without_labels(loss: DistillationLoss) -> list[str]:
+    """Warn of a loss that, without labels, leaves it to chance which class a pixel is."""
+    if loss.determines_classes:
+        return []
+    return [
+        "no training image has labels, and this distillation does not say which class a pixel is "
+        "(CWD, for one, stays the same if a class's logits all rise), so the student's classes are "
+        "arbitrary; use --distillation pd, or give masks for some images"
+    ]
 
 
 def _statistics_for(loss: DistillationLoss, student: Segmenter) -> ClassCovariance | None:
