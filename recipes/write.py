@@ -3,6 +3,7 @@
 Usage: python recipes/write.py        (a test checks that the files are what this script writes)
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,35 @@ def few_labels() -> dict[str, Recipe]:
     everything = {"distillation": METHODS["cwd"], "schedule": {"unlabelled_share": 0.5}}
     photographs = files["ccp/compare-unlabelled.yaml"]
     photographs["methods"] = {"alone": None, "cwd-labels": labels, "cwd": everything}
+    # The best of `tuned` on the scenes: does the same hold on photographs?
+    best = {"pd-w3": PixelKL(weight=3.0), "cwd-t4": ChannelKL(4.0, weight=1.5)}
+    tuned = {name: {"distillation": describe(loss)} for name, loss in best.items()}
+    street = copy.deepcopy(files["camvid-clips/0006R0/compare-labels-imagenet.yaml"])
+    street["run"] = "runs/camvid-clips/0006R0/compare-tuned-labels"
+    street["data"]["init_args"]["labelled"] = 0.1
+    street["methods"] = {"alone": None, "cwd": {"distillation": METHODS["cwd"]}, **tuned}
+    street["seeds"] = 5
+    street["schedule"]["unlabelled_share"] = 0.75
+    files["camvid-clips/0006R0/compare-tuned-labels.yaml"] = street
+    mixed = {name: {**made, "schedule": everything["schedule"]} for name, made in tuned.items()}
+    files["ccp/compare-tuned.yaml"] = {
+        **photographs,
+        "run": "runs/ccp/compare-tuned",
+        "methods": {**photographs["methods"], **mixed},
+    }
+    people = files["ccp-person/compare-labels.yaml"]
+    unlabelled = {"root": "data/ccp", "description": "recipes/ccp-person/without-labels.yaml"}
+    files["ccp-person/distill-without-labels.yaml"] = {
+        **people["pairs"]["imagenet"],
+        "run": "runs/ccp-person/without-labels",
+        "data": {**CAMVID, "init_args": unlabelled},
+        "distillation": METHODS["pd"],
+        **{
+            key: people[key]
+            for key in people
+            if key not in ("run", "data", "pairs", "methods", "seeds")
+        },
+    }
     larger = {"backbone": "tf_efficientnet_lite2", "channels": 96, "weights": "imagenet"}
     files["ccp/teacher.yaml"] = {
         "network": {"class_path": "fakd.models.hypercolumns", "init_args": larger},

@@ -44,7 +44,7 @@ def test_waiting_threads_sleep_in_a_command_and_in_what_it_starts():
     [
         ({"OMP_WAIT_POLICY": "active"}, "active None"),
         ({"GOMP_SPINCOUNT": "1000"}, "None 1000"),
-        ({"KMP_BLOCKTIME": "200"}, "None None"),
+        pytest.param({"KMP_BLOCKTIME": "200"}, "None None", marks=pytest.mark.slow),
     ],
 )
 def test_unless_the_user_has_decided(given, expected):

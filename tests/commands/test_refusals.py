@@ -698,7 +698,7 @@ def files():
         f"classes --teacher {SAVED} --data d --out map.yaml --hardware.accelerator cpu",
         f"disagree run --teacher {SAVED} --images photos --out new/out --accelerator cpu",
         "convert --source paper.safetensors --target new.pth",
-        f"export --network {SAVED} --data d --out e",
+        pytest.param(f"export --network {SAVED} --data d --out e", marks=pytest.mark.slow),
         f"export --network {SAVED} --data d --out e --to torch",
         "latency net.safetensors --size 32,32 --runtimes torch --accelerator cpu --out old.json",
     ],

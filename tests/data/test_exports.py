@@ -402,7 +402,7 @@ def train(data: Path, run: Path) -> None:
 
 
 @pytest.mark.parametrize("write", FORMATS, ids=lambda write: write.__name__)
-def test_an_export_is_saved_and_trains(write, tmp_path, monkeypatch, capsys):
+def test_an_export_is_saved_and_some_train(write, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     export = Export(tmp_path / "raw")
     meanings = write(export)
@@ -424,7 +424,8 @@ def test_an_export_is_saved_and_trains(write, tmp_path, monkeypatch, capsys):
             labels == data.class_names.index(name), np.isin(painted, values), err_msg=name
         )
     assert void == ("is ignored" in said) or write is coco_panoptic
-    train(place, tmp_path / "run")
+    if write in FORMATS[::5]:
+        train(place, tmp_path / "run")
 
 
 @pytest.mark.slow

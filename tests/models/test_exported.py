@@ -122,7 +122,7 @@ def exported(network, kind, shape, free, path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("last", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("shape", "free"),
     [((1, 65, 97), ()), ((2, 65, 97), ()), ((2, 65, 97), (0,)), ((2, 64, 96), "all")],

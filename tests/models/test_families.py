@@ -36,7 +36,7 @@ WORDS = [
     *(f"torchvision:{name}" for name in TORCHVISION),
     "timm:mobilenetv3_small_050",
 ]
-WORDS = quick_first(WORDS, (f"smp:Unet?{TINY}", f"smp:FPN?{TINY}", WORDS[-2], WORDS[-1]))
+WORDS = quick_first(WORDS, (f"smp:Unet?{TINY}", WORDS[-2], WORDS[-1]))
 
 
 @pytest.fixture

@@ -51,7 +51,10 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGUSR1, 2), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [pytest.param(signal.SIGUSR1, 2, marks=pytest.mark.slow), (signal.SIGINT, 0)],
+)
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, uninterrupted, number, workers):
     run, log = tmp_path / "run", tmp_path / "log"
     command = train(run, *EVERY, f"--hardware.workers={workers}")

@@ -15,7 +15,15 @@ from fakd.training.task import TaskLoss
 from fakd.types import IGNORE
 
 CLASSES = 4
-every_preset = pytest.mark.parametrize("name", sorted(PRESETS))
+# Sums of losses that other presets hold too, with other weights.
+SUMS = {"cirkd-voc", "cwd-td-all", "ifvd-official", "skds-cirkd"}
+every_preset = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SUMS else ())
+        for name in sorted(PRESETS)
+    ],
+)
 
 
 def networks():

@@ -71,7 +71,10 @@ def equal(one, other):
     [
         [],
         ["--schedule.accumulate=2", "--hardware.workers=1", "--distillation=cwd-fa"],
-        ["--distillation=ChannelKL", "--distillation.weight={from: 3, to: 0, end: 0.4}"],
+        pytest.param(
+            ["--distillation=ChannelKL", "--distillation.weight={from: 3, to: 0, end: 0.4}"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_batches_and_numbers_are_those_of_a_teacher_asked_in_its_step(

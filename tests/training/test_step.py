@@ -155,8 +155,22 @@ def teachers(tmp_path_factory):
     return run, answers
 
 
-@pytest.mark.parametrize("stored", [False, True])
-@pytest.mark.parametrize("more", ["", "--int8=true", "--task.class_weights=auto"])
+@pytest.mark.parametrize(
+    ("more", "stored"),
+    [
+        ("", False),
+        ("--int8=true", True),
+        *(
+            pytest.param(more, stored, marks=pytest.mark.slow)
+            for more, stored in [
+                ("", True),
+                ("--int8=true", False),
+                ("--task.class_weights=auto", False),
+                ("--task.class_weights=auto", True),
+            ]
+        ),
+    ],
+)
 def test_a_step_is_replayed_as_it_was(stored, more, teachers, tmp_path, capsys):
     """The loss of a step between two checkpoints is the one that was logged."""
     from fakd.commands.replay import replay

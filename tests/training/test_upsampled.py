@@ -165,7 +165,13 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("settings", [Task(), Task(hardest=0.7, label_smoothing=0.1)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(Task(), marks=pytest.mark.slow),
+        Task(hardest=0.7, label_smoothing=0.1),
+    ],
+)
 def test_what_is_held_does_not_grow_with_the_labels_but_for_them(settings, monkeypatch):
     monkeypatch.setattr(bilinear, "TILE_NUMBERS", {"cpu": 50 * 16})
     found = []
