@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from itertools import product
 from typing import TypeVar
@@ -56,6 +56,13 @@ def trained_inference(network: Segmenter) -> Inference:
     # JSON turned tuples into lists.
     tuples = {key: tuple(each) for key, each in known.items() if isinstance(each, list)}
     return Inference(**{**known, **tuples})
+
+
+def default_inference(network: Segmenter, inference: Inference) -> Inference:
+    """Return the settings of the network's training instead of settings that are the defaults."""
+    if inference != Inference():
+        return inference
+    return replace(trained_inference(network), batch_size=inference.batch_size)
 
 
 def _as_flag(value: object) -> str:

@@ -195,6 +195,19 @@ def test_images_may_be_shown_in_other_ways(folder, flags):
     assert (manifest["settings"]["stride"] is None) == ("--features=true" in flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "scale", "noted"), [([], 0.5, False), (["--inference.scale=0.75"], 0.75, True)]
+)
+def test_a_teacher_is_shown_images_as_in_its_training(folder, capsys, flags, scale, noted):
+    network = pspnet("mobilenetv3_small_050", 12, channels=16)
+    extra = {"inference": {"scale": 0.5}}
+    save(network, "t.safetensors", class_names=None, palette=None, extra=extra)
+    assert answer("--out=a", *flags) == 0
+    manifest = json.loads((folder / "a" / "manifest.json").read_text())
+    assert manifest["settings"]["inference"]["scale"] == scale
+    assert ("--inference.scale 0.5" in "".join(capsys.readouterr())) == noted
+
+
 def test_several_teachers_of_other_classes_are_scored_each_and_together(folder, capsys):
     assert answer("--out=a") == 0
     ours = scenes(1, 1).class_names

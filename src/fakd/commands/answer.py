@@ -12,7 +12,7 @@ import fakd
 from fakd.answers.encoding import Format
 from fakd.comparing.cell import Cell, run
 from fakd.comparing.engines import Place, open_engine
-from fakd.console import open_console
+from fakd.console import open_console, remark
 from fakd.errors import InputError, count_noun
 from fakd.files import expand_user
 from fakd.runs.locks import lock
@@ -61,7 +61,7 @@ def answer(
         stride: image pixels per stored position, in each direction; by default the network's own
             grid.
         inference: how images are shown to the teacher: whole, in windows, flipped, at several
-            scales.
+            scales; by default as in its training.
         hardware: where and how to compute.
         batch_size: images of one size per forward pass.
         shard: images per file, which is written whole or not at all.
@@ -79,6 +79,7 @@ def answer(
     # Imported here to keep `fakd answer --help` fast.
     from fakd.answers.encoding import Encoding
     from fakd.answers.store import Store
+    from fakd.inference import default_inference, unlike_training
     from fakd.runs.recipe import recipe_of
     from fakd.training.answering import Answering, manifest
     from fakd.training.start import start
@@ -98,6 +99,7 @@ def answer(
     if format == "topk" and k >= teacher.classes:
         raise InputError(f"expected --k below the teacher's {teacher.classes} classes, got {k}")
     out = expand_user(out)
+    inference = default_inference(teacher, inference)
     recipe = recipe_of(answer, locals())
     fabric = start(hardware, 0)
     asked = NetworkTeacher(teacher, fabric, hardware)
@@ -107,6 +109,8 @@ def answer(
     content = manifest(asked, data, answering, encoding, inference, shard)
     store = Store.begin(out, content)
     console = open_console()
+    if note := unlike_training(teacher, inference):
+        remark(console, note)
     if store.unwritten():
         _announce(console, store, answering, data, batch_size, parallel or 1)
     if parallel is None:

@@ -37,7 +37,7 @@ def classes(
         data: images: a folder, a .yaml file, or "scenes" for the built-in data.
         images: how many validation images are used, evenly spaced.
         out: a .yaml file to write the class map to.
-        inference: the teacher's inference settings.
+        inference: the teacher's inference settings; by default those of its training.
         hardware: devices, precision, workers and memory.
 
     Returns:
@@ -47,6 +47,7 @@ def classes(
     import torch
 
     from fakd.answers.classes import propose, read_class_map
+    from fakd.inference import default_inference
     from fakd.metrics import Scores
     from fakd.training.start import start
     from fakd.training.teacher import MappedTeacher, open_teacher, teacher_of
@@ -58,6 +59,7 @@ def classes(
         raise InputError(f"{out} exists; choose another --out")
     data, console = fakd.data.open_data(data), open_console()
     asked = teacher_of(open_teacher(teacher), data, start(hardware, 0), hardware, any_classes=True)
+    inference = default_inference(asked.network, inference)
     count = asked.network.classes
     names = asked.network.class_names
     theirs = names or tuple(str(number) for number in range(count))

@@ -69,7 +69,7 @@ def export(
     from fakd.exporting.program import Form, exportable_inference
     from fakd.exporting.shipping import ExportSettings, export_and_verify, refuse_present
     from fakd.exporting.writing import require_target
-    from fakd.inference import trained_inference
+    from fakd.inference import default_inference
     from fakd.inspection.readiness import require_labels
     from fakd.training.validation import require_class_order, require_same_classes
 
@@ -89,8 +89,7 @@ def export(
     require_class_order(network, data)
     require_labels(data, ["val"])
     network.class_names, network.palette = data.class_names, data.palette
-    if inference == Inference():
-        inference = trained_inference(network)
+    inference = default_inference(network, inference)
     shown = exportable_inference(inference)
     console = open_console()
     if inference.window or inference.averages:

@@ -16,7 +16,7 @@ from fakd.data import default_palette, read_image
 from fakd.data.layout import Levels, read_levels
 from fakd.data.names import printable
 from fakd.data.packed import Packed
-from fakd.inference import predict_classes, trained_inference
+from fakd.inference import default_inference, predict_classes
 from fakd.report.figures import shrink_size
 from fakd.serving.server import Content
 from fakd.settings import Inference
@@ -40,8 +40,7 @@ def prepare(
     title: str, network: Segmenter, inference: Inference, device: torch.device
 ) -> ServedNetwork:
     """Prepare a network; by default images are fed to it as in training."""
-    if inference == Inference():
-        inference = trained_inference(network)
+    inference = default_inference(network, inference)
     levels = read_levels(network.extra.get("levels", {}), Path(title))
     return ServedNetwork(printable(title), network.to(device).eval(), inference, levels, device)
 
