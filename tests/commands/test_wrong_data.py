@@ -127,7 +127,7 @@ def test_few_masks_are_read_where_they_are_as_they_should_be(data, monkeypatch):
         reader = split.pairs[0].reader
         counted = reader.count_values
         monkeypatch.setattr(
-            reader, "counted", lambda path, of=counted: read.append(path) or of(path)
+            reader, "count_values", lambda path, of=counted: read.append(path) or of(path)
         )
     require_labels(opened)
     assert len(read) == 2

@@ -485,12 +485,12 @@ import sys
 from pathlib import Path
 from fakd.data import folder
 from fakd.errors import InputError
-from fakd.inspection import inspected
+from fakd.inspection import inspect_data
 try:
     folder({str(sound.root)!r})
 except InputError as error:
     print(error)
-print(inspected(Path({str(sound.root)!r})).findings[0].text)
+print(inspect_data(Path({str(sound.root)!r})).findings[0].text)
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

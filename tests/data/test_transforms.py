@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from fakd.data import Augmentation, Sample, augment, cut_like
-from fakd.data.transforms import MEAN_COLOUR, _draw_axis, build_extra, crop_resized, rotate
+from fakd.data.transforms import MEAN_COLOUR, _draw_axis, build_extra, crop_resized, rotate_pair
 from fakd.errors import InputError
 from fakd.types import IGNORE
 
@@ -258,7 +258,7 @@ def test_a_geometry_cuts_a_coarser_map_to_a_coarser_grid(seed):
 @pytest.mark.parametrize("turns", [-1, 1, 2])
 def test_right_angles_turn_as_rot90_does(turns):
     image, labels = noise(32, 32), noise(32, 32, 1)[0].short()
-    turned, labels_turned = rotate(image, labels, 90.0 * turns)
+    turned, labels_turned = rotate_pair(image, labels, 90.0 * turns)
     assert torch.equal(turned, image.rot90(turns, (1, 2)))
     assert torch.equal(labels_turned, labels.rot90(turns))
 
@@ -306,7 +306,7 @@ def test_without_rotation_nothing_else_is_drawn_differently():
     plain = augment(sample, Augmentation((40, 48)), generator(4))
     turned = augment(sample, Augmentation((40, 48), rotation=10.0), generator(4))
     assert replace(turned.geometry, angle=0.0) == plain.geometry
-    expected = rotate(plain.image, plain.labels, turned.geometry.angle)
+    expected = rotate_pair(plain.image, plain.labels, turned.geometry.angle)
     assert torch.equal(turned.image, expected[0])
     assert torch.equal(turned.labels, expected[1])
 
