@@ -314,6 +314,13 @@ def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
         made = of_small(*given, intervals={"evaluate": 250})
         made["schedule"]["unlabelled_share"] = 0.75
         files[f"scenes/compare-{name}.yaml"] = made
+    # The same teacher, run in every step or asked once, for the same time.
+    live = copy.deepcopy(files["scenes/compare-base.yaml"])
+    stored = live["pairs"]["imagenet"]
+    teacher = "src/fakd/data/streets/teacher.safetensors"
+    live |= {"run": "runs/scenes/compare-live", "methods": ["cwd"], "seeds": 3, "minutes": 0.75}
+    live["pairs"] = {"live": {**stored, "teacher": teacher}, "stored": stored}
+    files["scenes/compare-live.yaml"] = live
     return files
 
 
