@@ -318,7 +318,7 @@ def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
     live = copy.deepcopy(files["scenes/compare-base.yaml"])
     stored = live["pairs"]["imagenet"]
     teacher = "src/fakd/data/streets/teacher.safetensors"
-    live |= {"run": "runs/scenes/compare-live", "methods": ["cwd"], "seeds": 3, "minutes": 0.75}
+    live |= {"run": "runs/scenes/compare-live", "methods": ["cwd"], "seeds": 3, "minutes": 0.5}
     live["pairs"] = {"live": {**stored, "teacher": teacher}, "stored": stored}
     files["scenes/compare-live.yaml"] = live
     return files
