@@ -67,12 +67,15 @@ class BilinearFusion(nn.Module):
     def forward(self, x: list[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch _ _ _"]]:
         """Run the branches, then sum the contributions of all resolutions at each resolution."""
         maps = [branch(features) for branch, features in zip(self.branches, x, strict=True)]
+        # A program for any size must not take its branches from the shapes of one example.
+        exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
         fused = []
         for paths, target in zip(self.fuse_layers, maps, strict=False):
             total = paths[0](maps[0])
             for path, source in zip(paths[1:], maps[1:], strict=True):
                 term = path(source)
-                total = total + (term if term.shape == total.shape else resize(term, like=target))
+                fits = not exported and term.shape == total.shape
+                total = total + (term if fits else resize(term, like=target))
             fused.append(self.fuse_act(total))
         return fused
 
