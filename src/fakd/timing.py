@@ -25,7 +25,7 @@ from fakd.exporting.shipping import processor_name
 from fakd.exporting.writing import add_metadata, convert_to_openvino, export_graph
 from fakd.files import expand_user
 from fakd.imports import nearest, require_library
-from fakd.inference import predict_classes, trained_inference
+from fakd.inference import default_inference, predict_classes
 from fakd.models import EncoderDecoder, open_network
 from fakd.report.measurements import device_name, time_call
 from fakd.runs.folder import RESULT, read_json
@@ -79,7 +79,7 @@ def time_network(
     device: torch.device,
     *,
     runtimes: Sequence[str] = ("torch",),
-    inference: Inference | None = None,
+    inference: Inference = Inference(),
     classes: int | None = None,
 ) -> Iterator[Timing]:
     """Time a network in one runtime after the other, or an exported file in its own runtime.
@@ -101,7 +101,7 @@ def time_network(
     network = open_network(given, classes).eval()
     path = expand_user(given) if isinstance(given, str | Path) else None
     file = path is not None and path.suffix in EXPORTED
-    shown = trained_inference(network) if inference is None else inference
+    shown = default_inference(network, inference)
     count = sum(each.numel() for each in network.parameters())
     facts: dict[str, Any] = {
         "network": type(given).__name__ if path is None else str(given),

@@ -143,7 +143,8 @@ def distill(
     distillation = default_loss(labelled) if distillation is None else distillation
     require_same_classes(student, data)
     doubts = require_labels(data, unlabelled=True, skip=broken == "skip")
-    doubts += [] if labelled else doubts_without_labels(distillation)
+    if not labelled:
+        doubts += doubts_without_labels(distillation)
     if isinstance(teacher, fakd.Segmenter):
         require_distinct(teacher, student)
     settings = Settings.of(locals())

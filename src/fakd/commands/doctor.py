@@ -165,7 +165,8 @@ def doctor(
         objective = Supervised(TaskLoss(task, data.classes, learner.align_corners))
     else:
         loss = default_loss(data.train.labelled) if distillation is None else distillation
-        doubts += [] if data.train.labelled else doubts_without_labels(loss)
+        if not data.train.labelled:
+            doubts += doubts_without_labels(loss)
         objective = Distillation(answers.network, learner, loss, by_labels)
     quiet = Console(quiet=True)
     training = Training(fabric, learner, objective, data, settings, quiet, "check", answers)

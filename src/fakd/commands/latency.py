@@ -75,13 +75,12 @@ def latency(
     size = size or (512, 512)
     device = pick_device(accelerator, threads)
     console = open_console()
-    shown = None if inference == Inference() else inference
     rows: list[Row] = []
     timings: list[Timing] = []
     with StepProgress(console, "timing", len(networks)) as display:
         for done, given in enumerate(networks, start=1):
             for each in time_network(
-                given, size, device, runtimes=wanted, inference=shown, classes=classes
+                given, size, device, runtimes=wanted, inference=inference, classes=classes
             ):
                 timings.append(each)
                 # Sorted in the loop, so that an unknown column is refused at the first row.

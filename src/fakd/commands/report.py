@@ -57,9 +57,9 @@ def report(
     from fakd.models.files import own_version
     from fakd.report.page import Note, Section, add_pictures, write_report
     from fakd.runs.environment import command_line
+    from fakd.runs.final_scores import with_test_scores
     from fakd.runs.folder import OPENED
     from fakd.runs.reading import by_pair, read_folders
-    from fakd.runs.test_split import with_test_scores
     from fakd.training.start import pick_device
 
     specs.allow(*([allow] if isinstance(allow, str) else allow))

@@ -50,14 +50,14 @@ def without_labels(
         number = labelled if isinstance(labelled, int) else ceil(labelled * len(pairs))
         if number > len(pairs):
             raise InputError(f"labelled asks for {number} images, but train has {len(pairs)}")
-        kept = set(sorted(names, key=_random_key)[:number])
+        kept = set(sorted(names, key=_hash_of)[:number])
     return [pair if pair.name in kept else pair._replace(mask=None, reader=None) for pair in pairs]
 
 
 def _choose_per_class(pairs: Sequence[Pair], number: int, classes: int) -> set[str]:
     """Choose the first images that show a class, a number for each; one may count for several."""
     wanted, kept = np.full(classes, number), set()
-    for pair in sorted(pairs, key=lambda pair: _random_key(pair.name)):
+    for pair in sorted(pairs, key=lambda pair: _hash_of(pair.name)):
         if not wanted.any():
             break
         if pair.mask is None or pair.reader is None:
@@ -71,5 +71,5 @@ def _choose_per_class(pairs: Sequence[Pair], number: int, classes: int) -> set[s
     return kept
 
 
-def _random_key(name: str) -> bytes:
+def _hash_of(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()

@@ -86,14 +86,14 @@ if __name__ == "__main__":
 '''
 
 
-def write_runner(target: Target, name: str) -> str:
+def runner_text(target: Target, name: str) -> str:
     """Return run.py for a file of that name in the same folder."""
     imported, opened = _RUNTIMES[target]
     needs = f"NumPy, Pillow and {imported.removeprefix('import ')}"
     return _TEXT.format(name=name, needs=needs, imported=imported, opened=opened)
 
 
-def write_card(told: dict[str, Any], name: str, target: Target, verdict: str) -> str:
+def card_text(told: dict[str, Any], name: str, target: Target, verdict: str) -> str:
     """Return card.md: what the file is, its scores and speed, and how to run it."""
     found, names = told["guarantee"], told["class_names"] or range(told["classes"])
     student, file = found["student"], found["file"]

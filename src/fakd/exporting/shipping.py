@@ -18,7 +18,7 @@ from fakd.exporting.guarantee import Guarantee, compare_outputs, measure_memory
 from fakd.exporting.kinds import Precision, Target
 from fakd.exporting.program import Form, metadata
 from fakd.exporting.quantization import Quantizer, to_half
-from fakd.exporting.runner import write_card, write_runner
+from fakd.exporting.runner import card_text, runner_text
 from fakd.exporting.writing import (
     ENDINGS,
     add_metadata,
@@ -106,11 +106,11 @@ def export_and_verify(
         found, told = _write_and_test(network, data, inference, wanted, file, facts, done)
         holds = found.holds(wanted.tolerance)
         verdict = describe_guarantee(found, wanted.tolerance, name)
-        (folder / SCRIPT).write_text(write_runner(wanted.target, file.name), encoding="utf-8")
+        (folder / SCRIPT).write_text(runner_text(wanted.target, file.name), encoding="utf-8")
         numbers = _add_measurements(found, network, data.val, folder, file, word)
         told |= {"guarantee": numbers, "holds": holds, "tolerance": wanted.tolerance}
         (folder / CARD).write_text(
-            write_card(told, file.name, wanted.target, verdict), encoding="utf-8"
+            card_text(told, file.name, wanted.target, verdict), encoding="utf-8"
         )
         (folder / GUARANTEE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         kept = [file.name, file.with_suffix(".bin").name, CARD, GUARANTEE]

@@ -97,10 +97,10 @@ class Proposal:
             for name in LISTS.values():
                 path = json.dumps(str(folder.resolve() / name))
                 text = text.replace(f"list: {name}\n", f"list: {path}\n")
-        return {"dataset.yaml": text, **write_lists(self.chosen or {})}
+        return {"dataset.yaml": text, **lists_text(self.chosen or {})}
 
 
-def write_lists(chosen: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def lists_text(chosen: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return the content of the lists of names of the splits, by file."""
     return {LISTS[split]: "".join(f"{name}\n" for name in names) for split, names in chosen.items()}
 

@@ -68,13 +68,13 @@ class BilinearFusion(nn.Module):
         """Run the branches, then sum the contributions of all resolutions at each resolution."""
         maps = [branch(features) for branch, features in zip(self.branches, x, strict=True)]
         # A program for any size must not take its branches from the shapes of one example.
-        exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
         fused = []
         for paths, target in zip(self.fuse_layers, maps, strict=False):
             total = paths[0](maps[0])
             for path, source in zip(paths[1:], maps[1:], strict=True):
                 term = path(source)
-                fits = not exported and term.shape == total.shape
+                fits = not traced and term.shape == total.shape
                 total = total + (term if fits else resize(term, like=target))
             fused.append(self.fuse_act(total))
         return fused

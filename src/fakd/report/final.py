@@ -13,11 +13,11 @@ from fakd.data.dataset import hash_lines
 from fakd.errors import InputError
 from fakd.report.examination import inference_of
 from fakd.runs.environment import command_line
+from fakd.runs.final_scores import read_test_scores, run_key, with_test_scores
 from fakd.runs.folder import GRID_LOCK, OPENED, TEST_IMAGES, write_json
 from fakd.runs.images import write_images
 from fakd.runs.locks import lock
 from fakd.runs.reading import Run
-from fakd.runs.test_split import read_test_scores, run_key, with_test_scores
 from fakd.settings import Hardware, Settings
 from fakd.training.progress import StepProgress
 from fakd.training.start import start

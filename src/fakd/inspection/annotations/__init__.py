@@ -20,7 +20,7 @@ from fakd.inspection.annotations.regions import Annotations, annotation_errors, 
 from fakd.inspection.annotations.supervisely import supervisely
 from fakd.inspection.annotations.yolo import yolo
 from fakd.inspection.classes import is_void_name
-from fakd.inspection.proposal import divide, write_lists
+from fakd.inspection.proposal import divide, lists_text
 from fakd.inspection.survey import Advance, read_header
 
 BEFORE_MASKS = (supervisely, labelme_folders)
@@ -122,7 +122,7 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
         "classes": found.names,
         **{split: {**layout, "list": f"{split}.txt"} for split in ("train", "val")},
     }
-    for name, text in write_lists(_choose_splits(found, name_of)).items():
+    for name, text in lists_text(_choose_splits(found, name_of)).items():
         write_text(folder / name, text)
     write_text(folder / "dataset.yaml", yaml.safe_dump(content, sort_keys=False, width=10**6))
 
