@@ -401,8 +401,23 @@ def train(data: Path, run: Path) -> None:
     assert main(["train", *network, *schedule, *size, f"--data={data}", f"--run={run}"]) == 0
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(write, marks=() if write in FORMATS[::5] else pytest.mark.slow)
+        for write in FORMATS
+    ],
+    ids=lambda write: write.__name__,
+)
+def test_an_export_trains(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    export = Export(tmp_path / "raw")
+    write(export)
+    train(saved(export.root, tmp_path), tmp_path / "run")
+
+
 @pytest.mark.parametrize("write", FORMATS, ids=lambda write: write.__name__)
-def test_an_export_is_saved_and_some_train(write, tmp_path, monkeypatch, capsys):
+def test_an_export_is_saved(write, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     export = Export(tmp_path / "raw")
     meanings = write(export)
@@ -424,8 +439,6 @@ def test_an_export_is_saved_and_some_train(write, tmp_path, monkeypatch, capsys)
             labels == data.class_names.index(name), np.isin(painted, values), err_msg=name
         )
     assert void == ("is ignored" in said) or write is coco_panoptic
-    if write in FORMATS[::5]:
-        train(place, tmp_path / "run")
 
 
 @pytest.mark.slow

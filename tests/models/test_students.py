@@ -144,7 +144,7 @@ def test_the_table_is_sorted_by_any_column(few, capsys, tmp_path):
     rows = json.loads(out.read_text())
     assert [row["student"] for row in rows] == SOME[:3]
     assert rows[0]["parameters"] == 350_520
-    for order in ("-parameters", "-gflops"):
+    for order in ("-parameters", "-gflops", "-width"):
         found = main(["students", "--size=64,64", f"--out={out}", f"--sort={order}"])
         values = [
             row[{"g": "GFLOPs"}.get(order[1], order[1:])] for row in json.loads(out.read_text())
