@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 # A process a core, each with one thread; more than four gain little and take memory.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# The hundreds of processes that tests begin would each compile all modules again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-slow test-oldest check fix bench docs clean
 

@@ -45,7 +45,7 @@ LEVELS = [
     {"exporting"},
     {"timing", "fitting", "serving"},
     {"commands"},
-    {"completion", "shorthand", "help_pages"},
+    {"completion", "help_pages", "shorthand", "signatures"},
     {"cli", "__main__", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -81,7 +81,10 @@ for name, write in ways.items():
 def test_the_systems_reason_is_told_whichever_library_meets_it(tmp_path):
     # In a process of its own: the limit, which acts as a quota does, holds for test logs as well.
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-B", "-c", LIMITED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name, line in zip(("text", "npz", "safetensors"), done.stdout.splitlines(), strict=True):
         assert re.search(f"could not write .*{name}: File too large", line)

@@ -1,5 +1,5 @@
 import weakref
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakd.errors import InputError
-from fakd.inference import _starts, predict_classes, predict_logits, score, to_unit, unlike_training
+from fakd.inference import (
+    _starts,
+    inference_remark,
+    predict_classes,
+    predict_logits,
+    resolve_inference,
+    score,
+    to_unit,
+)
 from fakd.metrics import Scores, confusion_matrix
 from fakd.models import pspnet
 from fakd.settings import Inference
@@ -286,16 +294,61 @@ def test_windows_begin_where_mmsegmentation_has_them(side, window, stride, expec
 
 def test_a_note_tells_in_which_flags_training_differed():
     network = Colours()
-    assert unlike_training(network, Inference()) is None
+    assert inference_remark(network, Inference()) is None
     # As a file of weights has it: written before there were mirrors, and with lists for tuples.
     network.extra = {"inference": {"scale": 0.5, "window": None, "stride": None}}
-    assert unlike_training(network, Inference(scale=0.5)) is None
-    assert "evaluated with --inference.scale 0.5;" in unlike_training(network, Inference())
+    same = inference_remark(network, Inference(scale=0.5))
+    assert same == "images are shown to the network as in its training, with --inference.scale 0.5"
+    assert "evaluated with --inference.scale 0.5;" in inference_remark(network, Inference())
     network.extra = {"inference": {**asdict(Inference(flip=True)), "base": [64, 32]}}
-    assert unlike_training(network, Inference(base=(64, 32), flip=True)) is None
-    note = unlike_training(network, Inference(window=9))
+    same = inference_remark(network, Inference(base=(64, 32), flip=True))
+    assert same.endswith("as in its training, with --inference.base [64,32] --inference.flip true")
+    note = inference_remark(network, Inference(window=9))
     flags = "--inference.window null --inference.base [64,32] --inference.flip true;"
     assert flags in note
+
+
+TRAINED = {
+    "scale": 0.5,
+    "window": 20,
+    "stride": 10,
+    "scales": [1.0, 2.0],
+    "batch_size": 8,
+    "new": 1,
+}
+AS_TRAINED = Inference(scale=0.5, window=20, stride=10, scales=(1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, AS_TRAINED),
+        ({}, AS_TRAINED),
+        ({"flip": True}, replace(AS_TRAINED, flip=True)),
+        ({"scale": 1.0}, replace(AS_TRAINED, scale=1.0)),
+        ({"window": None}, replace(AS_TRAINED, window=None, stride=None)),
+        ({"window": 5}, replace(AS_TRAINED, window=5, stride=None)),
+        ({"stride": 5}, replace(AS_TRAINED, stride=5)),
+        # A network trained at half size is not to halve the size that is asked for.
+        ({"base": [64, 32]}, replace(AS_TRAINED, scale=1.0, base=(64, 32))),
+        ({"batch_size": 4}, replace(AS_TRAINED, batch_size=4)),
+        (Inference(), Inference()),
+        (Inference(flip=True), Inference(flip=True)),
+    ],
+)
+def test_what_is_not_given_is_as_in_training(given, expected):
+    network = Colours()
+    network.extra = {"inference": TRAINED}
+    found = resolve_inference(network, given)
+    assert found == expected
+    assert found.batch_size == expected.batch_size
+
+
+def test_without_a_record_of_training_the_defaults_hold():
+    assert resolve_inference(Colours()) == Inference()
+    assert resolve_inference(Colours(), {"window": 9}) == Inference(window=9)
+    with pytest.raises(InputError, match=r"no inference\.flop; expected some of scale, "):
+        resolve_inference(Colours(), {"flop": True})
 
 
 def test_score_counts_every_labelled_pixel():
@@ -413,7 +466,7 @@ def test_the_number_of_images_shown_together_tells_no_two_settings_apart():
     assert "batch_size" not in Inference(batch_size=4).views()
     network = Colours()
     network.extra = {"inference": {"flip": False}}
-    assert unlike_training(network, Inference(batch_size=4)) is None
+    assert inference_remark(network, Inference(batch_size=4)) is None
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ for call in (
 """
 EXPECTED = """
 split to be train or val or test, got 'tset'
-inference to be Inference, got 'whole'; make one, such as Inference(...)
+inference to be Inference or Mapping[str, Any] or None, got 'whole'; make one, such as Inference(...)
 data to be SegmentationData or str or Path, got None
 images to be Path, got 5
 optimizer to be Optimizer, got 'AdamW'; make one, such as Optimizer(...)

@@ -12,7 +12,7 @@ import fakd
 from fakd import timing
 from fakd.cli import main
 from fakd.exporting.shipping import processor_name
-from fakd.inference import trained_inference
+from fakd.inference import resolve_inference
 from fakd.models import pspnet, save, students
 from fakd.report.latency import save_latency
 from fakd.settings import Inference
@@ -87,7 +87,7 @@ def test_a_network_is_shown_images_as_it_will_be():
     network.extra = {"inference": {"window": 20, "stride": 20, "scales": [1.0], "new": 1}}
     list(time_network(network, (40, 60), CPU))
     assert set(sizes) == {(20, 20)}
-    assert trained_inference(network) == Inference(window=20, stride=20)
+    assert resolve_inference(network) == Inference(window=20, stride=20)
 
 
 def test_what_does_not_run_says_why():

@@ -6,17 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
 import fakd
-from fakd import completion, help_pages, specs
+from fakd import completion, help_pages, signatures, specs
 from fakd.budget import require_student_or_budget
 from fakd.console import replace_unshowable
 from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory, require_seed
@@ -62,6 +60,8 @@ POSITIONAL = {
     "tables": "runs",
     "classes": "teacher data",
     "disagree": "run",
+    "evaluate": "network",
+    "predict": "network images",
 }
 # Networks to train, built last, when the number of classes is known from the data.
 TRAINED = {"train": ("network",), "distill": ("student",), "check": ("student", "network")}
@@ -177,7 +177,7 @@ def gather_flags(name: str, given: Sequence[str]) -> tuple[list[str], list[Mappi
         InputError: a flag lacks its value, or a recipe cannot be read.
     """
     parameters = _parameters(name)
-    return gather(given, parameters, _switches(parameters), _lists(parameters))
+    return gather(given, parameters, signatures.switches(parameters), signatures.lists(parameters))
 
 
 def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
@@ -194,6 +194,7 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
             raise InputError(f"there is no {wrong}; give {now} instead")
         raise InputError(_unknown_flag(name, wrong, known))
+    signatures.leave_out_defaults(parser, parameters)
     if "--print_config" in arguments:
         arguments = [_with_defaults(argument) for argument in arguments]
     try:
@@ -204,7 +205,9 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     if gone := [each for each in code if each.endswith(".py") and not expand_user(each).is_file()]:
         raise InputError(f"--code: {gone[0]} does not exist; give the .py file to run")
     specs.allow(*code)
-    return {key: _value(key, each, config[key]) for key, each in parameters.items()}
+    return {
+        key: signatures.argument_of(key, each, config.get(key)) for key, each in parameters.items()
+    }
 
 
 def _unknown_flag(name: str, wrong: str, known: Sequence[str]) -> str:
@@ -220,58 +223,6 @@ def _unknown_flag(name: str, wrong: str, known: Sequence[str]) -> str:
         return f"there is no {wrong} in fakd {name}; that is for fakd {', '.join(owners)}"
     listed = "; --help all lists all flags; in a recipe, keys for anchors must begin with x-"
     return f"there is no {wrong}{specs.nearest(wrong, known, listed)}"
-
-
-def _switches(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
-    """Find the Boolean flags."""
-    found = {key for key, each in parameters.items() if each.annotation is bool}
-    for key, each in parameters.items():
-        if is_dataclass(each.annotation):
-            found |= {
-                f"{key}.{one.name}" for one in fields(each.annotation) if one.type in (bool, "bool")
-            }
-    return found
-
-
-def _lists(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
-    """Find the flags that take several values."""
-    found = {key: [each.annotation, *get_args(each.annotation)] for key, each in parameters.items()}
-    return {key for key, kinds in found.items() if any(get_origin(each) is tuple for each in kinds)}
-
-
-def _value(key: str, parameter: inspect.Parameter, given: Any) -> Any:
-    """Convert a value of the parser: None becomes the default, and ``~`` is expanded in paths."""
-    if is_dataclass(parameter.annotation):
-        if not hasattr(given, "as_dict"):
-            raise InputError(f"{key}: expected settings by their names, got {given!r}")
-        said = {name: each for name, each in given.as_dict().items() if each is not None}
-        for name, each in said.items():
-            if isinstance(each, Mapping) and (wrong := [k for k in each if type(k) is not str]):
-                raise InputError(
-                    f"{key}.{name}: expected names, got {wrong[0]!r}; put it in quotes"
-                )
-        return parameter.annotation(**said)  # type: ignore[operator]
-    if given is None and _required(parameter):
-        raise InputError(f"{key}: expected a value, got none; give --{key}")
-    if given is None and parameter.default is not parameter.empty:
-        given = parameter.default
-    return _path(key, given) if isinstance(given, Path) else given
-
-
-def _path(key: str, given: Path) -> Path:
-    """Expand a path; refuse a loop of links."""
-    path = expand_user(given)
-    try:
-        path.resolve().exists()
-    except RuntimeError as error:
-        reason = str(error).partition(" from ")[0].lower()
-        raise InputError(f"{key}: {str(given)!r} is not a valid path: {reason}") from error
-    return path
-
-
-def _required(parameter: inspect.Parameter) -> bool:
-    """Tell whether a flag must be given: it has no default and may not be None."""
-    return parameter.default is parameter.empty and "None" not in str(parameter.annotation)
 
 
 def _with_defaults(argument: str) -> str:
@@ -304,13 +255,16 @@ def command_parser(name: str) -> ArgumentParser:
     )
     for key, each in _parameters(name).items():
         options: dict[str, Any] = {"help": explained.get(key)}
-        if _required(each):
+        group = signatures.settings_type(each.annotation)
+        if signatures.is_required(each):
             options["required"] = True
         else:
             options["default"] = None if each.default is each.empty else each.default
+        if signatures.may_be_partial(each):
+            options["default"] = group()
         # With dict[str, Any] the parser would instantiate class paths.
-        built = dict if _required(each) else dict | None
-        kind = built if key in PACKAGES else each.annotation
+        built = dict if signatures.is_required(each) else dict | None
+        kind = built if key in PACKAGES else group or each.annotation
         parser.add_argument(f"--{key}", type=kind, **options)
     return parser
 

@@ -1,6 +1,7 @@
 """The exception for invalid input, and checks of settings."""
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from numbers import Integral, Real
@@ -33,7 +34,8 @@ def require_kinds(
                 str(each) if get_origin(each) else getattr(each, "__name__", str(each))
                 for each in kinds
             ]
-            wanted = " or ".join(names).replace("NoneType", "None")
+            wanted = re.sub(r"\b(collections\.abc|typing)\.", "", " or ".join(names))
+            wanted = wanted.replace("NoneType", "None")
             made = next((each for each in names if each[0].isupper() and each != "NoneType"), "")
             remedy = f"; make one, such as {made}(...)" if made and str not in kinds else ""
             raise InputError(f"expected {group}{name} to be {wanted}, got {values[name]!r}{remedy}")
@@ -56,6 +58,8 @@ def _fits(hint: Any, value: Any) -> bool:
         return True
     if hint is Path:
         return isinstance(value, str | Path)
+    if isinstance(origin, type):
+        return isinstance(value, origin)
     return not isinstance(hint, type) or isinstance(value, hint)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import lru_cache
 from itertools import product
 from typing import TypeVar
@@ -14,10 +14,11 @@ from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 
 from fakd.bilinear import Span, cut, mixing, tile_size
+from fakd.errors import InputError
 from fakd.metrics import confusion_matrix
 from fakd.models.foreign.deployed import Deployed
 from fakd.models.memory_estimate import require_image_memory
-from fakd.settings import Inference
+from fakd.settings import Inference, InferenceOverrides
 from fakd.types import Segmenter
 
 Item = TypeVar("Item")
@@ -25,44 +26,52 @@ _HELD = 4
 """Number of batches of images that may wait for others of their size."""
 _RULED_OUT = -1e30
 """Replaces minus infinity while maps are resized."""
+_TOGETHER = {"scale": ["base"], "base": ["scale"], "window": ["stride"]}
+"""Setting -> the settings of training that it replaces as well."""
 _SMALLER = "give inference.window, such as 1024, or a smaller inference.scale or base"
 """Remedy for images that take too much memory."""
 
 
-def unlike_training(network: Segmenter, inference: Inference) -> str | None:
-    """Describe the inference settings of a network's training if they differ from these."""
-    known = network.extra.get("inference")
-    if known is None:
+def resolve_inference(network: Segmenter, overrides: InferenceOverrides = None) -> Inference:
+    """Complete settings by those of the network's training; `batch_size` is not taken over.
+
+    Settings that have a meaning only together replace each other: with `scale` or `base` given,
+    neither is taken over, and with `window` given, `stride` is not.
+
+    Raises:
+        InputError: there is no such setting, or a value is invalid.
+    """
+    if isinstance(overrides, Inference):
+        return overrides
+    given, names = dict(overrides or {}), [each.name for each in fields(Inference)]
+    if wrong := [each for each in given if each not in names]:
+        raise InputError(f"there is no inference.{wrong[0]}; expected some of {', '.join(names)}")
+    trained = dict(network.extra.get("inference") or {}) | {"batch_size": 1}
+    for each in given:
+        for replaced in _TOGETHER.get(each, ()):
+            trained.pop(replaced, None)
+    return Inference.from_stored(trained | given)
+
+
+def inference_remark(network: Segmenter, inference: Inference) -> str | None:
+    """Tell how inference settings differ from those of the network's training, or the defaults."""
+    if network.extra.get("inference") is None:
         return None
-    flags = []
-    for field in (each for each in fields(Inference) if each.compare):
-        then, now = known.get(field.name, field.default), getattr(inference, field.name)
-        # JSON turned tuples into lists.
-        then = tuple(then) if isinstance(then, list) else then
-        if then != now:
-            flags.append(f"--inference.{field.name} {_as_flag(then)}")
-    if not flags:
-        return None
+    trained = resolve_inference(network)
+    if inference == trained:
+        used = _as_flags(inference, Inference())
+        return f"images are shown to the network as in its training, with {used}" if used else None
     return (
-        f"during its training this network was evaluated with {' '.join(flags)}; "
-        "without these flags scores may differ"
+        f"during its training this network was evaluated with {_as_flags(trained, inference)}; "
+        "scores may differ from those of its training"
     )
 
 
-def trained_inference(network: Segmenter) -> Inference:
-    """Return the inference settings of a network's training; the defaults if unknown."""
-    given = network.extra.get("inference") or {}
-    known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
-    # JSON turned tuples into lists.
-    tuples = {key: tuple(each) for key, each in known.items() if isinstance(each, list)}
-    return Inference(**{**known, **tuples})
-
-
-def default_inference(network: Segmenter, inference: Inference) -> Inference:
-    """Return the settings of the network's training instead of settings that are the defaults."""
-    if inference != Inference():
-        return inference
-    return replace(trained_inference(network), batch_size=inference.batch_size)
+def _as_flags(these: Inference, others: Inference) -> str:
+    """List the settings that differ from others', as flags."""
+    before = others.views()
+    differing = {key: each for key, each in these.views().items() if each != before[key]}
+    return " ".join(f"--inference.{key} {_as_flag(each)}" for key, each in differing.items())
 
 
 def _as_flag(value: object) -> str:

@@ -248,6 +248,13 @@ class Inference:
         if self.base is not None and min(self.base) < 1:
             raise InputError(f"expected inference.base to be two sides, got {self.base}")
 
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> "Inference":
+        """Read settings from a file: lists become tuples, and unknown names are left out."""
+        known = {each.name: stored[each.name] for each in fields(cls) if each.name in stored}
+        lists = {key: tuple(each) for key, each in known.items() if isinstance(each, list)}
+        return cls(**{**known, **lists})
+
     def views(self) -> dict[str, Any]:
         """Return all settings that change more than rounding, as stored in files."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
@@ -263,6 +270,10 @@ class Inference:
             return fitted_size(image, self.base, self.scale * factor)
         height, width = (max(int(side * self.scale * factor + 0.5), 1) for side in image)
         return height, width
+
+
+InferenceOverrides = Inference | Mapping[str, Any] | None
+"""All settings; or some by name, the others being as in the network's training."""
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from fakd.exporting.shipping import processor_name
 from fakd.exporting.writing import add_metadata, convert_to_openvino, export_graph
 from fakd.files import expand_user
 from fakd.imports import nearest, require_library
-from fakd.inference import default_inference, predict_classes
+from fakd.inference import predict_classes, resolve_inference
 from fakd.models import EncoderDecoder, open_network
 from fakd.report.measurements import device_name, time_call
 from fakd.runs.folder import RESULT, read_json
-from fakd.settings import Inference
+from fakd.settings import Inference, InferenceOverrides
 from fakd.sources import EXPORTED
 from fakd.types import Segmenter
 
@@ -79,7 +79,7 @@ def time_network(
     device: torch.device,
     *,
     runtimes: Sequence[str] = ("torch",),
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     classes: int | None = None,
 ) -> Iterator[Timing]:
     """Time a network in one runtime after the other, or an exported file in its own runtime.
@@ -91,7 +91,7 @@ def time_network(
         size: height and width of the image.
         device: device that is timed.
         runtimes: some of `fakd.budget.RUNTIMES`.
-        inference: inference settings; by default those of the network's training.
+        inference: inference settings; those of the network's training, but for what is given.
         classes: number of classes, if the network takes one.
 
     Raises:
@@ -101,7 +101,7 @@ def time_network(
     network = open_network(given, classes).eval()
     path = expand_user(given) if isinstance(given, str | Path) else None
     file = path is not None and path.suffix in EXPORTED
-    shown = default_inference(network, inference)
+    shown = resolve_inference(network, inference)
     count = sum(each.numel() for each in network.parameters())
     facts: dict[str, Any] = {
         "network": type(given).__name__ if path is None else str(given),

@@ -27,6 +27,7 @@ from PIL import Image
 
 from fakd import models
 from fakd.cli import main
+from full_disk import full_disk
 
 SMALL = "--schedule.steps 2 --schedule.batch_size 2 --augmentation.crop [32,32]"
 CPU = "--hardware.accelerator cpu --hardware.threads 1"
@@ -706,7 +707,6 @@ def files():
 def test_a_full_disk_is_one_line_and_what_was_written_before_stays(
     command, right, tmp_path, monkeypatch
 ):
-    resource = pytest.importorskip("resource")
     shutil.copytree(right, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     for name in ("old.json", "old.html", "old.png"):
@@ -714,15 +714,10 @@ def test_a_full_disk_is_one_line_and_what_was_written_before_stays(
     if "paper.safetensors" in command:
         network = models.pspnet("mobilenetv2", 3, channels=8)
         models.save(network, "paper.safetensors", class_names=None, palette=None)
-    before, limits = files(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    said, shown = StringIO(), StringIO()
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-        # Not to files, which the limit is for too.
-        with redirect_stderr(said), redirect_stdout(shown):
-            code = main(shlex.split(command))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before, said, shown = files(), StringIO(), StringIO()
+    # Not to files, which the limit is for too.
+    with full_disk(20), redirect_stderr(said), redirect_stdout(shown):
+        code = main(shlex.split(command))
     assert code == 2, said.getvalue()
     assert said.getvalue().count("\n") == 1
     assert "File too large" in said.getvalue()

@@ -79,6 +79,23 @@ def test_evaluating_otherwise_than_in_training_is_pointed_out(teacher, capsys):
     assert "evaluated with --inference.scale 1.0" in capsys.readouterr().out
 
 
+def test_what_a_run_is_scored_with_is_the_default_of_its_evaluation(teacher, tmp_path):
+    network = fakd.load(teacher)
+    network.extra["inference"] |= {"scale": 0.5}
+    weights, out = tmp_path / "half.safetensors", tmp_path / "scores.json"
+    names, palette = network.class_names, network.palette
+    fakd.models.save(network, weights, class_names=names, palette=palette, extra=network.extra)
+    found = {}
+    for scale in (None, 0.5, 1.0):
+        flags = [] if scale is None else [f"--inference.scale={scale}"]
+        arguments = ["evaluate", str(weights), *DATA[:1], *SMALL[:3], f"--out={out}"]
+        assert main([*arguments, *flags]) == 0
+        found[scale] = json.loads(out.read_text())
+    assert found[None] == found[0.5]
+    assert found[1.0]["inference"] != found[0.5]["inference"]
+    assert found[1.0]["classes"] != found[0.5]["classes"]
+
+
 def test_the_recipe_of_a_run_gives_the_same_weights(teacher, tmp_path):
     assert (
         main(["train", f"--recipe={teacher / 'recipe.yaml'}", f"--run={tmp_path / 'again'}"]) == 0

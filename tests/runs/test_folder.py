@@ -2,7 +2,6 @@ import csv
 import errno
 import json
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from fakd.runs.folder import (
     write_json,
 )
 from fakd.runs.locks import lock
+from full_disk import full_disk
 
 RECIPE = {"schedule": {"steps": 10}, "seed": 0, "run": "a", "hardware": {"workers": 0}}
 
@@ -252,26 +252,17 @@ def test_a_damaged_row_of_curves_is_named(tmp_path):
 
 def test_a_full_disk_ends_the_curves_in_a_line(tmp_path):
     curves = Curves(tmp_path, 0)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
-    try:
-        with pytest.raises(InputError, match=r"could not write .*: File too large"):
-            curves.write(1, {"task": 1.0})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with full_disk(64), pytest.raises(InputError, match=r"could not write .*: File too large"):
+        curves.write(1, {"task": 1.0})
 
 
 def test_a_full_disk_leaves_no_folder_behind(tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     RunFolder(tmp_path / "old", {"a": 1}).__exit__(None)
     kept = (tmp_path / "old" / "recipe.yaml").read_text()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
-    try:
-        for name in ("new", "old"):
-            with pytest.raises(InputError, match=r"could not write .*recipe.yaml: File too large"):
-                RunFolder(tmp_path / name, {"a": 1})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for name in ("new", "old"):
+        said = r"could not write .*recipe.yaml: File too large"
+        with full_disk(4), pytest.raises(InputError, match=said):
+            RunFolder(tmp_path / name, {"a": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old" / "recipe.yaml").read_text() == kept
 

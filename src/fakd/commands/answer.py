@@ -16,7 +16,7 @@ from fakd.console import open_console, remark
 from fakd.errors import InputError, count_noun
 from fakd.files import expand_user
 from fakd.runs.locks import lock
-from fakd.settings import Hardware, Inference
+from fakd.settings import Hardware, InferenceOverrides
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def answer(
     k: int = 5,
     features: bool = False,
     stride: int | None = None,
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     hardware: Hardware = Hardware(),
     batch_size: int = 1,
     shard: int = 64,
@@ -79,7 +79,7 @@ def answer(
     # Imported here to keep `fakd answer --help` fast.
     from fakd.answers.encoding import Encoding
     from fakd.answers.store import Store
-    from fakd.inference import default_inference, unlike_training
+    from fakd.inference import inference_remark, resolve_inference
     from fakd.runs.recipe import recipe_of
     from fakd.training.answering import Answering, manifest
     from fakd.training.start import start
@@ -99,7 +99,7 @@ def answer(
     if format == "topk" and k >= teacher.classes:
         raise InputError(f"expected --k below the teacher's {teacher.classes} classes, got {k}")
     out = expand_user(out)
-    inference = default_inference(teacher, inference)
+    inference = resolve_inference(teacher, inference)
     recipe = recipe_of(answer, locals())
     fabric = start(hardware, 0)
     asked = NetworkTeacher(teacher, fabric, hardware)
@@ -109,7 +109,7 @@ def answer(
     content = manifest(asked, data, answering, encoding, inference, shard)
     store = Store.begin(out, content)
     console = open_console()
-    if note := unlike_training(teacher, inference):
+    if note := inference_remark(teacher, inference):
         remark(console, note)
     if store.unwritten():
         _announce(console, store, answering, data, batch_size, parallel or 1)

@@ -11,7 +11,7 @@ import fakd
 from fakd.console import open_console
 from fakd.errors import InputError
 from fakd.files import expand_user, write_text
-from fakd.settings import Hardware, Inference
+from fakd.settings import Hardware, Inference, InferenceOverrides
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def classes(
     data: "fakd.data.SegmentationData | str | Path",
     images: int = 100,
     out: Path | None = None,
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     hardware: Hardware = Hardware(),
 ) -> dict[str, Any]:
     """Propose a map from a teacher's classes to those of the data, and score it.
@@ -47,7 +47,7 @@ def classes(
     import torch
 
     from fakd.answers.classes import propose, read_class_map
-    from fakd.inference import default_inference
+    from fakd.inference import resolve_inference
     from fakd.metrics import Scores
     from fakd.training.start import start
     from fakd.training.teacher import MappedTeacher, open_teacher, teacher_of
@@ -59,7 +59,7 @@ def classes(
         raise InputError(f"{out} exists; choose another --out")
     data, console = fakd.data.open_data(data), open_console()
     asked = teacher_of(open_teacher(teacher), data, start(hardware, 0), hardware, any_classes=True)
-    inference = default_inference(asked.network, inference)
+    inference = resolve_inference(asked.network, inference)
     count = asked.network.classes
     names = asked.network.class_names
     theirs = names or tuple(str(number) for number in range(count))

@@ -12,7 +12,7 @@ from fakd.data.layout import Levels, read_levels
 from fakd.data.names import to_nfc
 from fakd.errors import InputError, count_noun, list_some, require_above_zero
 from fakd.files import expand_user, make_folder, replace_folder
-from fakd.settings import Hardware, Inference
+from fakd.settings import Hardware, Inference, InferenceOverrides
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def disagree(
     first: int = 50,
     diverse: bool = False,
     temperature: float = 1.0,
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     accelerator: str = "auto",
 ) -> dict[str, Any]:
     """Rank unlabelled images by the disagreement of teacher and student: what to label next.
@@ -50,7 +50,8 @@ def disagree(
         diverse: choose images one by one, each unlike those before it, so that not all are frames
             of one scene.
         temperature: logits are divided by it first.
-        inference: inference settings for both networks.
+        inference: inference settings for both networks; as in the student's training, but for what
+            is given.
         accelerator: cpu, cuda, mps, or auto for the best available.
 
     Returns:
@@ -61,7 +62,7 @@ def disagree(
         ChildProcessError: some images cannot be read; the others are ranked.
     """
     # Imported here to keep `fakd disagree --help` fast.
-    from fakd.inference import unlike_training
+    from fakd.inference import inference_remark, resolve_inference
     from fakd.training.start import start
     from fakd.training.teacher import NetworkTeacher, open_teacher, teacher_of
     from fakd.training.validation import require_class_order
@@ -97,7 +98,8 @@ def disagree(
             f"the teacher has {answers.network.classes} classes, the student {student.classes}; "
             "give --classes_from MAP.yaml"
         )
-    for note in (*answers.network.remarks, unlike_training(student, inference)):
+    inference = resolve_inference(student, inference)
+    for note in (*answers.network.remarks, inference_remark(student, inference)):
         if note:
             remark(console, note)
     pair = _Pair(answers, NetworkTeacher(student, fabric, hardware), inference, temperature)

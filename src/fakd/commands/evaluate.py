@@ -8,7 +8,7 @@ import fakd
 from fakd.console import open_console, remark
 from fakd.errors import InputError, count_noun, require_kinds
 from fakd.files import write_text
-from fakd.settings import Inference
+from fakd.settings import InferenceOverrides
 from fakd.training.progress import StepProgress
 
 
@@ -16,7 +16,7 @@ def evaluate(
     network: "fakd.Segmenter | str | Path | Any",
     data: "fakd.data.SegmentationData | str | Path",
     split: Literal["train", "val", "test"] = "val",
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     out: Path | None = None,
     accelerator: str = "auto",
     workers: int = 0,
@@ -30,7 +30,7 @@ def evaluate(
         network: a finished run, a weight file, or any network.
         data: labelled images: a folder, a .yaml file, or "scenes" for the built-in data.
         split: which part of the data; make no choices by scores on test.
-        inference: how images are shown to the network.
+        inference: how images are shown to the network; as in its training, but for what is given.
         out: a JSON file to write the scores to; an existing one is replaced.
         accelerator: cpu, cuda, mps, or auto for the best available.
         workers: processes that decode images.
@@ -40,7 +40,7 @@ def evaluate(
     """
     require_kinds(evaluate, locals())
     # Imported here to keep `fakd evaluate --help` fast.
-    from fakd.inference import score, unlike_training
+    from fakd.inference import inference_remark, resolve_inference, score
     from fakd.inspection.readiness import require_labels
     from fakd.report.table import class_table
     from fakd.training.start import announce, pick_device
@@ -57,10 +57,11 @@ def evaluate(
         raise InputError(f"--out must end in .json, got {out}; name it {out.with_suffix('.json')}")
     if out is not None and not out.parent.is_dir():
         raise InputError(f"the folder of --out {out} does not exist; create it first")
+    inference = resolve_inference(network, inference)
     device = pick_device(accelerator)
     console = open_console()
     announce(console, data, inference, doubts, network=network)
-    if note := unlike_training(network, inference):
+    if note := inference_remark(network, inference):
         remark(console, note)
     with StepProgress(console, "evaluate", len(part)) as display:
 
@@ -72,6 +73,7 @@ def evaluate(
         matrix = score(network.to(device), pairs(), inference, device)
     scores = fakd.metrics.Scores.from_matrix(matrix)
     result = {"data": data.name, "split": split, "images": len(part)}
+    result["inference"] = inference.views()
     result |= scores.as_dict(data.class_names)
     # Written before printing, which may fail.
     if out is not None:

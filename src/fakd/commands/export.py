@@ -8,7 +8,7 @@ from fakd.console import open_console, remark
 from fakd.errors import InputError
 from fakd.exporting.kinds import Input, Order, Output, Precision, Target
 from fakd.files import expand_user
-from fakd.settings import Inference
+from fakd.settings import InferenceOverrides
 from fakd.training.progress import StepProgress
 
 
@@ -27,7 +27,7 @@ def export(
     images: int | None = None,
     calibration: int = 32,
     opset: int | None = None,
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     licence: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def export(
     from fakd.exporting.program import Form, exportable_inference
     from fakd.exporting.shipping import ExportSettings, export_and_verify, refuse_present
     from fakd.exporting.writing import require_target
-    from fakd.inference import default_inference
+    from fakd.inference import resolve_inference
     from fakd.inspection.readiness import require_labels
     from fakd.training.validation import require_class_order, require_same_classes
 
@@ -89,10 +89,9 @@ def export(
     require_class_order(network, data)
     require_labels(data, ["val"])
     network.class_names, network.palette = data.class_names, data.palette
-    inference = default_inference(network, inference)
-    shown = exportable_inference(inference)
+    shown = exportable_inference(full := resolve_inference(network, inference))
     console = open_console()
-    if inference.window or inference.averages:
+    if full.window or full.averages:
         remark(console, "a file cannot contain windows, flips or several scales: left out")
     out = None if out is None else expand_user(out)
     run = Path(word).absolute().name if word else type(network).__name__.lower()

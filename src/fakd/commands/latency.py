@@ -9,7 +9,7 @@ import fakd
 from fakd.console import open_console, remark
 from fakd.errors import InputError
 from fakd.files import expand_user, write_text
-from fakd.settings import Inference
+from fakd.settings import InferenceOverrides
 from fakd.training.progress import StepProgress
 
 
@@ -20,7 +20,7 @@ def latency(
     classes: int = 19,
     runtimes: str | Sequence[str] = (),
     threads: int | None = None,
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     accelerator: str = "auto",
     sort: str = "ms",
     out: Path | None = None,

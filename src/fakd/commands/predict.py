@@ -15,7 +15,7 @@ from fakd.data.scan import files_below
 from fakd.errors import InputError, count_noun, list_some, require_kinds
 from fakd.files import expand_user
 from fakd.runs.folder import differences, read_json, write_json
-from fakd.settings import Inference
+from fakd.settings import Inference, InferenceOverrides
 from fakd.training.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def predict(
     images: Path,
     out: Path,
     overlays: bool = True,
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     levels: Levels = Levels(),
     accelerator: str = "auto",
     overwrite: bool = False,
@@ -49,7 +49,7 @@ def predict(
         images: an image, a folder, searched with its subfolders, or a video.
         out: folder to write to, outside the images; created if missing.
         overlays: also write the tinted images.
-        inference: how images are shown to the network.
+        inference: how images are shown to the network; as in its training, but for what is given.
         levels: how pixel values are interpreted; by default as in the network's training.
         accelerator: cpu, cuda, mps, or auto for the best one present.
         overwrite: replace masks that are already there.
@@ -66,13 +66,19 @@ def predict(
     # Imported here to keep `fakd predict --help` fast.
     import torch
 
-    from fakd.inference import batch_by_size, predict_classes, unlike_training
+    from fakd.inference import (
+        batch_by_size,
+        inference_remark,
+        predict_classes,
+        resolve_inference,
+    )
     from fakd.report.figures import overlay, save_mask, save_picture
     from fakd.report.video import ENDINGS
     from fakd.training.start import pick_device
 
     network = fakd.models.open_network(network)
     palette = network.palette or fakd.data.default_palette(network.classes)
+    inference = resolve_inference(network, inference)
     images, out = expand_user(images), expand_user(out)
     if images.suffix.lower() in ENDINGS and images.is_file():
         return _video(network, images, out, overlays, inference, palette, accelerator, overwrite)
@@ -103,7 +109,7 @@ def predict(
     device = pick_device(accelerator)
     network = network.to(device).eval()
     console, unread = open_console(), list[InputError]()
-    for note in (*network.remarks, unlike_training(network, inference)):
+    for note in (*network.remarks, inference_remark(network, inference)):
         if note:
             remark(console, note)
 
@@ -233,7 +239,7 @@ def _video(
     overwrite: bool,
 ) -> int:
     """Segment a video frame by frame."""
-    from fakd.inference import unlike_training
+    from fakd.inference import inference_remark
     from fakd.report.video import results, segment_video
     from fakd.training.start import pick_device
 
@@ -243,7 +249,7 @@ def _video(
     if any(path.resolve() == video.resolve() for path in results(video, out, overlays)):
         raise InputError(f"--out {out} would overwrite {video}; choose another folder")
     device, console = pick_device(accelerator), open_console()
-    for note in (*network.remarks, unlike_training(network, inference)):
+    for note in (*network.remarks, inference_remark(network, inference)):
         if note:
             remark(console, note)
 

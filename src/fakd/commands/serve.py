@@ -11,7 +11,7 @@ from fakd.console import open_console, remark
 from fakd.errors import InputError
 from fakd.files import expand_user
 from fakd.serving.server import PageServer
-from fakd.settings import Inference
+from fakd.settings import InferenceOverrides
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ def serve(
     open: bool = False,
     megabytes: float | int = 25,
     teachers: bool = True,
-    inference: Inference = Inference(),
+    inference: InferenceOverrides = None,
     threads: int | None = None,
     accelerator: str = "auto",
 ) -> None:

@@ -4,7 +4,7 @@ All networks get the same images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,9 +80,7 @@ def open_data_of(run: Run) -> SegmentationData:
 
 def inference_of(run: Run) -> Inference:
     """Read the inference settings of a run; settings its version lacked keep their defaults."""
-    given = run.recipe.get("inference") or {}
-    known = {each.name: given[each.name] for each in fields(Inference) if each.name in given}
-    return Inference(**_with_tuples(known))
+    return Inference.from_stored(run.recipe.get("inference") or {})
 
 
 def open_networks(methods: Methods, device: torch.device) -> tuple[dict[str, Segmenter], list[str]]:
@@ -130,13 +128,6 @@ def open_teacher_of(run: Run) -> Segmenter:
     return network
 
 
-def _with_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert YAML's lists back to tuples."""
-    return {
-        key: tuple(given) if isinstance(given, list) else given for key, given in arguments.items()
-    }
-
-
 def _path(spec: Any) -> str:
     return str(spec.get("class_path", "")) if isinstance(spec, Mapping) else str(spec)
 
@@ -144,7 +135,7 @@ def _path(spec: Any) -> str:
 def evenly_spaced(total: int, most: int) -> list[int]:
     """Choose evenly spaced indices of a split, or all if there are fewer.
 
-    >>> spaced(10, 3), spaced(2, 5)
+    >>> evenly_spaced(10, 3), evenly_spaced(2, 5)
     ([1, 5, 8], [0, 1])
     """
     count = min(total, most)

@@ -16,10 +16,10 @@ from fakd.data import default_palette, read_image
 from fakd.data.layout import Levels, read_levels
 from fakd.data.names import printable
 from fakd.data.packed import Packed
-from fakd.inference import default_inference, predict_classes
+from fakd.inference import predict_classes, resolve_inference
 from fakd.report.figures import shrink_size
 from fakd.serving.server import Content
-from fakd.settings import Inference
+from fakd.settings import Inference, InferenceOverrides
 from fakd.types import Segmenter
 
 LONGEST = 1600
@@ -37,12 +37,12 @@ class ServedNetwork(NamedTuple):
 
 
 def prepare(
-    title: str, network: Segmenter, inference: Inference, device: torch.device
+    title: str, network: Segmenter, inference: InferenceOverrides, device: torch.device
 ) -> ServedNetwork:
-    """Prepare a network; by default images are fed to it as in training."""
-    inference = default_inference(network, inference)
+    """Prepare a network; images are fed to it as in training, but for what is given."""
+    shown = resolve_inference(network, inference)
     levels = read_levels(network.extra.get("levels", {}), Path(title))
-    return ServedNetwork(printable(title), network.to(device).eval(), inference, levels, device)
+    return ServedNetwork(printable(title), network.to(device).eval(), shown, levels, device)
 
 
 class Upload(Packed):
