@@ -18,7 +18,7 @@ from fakd.settings import Augmentation, Inference, Schedule
 settings = dict(teacher="t", student="pspnet", data="scenes", run="r")
 for call in (
     lambda: fakd.evaluate(network="t", data="scenes", split="tset"),
-    lambda: fakd.evaluate(network="t", data="scenes", inference="whole"),
+    lambda: fakd.evaluate(network="t", data="scenes", inference="all"),
     lambda: fakd.train(network="pspnet", data=None, run="r"),
     lambda: fakd.predict(network="t", images=5, out="o"),
     *(
@@ -41,7 +41,7 @@ for call in (
 """
 EXPECTED = """
 split to be train or val or test, got 'tset'
-inference to be Inference or Mapping[str, Any] or None, got 'whole'; make one, such as Inference(...)
+inference to be Inference or Mapping[str, Any] or None, got 'all'; make one, such as Inference(...)
 data to be SegmentationData or str or Path, got None
 images to be Path, got 5
 optimizer to be Optimizer, got 'AdamW'; make one, such as Optimizer(...)
