@@ -43,7 +43,7 @@ def test_waiting_threads_sleep_in_a_command_and_in_what_it_starts():
     ("given", "expected"),
     [
         ({"OMP_WAIT_POLICY": "active"}, "active None"),
-        ({"GOMP_SPINCOUNT": "1000"}, "None 1000"),
+        pytest.param({"GOMP_SPINCOUNT": "1000"}, "None 1000", marks=pytest.mark.slow),
         pytest.param({"KMP_BLOCKTIME": "200"}, "None None", marks=pytest.mark.slow),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -187,14 +188,12 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
         InputError: a flag or a value is invalid for this command.
     """
     parameters = _parameters(name)
-    parser = command_parser(name)
+    parser, known = _parser_and_flags(name)
     arguments, recipes = gather_flags(name, given)
-    known = list(parser.get_defaults().keys())
     if (wrong := first_unknown(arguments, recipes, known)) is not None:
         if (now := MOVED.get(wrong)) and now.partition(".")[0] in parameters:
             raise InputError(f"there is no {wrong}; give {now} instead")
         raise InputError(_unknown_flag(name, wrong, known))
-    signatures.leave_out_defaults(parser, parameters)
     if "--print_config" in arguments:
         arguments = [_with_defaults(argument) for argument in arguments]
     try:
@@ -208,6 +207,15 @@ def parse(name: str, given: Sequence[str]) -> dict[str, Any]:
     return {
         key: signatures.argument_of(key, each, config.get(key)) for key, each in parameters.items()
     }
+
+
+@cache
+def _parser_and_flags(name: str) -> tuple[ArgumentParser, list[str]]:
+    """Build the parser that reads a command's flags, and list them."""
+    parser = command_parser(name)
+    known = list(parser.get_defaults().keys())
+    signatures.leave_out_defaults(parser, _parameters(name))
+    return parser, known
 
 
 def _unknown_flag(name: str, wrong: str, known: Sequence[str]) -> str:

@@ -96,7 +96,10 @@ def student(data):
     [
         {},
         {"size": (64, 96), "output": "logits", "input": "unit", "order": "bgr"},
-        {"size": (40, 50), "input": "normalised", "order": "bgr", "tolerance": 30.0},
+        pytest.param(
+            {"size": (40, 50), "input": "normalised", "order": "bgr", "tolerance": 30.0},
+            marks=pytest.mark.slow,
+        ),
         {"output": "probabilities", "batch": 0, "inference": fakd.Inference(scale=0.7)},
         {"batch": 2, "inference": fakd.Inference(base=(48, 32))},
     ],
@@ -264,7 +267,11 @@ def test_the_older_exporter_follows_where_the_newer_is_wrong(student, data, tmp_
     ("form", "size"),
     [
         ({}, (50, 70)),
-        ({"size": (64, 96), "input": "normalised", "order": "bgr"}, (50, 70)),
+        pytest.param(
+            {"size": (64, 96), "input": "normalised", "order": "bgr"},
+            (50, 70),
+            marks=pytest.mark.slow,
+        ),
         ({"output": "logits", "input": "unit", "batch": 2}, (64, 96)),
     ],
 )

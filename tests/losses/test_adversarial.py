@@ -397,7 +397,10 @@ class HandTrained:
 
 @pytest.mark.parametrize(
     ("kind", "optimizer", "schedule"),
-    [("hinge", "adam", "constant"), ("wgan-gp", "sgd", "poly")],
+    [
+        pytest.param("hinge", "adam", "constant", marks=pytest.mark.slow),
+        ("wgan-gp", "sgd", "poly"),
+    ],
 )
 def test_three_steps_equal_training_by_hand(kind, optimizer, schedule):
     decay = DECAY if optimizer == "sgd" else 0.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fakd.losses import PRESETS, MemoryContrast, WeightedSum, preset
-from fakd.models import fcn_hrnet, pspnet
+from fakd.models import hypercolumns, pspnet
 from fakd.runs.recipe import describe
 from fakd.settings import Optimizer, Task
 from fakd.specs import build
@@ -30,7 +30,7 @@ def networks():
     torch.manual_seed(0)
     # Strides 8 and 4, 16 and 24 channels: neither grids nor widths agree.
     student = pspnet("mobilenetv3_small_050", CLASSES, channels=16)
-    teacher = fcn_hrnet("hrnet_w18_small", CLASSES)
+    teacher = hypercolumns("mobilenetv3_small_050", CLASSES, strides=(4, 8), channels=24)
     return student, teacher
 
 

@@ -70,7 +70,10 @@ def equal(one, other):
     "more",
     [
         [],
-        ["--schedule.accumulate=2", "--hardware.workers=1", "--distillation=cwd-fa"],
+        pytest.param(
+            ["--schedule.accumulate=2", "--hardware.workers=1", "--distillation=cwd-fa"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["--distillation=ChannelKL", "--distillation.weight={from: 3, to: 0, end: 0.4}"],
             marks=pytest.mark.slow,
