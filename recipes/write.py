@@ -350,8 +350,13 @@ def few_labels() -> dict[str, Recipe]:
     everything = {"distillation": METHODS["cwd"], "schedule": {"unlabelled_share": 0.5}}
     photographs = files["ccp/compare-unlabelled.yaml"]
     photographs["methods"] = {"alone": None, "cwd-labels": labels, "cwd": everything}
-    # The best of `tuned` on the scenes: does the same hold on photographs?
-    best = {"pd-w3": PixelKL(weight=3.0), "cwd-t4": ChannelKL(4.0, weight=1.5)}
+    # The best of `tuned` and its rivals on the scenes: does the same hold on photographs?
+    best = {
+        "pd-w3": PixelKL(weight=3.0),
+        "cwd-t4": ChannelKL(4.0, weight=1.5),
+        "dist": Relational(),
+        "dist-w3": Relational(weight=3.0),
+    }
     tuned = {name: {"distillation": describe(loss)} for name, loss in best.items()}
     street = copy.deepcopy(files["camvid-clips/0006R0/compare-labels-imagenet.yaml"])
     street["run"] = "runs/camvid-clips/0006R0/compare-tuned-labels"

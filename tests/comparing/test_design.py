@@ -136,6 +136,14 @@ def test_what_to_confirm_may_be_written_as_methods_are(comparison, tmp_path, met
     assert list(yaml.safe_load(file.read_text())["methods"]) == ["alone", "cwd"]
 
 
+def test_a_method_of_ones_own_is_confirmed_by_its_name(comparison, tmp_path):
+    assert comparison(0.1, "--methods", "{cwd-fa: null, pd+cwd: {distillation: pd}}") == 0
+    arguments = ["--methods", "pd+cwd,cwd+fa", "--out", str(tmp_path / "confirm.yaml")]
+    assert main(["compare", "confirm", str(comparison.run), *arguments]) == 0
+    grid = yaml.safe_load((tmp_path / "confirm.yaml").read_text())
+    assert list(grid["methods"]) == ["alone", "pd+cwd", "cwd-fa"]
+
+
 def test_a_choice_is_confirmed_with_seeds_that_had_no_part_in_it(comparison, capsys):
     assert comparison(0.1, "--methods", "cwd,pd") == 0
     assert main(["compare", "confirm", str(comparison.run), "--methods", "cwd"]) == 0

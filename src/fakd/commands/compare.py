@@ -318,7 +318,7 @@ def confirm(
     Returns:
         The file.
     """
-    from fakd.comparing.methods import as_names, resolve_methods
+    from fakd.comparing.methods import as_names, canonical_name, resolve_methods
     from fakd.runs.folder import GRID
 
     run = expand_user(run)
@@ -329,7 +329,7 @@ def confirm(
         raise InputError(
             f"expected --seeds of at least {LEAST}, got {seeds}; fewer give no verdict"
         )
-    names = [ALONE, *(name.replace("+", "-") for name in as_names(methods))]
+    names = [ALONE, *map(canonical_name, as_names(methods))]
     if missing := [name for name in names if name not in grid["methods"]]:
         known = ", ".join(grid["methods"])
         raise InputError(f"{run} has no method {missing[0]!r}; it has {known}")

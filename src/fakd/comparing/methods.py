@@ -36,7 +36,7 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
     'fakd.losses.ChannelKL'
     """
     entries = dict(given) if isinstance(given, Mapping) else dict.fromkeys(as_names(given))
-    named = {ALONE: None} | {_canonical(str(name)): entry for name, entry in entries.items()}
+    named = {ALONE: None} | {canonical_name(str(name)): entry for name, entry in entries.items()}
     return {name: _method(name, entry) for name, entry in named.items()}
 
 
@@ -75,7 +75,7 @@ def resolve_seeds(given: int | Sequence[int] | str) -> list[int]:
         raise InputError(f"expected --seeds as a count or as 3,4,5, got {given!r}") from None
 
 
-def _canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """Read cwd+fa as cwd-fa; return other names unchanged."""
     written = name.replace("+", "-")
     return written if written in PRESETS else name
@@ -113,7 +113,7 @@ def _distillation(name: str, loss: Any) -> Spec | None:
     if loss is None:
         return None
     if isinstance(loss, str):
-        if (preset := PRESETS.get(_canonical(loss))) is None:
+        if (preset := PRESETS.get(canonical_name(loss))) is None:
             known = [ALONE, *PRESETS]
             hint = specs.nearest(loss, known, f"; choose from {', '.join(known)}")
             raise InputError(
