@@ -39,6 +39,8 @@ def main() -> None:
     chosen = flags.parse_args()
     torch.set_num_threads(chosen.threads)
     losses = {"enlarged": enlarged, "in tiles": cross_entropy}
+    if chosen.device == "cuda":
+        losses["Triton"] = lambda *maps: cross_entropy(*maps, triton=True)
     losses["in tiles, hardest pixels"] = lambda *maps: cross_entropy(*maps, hardest=0.7)
     runs = []
     for size in chosen.sizes:

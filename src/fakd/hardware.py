@@ -26,6 +26,9 @@ class Hardware:
         compile: compile student and teacher for the training step (torch.compile), and fold the
             teacher's batch norms into its convolutions; takes minutes once, and changes numbers
             only by rounding.
+        triton: compute the cross-entropy of upsampled logits by a Triton kernel, on an NVIDIA GPU,
+            without storing any of them; changes numbers only by rounding. Its speed has not been
+            measured.
         channels_last: memory layout that most convolutions prefer; auto times both for some seconds
             before a run's first step, and the run keeps the faster one.
         checkpoint_activations: recompute activations instead of storing them, in networks that
@@ -45,6 +48,7 @@ class Hardware:
     teacher_precision: TeacherPrecision | None = None
     teacher_ahead: bool = False
     compile: bool = False
+    triton: bool = False
     channels_last: Literal["auto"] | bool = True
     checkpoint_activations: bool = False
     workers: int = 0

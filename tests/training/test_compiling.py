@@ -139,7 +139,7 @@ def test_a_machine_without_a_compiler_is_told_so(tiny_data, monkeypatch):
     assert "leave out --hardware.compile" in said
     monkeypatch.setattr(compiling, "find_spec", lambda name: None)
     gpu = torch.device("cuda")
-    assert "pip install triton" in message(lambda: compiling.require_compiler(gpu))
+    assert "pip install triton" in message(lambda: compiling.require_compilers(gpu, hardware))
 
 
 def test_the_teachers_precision_is_its_own(tiny_data):

@@ -199,8 +199,8 @@ def test_training_takes_the_networks_way_of_enlarging(tiny_data, tmp_path, monke
     asked = []
 
     class Watched(TaskLoss):
-        def __init__(self, settings, classes, align_corners=False):
-            super().__init__(settings, classes, align_corners)
+        def __init__(self, settings, classes, align_corners=False, triton=False):
+            super().__init__(settings, classes, align_corners, triton)
             asked.append(align_corners)
 
     monkeypatch.setattr(module, "TaskLoss", Watched)

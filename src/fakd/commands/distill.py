@@ -151,7 +151,8 @@ def distill(
     fabric = start(hardware, seed, unused_parameters=not labelled, joining=True)
     console = console_of(fabric)
     with ends_in_order(fabric, run):
-        by_labels = TaskLoss(task, data.classes, student.align_corners) if labelled else None
+        kernels = student.align_corners, hardware.triton
+        by_labels = TaskLoss(task, data.classes, *kernels) if labelled else None
         asked = teacher
         if classes_from is not None:
             asked = fakd.answers.Mapped(teacher, classes_from)

@@ -108,7 +108,7 @@ def doctor(
     from fakd.inspection import Finding, Weight
     from fakd.inspection.readiness import require_labels
     from fakd.training import trial
-    from fakd.training.compiling import require_compiler
+    from fakd.training.compiling import require_compilers
     from fakd.training.int8 import train_for_int8
     from fakd.training.loop import Training
     from fakd.training.objective import (
@@ -150,19 +150,19 @@ def doctor(
     batch_size = max(1, schedule.batch_size // devices)
     steps = replace(schedule, shape="constant", warmup=0, batch_size=batch_size)
     fabric = start(hardware, seed)
-    if hardware.compile:
-        require_compiler(fabric.device)
-        # Sizes vary in this check, and each would be compiled separately.
-        hardware = replace(hardware, compile=False)
+    require_compilers(fabric.device, hardware)
+    # Sizes vary in this check, and each would be compiled separately.
+    hardware = replace(hardware, compile=False)
     settings = replace(wanted, schedule=steps, hardware=hardware)
     console = console_of(fabric)
     if classes_from is not None and asked is not None:
         asked = fakd.answers.Mapped(asked, classes_from)
     answers = None if asked is None else teacher_of(asked, data, fabric, hardware)
-    by_labels = TaskLoss(task, data.classes, learner.align_corners) if data.train.labelled else None
+    kernels = learner.align_corners, hardware.triton
+    by_labels = TaskLoss(task, data.classes, *kernels) if data.train.labelled else None
     objective: Distillation | Supervised
     if answers is None:
-        objective = Supervised(TaskLoss(task, data.classes, learner.align_corners))
+        objective = Supervised(TaskLoss(task, data.classes, *kernels))
     else:
         loss = default_loss(data.train.labelled) if distillation is None else distillation
         if not data.train.labelled:

@@ -149,7 +149,8 @@ def _training(recipe: dict[str, Any], settings: Settings, title: str) -> "Traini
     fabric = start(settings.hardware, settings.seed)
     labelled = data.train.labelled
     asked = _with_defaults(Task(), recipe["task"])
-    task = TaskLoss(asked, data.classes, network.align_corners) if labelled else None
+    kernels = network.align_corners, settings.hardware.triton
+    task = TaskLoss(asked, data.classes, *kernels) if labelled else None
     console = open_console(quiet=True)
     if trained == "network":
         objective: Any = Supervised(task)  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def train(
     fabric = start(hardware, seed, joining=True)
     console = console_of(fabric)
     with ends_in_order(fabric, run):
-        objective = Supervised(TaskLoss(task, data.classes, network.align_corners))
+        objective = Supervised(TaskLoss(task, data.classes, network.align_corners, hardware.triton))
         # Before the folder is created, as they refuse invalid settings.
         settings, layout = choose(fabric, settings, run, existing, network)
         training = Training(fabric, network, objective, data, settings, console, run.name)

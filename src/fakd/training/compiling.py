@@ -13,16 +13,23 @@ import torch
 from torch import nn
 
 from fakd.errors import InputError
+from fakd.hardware import Hardware
 
 _LEAVE_OUT = "leave out --hardware.compile"
 
 
-def require_compiler(device: torch.device) -> None:
-    """Refuse a machine where `compile_network` cannot work.
+def require_compilers(device: torch.device, hardware: Hardware) -> None:
+    """Refuse a machine where `compile_network` or Triton kernels cannot work, if they are wanted.
 
     Raises:
-        InputError: there is no C++ compiler or, for a GPU, no Triton.
+        InputError: there is no C++ compiler, no GPU or no Triton.
     """
+    if hardware.triton and not (device.type == "cuda" and find_spec("triton")):
+        raise InputError(
+            f"hardware.triton needs Triton and a CUDA device, not {device.type}; leave it out"
+        )
+    if not hardware.compile:
+        return
     if device.type == "cuda" and find_spec("triton") is None:
         raise InputError(f"hardware.compile needs Triton, pip install triton; or {_LEAVE_OUT}")
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")

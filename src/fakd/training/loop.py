@@ -32,7 +32,7 @@ from fakd.runs.images import write_images
 from fakd.settings import Settings
 from fakd.signals import Interrupted
 from fakd.training.checkpoint import State, load_checkpoint, save_checkpoint
-from fakd.training.compiling import compile_network, compiling, require_compiler
+from fakd.training.compiling import compile_network, compiling, require_compilers
 from fakd.training.disk_cache import cache_on_disk
 from fakd.training.interruption import agreed_signal
 from fakd.training.objective import Objective
@@ -83,8 +83,7 @@ class Training:
     ) -> None:
         self.fabric, self.settings, self.data = fabric, settings, data
         require_feasible(fabric, objective, settings, teacher)
-        if settings.hardware.compile:
-            require_compiler(fabric.device)
+        require_compilers(fabric.device, settings.hardware)
         self.teacher = teacher
         # Otherwise small data sets would be decoded hundreds of times.
         self.train, self.val = cache_in_memory((data.train, data.val), settings.hardware)

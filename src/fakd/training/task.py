@@ -25,6 +25,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     hardest: float | None = None,
     align_corners: bool = False,
+    triton: bool = False,
 ) -> Float[Tensor, ""]:
     r"""Compute the pixel cross-entropy of logits upsampled bilinearly to the labels' size.
 
@@ -44,6 +45,7 @@ def cross_entropy(
             hardest sixteenth of the labelled ones (OHEM, Shrivastava et al., 2016, with the
             threshold of mmsegmentation's sampler).
         align_corners: Of the bilinear interpolation of the logits.
+        triton: As for `summed_cross_entropy`.
     """
     labels, weights = labels.long(), class_weights
     counted = labels != IGNORE
@@ -53,7 +55,7 @@ def cross_entropy(
         counted = counted & _hard(logits.detach(), labels, hardest, tiled, align_corners)
     if tiled:
         total = summed_cross_entropy(
-            logits, labels, weights, label_smoothing, counted, align_corners
+            logits, labels, weights, label_smoothing, counted, align_corners, triton
         )
     else:
         seen = labels.masked_fill(~counted, IGNORE)
@@ -166,14 +168,17 @@ class TaskLoss(ClassWeighing):
         settings: Which terms, and their weights.
         classes: Number of classes in the labels.
         align_corners: Of the interpolation of the logits, in training as in evaluation.
+        triton: As for `summed_cross_entropy`.
 
     Raises:
         InputError: the number of class weights is not the number of classes.
     """
 
-    def __init__(self, settings: Task, classes: int, align_corners: bool = False) -> None:
+    def __init__(
+        self, settings: Task, classes: int, align_corners: bool = False, triton: bool = False
+    ) -> None:
         super().__init__()
-        self.settings, self.align_corners = settings, align_corners
+        self.settings, self.align_corners, self.triton = settings, align_corners, triton
         self.set_class_weights("task.class_weights", settings.class_weights, classes)
         self._counted: tuple[Tensor, int, Tensor] | None = None
 
@@ -234,4 +239,5 @@ class TaskLoss(ClassWeighing):
             settings.label_smoothing,
             settings.hardest,
             self.align_corners,
+            self.triton,
         )

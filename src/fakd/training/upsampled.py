@@ -20,6 +20,7 @@ def summed_cross_entropy(
     label_smoothing: float = 0.0,
     counted: Bool[Tensor, "batch height width"] | None = None,
     align_corners: bool = False,
+    triton: bool = False,
 ) -> Float[Tensor, ""]:
     r"""Sum the cross-entropy of bilinearly upsampled logits over the counted pixels.
 
@@ -38,13 +39,14 @@ def summed_cross_entropy(
         label_smoothing: :math:`\epsilon`, the share of a label that is spread over all classes.
         counted: Which pixels count, unlabelled ones never; by default all labelled ones.
         align_corners: Whether the centres of the corner pixels are aligned, not their borders.
+        triton: Whether to use the kernel of `triton_cross_entropy`, for at most 2048 classes.
 
     >>> summed_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 1], [1, -1]]]))
     tensor(2.0794)
     """
     labelled = labels != IGNORE
     counted = labelled if counted is None else counted & labelled
-    options = class_weights, label_smoothing, counted, align_corners
+    options = class_weights, label_smoothing, counted, align_corners, triton
     with torch.autocast(logits.device.type, enabled=False):
         value: Tensor = _SummedCrossEntropy.apply(logits, labels, *options)
     return value
@@ -65,6 +67,10 @@ def label_losses(
     return losses.masked_fill(labels == IGNORE, 0.0)
 
 
+MOST_CLASSES = 2**11
+"""With more classes a program of the Triton kernel would not fit into registers."""
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     """Value and gradient of `summed_cross_entropy`, both in the forward pass."""
 
@@ -77,12 +83,24 @@ class _SummedCrossEntropy(torch.autograd.Function):
         smoothing: float,
         counted: Tensor,
         align_corners: bool,
+        triton: bool,
     ) -> Tensor:
         classes, exact = logits.shape[1], _exact(logits)
         weights = None if class_weights is None else class_weights.to(exact)
         level = logits.new_ones(classes, dtype=exact) if weights is None else weights
         spread = smoothing / classes
         gradient = None
+        if triton and ctx.needs_input_grad[0] and classes <= MOST_CLASSES:
+            from fakd.training.triton_cross_entropy import loss_and_gradient
+
+            own, share = _class_ids(labels), counted.to(exact)
+            factor = (share if weights is None else weights[own] * share) * (1 - smoothing)
+            even = share * spread if spread else None
+            maps = logits.detach().to(exact)
+            total, gradient = loss_and_gradient(maps, own, factor, even, level, align_corners)
+            ctx.save_for_backward(gradient)
+            ctx.kind = logits.dtype
+            return total
         if ctx.needs_input_grad[0]:
             # Contiguous, like the gradients of the distillation losses that it is added to.
             gradient = torch.zeros(logits.shape, dtype=exact, device=logits.device)
@@ -119,7 +137,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (upstream * gradient).to(ctx.kind), *[None] * 5
+        return (upstream * gradient).to(ctx.kind), *[None] * 6
 
 
 class _Tile(NamedTuple):
