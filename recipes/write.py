@@ -359,12 +359,15 @@ def few_labels() -> dict[str, Recipe]:
     }
     tuned = {name: {"distillation": describe(loss)} for name, loss in best.items()}
     street = copy.deepcopy(files["camvid-clips/0006R0/compare-labels-imagenet.yaml"])
-    street["run"] = "runs/camvid-clips/0006R0/compare-tuned-labels"
     street["data"]["init_args"]["labelled"] = 0.1
     street["methods"] = {"alone": None, "cwd": {"distillation": METHODS["cwd"]}, **tuned}
     street["seeds"] = 5
     street["schedule"]["unlabelled_share"] = 0.75
-    files["camvid-clips/0006R0/compare-tuned-labels.yaml"] = street
+    for clip in ("0006R0", "0001TP", "0016E5"):
+        folder, fold = f"camvid-clips/{clip}", copy.deepcopy(street)
+        fold["run"] = f"runs/{folder}/compare-tuned-labels"
+        fold["data"]["init_args"]["description"] = f"recipes/{folder}/dataset.yaml"
+        files[f"{folder}/compare-tuned-labels.yaml"] = fold
     mixed = {name: {**made, "schedule": everything["schedule"]} for name, made in tuned.items()}
     files["ccp/compare-tuned.yaml"] = {
         **photographs,
