@@ -67,7 +67,7 @@ def fill(store, shards=None, channels=None):
             part,
             number,
             [
-                Record(split.name(i), split.stamp(i), (32, 48), maps(part, i, channels))
+                Record(split.name(i), split.stamp(i), None, (32, 48), maps(part, i, channels))
                 for i in store.indices(part, number)
             ],
         )
@@ -167,7 +167,9 @@ def test_a_damaged_shard_is_named(folder):
 def test_a_store_made_anew_is_read_anew(folder):
     for classes in (3, 2):
         store = Store.begin(folder, content())
-        store.write("train", 0, [Record("a", "", (8, 8), Maps(maps("train", classes).logits))])
+        store.write(
+            "train", 0, [Record("a", "", None, (8, 8), Maps(maps("train", classes).logits))]
+        )
         found = store.read("train", 0, (8, 8)).logits
         np.testing.assert_array_equal(found, maps("train", classes).logits)
 

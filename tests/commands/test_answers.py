@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from fakd import cli
 from fakd.answers import Stored
@@ -117,6 +118,32 @@ def test_another_teacher_or_format_is_refused_and_nothing_is_touched(folder, cap
     assert answer("--out=a") == 2
     assert "another teacher" in capsys.readouterr().err
     assert {each: each.read_bytes() for each in shards(folder / "a")} == before
+
+
+def test_images_in_another_order_are_noticed_where_all_files_have_one_size(folder, capsys):
+    draw = np.random.default_rng(0)
+    for split, count in {"train": 6, "val": 2}.items():
+        for kind in ("images", "masks"):
+            (folder / "d" / split / kind).mkdir(parents=True)
+        for number in range(count):
+            image = draw.integers(0, 255, (32, 48, 3), "u1")
+            Image.fromarray(image).save(folder / "d" / split / "images" / f"{number}.bmp")
+            mask = draw.integers(0, 12, (32, 48), "u1")
+            Image.fromarray(mask).save(folder / "d" / split / "masks" / f"{number}.png")
+    classes = [{"name": f"class {number}"} for number in range(12)]
+    (folder / "d" / "dataset.yaml").write_text(yaml.safe_dump({"name": "d", "classes": classes}))
+    assert cli.main(["answer", "--teacher=t.safetensors", "--data=d", "--out=a"]) == 0
+    learn = [*SMALL, "--teacher=a", "--data=d", "--check_teacher=false"]
+    learn += ["--student=pspnet", "--student.backbone=mobilenetv3_small_050"]
+    assert cli.main(["distill", *learn, "--run=s"]) == 0
+    capsys.readouterr()
+    one, other = (folder / "d" / "train" / "images" / f"{number}.bmp" for number in (1, 4))
+    assert one.stat().st_size == other.stat().st_size
+    for each, renamed in ((one, "x"), (other, one), (folder / "x", other)):
+        each.rename(folder / "x" if renamed == "x" else renamed)
+    assert cli.main(["distill", *learn, "--run=t"]) == 2
+    assert "a was made from another train image" in capsys.readouterr().err
+    assert not (folder / "t").exists()
 
 
 def test_processes_share_the_work(folder, forked_commands):

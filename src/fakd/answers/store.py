@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,15 +23,18 @@ from fakd.files import write_atomically, write_text
 FORMAT = 1
 """Version of the folder's format; incremented when old readers would misread it."""
 PARTS = ("train", "val")
+_CHECKED = 16
+"""About how many files of a part are read to compare them with those of the answers."""
 _MEANINGS = {"teacher": "another teacher", "data": "other images", "settings": "other settings"}
 """The parts of a manifest in which two stores may differ, in words."""
 
 
 class Record(NamedTuple):
-    """The answer for one image, with the image's name and version."""
+    """The answer for one image, with the image's name, version and `Split.checksum`."""
 
     name: str
     stamp: str
+    checksum: str | None
     size: Size
     maps: Maps
 
@@ -123,10 +126,12 @@ class Store(Answers):
 
     def write(self, part: str, number: int, records: Iterable[Record]) -> int:
         """Write a shard; return its size in bytes."""
-        names, stamps, sizes, chunks = [], [], [], []
+        metadata: dict[str, list[str | None]] = {"names": [], "stamps": [], "checksums": []}
+        sizes, chunks = [], []
         for record in records:
-            names.append(record.name)
-            stamps.append(record.stamp)
+            metadata["names"].append(record.name)
+            metadata["stamps"].append(record.stamp)
+            metadata["checksums"].append(record.checksum)
             sizes.append([*record.size, *record.maps.logits.shape[1:]])
             chunks += self.encode(record.maps)
         path = self.path(part, number)
@@ -137,8 +142,8 @@ class Store(Answers):
         }
         # One entry, since safetensors does not keep order, and equal shards should be
         # byte-identical.
-        metadata = {"fakd": json.dumps({"names": names, "stamps": stamps})}
-        write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
+        entry = {"fakd": json.dumps(metadata)}
+        write_atomically(path, lambda file: save_file(tensors, file, metadata=entry))
         return path.stat().st_size
 
     def encode(self, maps: Maps) -> list[bytes]:
@@ -149,26 +154,37 @@ class Store(Answers):
         return chunks
 
     def find(self, part: str, split: Split) -> Sequence[int]:
-        """Look up names in the shards' headers."""
-        known: dict[str, tuple[int, str]] = {}
+        """Look up names in the shards' headers; compare all file sizes, and some files' bytes."""
+        known: dict[str, tuple[int, str, str | None]] = {}
         for number in {i for each, i in self.shards() if each == part}:
             with _errors_naming(self.path(part, number)) as shard:
                 metadata = shard().metadata
-            lines = zip(metadata["names"], metadata["stamps"], strict=True)
-            for place, (name, stamp) in enumerate(lines, number * self.shard):
-                known[name] = place, stamp
+            # Shards of earlier versions have none.
+            none = [None] * len(metadata["names"])
+            sums: Sequence[str | None] = metadata.get("checksums", none)
+            lines = zip(metadata["names"], metadata["stamps"], sums, strict=True)
+            for place, (name, stamp, checksum) in enumerate(lines, number * self.shard):
+                known[name] = place, stamp, checksum
         names = [split.name(index) for index in range(len(split))]
         if lacking := [name for name in names if name not in known]:
             remedy = "run fakd answer with these data and another --out"
             raise missing_answers(self.title, part, lacking, len(names), remedy)
         for index, name in enumerate(names):
             if (stamp := split.stamp(index)) != known[name][1]:
-                raise InputError(
-                    f"{self.title} was made from another {part} image {name} ({known[name][1]} "
-                    f"then, {stamp} now); run fakd answer with these data and another --out"
-                )
+                self._refuse_image(part, name, known[name][1], stamp)
+        # Files without compression are all of one size.
+        for index in range(0, len(names), max(1, len(names) // _CHECKED)):
+            before = known[names[index]][2]
+            if before is not None and (now := split.checksum(index)) not in (None, before):
+                self._refuse_image(part, names[index], f"checksum {before}", f"{now}")
         # A compact array, since every loader process has a copy.
         return array("q", [known[name][0] for name in names])
+
+    def _refuse_image(self, part: str, name: str, then: str, now: str) -> NoReturn:
+        raise InputError(
+            f"{self.title} was made from another {part} image {name} ({then} then, {now} now); run "
+            "fakd answer with these data and another --out"
+        )
 
     def read(self, part: str, place: int, size: Size) -> Maps:
         """Read one image's maps, without reading the rest of the shard."""

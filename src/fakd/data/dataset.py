@@ -53,6 +53,10 @@ class Split(ABC):
         """
         return hashlib.sha256("\n".join(self.identity()).encode()).hexdigest()[:8]
 
+    def checksum(self, index: int) -> str | None:
+        """Compute a checksum of the file of a sample's image; None if it has no file."""
+        return None
+
     @abstractmethod
     def identity(self) -> Iterable[str]:
         """Yield lines that change whenever the samples do, without decoding them."""

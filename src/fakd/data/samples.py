@@ -100,6 +100,11 @@ class PairedSplit(Split):
         """Return the file size of an image, or another identifier that is equal in every copy."""
         return self.pairs.stamp(index)
 
+    def checksum(self, index: int) -> str | None:
+        """Compute the CRC-32 of an image's file; None within other files."""
+        image = self.pairs[index].image
+        return f"{zlib.crc32(image.read_bytes()):08x}" if isinstance(image, Path) else None
+
     def identity(self) -> Iterable[str]:
         """Yield names and sizes of files, checksums of masks, and the mapping from ids to classes.
 
@@ -163,6 +168,10 @@ class WrappedSplit(Split):
     def stamp(self, index: int) -> str:
         """Return the sample's version in the other split."""
         return self._split.stamp(index)
+
+    def checksum(self, index: int) -> str | None:
+        """Return the checksum of the sample's image in the other split."""
+        return self._split.checksum(index)
 
     def identity(self) -> Iterable[str]:
         """Yield the other split's lines: caching does not change samples."""

@@ -144,7 +144,8 @@ def records(
         while together := list(islice(group, batch_size)):
             images = torch.stack([sample.image for _, sample in together])
             for (index, sample), maps in zip(together, answering(images), strict=True):
-                yield Record(sample.name, split.stamp(index), (size[0], size[1]), maps)
+                version = split.stamp(index), split.checksum(index)
+                yield Record(sample.name, *version, (size[0], size[1]), maps)
 
 
 def mean_encoded_size(store: Store, found: Sequence[Record]) -> float:
