@@ -36,6 +36,13 @@ def test_a_recipe_gives_settings_like_flags(tmp_path):
     assert cli.parse("evaluate", [str(recipe)])["inference"] is None
 
 
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export", "disagree"])
+def test_a_recipe_before_all_flags_is_no_network(command):
+    assert cli.command_of([command, "r.yaml", "--out=x"]) == (command, ["r.yaml", "--out=x"])
+    given = cli.command_of([command, "net.safetensors", "--out=x"])[1]
+    assert given[0].endswith("=net.safetensors")
+
+
 def test_settings_of_training_have_their_defaults():
     given = ["--network=pspnet", "--data=scenes", "--run=r", "--inference.flip=true"]
     assert cli.parse("train", given)["inference"] == Inference(flip=True)

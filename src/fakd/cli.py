@@ -152,13 +152,18 @@ def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
     name, rest = " ".join(given[:words]), list(given[words:])
     key = POSITIONAL.get(name)
     count = next((i for i, each in enumerate(rest) if each.startswith("-")), len(rest))
-    if key is None or count == 0:
+    # A YAML file is the recipe, but where data or a recipe's runs are what is given.
+    if key is None or count == 0 or (key not in ("path", "runs") and _is_recipe(rest[0])):
         return name, rest
     if key in ("runs", "networks"):
         return name, [f"--{key}={json.dumps(rest[:count])}", *rest[count:]]
     keys = key.split()[:count]
     named = [f"--{each}={value}" for each, value in zip(keys, rest, strict=False)]
     return name, [*named, *rest[len(keys) :]]
+
+
+def _is_recipe(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
 
 
 def _function(name: str) -> Callable[..., Any]:
