@@ -84,9 +84,9 @@ from fakd.training.triton_cross_entropy import _cells
 
 names = _cells.arg_names
 integers = ("corner", "classes", "rows", "cols", "height", "width")
-kinds = {name: "*fp32" for name in names} | {name: "i32" for name in integers}
+kinds = {name: "*fp32" for name in names} | dict.fromkeys(integers, "i32")
 kinds |= {name: "*i32" for name in ("top", "high", "left", "wide")}
-kinds |= {"labels": "*i64", "whole": "fp32"}
+kinds |= {"labels": "*i64"}
 for smoothed in (False, True):
     known = {"smoothed": smoothed, "padded": 256, "pixels": 32, "exact": tl.float32}
     constants = {(names.index(name),): value for name, value in known.items()}

@@ -7,6 +7,7 @@ position's share of the gradient is written once, so nothing is added atomically
 the same from run to run.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,10 @@ class _Axis(NamedTuple):
     """The largest number of fine positions of a cell."""
 
 
-def _axis(coarse: int, fine: int, align_corners: bool, like: Tensor) -> _Axis:
+@lru_cache(maxsize=64)
+def _axis(
+    coarse: int, fine: int, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> _Axis:
     matrix = mixing(coarse, fine, align_corners, torch.float64)
     cell = (matrix != 0).int().argmax(0)
     count = torch.bincount(cell, minlength=coarse)
@@ -41,9 +45,11 @@ def _axis(coarse: int, fine: int, align_corners: bool, like: Tensor) -> _Axis:
     weights = torch.cat([matrix.gather(0, cell[None]), following])
     first = count.cumsum(0) - count
     return _Axis(
-        first.to(like.device, torch.int32), count.to(like.device, torch.int32),
-        weights.to(like).contiguous(), int(count.max()),
-    )  # fmt: skip
+        first.to(device, torch.int32),
+        count.to(device, torch.int32),
+        weights.to(device, dtype).contiguous(),
+        int(count.max()),
+    )
 
 
 def loss_and_gradient(
@@ -66,8 +72,8 @@ def loss_and_gradient(
     """
     batch, classes, rows, cols = logits.shape
     height, width = labels.shape[1:]
-    down = _axis(rows, height, align_corners, logits)
-    along = _axis(cols, width, align_corners, logits)
+    kind = align_corners, logits.dtype, logits.device
+    down, along = _axis(rows, height, *kind), _axis(cols, width, *kind)
     padded = triton.next_power_of_2(classes)
     pixels = triton.next_power_of_2(down.most * along.most)
     pixels = max(1, min(pixels, _NUMBERS // padded, 64))
@@ -79,8 +85,7 @@ def loss_and_gradient(
         coarse, labels.contiguous(), factor.contiguous(),
         factor if even is None else even.contiguous(), level, shares, losses,
         down.first, down.number, down.weights, along.first, along.number, along.weights,
-        shares.stride(0), float(level.sum()) if even is not None else 0.0,
-        classes, rows, cols, height, width,
+        shares.stride(0), classes, rows, cols, height, width,
         smoothed=even is not None, padded=padded, pixels=pixels,
         exact=tl.float64 if logits.dtype == torch.float64 else tl.float32,
         num_warps=8 if padded * pixels >= 2**11 else 4,
@@ -96,7 +101,7 @@ def loss_and_gradient(
 def _cells(
     coarse, labels, factor, even, level, shares, losses,
     top, high, down, left, wide, along,
-    corner, whole, classes, rows, cols, height, width,
+    corner, classes, rows, cols, height, width,
     smoothed: tl.constexpr, padded: tl.constexpr, pixels: tl.constexpr, exact: tl.constexpr,
 ):  # fmt: skip
     cell = tl.program_id(0).to(tl.int64)
@@ -112,6 +117,7 @@ def _cells(
     z01 = tl.load(coarse + (cell + beside) * classes + kinds, mask=real, other=0.0)
     z11 = tl.load(coarse + (cell + below + beside) * classes + kinds, mask=real, other=0.0)
     levels = tl.load(level + kinds, mask=real, other=0.0)
+    whole = tl.sum(levels, 0)
     y_first = tl.load(top + row)
     x_first = tl.load(left + col)
     x_count = tl.load(wide + col)

@@ -68,7 +68,7 @@ def label_losses(
 
 
 MOST_CLASSES = 2**11
-"""With more classes a program of the Triton kernel would not fit into registers."""
+"""With more classes the tiles of the Triton kernel would be narrower than four pixels."""
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -89,27 +89,29 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weights = None if class_weights is None else class_weights.to(exact)
         level = logits.new_ones(classes, dtype=exact) if weights is None else weights
         spread = smoothing / classes
-        gradient = None
+
+        def factors(labels: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            own, share = _class_ids(labels), counted.to(exact)
+            factor = (share if weights is None else weights[own] * share) * (1 - smoothing)
+            return own, factor, share * spread
+
+        ctx.kind = logits.dtype
         if triton and ctx.needs_input_grad[0] and classes <= MOST_CLASSES:
             from fakd.training.triton_cross_entropy import loss_and_gradient
 
-            own, share = _class_ids(labels), counted.to(exact)
-            factor = (share if weights is None else weights[own] * share) * (1 - smoothing)
-            even = share * spread if spread else None
-            maps = logits.detach().to(exact)
-            total, gradient = loss_and_gradient(maps, own, factor, even, level, align_corners)
-            ctx.save_for_backward(gradient)
-            ctx.kind = logits.dtype
+            own, factor, even = factors(labels, counted)
+            maps, spreads = logits.detach().to(exact), even if spread else None
+            total, slopes = loss_and_gradient(maps, own, factor, spreads, level, align_corners)
+            ctx.save_for_backward(slopes)
             return total
+        gradient = None
         if ctx.needs_input_grad[0]:
             # Contiguous, like the gradients of the distillation losses that it is added to.
             gradient = torch.zeros(logits.shape, dtype=exact, device=logits.device)
         totals = [logits.new_zeros((), dtype=exact)]
         for tile in _tiles(logits, labels, align_corners):
-            maps, own = tile.maps, _class_ids(labels[tile.place])
-            share = counted[tile.place].to(exact)
-            factor = (share if weights is None else weights[own] * share) * (1 - smoothing)
-            even = share * spread
+            maps = tile.maps
+            own, factor, even = factors(labels[tile.place], counted[tile.place])
             maps.sub_(maps.amax(1, keepdim=True))
             picked = maps.gather(1, own[:, None])[:, 0]
             if spread:
@@ -130,7 +132,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
             part = gradient.transpose(1, 2)[tile.source]
             part += tile.downsample()
         ctx.save_for_backward(gradient)
-        ctx.kind = logits.dtype
         return torch.stack(totals).sum()
 
     @staticmethod
