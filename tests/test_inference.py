@@ -299,13 +299,15 @@ def test_a_note_tells_in_which_flags_training_differed():
     network.extra = {"inference": {"scale": 0.5, "window": None, "stride": None}}
     same = inference_remark(network, Inference(scale=0.5))
     assert same == "images are shown to the network as in its training, with --inference.scale 0.5"
-    assert "evaluated with --inference.scale 0.5;" in inference_remark(network, Inference())
+    other = inference_remark(network, Inference())
+    assert "with the defaults of --inference; during its training" in other
+    assert "evaluated with --inference.scale 0.5, so" in other
     network.extra = {"inference": {**asdict(Inference(flip=True)), "base": [64, 32]}}
     same = inference_remark(network, Inference(base=(64, 32), flip=True))
     assert same.endswith("as in its training, with --inference.base [64,32] --inference.flip true")
     note = inference_remark(network, Inference(window=9))
-    flags = "--inference.window null --inference.base [64,32] --inference.flip true;"
-    assert flags in note
+    assert "shown to the network with --inference.window 9; during its training" in note
+    assert "--inference.window null --inference.base [64,32] --inference.flip true, so" in note
 
 
 TRAINED = {

@@ -27,6 +27,12 @@ def test_settings_that_are_not_given_are_left_open(command, flags, expected):
     assert cli.parse(name, given)["inference"] == expected
 
 
+def test_help_promises_no_default_where_training_decides(capsys):
+    for command, default in {"evaluate": False, "train": True}.items():
+        assert cli.main([command, "--help", "inference"]) == 0
+        assert ("default 1.0" in capsys.readouterr().out) == default
+
+
 def test_a_recipe_gives_settings_like_flags(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("network: x\ndata: scenes\ninference:\n  scale: 0.5\n  window: 9\n")

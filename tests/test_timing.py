@@ -90,6 +90,14 @@ def test_a_network_is_shown_images_as_it_will_be():
     assert resolve_inference(network) == Inference(window=20, stride=20)
 
 
+def test_a_score_of_other_inference_settings_is_not_shown():
+    network = Slow()
+    network.extra = {"inference": {"scale": 0.5}, "miou": 40.0}
+    for given, score in ((None, 40.0), ({"scale": 0.5}, 40.0), ({"scale": 1.0}, None)):
+        (found,) = time_network(network, (40, 60), CPU, inference=given)
+        assert found.miou == score
+
+
 def test_what_does_not_run_says_why():
     class Broken(Slow):
         def compile(self):

@@ -22,7 +22,15 @@ from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory, require_seed
 from fakd.files import expand_user
 from fakd.imports import only_named
 from fakd.runs.folder import refuse_taken
-from fakd.shorthand import MOVED, PACKAGES, first_unknown, gather, one_line, require_existing_path
+from fakd.shorthand import (
+    MOVED,
+    PACKAGES,
+    first_unknown,
+    gather,
+    is_recipe,
+    one_line,
+    require_existing_path,
+)
 from fakd.threads import let_waiting_threads_sleep, require_numbers
 
 # Import paths, imported when the command is run.
@@ -153,17 +161,13 @@ def command_of(given: Sequence[str]) -> tuple[str, list[str]]:
     key = POSITIONAL.get(name)
     count = next((i for i, each in enumerate(rest) if each.startswith("-")), len(rest))
     # A YAML file is the recipe, but where data or a recipe's runs are what is given.
-    if key is None or count == 0 or (key not in ("path", "runs") and _is_recipe(rest[0])):
+    if key is None or count == 0 or (key not in ("path", "runs") and is_recipe(rest[0])):
         return name, rest
     if key in ("runs", "networks"):
         return name, [f"--{key}={json.dumps(rest[:count])}", *rest[count:]]
     keys = key.split()[:count]
     named = [f"--{each}={value}" for each, value in zip(keys, rest, strict=False)]
     return name, [*named, *rest[len(keys) :]]
-
-
-def _is_recipe(word: str) -> bool:
-    return word.endswith((".yaml", ".yml"))
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -341,7 +345,9 @@ def _help_text(name: str, rest: Sequence[str]) -> str | None:
     for flag, following in pairwise([*words, "-"]):
         topic = None if following.startswith("-") else following
         if flag in ("-h", "--help"):
-            return help_pages.page(name, command_parser(name), topic)
+            parser = command_parser(name)
+            signatures.leave_out_defaults(parser, _parameters(name))
+            return help_pages.page(name, parser, topic)
         key = flag.removeprefix("--").removesuffix(".help")
         if flag.endswith(".help") and key in PACKAGES and key in _parameters(name):
             return (

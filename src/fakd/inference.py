@@ -54,17 +54,19 @@ def resolve_inference(network: Segmenter, overrides: InferenceOverrides = None) 
 
 
 def inference_remark(network: Segmenter, inference: Inference) -> str | None:
-    """Tell how inference settings differ from those of the network's training, or the defaults."""
+    """Name inference settings that are not the defaults, and those of training that differ."""
     if network.extra.get("inference") is None:
         return None
     trained = resolve_inference(network)
-    if inference == trained:
-        used = _as_flags(inference, Inference())
-        return f"images are shown to the network as in its training, with {used}" if used else None
-    return (
-        f"during its training this network was evaluated with {_as_flags(trained, inference)}; "
-        "scores may differ from those of its training"
-    )
+    used = _as_flags(inference, Inference()) or "the defaults of --inference"
+    if inference != trained:
+        return (
+            f"images are shown to the network with {used}; during its training it was evaluated "
+            f"with {_as_flags(trained, inference)}, so scores may differ"
+        )
+    if inference == Inference():
+        return None
+    return f"images are shown to the network as in its training, with {used}"
 
 
 def _as_flags(these: Inference, others: Inference) -> str:

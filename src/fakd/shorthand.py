@@ -61,6 +61,11 @@ MOVED = {
 }
 
 
+def is_recipe(word: str) -> bool:
+    """Tell whether a word before all flags is the recipe."""
+    return word.endswith(_FILES) and word[0] != "-"
+
+
 def _expand_in_file(flag: str, value: Any) -> Any:
     if flag == "teacher" and (source := parse_source(value, partial(_expand, flag))) is not None:
         return source
@@ -138,7 +143,7 @@ def gather(
     rest: list[str] = []
     recipes: list[Mapping[str, Any]] = []
     options: dict[str, Any] = {}
-    if arguments and arguments[0].endswith((".yaml", ".yml")) and arguments[0][0] != "-":
+    if arguments and is_recipe(arguments[0]):
         arguments = [f"--recipe={arguments[0]}", *arguments[1:]]
     given = [*_split(arguments, switches, lists)]
     whole = all(name != "teacher" for name, _ in given)

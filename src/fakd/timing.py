@@ -107,7 +107,7 @@ def time_network(
         "network": type(given).__name__ if path is None else str(given),
         "size": size,
         "parameters": count or None,
-        "miou": _known_score(network, path),
+        "miou": _known_score(network, path) if shown == resolve_inference(network) else None,
     }
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
     if file and path is not None:

@@ -18,7 +18,7 @@ from fakd.exporting import shipping, writing
 from fakd.exporting.guarantee import Guarantee, measure_memory
 from fakd.exporting.program import exportable_inference
 from fakd.exporting.quantization import choose_calibration_images
-from fakd.inference import predict_classes
+from fakd.inference import inference_remark, predict_classes
 from fakd.settings import Augmentation, Hardware
 from foreign_networks import CLASSES, transformers_folder
 from stand_ins import message
@@ -323,6 +323,8 @@ def test_what_a_file_of_classes_cannot_do_is_said(student, data, tmp_path):
     options = {"output": "logits", "size": (64, 96)}
     file = fakd.export(student, "onnx", data, out=tmp_path / "l", images=1, **options)["path"]
     fakd.evaluate(file, data, inference=flipped)
+    # The file resizes images itself, and says nothing of its training.
+    assert inference_remark(fakd.models.open_network(file), flipped) is None
     schedule = fakd.Schedule(steps=1, batch_size=2)
     fakd.distill(
         file, "timm:mobilenetv3_small_050", data, tmp_path / "r", schedule=schedule,

@@ -48,7 +48,7 @@ class Deployed(Segmenter):
             names, palette = told["class_names"], told["palette"]
             self.class_names = tuple(names) if names else None
             self.palette = tuple((r, g, b) for r, g, b in palette) if palette else None
-            self.extra = {"inference": {}, "levels": told["levels"]}
+            self.extra = {"levels": told["levels"]}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"the metadata of {title} cannot be read ({type(error).__name__}: {error}); export "
