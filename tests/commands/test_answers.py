@@ -120,18 +120,23 @@ def test_another_teacher_or_format_is_refused_and_nothing_is_touched(folder, cap
     assert {each: each.read_bytes() for each in shards(folder / "a")} == before
 
 
-def test_images_in_another_order_are_noticed_where_all_files_have_one_size(folder, capsys):
+def make_bitmaps(root):
+    """Write data whose images are files without compression, all of one size."""
     draw = np.random.default_rng(0)
     for split, count in {"train": 6, "val": 2}.items():
         for kind in ("images", "masks"):
-            (folder / "d" / split / kind).mkdir(parents=True)
+            (root / split / kind).mkdir(parents=True)
         for number in range(count):
             image = draw.integers(0, 255, (32, 48, 3), "u1")
-            Image.fromarray(image).save(folder / "d" / split / "images" / f"{number}.bmp")
+            Image.fromarray(image).save(root / split / "images" / f"{number}.bmp")
             mask = draw.integers(0, 12, (32, 48), "u1")
-            Image.fromarray(mask).save(folder / "d" / split / "masks" / f"{number}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     classes = [{"name": f"class {number}"} for number in range(12)]
-    (folder / "d" / "dataset.yaml").write_text(yaml.safe_dump({"name": "d", "classes": classes}))
+    (root / "dataset.yaml").write_text(yaml.safe_dump({"name": "d", "classes": classes}))
+
+
+def test_images_in_another_order_are_noticed_where_all_files_have_one_size(folder, capsys):
+    make_bitmaps(folder / "d")
     assert cli.main(["answer", "--teacher=t.safetensors", "--data=d", "--out=a"]) == 0
     learn = [*SMALL, "--teacher=a", "--data=d", "--check_teacher=false"]
     learn += ["--student=pspnet", "--student.backbone=mobilenetv3_small_050"]
@@ -144,6 +149,25 @@ def test_images_in_another_order_are_noticed_where_all_files_have_one_size(folde
     assert cli.main(["distill", *learn, "--run=t"]) == 2
     assert "a was made from another train image" in capsys.readouterr().err
     assert not (folder / "t").exists()
+
+
+def test_an_unfinished_store_is_not_continued_with_changed_images(folder, capsys):
+    make_bitmaps(folder / "d")
+    command = ["answer", "--teacher=t.safetensors", "--data=d", "--out=a", "--shard=2"]
+    assert cli.main(command) == 0
+    last = folder / "a" / "train" / "000002.safetensors"
+    whole = last.read_bytes()
+    last.unlink()
+    changed = folder / "d" / "train" / "images" / "0.bmp"
+    before = changed.read_bytes()
+    Image.new("RGB", (48, 32), (9, 9, 9)).save(changed)
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert "made from another train image" in capsys.readouterr().err
+    assert not last.exists()
+    changed.write_bytes(before)
+    assert cli.main(command) == 0
+    assert last.read_bytes() == whole
 
 
 def test_processes_share_the_work(folder, forked_commands):

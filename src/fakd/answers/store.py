@@ -155,8 +155,31 @@ class Store(Answers):
 
     def find(self, part: str, split: Split) -> Sequence[int]:
         """Look up names in the shards' headers; compare all file sizes, and some files' bytes."""
+        known = self._records(part, [i for each, i in self.shards() if each == part])
+        names = [split.name(index) for index in range(len(split))]
+        if lacking := [name for name in names if name not in known]:
+            remedy = "run fakd answer with these data and another --out"
+            raise missing_answers(self.title, part, lacking, len(names), remedy)
+        self._compare_images(part, split, range(len(names)), known)
+        # A compact array, since every loader process has a copy.
+        return array("q", [known[name][0] for name in names])
+
+    def require_same_images(self, data: SegmentationData) -> None:
+        """Compare some files with those of the shards that are written.
+
+        Raises:
+            InputError: a file has changed.
+        """
+        left = {*self.unwritten()}
+        for part in PARTS:
+            written = [i for each, i in self.shards() if each == part and (part, i) not in left]
+            answered = [index for i in written for index in self.indices(part, i)]
+            self._compare_images(part, getattr(data, part), answered, self._records(part, written))
+
+    def _records(self, part: str, numbers: Iterable[int]) -> dict[str, tuple[int, str, str | None]]:
+        """Read place, stamp and checksum of each name from shards' headers."""
         known: dict[str, tuple[int, str, str | None]] = {}
-        for number in {i for each, i in self.shards() if each == part}:
+        for number in numbers:
             with _errors_naming(self.path(part, number)) as shard:
                 metadata = shard().metadata
             # Shards of earlier versions have none.
@@ -165,20 +188,24 @@ class Store(Answers):
             lines = zip(metadata["names"], metadata["stamps"], sums, strict=True)
             for place, (name, stamp, checksum) in enumerate(lines, number * self.shard):
                 known[name] = place, stamp, checksum
-        names = [split.name(index) for index in range(len(split))]
-        if lacking := [name for name in names if name not in known]:
-            remedy = "run fakd answer with these data and another --out"
-            raise missing_answers(self.title, part, lacking, len(names), remedy)
-        for index, name in enumerate(names):
-            if (stamp := split.stamp(index)) != known[name][1]:
-                self._refuse_image(part, name, known[name][1], stamp)
+        return known
+
+    def _compare_images(
+        self,
+        part: str,
+        split: Split,
+        indices: Sequence[int],
+        known: Mapping[str, tuple[int, str, str | None]],
+    ) -> None:
+        for index in indices:
+            _, then, _ = known[name := split.name(index)]
+            if (stamp := split.stamp(index)) != then:
+                self._refuse_image(part, name, then, stamp)
         # Files without compression are all of one size.
-        for index in range(0, len(names), max(1, len(names) // _CHECKED)):
-            before = known[names[index]][2]
+        for index in indices[:: max(1, len(indices) // _CHECKED)]:
+            _, _, before = known[name := split.name(index)]
             if before is not None and (now := split.checksum(index)) not in (None, before):
-                self._refuse_image(part, names[index], f"checksum {before}", f"{now}")
-        # A compact array, since every loader process has a copy.
-        return array("q", [known[name][0] for name in names])
+                self._refuse_image(part, name, f"checksum {before}", f"{now}")
 
     def _refuse_image(self, part: str, name: str, then: str, now: str) -> NoReturn:
         raise InputError(

@@ -108,6 +108,7 @@ def answer(
     encoding = Encoding(format, k)
     content = manifest(asked, data, answering, encoding, inference, shard)
     store = Store.begin(out, content)
+    store.require_same_images(data)
     console = open_console()
     if note := inference_remark(teacher, inference):
         remark(console, note)
