@@ -31,6 +31,9 @@ for call in (
     lambda: Schedule(steps="10"),
     lambda: Augmentation(crop=16),
     lambda: Augmentation(crop=(1, 2, 3)),
+    lambda: Augmentation(crop=(16, "a")),
+    lambda: Inference(scales=("a",)),
+    lambda: Inference(base=(64.5, 48)),
     lambda: Inference(window="x"),
 ):
     try:
@@ -56,6 +59,9 @@ stopping to be Stopping, got 3
 schedule.steps to be int, got '10'
 augmentation.crop to be tuple[int, int], got 16
 augmentation.crop to be tuple[int, int], got (1, 2, 3)
+augmentation.crop to be tuple[int, int], got (16, 'a')
+inference.scales to be 
+inference.base to be 
 inference.window to be 
 """
 

@@ -42,15 +42,17 @@ def require_kinds(
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Tell whether a value matches a type; of containers only the length of tuples is checked."""
+    """Tell whether a value matches a type; of containers only the members of tuples are checked."""
     origin, members = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(each, value) for each in members)
     if origin is Literal:
         return value in members
     if origin is tuple:
-        sized = isinstance(value, list | tuple)
-        return sized and (Ellipsis in members or len(value) == len(members))
+        if not isinstance(value, list | tuple):
+            return False
+        each = members[:1] * len(value) if Ellipsis in members else members
+        return len(value) == len(each) and all(map(_fits, each, value))
     if hint in (int, float):
         kind = Integral if hint is int else Real
         return isinstance(value, kind) and not isinstance(value, bool)

@@ -17,6 +17,8 @@ from fakd.hardware import Hardware as Hardware
 from fakd.sizes import fitted_size
 from fakd.specs import is_spec
 
+_MOST_SCALE = 1000
+"""The largest factor by which images are resized; sizes beyond would not fit into a float."""
 IGNORE = -1
 """The label of a pixel without a class."""
 Average = Literal["valid", "all"]
@@ -233,10 +235,11 @@ class Inference:
     batch_size: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
-        require_each(self, "inference", is_positive, "above 0", "scale")
+        wanted = f"above 0, at most {_MOST_SCALE:,}"
+        require_each(self, "inference", lambda n: 0 < n <= _MOST_SCALE, wanted, "scale")
         require_each(self, "inference", is_count, "of at least 1", "batch_size")
-        if not self.scales or not all(0 < factor < math.inf for factor in self.scales):
-            raise InputError(f"expected inference.scales to be factors above 0, got {self.scales}")
+        if not self.scales or not all(0 < factor <= _MOST_SCALE for factor in self.scales):
+            raise InputError(f"expected inference.scales to be factors {wanted}, got {self.scales}")
         if self.window is None and self.stride is not None:
             raise InputError("inference.stride needs inference.window; give both or neither")
         require_each(self, "inference", is_count, "of at least 1 pixel", "window", "stride")

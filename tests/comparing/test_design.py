@@ -144,6 +144,15 @@ def test_a_method_of_ones_own_is_confirmed_by_its_name(comparison, tmp_path):
     assert list(grid["methods"]) == ["alone", "pd+cwd", "cwd-fa"]
 
 
+def test_something_is_to_be_confirmed(comparison, tmp_path, capsys):
+    assert comparison(0.1) == 0
+    capsys.readouterr()
+    out = tmp_path / "confirm.yaml"
+    assert main(["compare", "confirm", str(comparison.run), "--methods=", f"--out={out}"]) == 2
+    assert "expected --methods to name what" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_choice_is_confirmed_with_seeds_that_had_no_part_in_it(comparison, capsys):
     assert comparison(0.1, "--methods", "cwd,pd") == 0
     assert main(["compare", "confirm", str(comparison.run), "--methods", "cwd"]) == 0

@@ -134,7 +134,8 @@ def compare(
     from fakd.data import open_data
     from fakd.inspection.readiness import require_labels
     from fakd.runs.recipe import describe
-    from fakd.training.start import announce
+    from fakd.training.compiling import require_compilers
+    from fakd.training.start import announce, pick_device
 
     opened, optimizer = open_data(data), optimizer.settled()
     mapped = None if classes_from is None else read_class_map(classes_from).content
@@ -175,6 +176,8 @@ def compare(
         raise InputError(f"expected --seeds of no more than --most {most}, got {len(first)}")
     closed = final and not (grid.run / OPENED).is_file()
     doubts = require_labels(opened, ("train", "val", "test") if closed else ("train", "val"))
+    if on == "local":
+        require_compilers(pick_device(hardware.accelerator), hardware)
     console = open_console()
     announce(console, opened, inference, doubts)
     counts = [len(first)]
@@ -330,6 +333,8 @@ def confirm(
             f"expected --seeds of at least {LEAST}, got {seeds}; fewer give no verdict"
         )
     names = [ALONE, *map(canonical_name, as_names(methods))]
+    if len(names) == 1:
+        raise InputError("expected --methods to name what is to be confirmed, such as cwd")
     if missing := [name for name in names if name not in grid["methods"]]:
         known = ", ".join(grid["methods"])
         raise InputError(f"{run} has no method {missing[0]!r}; it has {known}")

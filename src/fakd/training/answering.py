@@ -14,7 +14,7 @@ from fakd.answers.maps import Maps
 from fakd.answers.store import PARTS, Record, Store, images_of
 from fakd.data import SegmentationData, evaluation_samples
 from fakd.errors import InputError
-from fakd.inference import predict_logits, to_unit
+from fakd.inference import predict_logits, require_inference_memory, to_unit
 from fakd.settings import Inference
 from fakd.training.teacher import NetworkTeacher, Teacher
 
@@ -57,6 +57,9 @@ class Answering:
         self.channels = network.classifier.in_channels if features and network.classifier else None
         self.stride: int | None = None
         if not plain:
+            size = tuple(image.shape[1:])
+            largest = max(inference.scales)
+            require_inference_memory(network, size, inference, teacher.device, largest)
             self.stride = stride or self._own_stride(image)
 
     def _own_stride(self, image: UInt8[Tensor, "3 height width"]) -> int:
