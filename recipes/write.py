@@ -251,11 +251,23 @@ def experiments() -> dict[str, Recipe]:
             others[f"dist-t{temperature:g}-w{weight:g}"] = {"distillation": describe(loss)}
     plan = {"base": ["alone", "pd", "cwd"], "relative": relative, "tuned": tuned}
     plan["labels"] = ["alone", "pd", "cwd", "cwd-fa", "hard"]
-    seeds = {"base": 5, "labels": 3}
+    seeds: dict[str, Any] = {"base": 5, "labels": 3, "bounds": [6, 7, 8, 9, 10]}
     of_scenes = {name: plan[name] for name in ("base", "tuned")} | {"tuned-others": others}
     for base in bases:  # CWD is what `fakd distill` learns by, and goes first.
         forms = {name: made for name, made in relative.items() if name.split("-")[0] == base}
         of_scenes[f"relative-{base}"] = {"alone": None, **forms}
+    spared = augmented(PixelKL, 0.2)
+    of_scenes["bounds"] = {
+        "pd": None,
+        "pd-fa-marginal-0.2": {"distillation": describe(augmented(PixelKL, 0.2, spare=False))},
+        "pd-fa-marginal-0.2-spared": {"distillation": describe(spared)},
+        "pd-fa-difference-0.2-spared": {
+            "distillation": describe(augmented(PixelKL, 0.2, bound="difference"))
+        },
+        "pd-fa-tilted-0.2-spared": {
+            "distillation": describe(augmented(PixelKL, 0.2, bound="tilted"))
+        },
+    }
     files = scenes(of_scenes, seeds)
     for clip in CLIPS:
         place = {"root": "data/camvid", "description": f"recipes/camvid-clips/{clip}/dataset.yaml"}
@@ -272,7 +284,19 @@ def experiments() -> dict[str, Recipe]:
     return files
 
 
-def of_small(run: str, data: Recipe, teacher: str, methods: Any, seeds: int, **more: Any) -> Recipe:
+def augmented(loss: Any, share: float, spare: bool = True, **more: Any) -> Any:
+    """Return the form confirmed on the scenes, which leaves the classifier alone."""
+    return loss(
+        strength=share,
+        strength_unit="margin",
+        covariance="full",
+        spare_own_class=spare,
+        classifier_gradient=False,
+        **more,
+    )
+
+
+def of_small(run: str, data: Recipe, teacher: str, methods: Any, seeds: Any, **more: Any) -> Recipe:
     """Return a comparison for the student of `fakd demo`, whose runs take minutes on one core."""
     student = {
         "backbone": "tf_efficientnet_lite0",
@@ -304,7 +328,7 @@ def of_small(run: str, data: Recipe, teacher: str, methods: Any, seeds: int, **m
     }
 
 
-def scenes(plan: dict[str, Any], seeds: dict[str, int]) -> dict[str, Recipe]:
+def scenes(plan: dict[str, Any], seeds: dict[str, Any]) -> dict[str, Recipe]:
     """Return the same comparisons on built-in scenes, 15 of them with labels."""
     of_scenes = {"train": 150, "val": 200, "size": [144, 192], "labelled": 15}
     data = {"class_path": "fakd.data.scenes", "init_args": of_scenes}
@@ -374,6 +398,32 @@ def few_labels() -> dict[str, Recipe]:
         "run": "runs/ccp/compare-tuned",
         "methods": {**photographs["methods"], **mixed},
     }
+    # The forms of augmentation that were confirmed there, each beside its base.
+    forms = {
+        "pd": PixelKL(),
+        "pd-fa-full-0.2-features": augmented(PixelKL, 0.2),
+        "cwd": ChannelKL(),
+        "cwd-fa-full-0.02-features": augmented(ChannelKL, 0.02),
+    }
+    pairs = {name: {"distillation": describe(loss)} for name, loss in forms.items()}
+    files["camvid-clips/0006R0/compare-augmented-labels.yaml"] = {
+        **street,
+        "run": "runs/camvid-clips/0006R0/compare-augmented-labels",
+        "methods": pairs,
+    }
+    every_class = {"root": "data/ccp", "description": "recipes/ccp/dataset-54.yaml"}
+    long_tail = {
+        **copy.deepcopy(photographs),
+        "run": "runs/ccp/compare-augmented",
+        "data": {**CAMVID, "init_args": every_class},
+        "methods": {
+            "alone": None,
+            **{name: {**made, "schedule": everything["schedule"]} for name, made in pairs.items()},
+        },
+        "seeds": 5,
+    }
+    long_tail["pairs"]["imagenet"]["teacher"] = "runs/ccp/answers-54"
+    files["ccp/compare-augmented.yaml"] = long_tail
     people = files["ccp-person/compare-labels.yaml"]
     unlabelled = {"root": "data/ccp", "description": "recipes/ccp-person/without-labels.yaml"}
     files["ccp-person/distill-without-labels.yaml"] = {
@@ -388,15 +438,16 @@ def few_labels() -> dict[str, Recipe]:
         },
     }
     larger = {"backbone": "tf_efficientnet_lite2", "channels": 96, "weights": "imagenet"}
-    files["ccp/teacher.yaml"] = {
-        "network": {"class_path": "fakd.models.hypercolumns", "init_args": larger},
-        "run": "runs/ccp/teacher",
-        **{
-            key: photographs[key]
-            for key in photographs
-            if key not in ("run", "pairs", "methods", "seeds", "check_teacher")
-        },
-    }
+    for name, compared in (("teacher", photographs), ("teacher-54", long_tail)):
+        files[f"ccp/{name}.yaml"] = {
+            "network": {"class_path": "fakd.models.hypercolumns", "init_args": larger},
+            "run": f"runs/ccp/{name}",
+            **{
+                key: compared[key]
+                for key in compared
+                if key not in ("run", "pairs", "methods", "seeds", "check_teacher")
+            },
+        }
     return files
 
 

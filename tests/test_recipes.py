@@ -86,7 +86,7 @@ def test_a_grid_parses_and_its_methods_are_what_they_are_called(path: Path):
     if {"camvid-clips", "ccp", "ccp-person", "scenes"} & set(
         path.parts[-3:]
     ):  # of docs/experiments.md
-        assert {"alone", "cwd"} & set(methods)
+        assert {"alone", "cwd", "pd"} & set(methods)
     else:
         assert {"alone", "cwd"} <= set(methods)
         assert any("-fa" in name for name in methods)
