@@ -341,7 +341,8 @@ def test_a_missing_description_is_what_data_check_proposes(made_up, tmp_path, mo
     [
         ("clases: [a, b]", ["clases", "'classes'"]),
         ("classes: [a]\nfoo: 1", ["'foo'", "keys are", "ignore"]),
-        ("ignore: [0]", ["has no classes", "classes: ["]),
+        ("ignore: [0]", ["has no classes", "classes: [road, car]"]),
+        ("ids: {0: sky, 1: tree, 7: tree}", ["has no classes", "classes: [sky, tree]"]),
         ("classes: road", ["classes must be a list", "'road'"]),
         ("classes: []", ["1 to 32767", "got 0"]),
         ("classes: [a, no]", ["needs a name", "False", "quotes"]),

@@ -115,7 +115,9 @@ def description_of(content: Mapping[str, Any], path: Path) -> Description:
         InputError: a key or value is invalid; the message names it and the file.
     """
     check_keys(content, _KEYS, path)
-    names, coloured, class_ids = _classes(content.get("classes"), path)
+    if content.get("classes") is None:
+        raise InputError(f"{path} has no classes; add 'classes: [{_proposed_classes(content)}]'")
+    names, coloured, class_ids = _classes(content["classes"], path)
     masks = content.get("masks")
     if masks not in (None, "ids", "colors"):
         raise InputError(f"{path}: masks must be 'ids' or 'colors', got {masks!r}")
@@ -194,9 +196,16 @@ def _colour(value: object, key: str, path: Path) -> Colour:
     raise InputError(f"{path}: a colour in {key} must be [r, g, b] of 0 to 255, got {value!r}")
 
 
+def _proposed_classes(content: Mapping[str, Any]) -> str:
+    # Not taken without asking: a slip in one of the names would be a class of its own.
+    ids = content.get("ids")
+    named = (
+        [name for name in ids.values() if isinstance(name, str)] if isinstance(ids, dict) else []
+    )
+    return ", ".join(dict.fromkeys(named)) or "road, car"
+
+
 def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour], tuple[int, ...]]:
-    if value is None:
-        raise InputError(f"{path} has no classes; add, for example, 'classes: [road, car]'")
     names: list[str] = []
     colours: list[Colour] = []
     ids: list[int] = []
