@@ -327,7 +327,7 @@ def first_unknown(
 
 _WANTED = re.compile(
     r"Expected (?:an? )?"
-    r"(?:<class '([\w.]+)'>|typing\.Literal\[(.+?)\](?=\.|\n|$)|(tuple w.+?)\.)"
+    r"(?:<class '([\w.]+)'>|typing\.Literal\[(.+?)\](?=\.|\n|$)|tuple with (\d+) elements)"
 )
 _WORDS = {
     "float": "a number",
@@ -348,10 +348,15 @@ def one_line(message: str) -> str:
     key = re.search(r'Parser key "([^"]+)"', message)
     wanted = _WANTED.findall(message)
     given = re.search(r"G(?:ot|iven) value: (.*)$", message)
+    if key and (unread := re.search(r"Unable to load config '(.*?)'", message)):
+        return f"{key[1]}: expected settings one by one, --{key[1]}.NAME VALUE, got {unread[1]}"
     if not key or not wanted or not given:
         text = " ".join(message.split())
         return f"{key[1]}: {re.sub(r'^Parser key [^:]+: ', '', text)}" if key else text
-    kinds = [_WORDS.get(kind, kind) or choices or other for kind, choices, other in wanted]
+    kinds = [
+        f"{number} values" if number else choices or _WORDS.get(kind, kind)
+        for kind, choices, number in wanted
+    ]
     expected = " or ".join(kind for kind in kinds if kind != "NoneType")
     numbers = re.findall(r"\d+(?:\.\d+)?", given[1])
     if expected == "a list" and numbers:

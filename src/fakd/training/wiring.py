@@ -170,7 +170,7 @@ def _count(number: int) -> str:
 
 def _classes(network: Segmenter, data: SegmentationData) -> str:
     if network.class_names is None:
-        return f"{network.classes}, without names"
+        return f"{network.classes}, in the order of the data's"
     differing = len(differing_class_names(network, data))
     said = f"{differing} named unlike the data's" if differing else "named as the data's"
     return f"{network.classes}, {said}"
