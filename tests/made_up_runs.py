@@ -47,6 +47,7 @@ class MadeUpRuns:
             "images": 20,
             "counted": True,
             "seconds": 100.0,
+            "steps": 1000,
             "names": CLASSES,
             "share": SHARE,
             "data": {"class_path": "fakd.data.scenes", "init_args": {}},
@@ -82,7 +83,7 @@ class MadeUpRuns:
             for i, name in enumerate(options["names"])
         }
         result = {
-            "steps": 1000,
+            "steps": options["steps"],
             "train_seconds": options["seconds"],
             "parameters": 668152,
             "final": {

@@ -161,7 +161,7 @@ def test_a_failure_is_shown_last_and_the_others_are_finished(teacher, tmp_path, 
     assert failure.startswith("exit code 2: fakd: error: expected schedule.warmup")
 
 
-def test_equal_minutes(teacher, tmp_path, in_process, monkeypatch):
+def test_equal_minutes(teacher, tmp_path, in_process, monkeypatch, capsys):
     def timed(trial, *_):
         seconds = 0.02 if trial.command == "train" else 0.03
         trial.outcome.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +170,7 @@ def test_equal_minutes(teacher, tmp_path, in_process, monkeypatch):
     monkeypatch.setattr("fakd.comparing.work.measure", timed)
     run = tmp_path / "grid"
     assert compare(teacher, run, "--methods=cwd", "--seeds=1", "--minutes=0.002") == 0
+    assert "not trained for the same number of steps: from" in capsys.readouterr().out
     steps = [
         json.loads((cell(run, method) / "result.json").read_text())["steps"]
         for method in ("alone", "cwd")

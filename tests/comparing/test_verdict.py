@@ -14,6 +14,7 @@ from fakd.comparing.verdict import (
     seconds_per_step,
     sentence,
     tone,
+    unequal_training,
 )
 from fakd.console import open_console
 from fakd.errors import InputError
@@ -152,6 +153,15 @@ def test_seeds_are_paired(made_up):
     assert found.difference.spread < 0.2 * np.std(scores[0], ddof=1)
     low, high = found.difference.over_images
     assert low < found.difference.mean < high
+
+
+def test_methods_trained_for_unequal_steps_are_told(made_up):
+    equal = grid(made_up, {"alone": 0.0, "cwd": 0.05})
+    assert unequal_training(equal) is None
+    for seed in range(3):
+        made_up.in_grid("pd", seed, BASE * 0.8, steps=400 + seed, seconds=25.0 + seed)
+    methods = next(iter(by_pair(read_grid(made_up.root).runs).values()))
+    assert "from 401 in 26 s to 1,000 in 100 s" in unequal_training(methods)
 
 
 def test_only_shared_seeds_count(made_up):

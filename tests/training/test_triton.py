@@ -18,7 +18,7 @@ from fakd.types import IGNORE
 
 device = torch.device(sys.argv[1])
 SIZES = {
-    "small": [((2, 3), (9, 7)), ((1, 4), (3, 9))],
+    "small": [((2, 3), (6, 7)), ((1, 2), (3, 5))],
     "all": [((4, 4), (16, 16)), ((3, 5), (17, 31)), ((1, 1), (9, 7)), ((6, 2), (7, 20))],
 }
 GIVEN = [
@@ -45,9 +45,10 @@ for size, shown in SIZES[sys.argv[2]]:
             weights = torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0], dtype=kind, device=device)
         logits = logits.to(device).requires_grad_()
         limits = {} if kind == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
-        torch.testing.assert_close(found(True), found(False), **limits)
+        kernels = found(True)
+        torch.testing.assert_close(kernels, found(False), **limits)
         # Nothing is added in an order of chance.
-        assert all(torch.equal(*pair) for pair in zip(found(True), found(True)))
+        assert all(torch.equal(*pair) for pair in zip(kernels, found(True)))
 print("equal")
 """
 

@@ -265,7 +265,7 @@ def _print_verdicts(
     runs: "Sequence[Run]", failures: "Sequence[Failure]", console: "Console"
 ) -> "list[Comparison]":
     """Print a table of methods and the verdicts of each pair."""
-    from fakd.comparing.verdict import references, sentence
+    from fakd.comparing.verdict import references, sentence, unequal_training
     from fakd.report.methods import terminal_table
     from fakd.runs.reading import by_pair
 
@@ -279,6 +279,8 @@ def _print_verdicts(
         for each in chain.from_iterable(compared.values()):
             console.print(sentence(each), soft_wrap=True)
             comparisons.append(each)
+        if unequal := unequal_training(found):
+            console.print(unequal, soft_wrap=True)
     return comparisons
 
 

@@ -155,6 +155,21 @@ def seconds_per_step(runs: Sequence[Run]) -> float:
     return median(run.seconds_per_step for run in runs)
 
 
+def unequal_training(methods: Methods) -> str | None:
+    """Say how long the methods were trained if their steps differ, as they do at equal minutes."""
+    if len({run.result["steps"] for runs in methods.values() for run in runs}) <= 1:
+        return None
+    trained = [
+        tuple(median(run.result[key] for run in runs) for key in ("train_seconds", "steps"))
+        for runs in methods.values()
+    ]
+    (least, few), (most, many) = min(trained), max(trained)
+    return (
+        "The runs were not trained for the same number of steps: from "
+        f"{few:,.0f} in {least:,.0f} s to {many:,.0f} in {most:,.0f} s, medians of a method."
+    )
+
+
 def _stack(images: Sequence[ImageCounts]) -> Pixels:
     counts = zip(*(each.pixels for each in images), strict=True)
     return Pixels(*(np.stack(seeds) for seeds in counts))

@@ -23,6 +23,7 @@ from fakd.comparing.verdict import (
     references,
     sentence,
     tone,
+    unequal_training,
 )
 from fakd.data import SegmentationData
 from fakd.data.names import printable
@@ -193,8 +194,8 @@ class Section:
             doubts.append(
                 "The runs used different versions of the data: their fingerprints differ."
             )
-        if len({run.result["steps"] for run in self.runs}) > 1:
-            doubts.append("The runs were not trained for the same number of steps.")
+        if unequal := unequal_training(self.methods):
+            doubts.append(unequal)
         if ALONE not in self.methods:
             doubts.append("Without runs of the student alone, no method can be judged.")
         return doubts
