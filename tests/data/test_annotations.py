@@ -182,8 +182,9 @@ def shape(label: str, points, kind="polygon", **more) -> dict:
 
 
 def test_labelme_draws_in_the_order_of_the_file(root):
-    for name in ("aa", "bb", "cc"):
-        labelme(root, shape("box", BOX), shape("ball", [BALL[0], BALL[2]], "rectangle"), name=name)
+    # A space by mistake makes no other class.
+    for name, label in (("aa", "box"), ("bb", "box "), ("cc", " box")):
+        labelme(root, shape(label, BOX), shape("ball", [BALL[0], BALL[2]], "rectangle"), name=name)
     bitmap = base64.b64encode(png(np.ones((12, 16), bool))).decode()
     mask = shape("box", [(4, 6), (19, 17)], "mask", mask=bitmap)
     labelme(root, shape("ball", BALL), mask, shape("box", [(1, 1)], "point"), name="dd")
@@ -193,7 +194,8 @@ def test_labelme_draws_in_the_order_of_the_file(root):
     assert data.class_names == ("background", "ball", "box")
     drawn = labels(data.train) | labels(data.val)
     assert sorted(drawn) == ["aa", "bb", "cc", "dd", "ee"]
-    np.testing.assert_array_equal(drawn["aa"], BALL_OVER_BOX)
+    for name in ("aa", "bb", "cc"):
+        np.testing.assert_array_equal(drawn[name], BALL_OVER_BOX)
     np.testing.assert_array_equal(drawn["dd"], BOX_OVER_BALL)
     assert (drawn["ee"] == NOTHING).sum() == 16 * 12
     rows, columns = np.indices((HEIGHT, WIDTH)) + 0.5

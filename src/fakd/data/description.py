@@ -25,7 +25,7 @@ from fakd.data.layout import (
     read_layout,
     read_levels,
 )
-from fakd.data.names import to_nfc
+from fakd.data.names import tidy
 from fakd.errors import InputError
 from fakd.files import read_yaml
 
@@ -223,7 +223,7 @@ def _classes(value: object, path: Path) -> tuple[tuple[str, ...], list[Colour], 
         names.append(entry)
     if not 0 < len(names) <= MOST_CLASSES:
         raise InputError(f"{path}: expected 1 to {MOST_CLASSES} classes, got {len(names)}")
-    seen = Counter(" ".join(to_nfc(name).split()) for name in names)
+    seen = Counter(map(tidy, names))
     if repeated := sorted(name for name, times in seen.items() if times > 1):
         raise InputError(f"{path}: classes name {repeated[0]!r} twice; rename one")
     for key, given in (("a color", colours), ("an id", ids)):

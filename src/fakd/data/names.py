@@ -17,6 +17,15 @@ def to_nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def tidy(name: str) -> str:
+    """Normalise the name of a class: spaces around and within it and Unicode forms do not differ.
+
+    >>> tidy(" traffic  light")
+    'traffic light'
+    """
+    return " ".join(to_nfc(name).split())
+
+
 def printable(text: str) -> str:
     """Replace bytes that are not UTF-8 by the replacement character."""
     return text.encode(errors="surrogateescape").decode(errors="replace")

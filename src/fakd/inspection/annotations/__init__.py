@@ -12,6 +12,7 @@ from PIL import Image
 
 from fakd.data.dataset import default_palette
 from fakd.data.layout import IMAGE_SUFFIXES
+from fakd.data.names import tidy
 from fakd.errors import InputError, count_noun, list_some
 from fakd.files import make_folder, write_text, writing
 from fakd.inspection.annotations.coco import coco
@@ -53,7 +54,7 @@ def find_annotations(
             f"the annotations in {root} ({found.title}) hold no outlines, and keypoints and boxes "
             "do not give pixels; export segmentation"
         )
-    names = [name for name in found.names if not is_void_name(name)]
+    names = list(dict.fromkeys(tidy(name) for name in found.names if not is_void_name(name)))
     # Pixels in no region get their own class, unless an annotated class has that name.
     if found.beneath is not None:
         own = next((name for name in names if name.strip("_").lower() == found.beneath), None)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt16
 
+from fakd.data.names import tidy
 from fakd.errors import InputError
 from fakd.inspection.grouping import split_of
 
@@ -154,7 +155,7 @@ def draw_regions(
     Args:
         drawing: The regions.
         size: Of the mask.
-        ids: Of each class; other names, and None, have no class.
+        ids: Of each class, by its tidy name; other names, and None, have no class.
         beneath: The class of pixels in no region.
 
     Raises:
@@ -180,7 +181,7 @@ def draw_regions(
             bitmap = region.bitmap[max(0, -top) :, max(0, -left) :]
             part = inside[max(0, top) :, max(0, left) :][: bitmap.shape[0], : bitmap.shape[1]]
             part |= bitmap[: part.shape[0], : part.shape[1]]
-        mask[inside] = ids.get(region.name, ids[None])
+        mask[inside] = ids.get(region.name and tidy(region.name), ids[None])
     return mask
 
 
