@@ -323,6 +323,10 @@ def test_missing_and_empty_folders(made_up, tmp_path):
     (made_up.root / "val/images/a.png").unlink()
     text = message(lambda: folder(made_up.root))
     assert "val/images holds no file ending in .png" in text
+    assert text.endswith("; add some")
+    (made_up.root / "val/images/a.avif").touch()
+    text = message(lambda: folder(made_up.root))
+    assert "but 1 in .avif, which is not read; convert them" in text
     shutil.rmtree(made_up.root / "train/images")
     assert "expected a folder" in message(lambda: folder(made_up.root))
 

@@ -254,6 +254,20 @@ def test_a_jpeg_is_told_by_what_it_is_not_by_its_name(made_up):
         assert "has lossy compression" in message(lambda: folder(made_up.root).val[0])
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("more", [{}, {"icc_profile": b"odd", "exif": b"Exif\0\0x"}], ids=len)
+def test_webp_is_lossy_or_not_whatever_is_stored_beside_the_picture(made_up, lossless, more):
+    made_up.image("val/images/a.png", size=IDS.shape)
+    (made_up.root / "val/masks/a.png").unlink(missing_ok=True)
+    made_up.describe("classes: [ground, box, ball]\n")
+    pixels = np.repeat(IDS[..., None], 3, axis=-1)
+    Image.fromarray(pixels).save(made_up.root / "val/masks/a.webp", lossless=lossless, **more)
+    if lossless:
+        assert folder(made_up.root).val[0].labels.tolist() == IDS.tolist()
+    else:
+        assert "has lossy compression" in message(lambda: folder(made_up.root).val[0])
+
+
 def test_smooth_edges_between_greys_are_named(made_up):
     made_up.image("val/images/a.png", size=(1, 256))
     made_up.mask("val/masks/a.png", np.arange(256, dtype=np.uint8)[None])

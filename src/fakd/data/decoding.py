@@ -1,11 +1,10 @@
 """Decoding of image files; images become 8-bit RGB."""
 
 import logging
-import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -19,22 +18,17 @@ from fakd.errors import InputError
 from fakd.files import describe_bad_download
 
 if TYPE_CHECKING:
-    from fakd.data.masks import Pair
+    pass
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are read. Its other readers change ids or run external
 programs."""
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEEP = ("RGB;16B", "RGBA;16B", "LA;16B")
 """Raw modes of PNG of which Pillow would drop the lower bytes."""
 _ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
-_LOOKED_AT = 4
-_FAINT = 1 / 8
-_CUT = 1 / 2
-"""If more than this share of an image's values is outside its range, the range is probably
-wrong."""
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 """Colour bands by TIFF's photometric interpretation; other interpretations are not supported."""
 
@@ -88,14 +82,25 @@ def decode_raw(path: Place, upright: bool = False) -> RawImage:
     with _errors_naming(path), path.open("rb") as file:
         beginning = file.read(16)
         file.seek(0)
-        if beginning[:4] in _TIFF:
+        if beginning[:4] in TIFF_MARKS:
             return _read_tiff(file, path, most)
         with Image.open(file, formats=_FORMATS) as image:
             if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
                 raise InputError(f"{path} is an animation; save the frame you want as an image")
-            webp = image.format == "WEBP" and beginning[12:] != b"VP8L"
-            lossy = webp or image.format in ("JPEG", "MPO")
+            lossy = image.format in ("JPEG", "MPO")
+            if image.format == "WEBP":
+                lossy = _is_lossy_webp(file)
             return _from_pillow(image, path, upright)._replace(lossy=lossy)
+
+
+def _is_lossy_webp(file: IO[bytes] | BytesIO) -> bool:
+    # Chunks of transparency, colour profile and metadata may precede that of the picture.
+    file.seek(12)
+    while (kind := file.read(4)) not in (b"VP8 ", b"VP8L", b""):
+        size = int.from_bytes(file.read(4), "little")
+        file.seek(size + size % 2, os.SEEK_CUR)
+    file.seek(0)
+    return kind != b"VP8L"
 
 
 def most_pixels() -> int:
@@ -172,42 +177,6 @@ def _range(
     raise InputError(
         f"{path} holds {pixels.dtype} values from {least} to {most}, expected {expected}; say "
         "which are black and white with range: [low, high] in the description, for all images"
-    )
-
-
-def describe_unused_range(pairs: Sequence["Pair"], levels: Levels) -> str | None:
-    """Describe images that use little of their range, and so look black, or exceed it.
-
-    A few images, spread evenly, are decoded; 8-bit images only if ``levels`` gives a range.
-    """
-    peak, white, beyond = 0.0, 1.0, 0
-    low, high = levels.range or (0.0, math.inf)
-    chosen = [pair.image for pair in pairs[:: max(1, len(pairs) // _LOOKED_AT)]]
-    for path in chosen:
-        # Errors in a file are reported when it is needed.
-        with suppress(InputError, OSError):
-            with path.open("rb") as file:
-                beginning = file.read(25)
-            if not levels.range and beginning[:4] not in _TIFF and beginning[24:] != b"\x10":
-                continue
-            image = decode_raw(path)
-            peak = max(peak, float(image.pixels.max()))
-            white = max(white, image.white or 1.0)
-            outside = (image.pixels < low) | (image.pixels > high)
-            beyond += image.palette is None and bool(outside.mean() > _CUT)
-    if levels.range is not None:
-        bounds = f"range: [{low:g}, {high:g}] in the description"
-        if 2 * beyond > len(chosen):
-            return f"most pixels of images ({chosen[0]}) are outside {bounds}, so black or white"
-        if 0 < peak - low < _FAINT * (high - low):
-            return f"images hold values up to {peak:g} ({chosen[0]}), nearly black with {bounds}"
-        return None
-    if not 0 < peak < _FAINT * white:
-        return None
-    high = 2 ** math.ceil(math.log2(peak + 1)) - 1 if white > 1 else float(f"{peak:.1g}")
-    return (
-        f"images hold values up to {peak:g}, where {white:g} is white, and are read as nearly "
-        f"black ({chosen[0]}); say what is white with range: [0, {high:g}] in the description"
     )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fakd.data.dataset import SegmentationData, Split
-from fakd.data.decoding import describe_unused_range
 from fakd.data.description import (
     PER_CLASS,
     TABLE,
@@ -18,9 +17,10 @@ from fakd.data.description import (
 )
 from fakd.data.labelled import without_labels
 from fakd.data.layout import IMAGE_SUFFIXES, Pattern
+from fakd.data.levels import describe_unused_range
 from fakd.data.masks import Pair
 from fakd.data.matching import list_splits
-from fakd.data.names import is_list
+from fakd.data.names import is_list, none_ending_in
 from fakd.data.scan import files_below
 from fakd.data.unlabelled import TrainingImages, find_copies, training_images
 from fakd.errors import InputError, count_noun, list_some
@@ -189,9 +189,10 @@ def _check_folder(path: Path, remedy: str = "check the path") -> None:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    found = Pattern("{name}.*").names(files_below(folder), suffixes)
+    files = files_below(folder)
+    found = Pattern("{name}.*").names(files, suffixes)
     if not found:
-        raise InputError(f"{folder} holds no file ending in {', '.join(suffixes)}; add some")
+        raise InputError(f"{folder} holds {none_ending_in(suffixes, files)}")
     return [folder / found[name] for name in sorted(found)]
 
 

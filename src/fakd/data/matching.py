@@ -15,6 +15,7 @@ from fakd.data.names import (
     describe_nearest_folder,
     first_missing_number,
     list_file,
+    none_ending_in,
     read_names,
     resolve_excluded,
     to_nfc,
@@ -296,11 +297,11 @@ class _Matcher:
             return {}
         if needed and not found:
             looked_for = (
-                f"file ending in {', '.join(suffixes)}; add some"
+                none_ending_in(suffixes, self._files(folder))
                 if self._by_convention
-                else f"file like {pattern.text}; {self._remedy()}"
+                else f"no file like {pattern.text}; {self._remedy()}"
             )
-            self._refuse(f"{folder} holds no {looked_for}")
+            self._refuse(f"{folder} holds {looked_for}")
         return {name: folder / file for name, file in found.items()}
 
     def _refuse_folder(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ import codecs
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def tidy(name: str) -> str:
     'traffic light'
     """
     return " ".join(to_nfc(name).split())
+
+
+def none_ending_in(suffixes: Sequence[str], files: Iterable[str]) -> str:
+    """Describe a folder without files of these kinds, and what it holds instead.
+
+    >>> none_ending_in([".png"], ["a.avif", "b.AVIF"])
+    "no file ending in .png, but 2 in .avif, which is not read; convert them, say, to PNG"
+    """
+    kinds = Counter(posixpath.splitext(file)[1].lower() for file in files)
+    kind, number = next(((kind, n) for kind, n in kinds.most_common() if kind), ("", 0))
+    no_file = f"no file ending in {', '.join(suffixes)}"
+    if not number:
+        return f"{no_file}; add some"
+    return (
+        f"{no_file}, but {number:,} in {kind}, which is not read; convert them, for example to PNG"
+    )
 
 
 def printable(text: str) -> str:

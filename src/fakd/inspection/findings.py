@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fakd.data.dataset import SegmentationData
-from fakd.data.decoding import describe_unused_range
 from fakd.data.groups import proposed_group
 from fakd.data.layout import NEAREST, Encoding, Levels
+from fakd.data.levels import describe_unused_range
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
 from fakd.data.packed import Place
 from fakd.errors import count_noun, list_some

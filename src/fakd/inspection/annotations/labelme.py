@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fakd.data.masks import read_mask
+from fakd.data.names import tidy
 from fakd.inspection.annotations.packed import decode_bitmap
 from fakd.inspection.annotations.regions import (
     Annotations,
@@ -41,7 +42,7 @@ def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotati
                 continue
             shapes = [each for each in content["shapes"] if _drawable(each)]
             dropped = len(content["shapes"]) - len(shapes)
-            named = {str(each["label"]) for each in shapes}
+            named = {tidy(str(each["label"])) for each in shapes}
             width, height = content.get("imageWidth"), content.get("imageHeight")
             size = (int(width), int(height)) if width and height else None
             # In this order: the image next to the file with its name or imagePath, one elsewhere
