@@ -542,3 +542,10 @@ def test_images_none_of_which_has_a_mask_are_said_once(sound):
     for name in "abcd":
         (sound.root / f"val/masks/val_{name}.png").unlink()
     single(sound, "val: 4 images without a mask", "val_a.png")
+
+
+def test_a_mask_whose_name_differs_in_case_is_named(sound):
+    mask = sound.root / "val/masks/val_b.png"
+    mask.rename(mask.with_name("VAL_B.PNG"))
+    found = texts(sound, Weight.STOPS)
+    assert any("VAL_B.PNG differs from val_b in upper and lower case" in text for text in found)

@@ -191,12 +191,24 @@ def test_what_is_missing_is_named(own):
 
     own.list("learn.txt", "north/1", "north/7", "north/8")
     says("learn.txt names north/7", "photos/north/7_rgb.jpg", "1 more like it")
+    for line in (
+        "north/1 masks/1.png",
+        "north\\1",
+        "north/1,2",
+        '"north/1"',
+        "photos/north/1",
+        "./photos/north/1.jpg",
+    ):
+        own.list("learn.txt", line)
+        says("learn.txt names", "the name in photos/{name}_rgb.jpg alone: write north/1")
     (root / "learn.txt").unlink()
     says("expected a list", "learn.txt", "test.txt", "change train in")
     own.list("learn.txt", "north/1")
     (root / "truth/north/1_ids.png").rename(root / "truth/north/1_colors.png")
     says("no mask", "1_ids.png", "1_colors.png exists, but holds colours")
-    (root / "truth/north/1_colors.png").rename(root / "truth/north/1.png")
+    (root / "truth/north/1_colors.png").rename(root / "truth/north/1_IDS.PNG")
+    says("no mask", "1_IDS.PNG exists, but has another name")
+    (root / "truth/north/1_IDS.PNG").rename(root / "truth/north/1.png")
     says("1.png exists, but has another name")
     (root / "truth/north/1.png").rename(root / "truth/north/10_ids.png")
     assert "exists, but" not in message(lambda: folder(root))
@@ -208,7 +220,7 @@ def test_what_is_missing_is_named(own):
     says("photos holds no file like photos/{name}_rgb.png")
     (root / "learn.txt").write_bytes(b"\0\1")
     own.describe(LAYOUT)
-    says("cannot read the list", "learn.txt", "not UTF-8 text")
+    says("cannot read the list", "learn.txt", "not UTF-8 text; save it as UTF-8")
 
 
 @pytest.mark.parametrize(

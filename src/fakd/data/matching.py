@@ -15,6 +15,7 @@ from fakd.data.names import (
     describe_nearest_folder,
     first_missing_number,
     list_file,
+    list_remedy,
     none_ending_in,
     read_names,
     resolve_excluded,
@@ -272,14 +273,12 @@ class _Matcher:
         if missing := [name for name in names if name not in images]:
             path = self._root / self._part.images.path(missing[0])
             more = f" (and {len(missing) - 1} more like it)" if missing[1:] else ""
-            text = any("\udc80" <= letter <= "\udcff" for letter in missing[0])
-            self._refuse(
-                f"{self._root / lists[0]} names {missing[0]}, but there is no {path}{more}; "
-                f"{'save the list as UTF-8' if text else self._remedy()}"
-            )
+            remedy = list_remedy(missing[0], self._part.images.text, images) or self._remedy()
+            said = f"{self._root / lists[0]} names {missing[0]}, but there is no {path}{more}"
+            self._refuse(f"{said}; {remedy}")
         elif not names and len(self._listing.refusals) == refused:
             which = self._root / (*lists, *self._part.excluded)[0]
-            self._refuse(f"{which} leaves no image to use; {self._remedy()}")
+            self._refuse(f"{which} leaves no image to use; name some, or exclude fewer")
         return [name for name in names if name in images]
 
     def _find_files(
@@ -354,7 +353,7 @@ class _Matcher:
         folder = self._open_folder(pattern)
         for file in self._files(folder):
             # The name must end there: 10 does not match 1.
-            alike = re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", to_nfc(file))
+            alike = re.match(rf"{re.escape(name)}(?![0-9a-zA-Z])", to_nfc(file), re.IGNORECASE)
             if alike and folder / file != image:
                 reason = "holds colours, not ids" if "color" in file.lower() else "has another name"
                 return f"; {Path(file).name} exists, but {reason}"
@@ -383,7 +382,7 @@ class _Matcher:
         try:
             return read_names(self._list_path(file), images)
         except InputError as error:
-            self._refuse(f"{error}; {self._remedy()}")
+            self._refuse(str(error))
             return []
 
     def _remedy(self) -> str:

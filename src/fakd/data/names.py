@@ -75,7 +75,7 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(f"cannot read the list {path}: {reason}") from error
     if "\0" in text:
-        raise InputError(f"cannot read the list {path}: it is not UTF-8 text")
+        raise InputError(f"cannot read the list {path}: it is not UTF-8 text; save it as UTF-8")
     # Concatenated lists contain byte-order marks in the middle.
     lines = [to_nfc(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
     names = [line if line in known else line.strip() for line in lines]
@@ -87,6 +87,31 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
 def _without_suffix(name: str, known: Container[str]) -> str:
     stem, suffix = posixpath.splitext(name)
     return stem if suffix.lower() in IMAGE_SUFFIXES and stem in known else name
+
+
+def list_remedy(line: str, pattern: str, known: Container[str]) -> str | None:
+    """Say how to write a line of a list that names no image, where it is clear what is meant.
+
+    >>> list_remedy("img/a.jpg masks/a.png", "img/{name}.jpg", ["a"])
+    'a line holds the name in img/{name}.jpg alone: write a'
+    """
+    if any("\udc80" <= letter <= "\udcff" for letter in line):
+        return "save the list as UTF-8"
+    for column in (line, re.split(r"[\s,;]+", line)[0]):
+        path = column.strip("\"'").replace("\\", "/").split("/")
+        names = (_without_suffix("/".join(path[start:]), known) for start in range(len(path)))
+        if meant := next((name for name in names if name in known), None):
+            return f"a line holds the name in {pattern} alone: write {meant}"
+    return None
+
+
+def case_remedy(images: Iterable[object], masks: Iterable[object]) -> str | None:
+    """Say so if images lack masks whose names differ in upper and lower case alone."""
+    by_name = {Path(str(mask)).stem.lower(): mask for mask in masks}
+    for name in (Path(str(image)).stem for image in images):
+        if (mask := by_name.get(name.lower())) is not None:
+            return f"{mask} differs from {name} in upper and lower case: rename one of the two"
+    return None
 
 
 def is_list(entry: str) -> bool:

@@ -14,6 +14,7 @@ from fakd.data.groups import proposed_group
 from fakd.data.layout import NEAREST, Encoding, Levels
 from fakd.data.levels import describe_unused_range
 from fakd.data.masks import EXIF_REMEDY, MaskReader, MaskValue, remedy_for_ids
+from fakd.data.names import case_remedy
 from fakd.data.packed import Place
 from fakd.errors import count_noun, list_some
 from fakd.inspection.borders import is_void
@@ -196,15 +197,14 @@ def _arrangement(proposal: Proposal | None, saved: bool) -> Iterator[Finding]:
 def _pairing(split: SplitFacts) -> Iterator[Finding]:
     listing = split.listing
     if alone := listing.images_alone:
-        yield _stops(
-            f"{count_noun(len(alone), 'image')} without a mask ({list_some(alone, 2)}); add the "
-            "masks under the names of the images, or remove the images"
+        remedy = case_remedy(alone, listing.masks_alone) or (
+            "add the masks under the names of the images, or remove the images"
         )
+        what = f"{count_noun(len(alone), 'image')} without a mask ({list_some(alone, 2)})"
+        yield _stops(f"{what}; {remedy}")
     if alone := listing.masks_alone:
-        yield _harms(
-            f"{count_noun(len(alone), 'mask')} without an image ({list_some(alone, 2)}); add "
-            "the images, or remove the masks"
-        )
+        what = f"{count_noun(len(alone), 'mask')} without an image ({list_some(alone, 2)})"
+        yield _harms(f"{what}; add the images, or remove the masks")
     if not (listing.pairs or listing.refusals or listing.images_alone):
         yield _stops(
             "no image has a mask; name each mask like its image, or say in dataset.yaml where they "
