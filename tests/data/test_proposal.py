@@ -145,6 +145,29 @@ def test_lists_of_names_are_followed(export):
     assert [test.name(index) for index in range(len(test))] == ["f3"]
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "encoding"),
+    [
+        ("{}.txt", "images/{}.jpg masks/{}.png", "utf-8"),
+        ("{}.txt", "images\\{}.jpg", "utf-8-sig"),
+        ("{}.txt", "{}.jpg", "utf-16"),
+        ("{}.csv", "images/{}.jpg,masks/{}.png", "utf-8"),
+        ("splits/{}_list.txt", "/elsewhere/set/images/{}.jpg", "utf-8"),
+    ],
+)
+def test_lists_as_other_programs_write_them(export, file, line, encoding):
+    voc(export)
+    for split, names in {"train": "image f0 f1 f2 f3", "val": "f4 f5"}.items():
+        lines = [line.replace("{}", name) for name in names.split()]
+        path = export.root / file.format(split)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes("\r\n".join(lines).encode(encoding))
+    splits = inspect_data(export.root).splits
+    names = [[pair.name for pair in split.listing.pairs] for split in splits]
+    assert names == [["f0", "f1", "f2", "f3"], ["f4", "f5"]]
+    assert "every fifth" not in notes(export)
+
+
 def test_roboflows_masks_beside_photos_are_named_by_its_csv(export):
     for split, first in (("train", 0), ("valid", 3), ("test", 6)):
         for number in range(first, first + 3):

@@ -58,11 +58,10 @@ def find_as_stored(path: Path) -> Path:
     return next(alike, parent / path.name)
 
 
-def read_names(path: Path, known: Container[str]) -> list[str]:
-    """Read a list of names, one per line, in UTF-8 or UTF-16 with a byte-order mark.
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list, in UTF-8 or UTF-16 with a byte-order mark.
 
-    Bytes that are not UTF-8 are kept, as in file names. Spaces around a name and the suffix of an
-    image are stripped unless the name with them is in ``known``.
+    Bytes that are not UTF-8 are kept, as in file names.
 
     Raises:
         InputError: the file cannot be read, or is not text.
@@ -77,8 +76,19 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     if "\0" in text:
         raise InputError(f"cannot read the list {path}: it is not UTF-8 text; save it as UTF-8")
     # Concatenated lists contain byte-order marks in the middle.
-    lines = [to_nfc(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
-    names = [line if line in known else line.strip() for line in lines]
+    return [to_nfc(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
+
+
+def read_names(path: Path, known: Container[str]) -> list[str]:
+    """Read a list of names, one per line, as `read_lines` does.
+
+    Spaces around a name and the suffix of an image are stripped unless the name with them is in
+    ``known``.
+
+    Raises:
+        InputError: the file cannot be read, or is not text.
+    """
+    names = [line if line in known else line.strip() for line in read_lines(path)]
     # Other spellings of a path, such as ./a or b//a, name the same file.
     names = [name if name in known else posixpath.normpath(name) for name in names if name]
     return [*dict.fromkeys(n if n in known else _without_suffix(n, known) for n in names)]
@@ -89,20 +99,26 @@ def _without_suffix(name: str, known: Container[str]) -> str:
     return stem if suffix.lower() in IMAGE_SUFFIXES and stem in known else name
 
 
-def list_remedy(line: str, pattern: str, known: Container[str]) -> str | None:
-    """Say how to write a line of a list that names no image, where it is clear what is meant.
+def meant_name(line: str, known: Container[str]) -> str | None:
+    """Find the image that a line of any program's list means: its first column, without folders.
 
-    >>> list_remedy("img/a.jpg masks/a.png", "img/{name}.jpg", ["a"])
-    'a line holds the name in img/{name}.jpg alone: write a'
+    >>> meant_name("img/a.jpg masks/a.png", ["a"])
+    'a'
     """
-    if any("\udc80" <= letter <= "\udcff" for letter in line):
-        return "save the list as UTF-8"
-    for column in (line, re.split(r"[\s,;]+", line)[0]):
+    for column in (line.strip(), re.split(r"[\s,;]+", line.strip())[0]):
         path = column.strip("\"'").replace("\\", "/").split("/")
         names = (_without_suffix("/".join(path[start:]), known) for start in range(len(path)))
         if meant := next((name for name in names if name in known), None):
-            return f"a line holds the name in {pattern} alone: write {meant}"
+            return meant
     return None
+
+
+def list_remedy(line: str, pattern: str, known: Container[str]) -> str | None:
+    """Say how to write a line of a list that names no image, where it is clear what is meant."""
+    if any("\udc80" <= letter <= "\udcff" for letter in line):
+        return "save the list as UTF-8"
+    meant = meant_name(line, known)
+    return meant and f"a line holds the name in {pattern} alone: write {meant}"
 
 
 def case_remedy(images: Iterable[object], masks: Iterable[object]) -> str | None:

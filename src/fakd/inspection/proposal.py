@@ -1,7 +1,9 @@
 """Proposes a dataset.yaml for a folder without one, from file names and mask values."""
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -9,8 +11,8 @@ import yaml
 
 from fakd.data.dataset import Colour
 from fakd.data.description import Description, description_of
-from fakd.data.layout import IMAGE_SUFFIXES
 from fakd.data.masks import MaskReader, MaskValue
+from fakd.data.names import meant_name, read_lines
 from fakd.errors import InputError, count_noun, list_some
 from fakd.inspection.classes import Occurrence, describe, read_names
 from fakd.inspection.grouping import LISTS, SPLITS, Group, Match, group_files, match_files
@@ -203,19 +205,15 @@ def _read_lists(
     by_name = {name.rpartition("/")[2]: name for name in names} | {name: name for name in names}
     found: dict[str, list[str]] = {}
     for file in files:
-        split = SPLITS.get(PurePosixPath(file).stem.lower())
-        if split is None or not file.endswith(".txt"):
+        path = PurePosixPath(file)
+        split = SPLITS.get(re.sub(r"[-_]?(list|set|images|files|split)$", "", path.stem.lower()))
+        if split is None or path.suffix.lower() not in (".txt", ".csv", ".lst"):
             continue
-        words = (line.split() for line in (root / file).read_text("utf-8", "replace").splitlines())
-        paths = [PurePosixPath(line[0]) for line in words if line]
-        stems = [
-            str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else str(path)
-            for path in paths
-        ]
-        keys = (stem if stem in by_name else stem.rpartition("/")[2] for stem in stems)
-        own = sorted({by_name[key] for key in keys if key in by_name})
-        if len(own) > len(found.get(split, ())):
-            found[split] = own
+        with suppress(InputError):
+            meant = (meant_name(line, by_name) for line in read_lines(root / file))
+            own = sorted({by_name[name] for name in meant if name is not None})
+            if len(own) > len(found.get(split, ())):
+                found[split] = own
     val, test = found.get("val") or [], found.get("test") or []
     if not val or {*test} & {*val, *found.get("train", ())}:
         val, test = val or test, []
