@@ -24,7 +24,7 @@ SCHEMES = {
 EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts", ".xml")
 GUARANTEE, REJECTED = "guarantee.json", ".rejected"
 """File with an export's guarantee, and the suffix of exports that are worse than their student."""
-_LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_LOADED = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _QUERIED = re.compile(r"(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\?(?P<query>.+)")
 """A network of this package, or a class path, with arguments."""
 IN_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")

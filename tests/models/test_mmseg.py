@@ -209,6 +209,12 @@ def test_digits_in_the_name_are_checked(state, tmp_path):
         load_mmseg(tmp_path / "nothing.pth")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torch_save_is_told_by_what_it_holds(state, tmp_path, zipped):
+    for name in ("best.pth", "last.ckpt", "net.pt", "net.bin", "epoch.pth.tar"):
+        assert load(write(tmp_path / name, {"state_dict": state}, zipped=zipped)).classes == 5
+
+
 @pytest.mark.parametrize(("name", "aligned"), [("x_769x769_y.pth", True), ("x_512x512.pth", False)])
 def test_alignment_is_in_the_name_of_the_recipe(state, tmp_path, name, aligned):
     network = load_mmseg(write(tmp_path / name, state))

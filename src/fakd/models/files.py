@@ -134,7 +134,7 @@ def load(
     meant = resolve(str(path))
     if network is None and meant["class_path"] != "fakd.models.load":
         return open_network(path).eval()
-    if Path(path).suffix == CHECKPOINT and network is None:
+    if network is None and is_pickled(expand_user(path)):
         return load_mmseg(path)
     specs.allow(*([allow] if isinstance(allow, str) else allow))
     if network is not None and is_plain(expand_user(path)):
@@ -156,6 +156,14 @@ def load(
     network.extra = information.extra
     network.origin = specs.make_spec("fakd.models.load", path=str(path))
     return network.eval()
+
+
+def is_pickled(path: Path) -> bool:
+    """Return whether a file was saved by ``torch.save``, under any name."""
+    if path.suffix in (CHECKPOINT, ".safetensors") or not path.is_file():
+        return path.suffix == CHECKPOINT
+    with path.open("rb") as file:
+        return file.read(4)[:2] in (b"PK", b"\x80\x02")
 
 
 def upgrade_names(state: dict[str, Tensor], network: Segmenter) -> dict[str, Tensor]:
@@ -253,7 +261,7 @@ def find(path: Path) -> Path:
     if path.is_dir():
         shared = (path / SHARED).is_file() and not (path / FINISHED).is_file()
         file = path / (SHARED if shared else FINISHED)
-    if file.suffix == CHECKPOINT:
+    if is_pickled(file):
         raise InputError(
             f"a saved network must be a .safetensors file or a run folder, got {path}; convert a "
             "checkpoint of mmsegmentation with fakd.models.import_mmseg"

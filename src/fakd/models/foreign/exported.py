@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -224,6 +225,9 @@ def _open(file: Path, path: str) -> nn.Module:
         if file.suffix == ".xml":
             return Deployed(*_openvino(file), path)
         if file.suffix == ".pt2":
+            # torch.export.load would print the stack before it fails.
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is damaged or of another format; export it again")
             beside = {KEY: ""}
             program = torch.export.load(file, extra_files=beside)
             if not beside[KEY]:
