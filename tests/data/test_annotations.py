@@ -318,6 +318,38 @@ def test_annotations_that_are_damaged_are_refused_in_one_line(root):
         inspect_data(root, save=root.parent / "saved")
 
 
+def test_a_damaged_file_beside_a_sound_one_is_named(root):
+    coco_instances(root)
+    (root / "annotations/instances_val.json").write_text('{"images": [')
+    with pytest.raises(InputError, match=r"instances_val\.json, which is no JSON; export them"):
+        inspect_data(root, save=root.parent / "saved")
+
+
+def test_suffixes_in_capitals_and_empty_outlines(root):
+    coco_instances(root)
+    file = root / "annotations/instances_default.json"
+    content = json.loads(file.read_bytes())
+    content["annotations"] += [
+        {"image_id": 0, "category_id": 7, "segmentation": [[]]},
+        {"image_id": 1, "category_id": 9, "segmentation": [[], [0, 0, 4, 0, 4, 4]]},
+    ]
+    file.unlink()
+    write(root, "annotations/INSTANCES.JSON", content)
+    drawn = labels(saved(root).train)
+    assert sorted(drawn) == ["000", "001", "002", "003"]
+    assert (drawn["001"] == 3).sum() > 0
+
+
+def test_outlines_of_the_photo_as_stored_name_its_exif_orientation(root):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    labelme(root, shape("box", BOX), name="a", imageWidth=WIDTH, imageHeight=HEIGHT)
+    with Image.open(root / "photos/a.jpg") as image:
+        image.save(root / "photos/a.jpg", exif=turned)
+    with pytest.raises(InputError, match=r"EXIF orientation is not applied; .* exiftool -Orient"):
+        inspect_data(root, save=root.parent / "saved")
+
+
 def test_masks_keep_their_images_where_they_are_and_are_small(root):
     coco_instances(root)
     saved = root.parent / "saved"

@@ -29,6 +29,7 @@ BEFORE_MASKS = (supervisely, labelme_folders)
 AFTER_MASKS = (coco, labelme, yolo)
 _PALETTE = [part for colour in default_palette(256) for part in colour]
 """For display; with fewer colours Pillow would use fewer bits than 255 needs."""
+_UPRIGHT = "annotate it upright, or remove the orientation (exiftool -Orientation= FILE)"
 _Reader = Callable[[Path, Sequence[str], Sequence[str]], Annotations | None]
 
 
@@ -102,7 +103,10 @@ def _draw(found: Annotations, root: Path, folder: Path, advance: Advance) -> Non
                 drawing = read(size)
                 if drawing.size not in (None, size):
                     annotated, own = ("{}x{}".format(*each) for each in (drawing.size, size))
-                    raise InputError(f"the image is {own}, but was annotated at {annotated}")
+                    said = f"the image is {own}, but was annotated at {annotated}"
+                    if drawing.size == read_header(root / image, upright=False).size:
+                        said += f", as its EXIF orientation is not applied; {_UPRIGHT}"
+                    raise InputError(said)
                 mask = draw_regions(drawing, size, ids, found.beneath)
         except InputError as error:
             failed.append(f"{image} ({found.sources[image]}): {error}")

@@ -29,13 +29,18 @@ _FILES = 20
 
 def coco(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
     """Read ``instances_*.json`` and similar files, or panoptic maps if there are any."""
-    jsons = [file for file in files if file.endswith(".json")]
+    jsons = [file for file in files if file.lower().endswith(".json")]
     if not 0 < len(jsons) <= _FILES:
         return None
     for word in ("panoptic", "instances", ""):
         named = [file for file in jsons if word in PurePosixPath(file).name.lower()]
-        contents = {file: each for file in named if _is_coco(each := _json(root / file))}
-        if contents:
+        read = {file: _json(root / file) for file in named}
+        if contents := {file: each for file, each in read.items() if _is_coco(each)}:
+            if damaged := [file for file, each in read.items() if each is None]:
+                raise InputError(
+                    f"cannot read the annotations in {damaged[0]}, which is no JSON; export them "
+                    "again, or remove the file"
+                )
             return _annotations(root, contents, images)
     return None
 
@@ -68,7 +73,7 @@ def _annotations(root: Path, contents: Mapping[str, Any], images: Sequence[str])
             for each in content["annotations"]:
                 number = each["image_id"]
                 strays += number not in listed
-                if "segments_info" not in each and not each.get("segmentation"):
+                if "segments_info" not in each and not any(each.get("segmentation") or ()):
                     boxes += 1
                 elif unknown := [each for each in _categories(each) if each not in names]:
                     bad[number] = f"an object is of category {unknown[0]}, which is not listed"
@@ -140,7 +145,7 @@ def _instances(
             _require(bitmap, own)
             covered, region = float(bitmap.sum()), Region(name, bitmap=bitmap)
         else:
-            outlines = [[*zip(part[::2], part[1::2], strict=True)] for part in shape]
+            outlines = [[*zip(part[::2], part[1::2], strict=True)] for part in shape if part]
             covered, region = area(outlines), Region(name, outlines)
         if each.get("iscrowd"):
             covered, region = np.inf, region._replace(name=None)

@@ -35,7 +35,7 @@ def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotati
     skipped: Counter[str] = Counter()
     labels = set()
     for file in files:
-        stem = file.removesuffix(".json")
+        stem = file[:-5] if file.lower().endswith(".json") else file
         image = None
         with found.skipping_malformed(file):
             if stem == file or not (content := _labelme(root / file)):

@@ -35,7 +35,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
     names: dict[int, str] = {}
     poses = False
     for file in files:
-        if file.endswith((".yaml", ".yml")) and "/" not in file:
+        if file.lower().endswith((".yaml", ".yml")) and "/" not in file:
             with annotation_errors(file):
                 content = yaml.safe_load((root / file).read_text(encoding="utf-8"))
                 if isinstance(content, dict) and "names" in content:
