@@ -346,7 +346,7 @@ def test_outlines_of_the_photo_as_stored_name_its_exif_orientation(root):
     labelme(root, shape("box", BOX), name="a", imageWidth=WIDTH, imageHeight=HEIGHT)
     with Image.open(root / "photos/a.jpg") as image:
         image.save(root / "photos/a.jpg", exif=turned)
-    with pytest.raises(InputError, match=r"EXIF orientation is not applied; .* exiftool -Orient"):
+    with pytest.raises(InputError, match=r"EXIF orientation is not applied; .*exiftool -Orient"):
         inspect_data(root, save=root.parent / "saved")
 
 
