@@ -117,6 +117,23 @@ def test_a_description_has_a_margin_of_its_own(clips):
             described(clips, worthwhile=wrong)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_of_groups_is_read_as_other_lists_and_what_it_lacks_is_said(clips, encoding):
+    lines = "".join(f"{name}.png;{name[:5]}\r\n" for name in NAMES)
+    (clips / "groups.csv").write_text(lines, encoding=encoding)
+    assert described(clips, group="groups.csv") == [name[:5] for name in NAMES]
+    assert not [each for each in folder(clips).remarks if "group" in each]
+    (clips / "groups.csv").write_text("elsewhere/" + lines.splitlines()[0], encoding=encoding)
+    (said,) = [each for each in folder(clips).remarks if "group" in each]
+    assert "val: 8 of 8 images are in no group of" in said
+    assert "count as independent" in said
+
+
+def test_a_pattern_that_puts_nothing_together_is_said(clips):
+    assert described(clips, group=r"(.+\d)$") == NAMES
+    assert any("puts no two of 8 images" in each for each in folder(clips).remarks)
+
+
 def test_data_check_proposes_groups_until_they_are_declared(clips):
     described(clips)
     said = [each.text for each in inspect_data(clips).findings]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from fakd.errors import InputError
+from fakd.data.names import read_lines, without_suffix
+from fakd.errors import InputError, count_noun, list_some
 
 FOLDER = "folder"
 _CLIP = r"(.*?)[/_-]?\d+$"
@@ -36,7 +37,7 @@ def read_group(value: object, path: Path) -> Callable[[str], str] | None:
             f"{path}: group must be folder, a pattern such as '(.*)_\\d+', or a file, got {value!r}"
         )
     if value.endswith((".txt", ".csv")):
-        return _groups_from_list(path.parent / value, path)
+        return ListedGroups(path.parent / value, path)
     try:
         pattern = re.compile(value)
     except re.error as error:
@@ -48,15 +49,45 @@ def read_group(value: object, path: Path) -> Callable[[str], str] | None:
     return lambda name: found[1] if (found := pattern.match(name)) and found[1] else name
 
 
-def _groups_from_list(file: Path, path: Path) -> Callable[[str], str]:
-    if not file.is_file():
-        raise InputError(f"{path}: group names {file}, which does not exist")
-    lines = file.read_text(encoding="utf-8").replace(",", " ").splitlines()
-    entries = [line.split() for line in lines if line.strip()]
-    if wrong := next((entry for entry in entries if len(entry) != 2), None):
-        raise InputError(f"{file}: expected a name and its group in each line, got {wrong}")
-    groups = dict(entries)
-    return lambda name: groups.get(name, name)
+class ListedGroups:
+    """Groups as a file lists them: a name, with or without suffix, and its group in each line.
+
+    Raises:
+        InputError: the file is missing, or a line is not a name and its group.
+    """
+
+    def __init__(self, file: Path, path: Path) -> None:
+        if not file.is_file():
+            raise InputError(f"{path}: group names {file}, which does not exist")
+        self.file, self.groups = file, dict[str, str]()
+        for line in read_lines(file):
+            entry = re.split(r"[\s,;]+", line.strip().replace("\\", "/"))
+            if entry != [""]:
+                if len(entry) != 2:
+                    raise InputError(
+                        f"{file}: expected a name and its group in each line, got {entry}"
+                    )
+                self.groups |= {entry[0]: entry[1], without_suffix(entry[0]): entry[1]}
+
+    def __call__(self, name: str) -> str:
+        """Return the group of an image; its own name if it is not listed."""
+        return self.groups.get(name, name)
+
+
+def describe_ungrouped(group: Callable[[str], str] | None, names: Sequence[str]) -> str | None:
+    """Describe images that a group was meant for, but that are in none."""
+    if group is None or len(names) < 2:
+        return None
+    number, alone = count_noun(len(names), "image"), "so they count as independent"
+    if isinstance(group, ListedGroups):
+        if missing := [name for name in names if name not in group.groups]:
+            return (
+                f"{len(missing)} of {number} are in no group of {group.file} "
+                f"({list_some(missing, 2)}), {alone}"
+            )
+    elif len({group(name) for name in names}) == len(names):
+        return f"group: puts no two of {number} ({names[0]}, ...) together, {alone}; change it"
+    return None
 
 
 def proposed_group(names: Sequence[str]) -> str | None:

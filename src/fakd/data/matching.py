@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fakd.data.description import Description
+from fakd.data.groups import describe_ungrouped
 from fakd.data.layout import IMAGE_SUFFIXES, MASK_SUFFIXES, Masks, Part, Pattern, default_layout
 from fakd.data.masks import MaskReader, Pair
 from fakd.data.names import (
@@ -84,6 +85,9 @@ def list_splits(
         for part in parts:
             _Matcher(root, description, part, listing, lenient, files, folder).match(names)
         _check(listing, description.path, lenient)
+        if split != "train":
+            alone = describe_ungrouped(description.group, [pair.name for pair in listing.pairs])
+            listing.doubts += [] if alone is None else [f"{split}: {alone}"]
         found.append(listing)
     used = {pair.mask for listing in found for pair in listing.pairs}
     if any(listing.left_out for listing in found):

@@ -94,9 +94,14 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
     return [*dict.fromkeys(n if n in known else _without_suffix(n, known) for n in names)]
 
 
-def _without_suffix(name: str, known: Container[str]) -> str:
+def without_suffix(name: str) -> str:
+    """Remove the suffix of an image."""
     stem, suffix = posixpath.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES and stem in known else name
+    return stem if suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _without_suffix(name: str, known: Container[str]) -> str:
+    return stem if (stem := without_suffix(name)) in known else name
 
 
 def meant_name(line: str, known: Container[str]) -> str | None:
