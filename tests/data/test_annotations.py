@@ -560,3 +560,17 @@ def test_classes_that_two_files_name_otherwise_are_refused(root):
     error = refused(root)
     assert "valid/_classes.csv names other classes than" in error
     assert "train/_classes.csv" in error
+
+
+def test_yolos_files_with_byte_order_marks_and_wrong_names(root):
+    yolo(root)
+    for file in root.glob("labels/*/*.txt"):
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert labels(saved(root).train)["train/train1"].max() == 2
+    # An image with a known class alone is drawn; the one with an unknown class is named.
+    write(root, "labels/train/train0.txt", "0 0.1 0.1 0.6 0.1 0.6 0.6 0.3 0.8\n")
+    write(root, "data.yaml", "names: ball, box\n")
+    assert "data.yaml: names must be a list of classes, got 'ball, box'" in refused(root)
+    write(root, "data.yaml", "names: [ball]\n")
+    inspection = inspect_data(root, save=root.parent / "one")
+    assert any("has class 1, which the names do not list" in f.text for f in inspection.findings)

@@ -11,6 +11,7 @@ from fakd.cli import main
 from fakd.data import folder
 from fakd.errors import InputError
 from fakd.inspection import inspect_data
+from fakd.inspection.classes import read_names
 
 SIZE = (32, 48)
 COLOURS = np.array([(0, 0, 0), (250, 50, 83), (50, 183, 250)], np.uint8)
@@ -166,6 +167,81 @@ def test_lists_as_other_programs_write_them(export, file, line, encoding):
     names = [[pair.name for pair in split.listing.pairs] for split in splits]
     assert names == [["f0", "f1", "f2", "f3"], ["f4", "f5"]]
     assert "every fifth" not in notes(export)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "lists"),
+    [
+        ("images/{ing}/{name}.jpg", "annotations/{ing}/{name}.png", None),
+        ("JPEGImages/{name}.jpg", "SegmentationClassContext/{name}.png", "SegmentationContext"),
+        (
+            "leftImg8bit/{split}/lab/lab_00000{name}_000019_leftImg8bit.png",
+            "gtFine/{split}/lab/lab_00000{name}_000019_gtFine_labelIds.png",
+            None,
+        ),
+    ],
+)
+def test_own_data_in_the_folders_of_a_published_set_are_not_that_set(export, image, mask, lists):
+    for number in range(6):
+        split, ing = ("train", "training") if number < 4 else ("val", "validation")
+        export.photo(image.format(split=split, ing=ing, name=number), number)
+        export.save(mask.format(split=split, ing=ing, name=number), export.classes(number))
+    if lists:
+        export.text(f"ImageSets/{lists}/train.txt", "0\n1\n2\n3\n")
+        export.text(f"ImageSets/{lists}/val.txt", "4\n5\n")
+    export.text("label_colors.txt", "0 0 0 ground\n128 0 0 box\n0 128 0 ball\n")
+    data = saved(export)
+    assert data.class_names == ("ground", "box", "ball")
+    assert (len(data.train), len(data.val)) == (4, 2)
+
+
+THREE = {0: "ground", 1: "box", 7: "ball"}
+SHADES = {0: (0, 0, 0), 1: (128, 0, 0), 7: (0, 128, 0)}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "coloured"),
+    [
+        ("labels.txt", "0 ground\n1 box\n7 ball", False),
+        ("labels.txt", "ground 0\nbox 1\nball 7", False),
+        ("_classes.csv", "Class,Pixel Value\nball,7\nbox,1\nground,0", False),
+        ("class_dict.csv", "id,name,r,g,b\n0,ground,0,0,0\n1,box,128,0,0\n7,ball,0,128,0", True),
+        ("classes.csv", "class;id;r;g;b\nball;7;0;128;0\nground;0;0;0;0\nbox;1;128;0;0", True),
+    ],
+)
+def test_files_of_class_names_are_read_in_any_order_of_columns(tmp_path, file, text, coloured):
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / file).write_text(text, encoding=encoding)
+        named = read_names(tmp_path, [file])
+        assert (named.names, named.by_place) == (THREE, False)
+        assert named.colours == (SHADES if coloured else {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name,r,g,b\nground,0,0,0\nbox,128,0,0\nball,0,128,0",
+        '"name","r","g","b"\n"ground","0","0","0"\n"box","128","0","0"\n"ball","0","128","0"',
+        "r;g;b;name\n0;0;0;ground\n128;0;0;box\n0;128;0;ball",
+        "ground 0 0 0\nbox 128 0 0\nball 0 128 0",
+        "ground #000000\nbox #800000\nball #008000",
+    ],
+)
+def test_colours_beside_class_names_are_read_in_any_form(tmp_path, text):
+    (tmp_path / "class_dict.csv").write_text(text)
+    named = read_names(tmp_path, ["class_dict.csv"])
+    assert [*named.names.values()] == [*THREE.values()]
+    assert [*named.colours.values()] == [*SHADES.values()]
+
+
+def test_numbers_within_class_names_are_no_ids(tmp_path):
+    names = ["lane 1", "lane 2", "2 wheeler", "4 wheeler"]
+    for chosen in (names[:2], names[2:]):
+        (tmp_path / "classes.txt").write_text("\n".join(chosen))
+        assert [*read_names(tmp_path, ["classes.txt"]).names.values()] == chosen
+    (tmp_path / "classes.txt").write_bytes("Straße\nbox".encode("latin-1"))
+    with pytest.raises(InputError, match=r"classes\.txt is not UTF-8 text; save it as UTF-8"):
+        read_names(tmp_path, ["classes.txt"])
 
 
 def test_roboflows_masks_beside_photos_are_named_by_its_csv(export):

@@ -11,6 +11,7 @@ import yaml
 from fakd.data.dataset import Colour, default_palette
 from fakd.data.layout import NO_CLASS
 from fakd.data.masks import MaskValue
+from fakd.data.names import read_lines
 from fakd.errors import InputError, list_some
 
 _NOISE = 2e-3
@@ -30,13 +31,19 @@ _NO_CLASS = re.compile(
 )
 _VOID = (224, 224, 192)
 """The colour that VOC draws around objects."""
-# CVAT's name:r,g,b:parts:actions and name,r,g,b; CamVid's r g b name; Roboflow's id, name.
+_AND = r"\s*[,;:\s]\s*"
+_RGB = r"(?P<colour>\d+\s*[,;\s]\s*\d+\s*[,;\s]\s*\d+)"
+# CVAT's name:r,g,b:parts:actions, CamVid's r g b name, Roboflow's id, name, and other orders.
 _LINES = tuple(
     re.compile(pattern)
     for pattern in (
-        r"(?P<name>.+?)\s*[:,]\s*(?P<colour>\d+,\s*\d+,\s*\d+)\s*(:.*)?",
-        r"(?P<colour>\d+\s+\d+\s+\d+)\s+(?P<name>.+)",
-        r"(?P<id>\d+)\s*[,:\t]\s*(?P<name>.+)",
+        rf"(?P<id>\d+){_AND}(?P<name>\D.*?){_AND}{_RGB}",
+        rf"(?P<name>.*?\D){_AND}(?P<id>\d+)\s*[,;\s]\s*{_RGB}",
+        rf"(?P<name>.+?){_AND}{_RGB}\s*(:.*)?",
+        rf"{_RGB}{_AND}(?P<name>\D.*)",
+        rf"(?P<name>.+?){_AND}#(?P<hexadecimal>[0-9a-fA-F]{{6}})",
+        rf"(?P<id>\d+){_AND}(?P<name>.+)",
+        rf"(?P<name>.+?){_AND}(?P<id>\d+)",
         r"(?P<name>.+)",
     )
 )
@@ -84,8 +91,9 @@ def read_names(root: Path, files: Sequence[str]) -> ClassNames | None:
     for file in found:
         if first is not None and PurePosixPath(file).name != PurePosixPath(first.file).name:
             continue
-        text = (root / file).read_text(encoding="utf-8-sig", errors="replace")
-        lines = [line.strip() for line in text.splitlines()]
+        lines = [line.replace('"', "").strip() for line in read_lines(root / file)]
+        if any("\udc80" <= letter <= "\udcff" for line in lines for letter in line):
+            raise InputError(f"{root / file} is not UTF-8 text; save it as UTF-8")
         named = _parse_names(file, [line for line in lines if line and line[0] != "#"])
         if first is not None and named is not None and named[1:] != first[1:]:
             raise InputError(
@@ -110,9 +118,14 @@ def _parse_names(file: str, lines: Sequence[str]) -> ClassNames | None:
         parts = parts[1:] if parts[0]["name"] == "__ignore__" else parts
         ids = [int(part.get("id") or place) for place, part in enumerate(parts)]
         names = {raw: part["name"].strip("_ ") for raw, part in zip(ids, parts, strict=True)}
+        # "lane 1" and "lane 2" are names; ids and what they name differ.
+        if "id" in form.groupindex and not len({*names.values()}) == len(names) == len(parts):
+            continue
         colours: dict[int, Colour] = {}
         for raw, part in zip(ids, parts, strict=True):
-            if "colour" in part:
+            if code := part.get("hexadecimal"):
+                colours[raw] = int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16)
+            elif "colour" in part:
                 red, green, blue = (int(each) for each in re.findall(r"\d+", part["colour"]))
                 colours[raw] = red, green, blue
         return ClassNames(file, names, colours, by_place=form is _LINES[-1])

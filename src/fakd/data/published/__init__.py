@@ -14,6 +14,9 @@ from fakd.data.description import Description, read_description
 from fakd.data.folders import described_data
 from fakd.errors import InputError, list_some
 
+_OF_TOOLS = ("labelmap.txt", "label_colors.txt")
+"""Files in which annotation tools list classes beside folders of these names."""
+
 
 class _Place(NamedTuple):
     """How to recognise the folder of a data set."""
@@ -22,8 +25,8 @@ class _Place(NamedTuple):
     """Paths of the folder relative to a parent."""
     marks: tuple[str, ...]
     """Folders that a complete copy contains."""
-    image: str = "*"
-    """A pattern of its images, if other data sets use the same folders."""
+    image: str
+    """A pattern of its images: exports of annotation tools use the same folders."""
 
     def count_marks(self, folder: Path) -> int:
         """Count which of its folders are in this folder."""
@@ -31,23 +34,34 @@ class _Place(NamedTuple):
 
     def is_complete(self, folder: Path) -> bool:
         """Return whether a complete copy is in this folder."""
-        return self.count_marks(folder) == len(self.marks) and any(folder.glob(self.image))
+        own = any((folder / file).is_file() for file in _OF_TOOLS)
+        complete = self.count_marks(folder) == len(self.marks)
+        return complete and not own and any(folder.glob(self.image))
 
 
-_VOC2010 = _Place(("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"))
+_SIX = 6 * "[0-9]"
+_OF_VOC = f"JPEGImages/20[01][0-9]_{_SIX}.jpg"
+_VOC2010 = _Place(
+    ("VOC2010", "VOCdevkit/VOC2010"), ("JPEGImages", "ImageSets/SegmentationContext"), _OF_VOC
+)
 # The order matters: VOC 2010 contains the folders of VOC 2012 too.
 _PLACES: Mapping[str, _Place] = {
     "ade20k": _Place(
         ("ADEChallengeData2016", "ade/ADEChallengeData2016"),
         ("images/training", "annotations/training"),
+        "images/*/ADE_*.jpg",
     ),
-    "cityscapes": _Place(("cityscapes",), ("leftImg8bit", "gtFine")),
+    "cityscapes": _Place(
+        ("cityscapes",),
+        ("leftImg8bit", "gtFine"),
+        f"leftImg8bit/*/*/*_{_SIX}_{_SIX}_leftImg8bit.png",
+    ),
     "pascal_context59": _VOC2010,
     "pascal_context60": _VOC2010,
     "voc2012": _Place(
         ("VOC2012", "VOCdevkit/VOC2012"),
         ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
-        "JPEGImages/20[01][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9].jpg",
+        _OF_VOC,
     ),
 }
 """By the name of the YAML file; where two share a folder, the first is meant."""

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
+from fakd.data.names import read_lines
 from fakd.errors import InputError, count_noun
 from fakd.inspection.annotations.regions import (
     Annotations,
@@ -41,6 +42,11 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
                 if isinstance(content, dict) and "names" in content:
                     poses |= "kpt_shape" in content
                     given = content["names"]
+                    if not isinstance(given, dict | list):
+                        raise InputError(
+                            f"{file}: names must be a list of classes, got {given!r}; write "
+                            "names: [road, car]"
+                        )
                     pairs = given.items() if isinstance(given, dict) else enumerate(given)
                     named = {int(number): str(name) for number, name in pairs}
                     if names and named != names:
@@ -50,7 +56,7 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
                         )
                     names = named
     if not names and "classes.txt" in files:
-        names = dict(enumerate((root / "classes.txt").read_text(encoding="utf-8").splitlines()))
+        names = dict(enumerate(line for line in read_lines(root / "classes.txt") if line))
     if not names:
         return None
     known, found, used = set(files), Annotations("YOLO", [], {}), set[str]()
@@ -64,10 +70,11 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
             alone += 1
             continue
         with found.skipping_malformed(file):
-            text = (root / file).read_text()
-            lines = [[float(word) for word in line.split()] for line in text.splitlines() if line]
-            lines = [line for line in lines if line]
+            words = map(str.split, read_lines(root / file))
+            lines = [[float(word) for word in line] for line in words if line]
             outlines = [] if poses else [line for line in lines if len(line) > _BOX]
+            if unknown := [int(line[0]) for line in outlines if int(line[0]) not in names]:
+                raise InputError(f"{file} has class {unknown[0]}, which the names do not list")
             parsed = [(names[int(line[0])], line[1:]) for line in outlines]
             kinds.update(map(_kind, outlines))
             boxes += len(lines) - len(outlines)
