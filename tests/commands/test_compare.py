@@ -19,7 +19,7 @@ from fakd.cli import main
 from fakd.commands.evaluate import evaluate
 from fakd.comparing.cell import Cell, attempt
 from fakd.comparing.engines import open_engine
-from fakd.data import scenes
+from fakd.data import SegmentationData, scenes
 from fakd.runs.folder import read_yaml
 from fakd.settings import Hardware
 from fakd.signals import Interrupted
@@ -144,6 +144,21 @@ def test_what_is_new_in_a_grid_is_run_and_nothing_else(teacher, tmp_path, in_pro
     assert first_row(cell(run, "alone", 0))["task"] not in tasks
     assert compare(teacher, run, "--methods=cwd,cwd+fa", "--seeds=2", steps=3) == 2
     assert "schedule.steps: 2 -> 3" in capsys.readouterr().err
+
+
+def test_runs_on_changed_data_are_not_added_to_finished_ones(
+    teacher, tmp_path, in_process, monkeypatch, capsys
+):
+    run = tmp_path / "grid"
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1") == 0
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1") == 0
+    monkeypatch.setattr(SegmentationData, "fingerprint", lambda self: "another")
+    assert compare(teacher, run, "--methods=cwd", "--seeds=1") == 0, "its verdict can still be read"
+    before = (run / "grid.yaml").read_bytes()
+    assert compare(teacher, run, "--methods=cwd", "--seeds=2") == 2
+    assert "the data have changed since" in capsys.readouterr().err
+    assert len(in_process) == 2
+    assert (run / "grid.yaml").read_bytes() == before
 
 
 def test_a_failure_is_shown_last_and_the_others_are_finished(teacher, tmp_path, in_process, capsys):

@@ -180,6 +180,7 @@ def compare(
         require_compilers(pick_device(hardware.accelerator), hardware)
     console = open_console()
     announce(console, opened, inference, doubts)
+    grid.require_data(opened.fingerprint)
     counts = [len(first)]
     if until_decided:
         # A comparison that already has more seeds resumes there.

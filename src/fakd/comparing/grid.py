@@ -1,7 +1,7 @@
 """A grid of runs, pairs x methods x seeds: its complete specification, and its cells."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from fakd.comparing.cell import Cell
 from fakd.comparing.design import Design
 from fakd.errors import InputError, require_seed
 from fakd.files import make_folder, read_yaml, write_yaml
-from fakd.runs.folder import GRID, GRID_LOCK, OPENED, differences, in_grid
+from fakd.runs.folder import GRID, GRID_LOCK, OPENED, RESULT, differences, in_grid, read_json
 from fakd.runs.locks import lock
 from fakd.runs.naming import ALONE
 
@@ -107,6 +107,29 @@ class Grid:
                     "seeds may be added: leave the rest unchanged, or choose another --run"
                 )
             write_yaml(file, new)
+
+    def require_data(self, fingerprint: Callable[[], str]) -> None:
+        """Refuse to add runs to finished ones that used other content of the same data.
+
+        Args:
+            fingerprint: Computes that of the data as they are now; called only if it matters.
+
+        Raises:
+            InputError: a finished run had another; the message names it.
+        """
+        cells = [cell for cell in self.cells() if cell.recipe["data"] == self.shared["data"]]
+        finished = [cell for cell in cells if cell.finished]
+        if not finished or len(finished) == len(cells):
+            return
+        now = fingerprint()
+        for cell in finished:
+            before = read_json(cell.folder / RESULT)["data"].get("fingerprint", now)
+            if before != now:
+                raise InputError(
+                    f"the data have changed since {cell.folder} was trained on them (fingerprint "
+                    f"{before}, now {now}), so its runs cannot be compared with new ones; restore "
+                    "the data, or choose another --run"
+                )
 
     def begun(self) -> int:
         """Count the seeds of the grid in the folder; 0 if there is none."""
