@@ -104,7 +104,9 @@ def test_the_systems_reason_is_told_whichever_library_meets_it(tmp_path):
         (b"", "a.yaml must contain .*: it contains nothing"),
         (b"[" * 5000, "a.yaml: not valid YAML"),
         (b"a: !!python/name:os.system x\n", "a.yaml: line 1: not valid YAML"),
-        (b"a: \x00\n", "a.yaml: not valid YAML: .*special characters"),
+        (b"a: \x00\n", "a.yaml must be UTF-8, and holds characters of 0; save it as UTF-8"),
+        ("a: 1\n".encode("utf-32"), r"a\.yaml must be UTF-8, .*; save it as UTF-8"),
+        ("a: 1\n".encode("utf-16-le"), "a.yaml must be UTF-8, .*; save it as UTF-8"),
     ],
 )
 def test_what_is_wrong_with_yaml_is_said_in_a_line_with_its_place(tmp_path, content, reason):
@@ -124,8 +126,13 @@ def test_yaml_is_read_by_its_mark(tmp_path, encoding):
 def test_numbers_dates_and_anchors_are_what_their_writers_mean(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "x-shared: &s {rate: 1e-2, power: 5E3}\n.more: 1\na: {<<: *s, power: 1}\nrun: 2026-11-22\n"
+        "steps: [010, 1:30, 10, -3, 0, 0x1f]\n"
     )
-    assert read_yaml(tmp_path / "a.yaml") == {"a": {"rate": 0.01, "power": 1}, "run": "2026-11-22"}
+    assert read_yaml(tmp_path / "a.yaml") == {
+        "a": {"rate": 0.01, "power": 1},
+        "run": "2026-11-22",
+        "steps": ["010", "1:30", 10, -3, 0, 31],
+    }
 
 
 def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text():

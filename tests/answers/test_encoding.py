@@ -1,5 +1,7 @@
 """Maps to bytes and back: how much is lost at most, and how small they get."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,17 @@ def test_bytes_of_something_else_are_refused():
             encoding.decode(b"nothing", (4, 2, 2))
         with pytest.raises(ValueError, match=r".+"):
             encoding.decode(encoding.encode(smooth(4, 3, 3)), (4, 2, 5))
+
+
+@pytest.mark.parametrize("form", ["float16", "int8", "topk"])
+def test_any_changed_byte_is_noticed(form):
+    values = smooth(rows=3, cols=4)
+    encoding, shape = Encoding(form), values.shape
+    data = encoding.encode(values)
+    undamaged = encoding.decode(data, shape)
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        # Some bits of a frame's head say nothing about what it holds.
+        with contextlib.suppress(ValueError):
+            np.testing.assert_array_equal(encoding.decode(bytes(damaged), shape), undamaged)

@@ -42,7 +42,8 @@ class Encoding:
         values = np.ascontiguousarray(values, dtype=np.float32)
         arrays = {"float16": _halves, "int8": _levels}.get(self.format)
         parts = self._likeliest(values) if arrays is None else arrays(values)
-        return bytes(_zstd().ZstdCompressor(_LEVEL).compress(b"".join(parts)))
+        compressor = _zstd().ZstdCompressor(_LEVEL, write_checksum=True)
+        return bytes(compressor.compress(b"".join(parts)))
 
     def decode(self, data: bytes, shape: tuple[int, int, int]) -> Map:
         """Decode a map.
