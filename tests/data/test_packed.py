@@ -219,11 +219,21 @@ def test_a_member_without_its_mask_is_refused_by_name(root):
         folder(description)
 
 
+def cut(path, more):
+    """Leave the first of two members, and some bytes of the second's header."""
+    pack(path, {"a.png": png(1), "b.png": png(2)})
+    with tarfile.open(path) as tar:
+        second = tar.getmember("b.png").offset
+    path.write_bytes(path.read_bytes()[: second + more])
+
+
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
         (lambda path: None, "no tar shards match"),
         (lambda path: path.write_bytes(b"no tar" * 200), "is not a complete tar file"),
+        (lambda path: cut(path, 0), "is not a complete tar file: its end is missing; copy it"),
+        (lambda path: cut(path, 100), "is not a complete tar file: its end is missing; copy it"),
         (lambda path: pack(path, {"a.txt": b"words"}), "holds no image"),
     ],
 )

@@ -194,6 +194,12 @@ def _read_index(path: Path) -> _Index:
                     starts.append(entry.offset_data)
                     lengths.append(entry.size)
                     images.append(suffix in IMAGE_SUFFIXES)
+            # Where a file was cut between members, tarfile sees its end.
+            tar.fileobj.seek(tar.offset)  # type: ignore[union-attr]
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise InputError(
+                    f"{path} is not a complete tar file: its end is missing; copy it again"
+                )
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"{path} is not a complete tar file ({error}); random access needs an uncompressed "

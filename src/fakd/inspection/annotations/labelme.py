@@ -73,12 +73,12 @@ def _labelme(path: Path) -> Any:
 
 
 def _drawable(shape: Any) -> bool:
-    return shape.get("shape_type", "polygon") in ("polygon", "rectangle", "circle", "mask")
+    return (shape.get("shape_type") or "polygon") in ("polygon", "rectangle", "circle", "mask")
 
 
 def _region(shape: Any) -> Region:
     name, points = str(shape["label"]), shape["points"]
-    match shape.get("shape_type", "polygon"):
+    match shape.get("shape_type") or "polygon":
         case "mask":
             left, top = (int(each) for each in points[0])
             return Region(name, bitmap=decode_bitmap(shape["mask"]), corner=(left, top))
