@@ -195,7 +195,7 @@ def _read_index(path: Path) -> _Index:
                     lengths.append(entry.size)
                     images.append(suffix in IMAGE_SUFFIXES)
             # Where a file was cut between members, tarfile sees its end.
-            tar.fileobj.seek(tar.offset)  # type: ignore[union-attr]
+            tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise InputError(
                     f"{path} is not a complete tar file: its end is missing; copy it again"
