@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,9 +16,6 @@ from fakd.data.layout import Levels
 from fakd.data.packed import Packed, Place
 from fakd.errors import InputError
 from fakd.files import describe_bad_download
-
-if TYPE_CHECKING:
-    pass
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are read. Its other readers change ids or run external

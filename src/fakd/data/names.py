@@ -31,16 +31,14 @@ def none_ending_in(suffixes: Sequence[str], files: Iterable[str]) -> str:
     """Describe a folder without files of these kinds, and what it holds instead.
 
     >>> none_ending_in([".png"], ["a.avif", "b.AVIF"])
-    "no file ending in .png, but 2 in .avif, which is not read; convert them, say, to PNG"
+    'no file ending in .png, but 2 in .avif, which is not read; convert them to PNG'
     """
     kinds = Counter(posixpath.splitext(file)[1].lower() for file in files)
     kind, number = next(((kind, n) for kind, n in kinds.most_common() if kind), ("", 0))
     no_file = f"no file ending in {', '.join(suffixes)}"
     if not number:
         return f"{no_file}; add some"
-    return (
-        f"{no_file}, but {number:,} in {kind}, which is not read; convert them, for example to PNG"
-    )
+    return f"{no_file}, but {number:,} in {kind}, which is not read; convert them to PNG"
 
 
 def printable(text: str) -> str:
