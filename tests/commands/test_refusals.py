@@ -480,7 +480,7 @@ FILES = [
     (None, f"{RESUME} --seed 7", "seed"),
     (None, f"{RESUME} --schedule.steps 9", "steps"),
     (write("run/result.json", "{"), REPORT, "run contains a run that cannot be read"),
-    (write("run/result.json", "[]"), REPORT, "run/result.json"),
+    (write("run/result.json", "[]"), REPORT, "run contains a run that cannot be read"),
     (write("run/result.json", "{}"), REPORT, "run contains a run that cannot be read"),
     (write("run/recipe.yaml", "- a"), REPORT, "run/recipe.yaml"),
     (gone("run/best.safetensors"), f"{EVALUATE} run", "run"),

@@ -66,6 +66,7 @@ def comparison(made_up, monkeypatch):
             trial.outcome.write_text(json.dumps({"seconds_per_step": 9.0}))
 
         monkeypatch.setattr(working, "attempt", finish)
+        monkeypatch.setattr(SegmentationData, "fingerprint", lambda _: "0")
         monkeypatch.setattr(working, "measure", timed)
         monkeypatch.setattr(working, "work", partial(WORK, poll=0.001))
         made_up.root.mkdir(exist_ok=True)

@@ -429,7 +429,7 @@ def test_the_papers_sets_are_recognised(bare):
 
 def test_cityscapes_is_recognised(bare):
     for split in ("train", "val"):
-        stem = f"{split}/ulm/ulm_0_0"
+        stem = f"{split}/ulm/ulm_000000_000019"
         root = bare(f"leftImg8bit/{stem}_leftImg8bit.png", f"gtFine/{stem}_gtFine_labelIds.png")
     assert inspect_data(root).opened.title == "Cityscapes"
 
