@@ -53,7 +53,7 @@ def comparison(made_up, monkeypatch):
     """Run `fakd compare` with made-up results that differ by ``gain``, give or take."""
     seen = []
 
-    def compared(gain, *more, noise=0.002):
+    def compared(gain, *more, noise=0.002, data="0"):
         def finish(cell, *_):
             seed, method = cell.recipe["seed"], cell.folder.parent.name
             seen.append(seed)
@@ -66,7 +66,7 @@ def comparison(made_up, monkeypatch):
             trial.outcome.write_text(json.dumps({"seconds_per_step": 9.0}))
 
         monkeypatch.setattr(working, "attempt", finish)
-        monkeypatch.setattr(SegmentationData, "fingerprint", lambda _: "0")
+        monkeypatch.setattr(SegmentationData, "fingerprint", lambda _: data)
         monkeypatch.setattr(working, "measure", timed)
         monkeypatch.setattr(working, "work", partial(WORK, poll=0.001))
         made_up.root.mkdir(exist_ok=True)
@@ -79,6 +79,13 @@ def comparison(made_up, monkeypatch):
 
     compared.seen, compared.run = seen, made_up.root / "again"
     return compared
+
+
+def test_further_looks_are_refused_if_the_data_have_changed(comparison, capsys):
+    # The made-up runs of the first look have another fingerprint, "0".
+    assert comparison(0.0, "--until_decided", noise=0.01, data="1") == 2
+    assert "the data have changed since" in capsys.readouterr().err
+    assert set(comparison.seen) == {0, 1, 2}
 
 
 def test_what_is_decided_early_gets_no_more_seeds(comparison, capsys):

@@ -569,6 +569,10 @@ def test_yolos_files_with_byte_order_marks_and_wrong_names(root):
     assert labels(saved(root).train)["train/train1"].max() == 2
     # An image with a known class alone is drawn; the one with an unknown class is named.
     write(root, "labels/train/train0.txt", "0 0.1 0.1 0.6 0.1 0.6 0.6 0.3 0.8\n")
+    (root / "data.yaml").unlink()
+    write(root, "classes.txt", "ball\n\nbox\n")
+    inspection = inspect_data(root, save=root.parent / "blank")
+    assert any("has class 1, which the names do not list" in f.text for f in inspection.findings)
     write(root, "data.yaml", "names: ball, box\n")
     assert "data.yaml: names must be a list of classes, got 'ball, box'" in refused(root)
     write(root, "data.yaml", "names: [ball]\n")

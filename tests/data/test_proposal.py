@@ -236,7 +236,7 @@ def test_colours_beside_class_names_are_read_in_any_form(tmp_path, text):
 
 def test_numbers_within_class_names_are_no_ids(tmp_path):
     names = ["lane 1", "lane 2", "2 wheeler", "4 wheeler"]
-    for chosen in (names[:2], names[2:]):
+    for chosen in (names[:2], names[2:], ["sky", "2 wheeler", "4 door"]):
         (tmp_path / "classes.txt").write_text("\n".join(chosen))
         assert [*read_names(tmp_path, ["classes.txt"]).names.values()] == chosen
     (tmp_path / "classes.txt").write_bytes("Straße\nbox".encode("latin-1"))

@@ -180,7 +180,6 @@ def compare(
         require_compilers(pick_device(hardware.accelerator), hardware)
     console = open_console()
     announce(console, opened, inference, doubts)
-    grid.require_data(opened.fingerprint)
     counts = [len(first)]
     if until_decided:
         # A comparison that already has more seeds resumes there.
@@ -193,6 +192,7 @@ def compare(
             if until_decided:
                 more = range(max(first) + 1, max(first) + 1 + count - len(first))
                 grid = replace(grid, seeds=[*first, *more])
+            grid.require_data(opened.fingerprint)
             grid.open()
             if until_decided and count == counts[0]:
                 _announce_looks(grid, engine, console)

@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[str]:
     if "\0" in text:
         raise InputError(f"cannot read the list {path}: it is not UTF-8 text; save it as UTF-8")
     # Concatenated lists contain byte-order marks in the middle.
-    return [to_nfc(line) for line in re.split("[\r\n]+", text.replace("\ufeff", ""))]
+    return [to_nfc(line) for line in re.split("\r\n|\r|\n", text.replace("\ufeff", ""))]
 
 
 def read_names(path: Path, known: Container[str]) -> list[str]:

@@ -31,6 +31,7 @@ _NO_CLASS = re.compile(
 )
 _VOID = (224, 224, 192)
 """The colour that VOC draws around objects."""
+_HEADER = re.compile(r"\b(id|index|value|name|class|label|colou?r|r|red)\b", re.IGNORECASE)
 _AND = r"\s*[,;:\s]\s*"
 _RGB = r"(?P<colour>\d+\s*[,;\s]\s*\d+\s*[,;\s]\s*\d+)"
 # CVAT's name:r,g,b:parts:actions, CamVid's r g b name, Roboflow's id, name, and other orders.
@@ -107,8 +108,7 @@ def read_names(root: Path, files: Sequence[str]) -> ClassNames | None:
 def _parse_names(file: str, lines: Sequence[str]) -> ClassNames | None:
     for form in _LINES:
         found = [form.fullmatch(line) for line in lines]
-        # The first line may be a header.
-        found = found[1:] if found and found[0] is None else found
+        found = found[1:] if found and found[0] is None and _HEADER.search(lines[0]) else found
         if file.endswith(".csv") and form is _LINES[-1]:
             found = found[1:]
         if not found or None in found:

@@ -176,7 +176,7 @@ def _nothing_found_text(root: Path, files: Sequence[str], groups: Sequence[Group
         for group in groups[:4]
     ]
     there = {group.kind for group in groups}
-    others = [file for file in files if file.lower().endswith((".xml", ".json", ".csv"))]
+    others = [file for file in files if file.lower().endswith((".xml", ".json"))]
     remedy = "name each mask like its image (photos/a.jpg, masks/a.png)"
     if archives := [file for file in files if PurePosixPath(file).suffix.lower() in ARCHIVES]:
         found, remedy = [list_some(archives, 2)], "unpack"
@@ -190,7 +190,7 @@ def _nothing_found_text(root: Path, files: Sequence[str], groups: Sequence[Group
     else:
         found[-1] += " and no masks of classes"
         if others:
-            found[-1] += f"; {list_some(others, 2)} holds no outlines in a format that is read"
+            found[-1] += f", nor outlines in a format that is read ({list_some(others, 2)})"
         remedy = (
             "export semantic masks, one per image with its name, or outlines as COCO, labelme, "
             "Supervisely or YOLO; or use the images next to data "

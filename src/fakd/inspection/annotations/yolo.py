@@ -56,7 +56,9 @@ def yolo(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations
                         )
                     names = named
     if not names and "classes.txt" in files:
-        names = dict(enumerate(line for line in read_lines(root / "classes.txt") if line))
+        # A blank line has a number too.
+        listed = enumerate(read_lines(root / "classes.txt"))
+        names = {number: name for number, name in listed if name}
     if not names:
         return None
     known, found, used = set(files), Annotations("YOLO", [], {}), set[str]()
