@@ -478,6 +478,19 @@ def test_a_png_that_exif_turns(sound):
     single(sound, "rotated by EXIF", "val_a.png", weight=Weight.TELLS)
 
 
+def test_a_mask_with_an_orientation_of_its_own(sound):
+    path = sound.root / "val/masks/val_a.png"
+    for code in (3, 1):
+        exif = Image.Exif()
+        exif[0x0112] = code
+        with Image.open(path) as mask:
+            pixels = mask.copy()
+        pixels.save(path, exif=exif)
+        if code == 3:
+            single(sound, "val_a.png is a mask with an EXIF orientation of its own", "exiftool")
+    assert texts(sound, Weight.STOPS) == []
+
+
 def test_mistakes_are_found_before_pytorch_is_imported(sound):
     (sound.root / "train/masks/train_b.png").unlink()
     code = f"""

@@ -67,11 +67,13 @@ def decode_raw(path: Place, upright: bool = False) -> RawImage:
 
     Args:
         path: An image or a mask.
-        upright: Apply the EXIF orientation; TIFF orientations are always applied.
+        upright: Apply the EXIF orientation; without it, as for masks, files that have one are
+            refused. TIFF orientations are always applied.
 
     Raises:
-        InputError: the file cannot be decoded to its last row, has several frames, or more pixels
-            than ``FAKD_MAX_PIXELS``, by default about 180 million.
+        InputError: the file cannot be decoded to its last row, has several frames, an orientation
+            that is not applied, or more pixels than ``FAKD_MAX_PIXELS``, by default about 180
+            million.
     """
     if path.suffix.lower() == ".mat":
         return RawImage(_read_matlab(path), white=None)
@@ -217,7 +219,13 @@ def _from_pillow(image: Image.Image, path: Place, upright: bool) -> RawImage:
     arguments = tiles[0][3] if tiles else None
     packing = str(arguments[0] if isinstance(arguments, tuple) else arguments)
     # Pillow rotates TIFF by itself, and drops the orientation.
-    code = image.getexif().get(_ORIENTATION, 1) if upright or image.format == "TIFF" else 1
+    code = image.getexif().get(_ORIENTATION, 1)
+    if code in range(2, 9) and not upright and image.format != "TIFF":
+        raise InputError(
+            f"{path} is a mask with an EXIF orientation of its own, so that its pixels may be "
+            "stored rotated; remove it (exiftool -Orientation= FILE), and rotate the mask if it "
+            "then does not fit its image"
+        )
     image.load()
     if packing in _DEEP:
         return RawImage(

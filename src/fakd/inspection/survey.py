@@ -284,7 +284,7 @@ def map_values(split: SplitFacts) -> None:
 
 
 def read_header(path: Place, upright: bool) -> Header:
-    """Read the header of an image or, if not ``upright``, of a mask, whose EXIF does not matter.
+    """Read the header of an image or, if not ``upright``, of a mask.
 
     A file without an end marker is decoded to check whether pixels are missing.
 
@@ -315,7 +315,7 @@ def read_header(path: Place, upright: bool) -> Header:
         transparent = held.transparent
     else:
         if _ENDS.get(kind, b"") not in tail:
-            decode_raw(path)
+            decode_raw(path, upright)
     shown = (size[1], size[0]) if code in SIDEWAYS else size
     kind = "JPEG" if kind == "MPO" else kind
     return Header(shown, kind, mode, code not in (0, 1), size, transparent, length)
