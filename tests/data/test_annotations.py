@@ -203,6 +203,27 @@ def test_labelme_draws_in_the_order_of_the_file(root):
     assert (circle != (drawn["ee"] == 1)).sum() <= 8
 
 
+def test_labelmes_rectangles_may_be_rotated(root):
+    labelme(root, shape("ball", BALL, "rotation"), shape("box", BOX), name="aa")
+    labelme(root, shape("ball", BALL), shape("box", BOX), name="bb")
+    data = saved(root)
+    drawn = labels(data.train) | labels(data.val)
+    np.testing.assert_array_equal(drawn["aa"], drawn["bb"])
+    assert len(np.unique(drawn["aa"])) == 3
+
+
+def test_labelmes_shapes_without_label_or_of_other_kinds_leave_their_image_out(root):
+    for name in ("aa", "bb"):
+        labelme(root, shape("box", BOX), name=name)
+    labelme(root, shape("box", BOX), shape(None, BALL), name="cc")
+    labelme(root, shape(" ", BALL), name="dd")
+    labelme(root, shape("ball", BALL, "ellipse"), name="ee")
+    inspection = inspect_data(root, save=root.parent / "saved")
+    said = "\n".join(each.text for each in inspection.findings)
+    assert "3 images left out" in said
+    assert folder(root.parent / "saved").class_names == ("background", "box")
+
+
 def test_what_cannot_be_drawn_is_left_out_and_said(root):
     for name in ("aa", "bb", "cc"):
         labelme(root, shape("box", BOX), shape("line", BOX, "line"), name=name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fakd.data.masks import read_mask
 from fakd.data.names import tidy
+from fakd.errors import InputError
 from fakd.inspection.annotations.packed import decode_bitmap
 from fakd.inspection.annotations.regions import (
     Annotations,
@@ -24,6 +25,8 @@ from fakd.inspection.annotations.regions import (
 
 _CORNERS = 64
 """Number of corners of a polygon that approximates a circle."""
+_AREAS = ("polygon", "rectangle", "rotation", "circle", "mask")
+_NO_AREAS = ("point", "points", "line", "linestrip")
 
 
 def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotations | None:
@@ -40,7 +43,7 @@ def labelme(root: Path, files: Sequence[str], images: Sequence[str]) -> Annotati
         with found.skipping_malformed(file):
             if stem == file or not (content := _labelme(root / file)):
                 continue
-            shapes = [each for each in content["shapes"] if _drawable(each)]
+            shapes = [each for each in content["shapes"] if _drawable(each, file)]
             dropped = len(content["shapes"]) - len(shapes)
             named = {tidy(str(each["label"])) for each in shapes}
             width, height = content.get("imageWidth"), content.get("imageHeight")
@@ -72,13 +75,23 @@ def _labelme(path: Path) -> Any:
     return content if isinstance(content, dict) and "shapes" in content else None
 
 
-def _drawable(shape: Any) -> bool:
-    return (shape.get("shape_type") or "polygon") in ("polygon", "rectangle", "circle", "mask")
+def _kind(shape: Any) -> str:
+    return shape.get("shape_type") or "polygon"
+
+
+def _drawable(shape: Any, file: str) -> bool:
+    if (kind := _kind(shape)) not in _AREAS:
+        if kind not in _NO_AREAS:
+            raise InputError(f"{file} has a shape of kind {kind}; draw it as a polygon")
+        return False
+    if shape["label"] is None or not tidy(str(shape["label"])):
+        raise InputError(f"{file} has a shape without a label; give it one, or remove it")
+    return True
 
 
 def _region(shape: Any) -> Region:
     name, points = str(shape["label"]), shape["points"]
-    match shape.get("shape_type") or "polygon":
+    match _kind(shape):
         case "mask":
             left, top = (int(each) for each in points[0])
             return Region(name, bitmap=decode_bitmap(shape["mask"]), corner=(left, top))
