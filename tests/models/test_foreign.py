@@ -288,6 +288,26 @@ def test_grey_images_are_made_for_networks_that_take_one_channel():
     torch.testing.assert_close(said, expected)
 
 
+def test_what_a_network_does_behind_its_last_layer_is_kept():
+    for behind in (
+        lambda logits: logits.relu(),
+        lambda logits: logits.index_fill(1, torch.tensor(1), -torch.inf),
+    ):
+        foreign = Small().eval()
+        alone = foreign.forward
+        foreign.forward = lambda x, alone=alone, behind=behind: behind(alone(x))
+        images = torch.rand(1, 3, 32, 32)
+        network = adapt(foreign, mean=(0.5,) * 3, std=(0.25,) * 3).eval()
+        found = F.interpolate(network(images).logits, (32, 32), mode="nearest")
+        assert torch.equal(found.argmax(1), foreign((images - 0.5) / 0.25).argmax(1))
+
+
+@pytest.mark.parametrize("std", [(0.2, 0.0, 0.2), (0.2, -1.0, 0.2), (0.2, float("nan"), 0.2)])
+def test_images_are_divided_by_numbers_above_0(std):
+    with pytest.raises(InputError, match="std of finite numbers above 0"):
+        adapt(Small(), std=std)
+
+
 def test_sixteen_bit_weights_are_computed_with_in_32_bits():
     network = adapt(Small().to(torch.bfloat16))
 

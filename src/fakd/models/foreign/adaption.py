@@ -1,5 +1,6 @@
 """Adapt anything that classifies pixels to a `Segmenter`: probing, preprocessing, recording."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -171,6 +172,8 @@ def _choose_preprocessing(
     for name, value in zip(("mean", "std"), chosen, strict=True):
         if len(value) != channels:
             raise InputError(f"expected {name} with {channels} numbers, got {list(value)}")
+    if not all(0 < each < math.inf for each in chosen[1]):
+        raise InputError(f"expected a std of finite numbers above 0, got {list(chosen[1])}")
     settled = order or ("gray" if channels == 1 else carried.order)
     mean, std = chosen
     return replace(carried, mean=mean, std=std, order=settled, told_by=told, inputs=inputs)

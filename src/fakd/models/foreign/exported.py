@@ -58,7 +58,7 @@ class InputFormat:
 def input_format_of(shape: Sequence[int | None], dtype: torch.dtype) -> InputFormat | None:
     """Infer a network's input format from its input's shape, in which None means any size.
 
-    >>> takes_of([1, 257, 257, 3], torch.float32).last
+    >>> input_format_of([1, 257, 257, 3], torch.float32).last
     True
     """
     if len(shape) != 4:

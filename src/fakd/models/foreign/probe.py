@@ -101,7 +101,8 @@ def probe_output(
     weight = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(1))
 
     def answer_at(size: Size) -> Any:
-        return run(torch.rand(1, channels, *size, generator=draw).to(weight))
+        # As normalised images are: what a network cuts off shows only where values are negative.
+        return run(torch.randn(1, channels, *size, generator=draw).to(weight))
 
     found: dict[str, Any] = {}
 
@@ -253,7 +254,8 @@ def tokens_to_map(tokens: Tensor, size: Size, prefix: int) -> Tensor | None:
 
 def _agrees(output: Tensor, answer: Tensor) -> tuple[Activation, str] | None:
     """Find the activation and resizing from a layer's output to the answer; None if none fits."""
-    if output.ndim != 4 or output.shape[:2] != answer.shape[:2]:
+    # No layer outputs infinity: it was put in behind the last one.
+    if output.ndim != 4 or output.shape[:2] != answer.shape[:2] or not answer.isfinite().all():
         return None
     output, answer = output.double(), answer.double()
     limit = TOLERANCE * float(answer.max() - answer.min())
