@@ -122,10 +122,13 @@ def test_any_optimiser_of_torch_by_its_name(kind):
 
 
 def test_norms_and_biases_may_be_spared_weight_decay(tiny_network):
-    optimizer = build_optimizer(Optimizer("AdamW", 0.05, decay_norms=False), tiny_network)
+    aligning = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
+    learning = [*tiny_network.named_parameters(), *aligning.named_parameters()]
+    spared = Optimizer("AdamW", 0.05, decay_norms=False)
+    optimizer = build_optimizer(spared, tiny_network, [*aligning.parameters()])
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
-    assert len(decay) == len(list(tiny_network.parameters()))
-    for name, parameter in tiny_network.named_parameters():
+    assert len(decay) == len(learning)
+    for name, parameter in learning:
         assert decay[id(parameter)] == (0.05 if parameter.ndim > 1 else 0.0), name
 
 

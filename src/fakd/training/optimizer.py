@@ -122,6 +122,7 @@ def _groups(
     factors = {"backbone": 1.0, "head": settings.head_multiplier}
     layers = _layer_factors(settings.layer_decay, network, parts)
     spared = set() if settings.decay_norms else _without_decay(network)
+    spared |= set() if settings.decay_norms else {id(each) for each in extra if each.ndim <= 1}
     every = [(part, parameter) for part, each in parts.items() for parameter in each]
     every += [("head", parameter) for parameter in extra]
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

@@ -77,6 +77,7 @@ class Step:
         """Clip the gradients, update weights and average, and train the objective's critic."""
         schedule, scaler = self.settings.schedule, self.scaler()
         norm: Tensor | None
+        learning = [each for group in optimizer.param_groups for each in group["params"]]
         if schedule.clip is not None or schedule.clip_value is not None or measured:
             # Without a limit this only measures the norm, after unscaling 16-bit gradients.
             limit = math.inf if schedule.clip is None else schedule.clip
@@ -84,10 +85,9 @@ class Step:
                 student, optimizer, max_norm=limit, error_if_nonfinite=False
             )
         else:
-            groups = optimizer.param_groups
-            norm = norm_of(each for group in groups for each in group["params"])
+            norm = norm_of(learning)
         if schedule.clip_value is not None:
-            nn.utils.clip_grad_value_(self.network.parameters(), schedule.clip_value)
+            nn.utils.clip_grad_value_(learning, schedule.clip_value)
         optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
