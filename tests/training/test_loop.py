@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fakd.errors import InputError
 from fakd.models import pspnet
+from fakd.runs.folder import RunFolder
 from fakd.settings import (
     Augmentation,
     Freeze,
@@ -90,8 +91,10 @@ def test_what_is_frozen_does_not_change_its_statistics_neither(tiny_data):
     assert not held & {id(p) for p in run.network.backbone.parameters()}
 
 
-def test_what_is_thawed_learns_from_then_on_and_the_rest_keeps_its_momentum(tiny_data):
-    run = training(tiny_data, steps=2, freeze=Freeze(("backbone",), until=1))
+@pytest.mark.parametrize("save", [1, 100])
+def test_what_is_thawed_learns_from_then_on_and_the_rest_keeps_its_momentum(tiny_data, save):
+    intervals = Intervals(log=1, evaluate=1, save=save)
+    run = training(tiny_data, steps=2, freeze=Freeze(("backbone",), until=1), intervals=intervals)
     before = copy.deepcopy(run.network.state_dict())
     run.run()
     after = run.network.state_dict()
@@ -158,6 +161,18 @@ def test_half_precision_scales_gradients_and_learns_nearly_the_same(tiny_data):
         torch.testing.assert_close(
             dict(half.network.named_parameters())[name], parameter, atol=0.05, rtol=0.1
         )
+
+
+def test_a_run_may_go_on_in_half_precision(tiny_data, tmp_path):
+    every = Intervals(log=1, evaluate=2, save=1)
+    begun = training(tiny_data, steps=2, intervals=every)
+    folder = RunFolder(tmp_path / "run", {})
+    begun.run(folder)
+    precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    fabric = Fabric(accelerator="cpu", plugins=[precision])
+    half = training(tiny_data, steps=4, fabric=fabric, intervals=every)
+    half.resume(folder.last)
+    assert half.step.scaler().get_scale() == 2.0**16
 
 
 def test_half_precision_without_a_gpu_is_refused():

@@ -6,10 +6,16 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fakd.errors import InputError
 from fakd.settings import Hardware, Schedule, Settings
-from fakd.training.preparation import checkpoint_activations, freeze, require_enough_images
+from fakd.training.preparation import (
+    checkpoint_activations,
+    freeze,
+    require_enough_images,
+    synchronize_batch_norms,
+)
 from fakd.training.start import start
 from stand_ins import message
 from training.test_loop import training
@@ -40,10 +46,40 @@ def test_parts_are_frozen_by_name_and_pattern():
     network = nn.Sequential(
         nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3), nn.Linear(3, 3))
     )
-    norms = freeze(network, ("1", "2.*", "0.bias"))
-    assert set(norms) == {network[1], network[2][0]}
+    network[2][1].bias.requires_grad_(False)
+    frozen = freeze(network, ("1", "2.*", "0.bias"))
+    assert set(frozen.norms) == {network[1], network[2][0]}
     learning = {name for name, p in network.named_parameters() if p.requires_grad}
     assert learning == {"0.weight"}
+    frozen.thaw()
+    # What did not learn before it was frozen does not learn afterwards.
+    fixed = [name for name, p in network.named_parameters() if not p.requires_grad]
+    assert fixed == ["2.1.bias"]
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """Scales beside."""
+
+    def forward(self, maps):
+        return 2 * super().forward(maps)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "tf_efficientnet_lite0", "resnet18"])
+def test_norms_of_several_processes_compute_what_those_of_one_do(backbone):
+    images = torch.rand(2, 3, 32, 32)
+    encoder = timm.create_model(backbone, num_classes=0).eval()
+    features = encoder(images)
+    network = nn.Sequential(encoder, OwnNorm(features.shape[1])).eval()
+    expected = features, network[1](features[:, :, None, None])
+    names = {*network.state_dict()}
+    synchronize_batch_norms(network)
+    features = network[0](images)
+    assert torch.equal(features, expected[0])
+    assert torch.equal(network[1](features[:, :, None, None]), expected[1])
+    assert {*network.state_dict()} == names
+    norms = [each for each in network[0].modules() if isinstance(each, _BatchNorm)]
+    assert norms
+    assert all(isinstance(each, nn.SyncBatchNorm) for each in norms)
 
 
 @pytest.mark.parametrize(("batch", "accumulate", "least"), [(1, 1, 2), (2, 2, 4)])

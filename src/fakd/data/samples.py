@@ -181,7 +181,8 @@ class WrappedSplit(Split):
 class CachedSplit(WrappedSplit):
     """A split that caches decoded samples of another one in memory, up to a number of bytes.
 
-    Each worker process has its own cache; samples that no longer fit are decoded every time.
+    Each worker process has its own cache, for as long as it lives; samples that no longer fit are
+    decoded every time.
     """
 
     def __init__(self, split: Split, limit: int) -> None:
@@ -200,13 +201,16 @@ class CachedSplit(WrappedSplit):
         return sample
 
 
-def cache_in_memory(splits: Sequence[Split], hardware: Hardware) -> list[Split]:
-    """Cache splits in the memory a run may use, in proportion to their number of samples.
+def cache_in_memory(train: Split, val: Split, hardware: Hardware) -> tuple[Split, Split]:
+    """Cache both splits in the memory a run may use, in proportion to their number of samples.
 
     The limit is divided among all processes that decode; nothing is cached in memory if there is a
-    cache on disk.
+    cache on disk. With workers, which end with each evaluation, only training samples are cached.
     """
     processes = max(hardware.devices, launched_processes()[0]) * max(1, hardware.workers)
     memory = hardware.cache if hardware.cache_folder is None else 0
-    total = memory * 2**30 / processes / sum(len(split) for split in splits)
-    return [CachedSplit(split, int(total * len(split))) for split in splits]
+    limit = int(memory * 2**30 / processes)
+    if hardware.workers:
+        return CachedSplit(train, limit), val
+    first = limit * len(train) // (len(train) + len(val))
+    return CachedSplit(train, first), CachedSplit(val, limit - first)

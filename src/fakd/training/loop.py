@@ -44,6 +44,7 @@ from fakd.training.preparation import (
     freeze,
     require_enough_images,
     require_feasible,
+    synchronize_batch_norms,
 )
 from fakd.training.progress import StepProgress, Stopwatch
 from fakd.training.rare import class_occurrence
@@ -86,14 +87,14 @@ class Training:
         require_compilers(fabric.device, settings.hardware)
         self.teacher = teacher
         # Otherwise small data sets would be decoded hundreds of times.
-        self.train, self.val = cache_in_memory((data.train, data.val), settings.hardware)
+        self.train, self.val = cache_in_memory(data.train, data.val, settings.hardware)
         self.shown: ClassOccurrence | None = None
         self.batches(first=0)  # refuses unsupported settings before the folder is created
         self.folder: RunFolder | None = None
         self.console, self.title = console, title
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             for module in (network, objective):
-                nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+                synchronize_batch_norms(module)
         self.network = network.to(fabric.device)
         if settings.hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -103,6 +104,7 @@ class Training:
         self.extra, self.state = objective.learnt_with_student(), State()
         self._uncompiled = settings.hardware.compile
         self.average = average_of(self.network, settings.ema)
+        self.frozen = freeze(self.network, ())
         self._select(step=0)
         self.curves: Curves | None = None
         steps, every = settings.schedule.steps, settings.intervals.evaluate
@@ -115,25 +117,27 @@ class Training:
 
     def _select(self, step: int) -> None:
         """Freeze parts and set up the optimiser over all parameters that learn from a step on."""
-        names, until = self.settings.freeze.names, self.settings.freeze.until
-        if until is not None and step >= until:
-            self.network.requires_grad_(True)
-            names = ()
-        self.frozen = freeze(self.network, names)
+        until = self.settings.freeze.until
+        self._thawed = until is not None and step >= until
+        self.frozen.thaw()
+        self.frozen = freeze(self.network, () if self._thawed else self.settings.freeze.names)
         self.optimizer = build_optimizer(self.settings.optimizer, self.network, self.extra)
         self.optimizers = (self.optimizer, *self.objective.optimizers())
 
-    def _thaw(self, step: int) -> Any:
-        """Unfreeze all parameters; those already trained keep their optimiser state."""
+    def thaw(self, step: int) -> None:
+        """Unfreeze all parameters if it is time; those already trained keep their state."""
+        until = self.settings.freeze.until
+        if self._thawed or until is None or step < until:
+            return
         before = self.optimizer.state
         self._select(step)
         self.optimizer.state.update(before)
         self._training_mode()
-        return self.fabric.setup_optimizers(self.optimizer)
+        self.wrapped = self.fabric.setup_optimizers(self.optimizer)
 
     def _training_mode(self) -> None:
         self.network.train()
-        for norm in self.frozen:
+        for norm in self.frozen.norms:
             norm.eval()
 
     @property
@@ -214,8 +218,7 @@ class Training:
 
     def advance(self, step: int, asked: AnsweredBatch, measured: bool) -> Mapping[str, Tensor]:
         """Run one step and return the values to log."""
-        if step == self.settings.freeze.until and step > self.state.step:
-            self.wrapped = self._thaw(step)
+        self.thaw(step)
         self.skipped.note(asked.batch.skipped, self.display)
         told = compiling(self.display.say) if self._uncompiled else nullcontext()
         self._uncompiled = False
@@ -370,17 +373,15 @@ class Training:
         self.state = State(**read_checkpoint_state(path, State.__annotations__))
         before = self.fabric.broadcast(self.folder.extended_from if self.folder else None)
         if before is not None:
-            self._extend(before)
-        self._select(self.state.step)
+            self.state.ended = None
+            told = extension(self.settings.schedule, self.objective, before, self.state.step)
+            self.display.say(f"{self.title}: {told}")
+        # As in the step before it: the optimiser's state goes by the order of its parameters.
+        self._select(self.state.step - 1)
         load_checkpoint(path, self._parts(), self.optimizers)
-        self.step.scaler().load_state_dict(self.state.scaler)
+        if self.state.scaler:  # empty after a part of the run in another precision
+            self.step.scaler().load_state_dict(self.state.scaler)
         self.console.print(f"{self.title}: continuing at step {self.state.step}")
-
-    def _extend(self, before: int) -> None:
-        """Continue beyond the last step of a finished run."""
-        self.state.ended = None
-        told = extension(self.settings.schedule, self.objective, before, self.state.step)
-        self.display.say(f"{self.title}: {told}")
 
     def _parts(self) -> dict[str, nn.Module]:
         """List, by name, the modules whose tensors a checkpoint stores."""

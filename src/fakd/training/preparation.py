@@ -1,6 +1,7 @@
 """Preparation of training: freezing, activation checkpointing, weight averaging, checks."""
 
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -18,8 +19,36 @@ from fakd.training.teacher import Teacher
 from fakd.types import Segmenter
 
 
-def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
-    """Freeze the named parts; return their batch norms, which must be put into eval mode.
+def synchronize_batch_norms(module: nn.Module) -> None:
+    """Let the batch norms below a module use the statistics of all processes' batches.
+
+    Those of PyTorch and timm, whose norms may include an activation; other subclasses may compute
+    anything beside, and keep the statistics of their own process.
+    """
+    # Imported here because only several GPUs need it, and timm is slow to import.
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+
+    for name, child in [*module.named_children()]:
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d):
+            module.add_module(name, convert_sync_batchnorm(child))
+        else:
+            synchronize_batch_norms(child)
+
+
+class Frozen(NamedTuple):
+    """What `freeze` froze: batch norms, which must be put into eval mode, and parameters."""
+
+    norms: list[_NormBase]
+    parameters: list[nn.Parameter]
+
+    def thaw(self) -> None:
+        """Let the parameters learn again."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+
+def freeze(network: nn.Module, names: tuple[str, ...]) -> Frozen:
+    """Freeze the named parts of a network.
 
     A dotted name freezes a module or parameter and everything below it; ``*`` matches anything.
 
@@ -27,6 +56,7 @@ def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
         InputError: no part has such a name.
     """
     norms: list[_NormBase] = []
+    learning = [each for each in network.parameters() if each.requires_grad]
     for name in names:
         found = [part for key, part in network.named_modules() if key and fnmatchcase(key, name)]
         single = [weight for key, weight in network.named_parameters() if fnmatchcase(key, name)]
@@ -38,7 +68,7 @@ def freeze(network: nn.Module, names: tuple[str, ...]) -> list[_NormBase]:
             norms += [module for module in part.modules() if isinstance(module, _NormBase)]
         for weight in single:
             weight.requires_grad_(False)
-    return norms
+    return Frozen(norms, [each for each in learning if not each.requires_grad])
 
 
 def checkpoint_activations(network: nn.Module) -> None:

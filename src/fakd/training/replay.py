@@ -35,6 +35,7 @@ def replay(training: Training, number: int, checkpoint: Path | None) -> Replayed
         if step == number - 1:
             break
         training.advance(step, asked, measured=False)
+    training.thaw(step)
     terms, _ = training.step.gradients(step, asked, training.student, training.wrapped)
     network = training.network
     groups = {**network.parameter_groups(), "distillation": training.extra}
