@@ -17,15 +17,14 @@ from fakd.bilinear import Span, cut, mixing, tile_size
 from fakd.errors import InputError
 from fakd.metrics import confusion_matrix
 from fakd.models.foreign.deployed import Deployed
+from fakd.models.foreign.probe import evaluating
 from fakd.models.memory_estimate import require_image_memory
 from fakd.settings import Inference, InferenceOverrides
-from fakd.types import Segmenter
+from fakd.types import RULED_OUT, Segmenter
 
 Item = TypeVar("Item")
 _HELD = 4
 """Number of batches of images that may wait for others of their size."""
-_RULED_OUT = -1e30
-"""Replaces minus infinity while maps are resized."""
 _TOGETHER = {"scale": ["base"], "base": ["scale"], "window": ["stride"]}
 """Setting -> the settings of training that it replaces as well."""
 _SMALLER = "give inference.window, such as 1024, or a smaller inference.scale or base"
@@ -228,7 +227,7 @@ class _View:
 
     def tiles(self, high: int, wide: int) -> Iterator[Float[Tensor, "batch rows classes cols"]]:
         """Compute logits at the images' size in tiles of at most this size, row by row."""
-        ruled_out = any(bool((each <= _RULED_OUT).any()) for row in self._answers for each in row)
+        ruled_out = any(bool((each <= RULED_OUT).any()) for row in self._answers for each in row)
         for rows in self._parts(0, high):
             for columns in self._parts(1, wide):
                 first, *others = (
@@ -237,7 +236,7 @@ class _View:
                 )
                 total = sum(others, start=first)
                 # A class that any averaged position rules out stays ruled out.
-                yield total.where(total > _RULED_OUT / 1e6, -math.inf) if ruled_out else total
+                yield total.where(total > RULED_OUT / 1e6, -math.inf) if ruled_out else total
 
     def _upsample(self, top: int, down: Span, left: int, along: Span) -> Tensor:
         part = self._answers[top][left][:, down.coarse, :, along.coarse]
@@ -305,7 +304,7 @@ def _run_network(network: Segmenter, images: Tensor) -> Float[Tensor, "batch row
     if not (logits < math.inf).all():
         raise FloatingPointError("the network's logits are infinite or NaN; it is broken")
     # Finite, so that products with zeros are zero.
-    return logits.clamp_min(_RULED_OUT).transpose(1, 2)
+    return logits.clamp_min(RULED_OUT).transpose(1, 2)
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
@@ -320,7 +319,7 @@ def batch_by_size(
     """Group items by size into batches of at most ``count``, with few items waiting.
 
     Examples:
-        >>> " ".join(map("".join, together("aAbBcCd", 2, str.isupper)))
+        >>> " ".join(map("".join, batch_by_size("aAbBcCd", 2, str.isupper)))
         'ab AB cd C'
     """
     waiting: dict[Hashable, list[Item]] = {}
@@ -349,18 +348,16 @@ def score(
         each: Called with the index, from 0, and the confusion matrix of every image, in the order
             in which batches fill up.
     """
-    was_training = network.training
-    network.eval()
     matrix = torch.zeros(network.classes, network.classes, dtype=torch.long, device=device)
     numbered = ((number, *sample) for number, sample in enumerate(samples))
-    for group in batch_by_size(numbered, inference.batch_size, lambda each: each[1].shape):
-        images = torch.stack([image for _, image, _ in group]).to(device)
-        for (number, _, labels), classes in zip(
-            group, predict_classes(network, images, inference), strict=True
-        ):
-            found = confusion_matrix(classes, labels.to(device), network.classes)
-            matrix += found
-            if each is not None:
-                each(number, found)
-    network.train(was_training)
+    with evaluating(network):
+        for group in batch_by_size(numbered, inference.batch_size, lambda each: each[1].shape):
+            images = torch.stack([image for _, image, _ in group]).to(device)
+            for (number, _, labels), classes in zip(
+                group, predict_classes(network, images, inference), strict=True
+            ):
+                found = confusion_matrix(classes, labels.to(device), network.classes)
+                matrix += found
+                if each is not None:
+                    each(number, found)
     return matrix

@@ -21,6 +21,11 @@ from fakd.covariance import CovarianceKind, LogitStatistics
 from fakd.errors import require_at_least, require_choice, require_class_weights
 from fakd.settings import IGNORE as IGNORE
 
+TASK_TERMS = ("task", "auxiliary", "dice", "lovasz")
+"""Names of the task loss's curves."""
+RULED_OUT = -1e30
+"""Replaces a logit of minus infinity, so that its product with a probability of 0 is 0."""
+
 
 class Prediction(NamedTuple):
     """Output of a segmenter, before any upsampling."""
@@ -93,7 +98,10 @@ class Segmenter(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Inputs of a distillation loss, all on the student's output grid."""
+    """Inputs of a distillation loss; all maps but features are on the student's logits' grid.
+
+    `on_grid_of` resamples the teacher's features to those of the student.
+    """
 
     student: Prediction
     teacher: Prediction

@@ -74,6 +74,16 @@ def test_mixtures_are_weighted_means_of_probabilities(by):
         torch.testing.assert_close(found[b, :, y, x].double(), mean / total, atol=1e-6, rtol=1e-5)
 
 
+def test_a_class_that_a_teacher_rules_out_counts_as_one_of_no_probability():
+    logits = torch.randn(2, 1, 3, 2, 2)
+    never, hardly = logits.clone(), logits.clone()
+    never[0, :, 1], hardly[0, :, 1] = -torch.inf, -1e4
+    for by in ("probability", "confidence"):
+        found = mix_logits([*never], [1.0, 2.0], by)
+        torch.testing.assert_close(found, mix_logits([*hardly], [1.0, 2.0], by))
+        assert found.isfinite().all()
+
+
 def test_teachers_that_know_nothing_count_alike_by_confidence():
     blank = torch.zeros(1, 3, 2, 2)
     found = mix_logits([blank, blank], [1.0, 1.0], "confidence")

@@ -1,7 +1,6 @@
 """What every loss of the package owes its caller, whatever its settings."""
 
 import copy
-import doctest
 import importlib
 import inspect
 import pickle
@@ -448,27 +447,3 @@ def test_mistakes_in_anyones_loss_are_named_as_ever():
         Own()
     with pytest.raises(ValueError, match=r"expected kind to be one of \('a', 'b'\), got 'c'"):
         Own(2, kind="c")
-
-
-WITH_EXAMPLES = [
-    "adversarial",
-    "augmentation",
-    "blocks",
-    "channel",
-    "contrast",
-    "cross_image",
-    "feature",
-    "intra_class",
-    "pairwise",
-    "pixel",
-    "presets",
-    "relational",
-]
-
-
-@pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_examples_in_the_docstrings_run(name):
-    module = importlib.import_module(f"fakd.losses.{name}")
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0

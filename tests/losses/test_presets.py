@@ -35,6 +35,24 @@ def test_the_sum_is_what_its_parts_give_by_hand():
     torch.testing.assert_close(both(seen), maps + pixels)
 
 
+def test_a_part_that_has_faded_is_not_computed():
+    class Once(PixelKL):
+        def forward(self, inputs):
+            raise AssertionError
+
+        after_step = measures = forward
+
+    seen = inputs()
+    faded = Once(weight={"from": 1.0, "to": 0.0, "schedule": "linear", "start": 0.0, "end": 0.5})
+    both = WeightedSum({"faded": faded, "maps": ChannelKL()})
+    terms = both.terms(seen)
+    assert list(terms) == ["faded", "maps"]
+    assert terms["faded"] == 0
+    assert both(seen) == ChannelKL().weight * ChannelKL()(seen)
+    assert both.after_step(seen) == {}
+    assert both.measures(seen) == {}
+
+
 def test_parts_share_the_statistics_of_feature_augmentation():
     both = WeightedSum({"pixels": PixelKL(strength=1.0), "maps": ChannelKL(), "more": ChannelKL()})
     assert (both.covariance, both.momentum) == ("diagonal", None)
@@ -55,6 +73,8 @@ def test_parts_that_cannot_share_statistics_are_refused():
         ({}, "at least one"),
         ({"task": PixelKL()}, "other than task"),
         ({"a.b": PixelKL()}, "without a dot"),
+        ({"val/a": PixelKL()}, "without a dot or slash"),
+        ({"learning_rate": PixelKL()}, "other than .*learning_rate"),
     ],
 )
 def test_wrong_names_are_refused(losses, reason):

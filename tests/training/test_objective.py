@@ -3,12 +3,12 @@ import torch
 import torch.nn.functional as F
 
 from fakd.errors import InputError
-from fakd.losses import ChannelKL, PixelKL, WeightedSum, channel_kl
+from fakd.losses import ChannelKL, PixelKL, Relational, WeightedSum, channel_kl
 from fakd.models import adapt, pspnet
 from fakd.settings import Task
 from fakd.training.objective import Distillation, Supervised, to_student_grid
 from fakd.training.task import TaskLoss, cross_entropy
-from fakd.types import Prediction
+from fakd.types import LossInputs, Prediction
 
 
 @pytest.fixture
@@ -162,6 +162,33 @@ def test_the_student_grid_takes_bilinear_logits_and_nearest_labels():
         moved.logits, F.interpolate(teacher.logits, (8, 8), mode="bilinear", align_corners=False)
     )
     assert torch.equal(small, labels[:, ::8, ::8])
+
+
+def test_the_teachers_features_keep_their_grid():
+    teacher = Prediction(torch.randn(1, 3, 16, 16), torch.randn(1, 5, 16, 16))
+    moved, _ = to_student_grid(
+        teacher, torch.zeros(1, 64, 64, dtype=torch.long), torch.zeros(1, 3, 8, 8)
+    )
+    assert moved.features is teacher.features
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("side", [8, 16])
+@pytest.mark.parametrize("loss", [PixelKL(), ChannelKL(temperature=4.0), Relational()])
+def test_a_class_that_the_teacher_rules_out_has_no_probability(loss, side, dtype):
+    logits = torch.randn(1, 3, 16, 16).to(dtype)
+    never, hardly = logits.clone(), logits.clone()
+    never[:, 1], hardly[:, 1] = -torch.inf, -1e4
+    student = Prediction(torch.randn(1, 3, side, side, requires_grad=True))
+    found = []
+    for each in (never, hardly):
+        moved, labels = to_student_grid(
+            Prediction(each), torch.zeros(1, 64, 64, dtype=torch.long), student.logits
+        )
+        value = loss(LossInputs(student, moved, labels))
+        found += [value, *torch.autograd.grad(value, student.logits)]
+    torch.testing.assert_close(found[:2], found[2:])
+    assert found[1].isfinite().all()
 
 
 def test_class_counts_must_agree(tiny_network):

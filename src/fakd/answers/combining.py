@@ -72,7 +72,7 @@ def mix_logits(
     logs = torch.stack([F.log_softmax(each.float(), dim=1) for each in logits])
     weight = logs.new_tensor(weights).view(-1, 1, 1, 1, 1)
     if by == "confidence":
-        entropy = -(logs.exp() * logs).sum(2, keepdim=True)
+        entropy = torch.special.entr(logs.exp()).sum(2, keepdim=True)
         # Teachers with uniform probabilities get equal weights.
         weight = weight * (1 - entropy / math.log(logs.shape[2])).clamp(min=1e-4)
     weight = weight / weight.sum(0, keepdim=True)

@@ -10,7 +10,7 @@ from fakd.errors import InputError, require_choice
 from fakd.losses.grid import to_float32
 from fakd.types import DistillationLoss, LossInputs, Segmenter
 
-Features = Float[Tensor, "batch _channels rows cols"]
+Features = Float[Tensor, "batch _channels _rows _cols"]
 
 
 def feature_channels(

@@ -7,7 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fakd.types import DistillationLoss, LossInputs, Segmenter
+from fakd.types import TASK_TERMS, DistillationLoss, LossInputs, Segmenter
+
+_CURVES = (*TASK_TERMS, "step", "learning_rate", "gradient_norm")
+"""Names of curves that every run may have."""
 
 
 class WeightedSum(DistillationLoss):
@@ -25,11 +28,10 @@ class WeightedSum(DistillationLoss):
         super().__init__()
         if not losses:
             raise ValueError("expected at least one loss in losses, got none")
-        taken = {"task", "auxiliary", "dice", "lovasz", "gradient_norm"} & set(losses)
-        if taken or any("." in name for name in losses):
+        if any(name in _CURVES or "." in name or "/" in name for name in losses):
             raise ValueError(
-                "expected names of losses without a dot, and other than task, auxiliary, dice, "
-                f"lovasz and gradient_norm, got {', '.join(losses)}; choose other names"
+                f"expected names of losses without a dot or slash, and other than "
+                f"{', '.join(_CURVES)}, got {', '.join(losses)}; choose other names"
             )
         self.losses = nn.ModuleDict(losses)
         self.image_by_image = all(loss.image_by_image for loss in losses.values())
@@ -51,6 +53,10 @@ class WeightedSum(DistillationLoss):
     def _parts(self) -> dict[str, DistillationLoss]:
         return {name: loss for name, loss in self.losses.items()}  # type: ignore[misc]  # noqa: C416
 
+    def _active(self, progress: float) -> dict[str, DistillationLoss]:
+        """Return the losses that have not faded to 0."""
+        return {name: loss for name, loss in self._parts().items() if not loss.over(progress)}
+
     def prepare(self, student: Segmenter, teacher: Segmenter) -> None:
         """Prepare each loss."""
         for loss in self._parts().values():
@@ -61,30 +67,35 @@ class WeightedSum(DistillationLoss):
         return torch.stack(list(self.terms(inputs).values())).sum()
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Compute each weighted loss, keyed by its name in ``losses``."""
-        now, parts = inputs.progress, self._parts().items()
-        return {name: loss.weight_at(now) * loss(inputs) for name, loss in parts}
+        """Compute each weighted loss, keyed by its name in ``losses``; 0 once it has faded."""
+        now, active = inputs.progress, self._active(inputs.progress)
+        faded = torch.zeros((), device=inputs.student.logits.device)
+        weighted = {name: loss.weight_at(now) * loss(inputs) for name, loss in active.items()}
+        return {name: weighted.get(name, faded) for name in self.losses}
 
     def fading(self, progress: float) -> dict[str, float]:
         """Collect the fading weights of all losses."""
-        return self._named(lambda loss: loss.fading(progress))
+        return _named(self._parts(), lambda loss: loss.fading(progress))
 
     def over(self, progress: float) -> bool:
         """Return whether every loss is over."""
         return all(loss.over(progress) for loss in self._parts().values())
 
     def measures(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Collect the measures of all losses."""
-        return self._named(lambda loss: loss.measures(inputs))
+        """Collect the measures of the losses that have not faded to 0."""
+        return _named(self._active(inputs.progress), lambda loss: loss.measures(inputs))
 
     def after_step(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Let each loss train its critic."""
-        return self._named(lambda loss: loss.after_step(inputs))
-
-    def _named(self, ask: Callable[[DistillationLoss], dict[str, Any]]) -> dict[str, Any]:
-        found = ((name, ask(loss)) for name, loss in self._parts().items())
-        return {f"{name}/{key}": each for name, own in found for key, each in own.items()}
+        """Let each loss that has not faded to 0 train its critic."""
+        return _named(self._active(inputs.progress), lambda loss: loss.after_step(inputs))
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """List the optimisers of all losses."""
         return tuple(each for loss in self._parts().values() for each in loss.optimizers())
+
+
+def _named(
+    parts: Mapping[str, DistillationLoss], ask: Callable[[DistillationLoss], dict[str, Any]]
+) -> dict[str, Any]:
+    found = ((name, ask(loss)) for name, loss in parts.items())
+    return {f"{name}/{key}": each for name, own in found for key, each in own.items()}

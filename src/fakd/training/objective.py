@@ -16,7 +16,15 @@ from fakd.losses import ChannelKL, PixelKL
 from fakd.losses.grid import labels_on_grid_of, on_grid_of, to_float32
 from fakd.losses.margin import RunningMargin
 from fakd.training.task import TaskLoss
-from fakd.types import IGNORE, ClassWeighing, DistillationLoss, LossInputs, Prediction, Segmenter
+from fakd.types import (
+    IGNORE,
+    RULED_OUT,
+    ClassWeighing,
+    DistillationLoss,
+    LossInputs,
+    Prediction,
+    Segmenter,
+)
 
 Terms = dict[str, Tensor]
 
@@ -249,13 +257,14 @@ def to_student_grid(
     labels: Integer[Tensor, "batch height width"],
     student_logits: Float[Tensor, "batch classes rows cols"],
 ) -> tuple[Prediction, Int[Tensor, "batch rows cols"]]:
-    """Resize teacher logits and features (bilinear) and labels (nearest) to the student's grid."""
-    features = teacher.features
-    teacher = Prediction(
-        logits=on_grid_of(student_logits, teacher.logits),
-        features=None if features is None else on_grid_of(student_logits, features),
-    )
-    return teacher, labels_on_grid_of(student_logits, labels)
+    """Resize teacher logits (bilinear) and labels (nearest) to the grid of the student's logits.
+
+    The logits become finite: minus infinity, for a class that is ruled out, becomes `RULED_OUT`.
+    Features keep their grid; most losses never look at them, and those that do resample them.
+    """
+    least = max(RULED_OUT, torch.finfo(teacher.logits.dtype).min)
+    logits = on_grid_of(student_logits, teacher.logits.clamp_min(least))
+    return teacher._replace(logits=logits), labels_on_grid_of(student_logits, labels)
 
 
 def default_loss(labelled: bool) -> DistillationLoss:

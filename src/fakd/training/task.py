@@ -212,8 +212,12 @@ class TaskLoss(ClassWeighing):
         self, prediction: Prediction, labels: Integer[Tensor, "batch height width"]
     ) -> dict[str, Tensor]:
         """Compute the weighted terms of the main head and of any auxiliary heads."""
-        settings = self.settings
-        logits = prediction.logits
+        # Autocast would compute the products of Lovász in 16 bits.
+        with torch.autocast(labels.device.type, enabled=False):
+            return self._terms(prediction, labels)
+
+    def _terms(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+        settings, logits = self.settings, prediction.logits
         if settings.dice or settings.lovasz:
             # Both need all pixels of a class at once, and share the upsampled map.
             logits = _upsample(logits, labels, self.align_corners)

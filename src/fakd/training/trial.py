@@ -17,7 +17,7 @@ from fakd.memory import peak_memory
 from fakd.settings import Optimizer, Schedule, Settings
 from fakd.training.loop import Training
 from fakd.training.preparation import require_step_memory
-from fakd.types import Segmenter
+from fakd.types import TASK_TERMS, Segmenter
 
 _STEPS = 8
 _FEWEST = 2
@@ -121,9 +121,10 @@ def _gradients(training: Training, batch: Batch) -> tuple[dict[str, float], floa
     labels = part.labels.to(device)
     with training.fabric.autocast():
         terms = objective(prediction, labels, part.labelled, 0.0, answer).terms
-        own = set() if objective.task is None else set(objective.task(prediction, labels))
     weights = [each for each in training.network.parameters() if each.requires_grad]
-    groups = [[terms[name] for name in terms if (name in own) == mine] for mine in (True, False)]
+    groups = [
+        [terms[name] for name in terms if (name in TASK_TERMS) == mine] for mine in (True, False)
+    ]
     norms = [_norm(group, weights) if group else None for group in groups]
     values = {name: float(value.detach()) for name, value in terms.items()}
     return values, norms[0] or 0.0, norms[1]
