@@ -1,12 +1,15 @@
 """Who answers a batch: a network, or anything else that knows what the batch shows."""
 
 import copy
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
+from fakd import signals
 from fakd.answers import Mapped, Several, Stored
 from fakd.answers.combining import map_classes, mix_logits
 from fakd.answers.maps import Answers, Maps
@@ -17,6 +20,7 @@ from fakd.losses.grid import labels_on_grid_of
 from fakd.metrics import Scores
 from fakd.models import pspnet
 from fakd.settings import Augmentation, Hardware, Schedule, Settings, Task
+from fakd.signals import Interrupted
 from fakd.training.loop import Training
 from fakd.training.objective import Distillation
 from fakd.training.start import start
@@ -187,6 +191,22 @@ def test_stored_answers_are_those_of_the_samples_of_a_batch(fabric, tiny_data):
     for index, logits in zip(batch.indices, answer.logits, strict=True):
         wanted = teacher.answers.read("train", int(index), (32, 48)).logits
         torch.testing.assert_close(logits, torch.from_numpy(wanted))
+
+
+def test_a_signal_stops_the_scoring_of_stored_answers(fabric, tiny_data, monkeypatch):
+    teacher = stored(tiny_data, fabric)
+    assert 0 < teacher.validate(tiny_data.val, Settings()).miou < 1
+    read = []
+
+    def signalled(part, index, size):
+        read.append(index)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return Constant.read(teacher.answers, part, index, size)
+
+    monkeypatch.setattr(teacher.answers, "read", signalled)
+    with signals.listening(lambda number: None), pytest.raises(Interrupted):
+        teacher.validate(tiny_data.val, Settings())
+    assert len(read) == 1
 
 
 def test_stored_answers_are_cut_as_their_views_are(fabric, tiny_data):

@@ -19,19 +19,18 @@ from fakd.answers.combining import map_classes, mix_logits
 from fakd.answers.maps import Answers, Lookup
 from fakd.answers.sources import By, Mapped, Several, Source, Stored, parse_source
 from fakd.answers.store import open_answers
-from fakd.data import Batch, SegmentationData, Split, evaluation_samples
+from fakd.data import Batch, SegmentationData, Split
 from fakd.data.batches import Lookup as FindMaps
 from fakd.errors import InputError
-from fakd.inference import predict_logits, to_unit
+from fakd.inference import predict_logits
 from fakd.losses.grid import labels_on_grid_of, on_grid_of
-from fakd.metrics import Scores, confusion_matrix
-from fakd.processes import all_sum
+from fakd.metrics import Scores
 from fakd.settings import Hardware, Inference, Settings
 from fakd.sources import resolve
 from fakd.training.compiling import compile_network
 from fakd.training.folding import fold_batch_norms
 from fakd.training.start import fingerprint
-from fakd.training.validation import validate_images
+from fakd.training.validation import score_predictions, validate_images
 from fakd.types import Prediction, Segmenter
 
 Image = Float[Tensor, "1 3 height width"]
@@ -105,17 +104,16 @@ class Teacher(ABC):
         return self._fabric.device
 
     def validate(self, split: Split, settings: Settings) -> Scores:
-        """Score the teacher on a labelled split; every process gets the scores of the whole."""
-        fabric, classes = self._fabric, self.network.classes
-        share = range(fabric.global_rank, len(split), fabric.world_size)
-        matrix = torch.zeros(classes, classes, dtype=torch.long, device=fabric.device)
-        samples = evaluation_samples(split, settings.hardware.workers, share)
-        for index, sample in zip(share, samples, strict=True):
-            if sample.labels is not None:
-                image = to_unit(sample.image[None].to(fabric.device))
-                found = self.predict(image, index, settings.inference).argmax(1)[0]
-                matrix += confusion_matrix(found, sample.labels.to(fabric.device), classes)
-        return Scores.from_matrix(all_sum(matrix))
+        """Score the teacher on a labelled split; every process gets the scores of the whole.
+
+        Raises:
+            Interrupted: a signal asked to stop.
+        """
+
+        def classes(image: Image, index: int) -> Tensor:
+            return self.predict(image, index, settings.inference).argmax(1)[0]
+
+        return score_predictions(self._fabric, classes, self.network.classes, split, settings)
 
 
 def scores_of(

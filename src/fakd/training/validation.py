@@ -1,18 +1,18 @@
 """Scoring of a network on the validation samples, divided over the processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, suppress
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, Integer
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from fakd import signals
 from fakd.data import SegmentationData, Split, evaluation_samples
 from fakd.errors import InputError
-from fakd.inference import score
-from fakd.metrics import Scores
+from fakd.inference import score, to_unit
+from fakd.metrics import Scores, confusion_matrix
 from fakd.processes import all_max, all_sum
 from fakd.settings import Settings
 from fakd.signals import Interrupted
@@ -89,11 +89,44 @@ def validate_images(
         raise Interrupted(number)
     if all_max(int(matrix is None)) or matrix is None:
         raise FloatingPointError("the network's output is infinite or NaN")
-    if not all_sum(matrix).any():
+    _require_labels(all_sum(matrix))
+    return Scores.from_matrix(matrix), all_sum(counts)
+
+
+def score_predictions(
+    fabric: Fabric,
+    predict: Callable[[Float[Tensor, "1 3 height width"], int], Integer[Tensor, "height width"]],
+    classes: int,
+    split: Split,
+    settings: Settings,
+) -> Scores:
+    """Score what predicts classes from an image and its index, one image after the other.
+
+    Every process gets the scores of the whole labelled split.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+    """
+    share = range(fabric.global_rank, len(split), fabric.world_size)
+    matrix = torch.zeros(classes, classes, dtype=torch.long, device=fabric.device)
+    with closing(evaluation_samples(split, settings.hardware.workers, share)) as samples:
+        for index, sample in zip(share, samples, strict=True):
+            if signals.received_signal():
+                break
+            if sample.labels is not None:
+                found = predict(to_unit(sample.image[None].to(fabric.device)), index)
+                matrix += confusion_matrix(found, sample.labels.to(fabric.device), classes)
+    if number := agreed_signal():
+        raise Interrupted(number)
+    return Scores.from_matrix(_require_labels(all_sum(matrix)))
+
+
+def _require_labels(matrix: Tensor) -> Tensor:
+    if not matrix.any():
         raise InputError(
             "no validation pixel has a class, so there is nothing to score; label some"
         )
-    return Scores.from_matrix(matrix), all_sum(counts)
+    return matrix
 
 
 def refuse_degenerate_teacher(scores: Scores, data: str) -> None:
