@@ -1,7 +1,10 @@
 """What README and docs promise can be run, and every link leads somewhere."""
 
+import doctest
+import importlib
 import inspect
 import json
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -32,6 +35,17 @@ def python_blocks():
 def test_python_in_the_docs_runs(path, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(path), "exec"), {})
+
+
+def test_examples_in_docstrings_run():
+    attempted = 0
+    for module in pkgutil.walk_packages(fakd.__path__, "fakd."):
+        # Triton is not everywhere, and the other would run the program.
+        if not module.name.endswith(("triton_cross_entropy", "__main__")):
+            found = doctest.testmod(importlib.import_module(module.name))
+            assert not found.failed, module.name
+            attempted += found.attempted
+    assert attempted > 70
 
 
 def commands():

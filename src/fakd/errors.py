@@ -127,7 +127,7 @@ def require_class_weights(name: str, given: Any, classes: int | None = None) -> 
 def list_some(items: Collection[object], most: int) -> str:
     """List the first ``most`` items, and the number of further ones.
 
-    >>> some(["a", "b", "c", "d"], 2)
+    >>> list_some(["a", "b", "c", "d"], 2)
     'a, b and 2 more'
     """
     more = f" and {len(items) - most} more" if len(items) > most else ""
@@ -137,7 +137,7 @@ def list_some(items: Collection[object], most: int) -> str:
 def count_noun(number: int, one: str, several: str = "") -> str:
     """Write a number with its noun, singular or plural.
 
-    >>> counted(2, "mask"), counted(1, "image is", "images are")
+    >>> count_noun(2, "mask"), count_noun(1, "image is", "images are")
     ('2 masks', '1 image is')
     """
     return f"{number} {one if number == 1 else several or one + 's'}"

@@ -192,7 +192,7 @@ def import_object(path: str) -> Any:
         InputError: there is no such module, file or name, or it belongs to Python's standard
             library.
 
-    >>> find("fakd.errors.InputError")
+    >>> import_object("fakd.errors.InputError")
     <class 'fakd.errors.InputError'>
     """
     if _only_named and _is_own(path) and not is_allowed(path):

@@ -1,7 +1,5 @@
 """Tiled cross-entropy against the enlarged map, which it never makes."""
 
-import doctest
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakd import bilinear
 from fakd.settings import Task
-from fakd.training import upsampled
 from fakd.training.task import TaskLoss, cross_entropy
 from fakd.training.upsampled import label_losses, summed_cross_entropy
 from fakd.types import IGNORE, Prediction
@@ -185,9 +182,3 @@ def test_what_is_held_does_not_grow_with_the_labels_but_for_them(settings, monke
         found.append((largest.numbers, labels.numel()))
     # The logits, or one number for each pixel.
     assert all(numbers <= max(2 * 50 * 4 * 4, pixels) for numbers, pixels in found)
-
-
-def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(upsampled)
-    assert result.attempted > 0
-    assert result.failed == 0

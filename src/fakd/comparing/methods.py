@@ -43,7 +43,7 @@ def resolve_methods(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str,
 def as_names(given: Sequence[str] | str) -> list[str]:
     """Split names at commas, unless they are a list already.
 
-    >>> listed("cwd, cwd+fa")
+    >>> as_names("cwd, cwd+fa")
     ['cwd', 'cwd+fa']
     """
     if not isinstance(given, str):

@@ -335,7 +335,7 @@ def _looks_note(comparison: Comparison) -> str:
 def format_interval(interval: Interval, digits: int = 2) -> str:
     """Format an interval.
 
-    >>> ends(Interval(-0.51, 1.5))
+    >>> format_interval(Interval(-0.51, 1.5))
     '-0.51 to +1.50'
     """
     return f"{format_signed(interval.low, digits)} to {format_signed(interval.high, digits)}"
@@ -350,7 +350,7 @@ def format_signed(value: float, digits: int = 2) -> str:
 def method_phrase(method: str) -> str:
     """Return a method's title for use within a sentence.
 
-    >>> the("alone"), the("cwd")
+    >>> method_phrase("alone"), method_phrase("cwd")
     ('the student alone', 'CWD')
     """
     return f"the {title_of(method)}" if method == ALONE else title_of(method)

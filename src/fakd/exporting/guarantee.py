@@ -118,7 +118,7 @@ def compare_outputs(
 def median_and_p90(times: Sequence[float]) -> tuple[float, float]:
     """Compute median and 90th percentile.
 
-    >>> spread([1.0, 2.0, 3.0])
+    >>> median_and_p90([1.0, 2.0, 3.0])
     (2.0, 2.8)
     """
     p90 = statistics.quantiles(times, n=10, method="inclusive")[-1]

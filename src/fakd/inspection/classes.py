@@ -53,7 +53,7 @@ _LINES = tuple(
 def is_void_name(name: str) -> bool:
     """Return whether a class name stands for pixels without a class.
 
-    >>> means_none("Void"), means_none("__ignore__"), means_none("background")
+    >>> is_void_name("Void"), is_void_name("__ignore__"), is_void_name("background")
     (True, True, False)
     """
     return _NO_CLASS.fullmatch(name.strip("_ ").lower().replace("_", " ")) is not None

@@ -171,7 +171,7 @@ class Budget:
 def spread_evenly(count: int, seed: int = 0) -> list[int]:
     """Order indices so that every prefix of the order is spread evenly.
 
-    >>> spread(5)
+    >>> spread_evenly(5)
     [0, 3, 1, 4, 2]
     """
     if not count:

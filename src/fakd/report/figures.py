@@ -101,7 +101,7 @@ def overlay(
 def shrink_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """Compute width and height with the longer side reduced to ``longest``.
 
-    >>> shrunk((300, 200), 30), shrunk((3, 2), 30)
+    >>> shrink_size((300, 200), 30), shrink_size((3, 2), 30)
     ((30, 20), (3, 2))
     """
     scale = min(1.0, longest / max(size))
@@ -368,7 +368,7 @@ def reliability_diagram(title: str, bins: Float[Tensor, "3 bins"]) -> Chart:
 def _number(value: float) -> str:
     """Format a tick label.
 
-    >>> _number(40000), _number(0.25), _number(1200)
+    >>> _number(40000.0), _number(0.25), _number(1200.0)
     ('40k', '0.25', '1.2k')
     """
     return f"{value / 1000:.3g}k" if abs(value) >= 1000 else f"{value:.3g}"

@@ -318,7 +318,7 @@ class Section:
 def quantity_title(quantity: str) -> str:
     """Return the title of a logged quantity.
 
-    >>> titled("val/mIoU"), titled("channel/lambda"), titled("distillation")
+    >>> quantity_title("val/mIoU"), quantity_title("channel/lambda"), quantity_title("distillation")
     ('validation mIoU (%)', 'strength λ of the augmentation, channel loss', 'distillation loss')
     """
     term, _, last = quantity.rpartition("/")

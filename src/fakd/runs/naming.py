@@ -119,7 +119,8 @@ def defaults_of(path: str) -> dict[str, Any]:
 def with_default_arguments(recipe: Any) -> Any:
     """Add the losses' default arguments to a recipe; older versions may lack newer settings.
 
-    >>> completed({"class_path": "fakd.losses.HardLabels", "init_args": {"threshold": 0.5}})
+    >>> written = {"class_path": "fakd.losses.HardLabels", "init_args": {"threshold": 0.5}}
+    >>> with_default_arguments(written)
     {'class_path': 'fakd.losses.HardLabels', 'init_args': {'threshold': 0.5, 'weight': 1.0}}
     """
     if isinstance(recipe, list):

@@ -133,7 +133,7 @@ def segment(given: ServedNetwork, places: Integer[np.ndarray, " classes"], sent:
 def run_lengths(values: Integer[np.ndarray, " pixels"]) -> list[int]:
     """Encode values as run lengths: each value, followed by its number of repetitions.
 
-    >>> runs(np.array([7, 7, 7, 2]))
+    >>> run_lengths(np.array([7, 7, 7, 2]))
     [7, 3, 2, 1]
     """
     starts = np.flatnonzero(np.diff(values, prepend=-1))

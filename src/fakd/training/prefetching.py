@@ -125,7 +125,7 @@ def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     """Fetch each item before the previous one is yielded; raise its error in its turn.
 
     >>> taken = []
-    >>> for item in one_ahead(map(lambda each: taken.append(each) or each, "abc")):
+    >>> for item in prefetch(map(lambda each: taken.append(each) or each, "abc")):
     ...     print(item, taken)
     a ['a', 'b']
     b ['a', 'b', 'c']

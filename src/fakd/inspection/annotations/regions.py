@@ -191,7 +191,7 @@ def fill_polygon(outline: Points, size: Size) -> Bool[np.ndarray, "height width"
     Pillow also fills pixels that the outline touches, which makes objects of 8 pixels radius a
     sixth too large.
 
-    >>> filled([(1, 0), (3, 0), (3, 1), (1, 1)], (4, 2)).astype(int).tolist()
+    >>> fill_polygon([(1, 0), (3, 0), (3, 1), (1, 1)], (4, 2)).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
     """
     width, height = size
