@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from paper import paper
 
-from fakd.losses import ChannelKL, PixelKL, Relational, WeightedSum, preset
+from fakd.losses import ChannelKL, FeatureDistance, PixelKL, Relational, WeightedSum, preset
 from fakd.runs.recipe import describe
 
 HERE = Path(__file__).parent
@@ -342,10 +342,33 @@ def scenes(plan: dict[str, Any], seeds: dict[str, Any]) -> dict[str, Recipe]:
     live = copy.deepcopy(files["scenes/compare-base.yaml"])
     stored = live["pairs"]["imagenet"]
     teacher = "src/fakd/data/streets/teacher.safetensors"
-    live |= {"run": "runs/scenes/compare-live", "methods": ["cwd"], "seeds": 3, "minutes": 0.5}
     live["pairs"] = {"live": {**stored, "teacher": teacher}, "stored": stored}
+    files["scenes/compare-practice.yaml"] = live | {
+        "run": "runs/scenes/compare-practice",
+        "pairs": {"live": live["pairs"]["live"]},
+        "methods": practice(),
+        "seeds": 1,
+    }
+    live |= {"run": "runs/scenes/compare-live", "methods": ["cwd"], "seeds": 3, "minutes": 0.5}
     files["scenes/compare-live.yaml"] = live
     return files
+
+
+def practice() -> Recipe:
+    """Return what else may help: strong augmentation, a weight that fades, features."""
+    strong = {"augmentation": {"crop": [72, 96], "scale": [0.5, 2.0], "photometric": True}}
+    fading = {"to": 0.0, "schedule": "cosine", "start": 0.5, "end": 0.9}
+    methods: Recipe = {"alone": None, "alone-strong": {"distillation": None, **strong}}
+    for name, kind, weight in (("cwd", ChannelKL, 5.0), ("dist-w3", Relational, 3.0)):
+        methods[name] = {"distillation": describe(kind(weight=weight))}
+        methods[f"{name}-strong"] = {**methods[name], **strong}
+        fades = describe(kind(weight={"from": weight, **fading}))
+        methods[f"{name}-fades"] = {"distillation": fades}
+    for kind in ("l2", "cosine"):
+        for weight in (0.3, 1.0, 3.0):
+            loss = FeatureDistance(kind=kind, weight=weight)
+            methods[f"features-{kind}-w{weight:g}"] = {"distillation": describe(loss)}
+    return methods
 
 
 def few_labels() -> dict[str, Recipe]:
