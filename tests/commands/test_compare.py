@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,15 @@ def test_what_is_new_in_a_grid_is_run_and_nothing_else(teacher, tmp_path, in_pro
     assert first_row(cell(run, "alone", 0))["task"] not in tasks
     assert compare(teacher, run, "--methods=cwd,cwd+fa", "--seeds=2", steps=3) == 2
     assert "schedule.steps: 2 -> 3" in capsys.readouterr().err
+    for other, reason in (("alone", "another distillation"), ("cwd", "has seed 0")):
+        place = cell(run, "cwd", 1)
+        shutil.rmtree(place)
+        shutil.copytree(cell(run, other, 1 if other == "alone" else 0), place)
+        assert compare(teacher, run, "--methods=cwd,cwd+fa", "--seeds=2") == 1
+        streams = capsys.readouterr()
+        assert "cannot be used" in streams.err
+        assert reason in streams.err
+        assert "1 of 2 seeds" in " ".join(streams.out.split()) or "failed" in streams.out
 
 
 def test_runs_on_changed_data_are_not_added_to_finished_ones(

@@ -59,7 +59,8 @@ def comparison(made_up, monkeypatch):
             seen.append(seed)
             luck = ((seed + len(method)) * 7) % 5 - 2
             own = noise * luck + (0 if method == "alone" else gain)
-            made_up.run(cell.folder, method, seed, BASE * 0.8 + own)
+            told = {"distillation": cell.recipe.get("distillation")}
+            made_up.run(cell.folder, method, seed, BASE * 0.8 + own, **told)
 
         def timed(trial, *_):
             trial.outcome.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,13 @@ def test_what_to_confirm_may_be_written_as_methods_are(comparison, tmp_path, met
     arguments = ["--methods", methods, "--out", str(file)]
     assert main(["compare", "confirm", str(comparison.run), *arguments]) == 0
     assert list(yaml.safe_load(file.read_text())["methods"]) == ["alone", "cwd"]
+
+
+def test_the_student_alone_is_nothing_to_confirm(comparison, tmp_path, capsys):
+    assert comparison(0.1) == 0
+    arguments = ["--methods", "alone", "--out", str(tmp_path / "confirm.yaml")]
+    assert main(["compare", "confirm", str(comparison.run), *arguments]) == 2
+    assert "name what is to be confirmed" in capsys.readouterr().err
 
 
 def test_a_method_of_ones_own_is_confirmed_by_its_name(comparison, tmp_path):

@@ -89,10 +89,12 @@ class Store(Answers):
         """Create a store, or continue one with the same teacher, images and settings.
 
         Raises:
-            InputError: the folder contains other files, or a store that differs.
+            InputError: it is a file, or contains other files or a store that differs.
         """
         content = json.loads(json.dumps({"format": FORMAT, **content}))
         path = folder / MANIFEST
+        if folder.is_file():
+            raise InputError(f"{folder} is a file; choose another --out")
         if not path.is_file():
             if folder.exists() and any(each.name[0] != "." for each in folder.iterdir()):
                 raise InputError(f"{folder} holds files but no {MANIFEST}; choose another --out")

@@ -211,6 +211,13 @@ def compare(
             f"{len(failed)} of {len(cells)} runs failed, the first is {failed[0].label} "
             f"({failed[0].failure}); the same command retries them{then}"
         )
+    own = {cell.folder for cell in cells}
+    if unusable := [each for each in outcome.failures if each.folder in own]:
+        raise ChildProcessError(
+            f"{len(unusable)} of {len(cells)} finished runs cannot be used, the first is "
+            f"{unusable[0].folder} ({unusable[0].reason}); move it elsewhere, and the same command "
+            "trains that run anew"
+        )
     return outcome.runs
 
 
@@ -335,13 +342,13 @@ def confirm(
         raise InputError(
             f"expected --seeds of at least {LEAST}, got {seeds}; fewer give no verdict"
         )
-    names = [ALONE, *map(canonical_name, as_names(methods))]
-    if len(names) == 1:
+    names = list(dict.fromkeys([ALONE, *map(canonical_name, as_names(methods))]))
+    if names == [ALONE]:
         raise InputError("expected --methods to name what is to be confirmed, such as cwd")
     if missing := [name for name in names if name not in grid["methods"]]:
         known = ", ".join(grid["methods"])
         raise InputError(f"{run} has no method {missing[0]!r}; it has {known}")
-    chosen = {name: grid["methods"][name] for name in dict.fromkeys(names)}
+    chosen = {name: grid["methods"][name] for name in names}
     resolve_methods(chosen)
     begin = max(grid["seeds"]) + 1
     target = out or run.with_name(f"{run.name}-confirm.yaml")

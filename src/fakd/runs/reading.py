@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fakd.errors import InputError, last_line
-from fakd.files import expand_user
+from fakd.files import expand_user, read_yaml
 from fakd.losses import PRESETS
 from fakd.runs.folder import (
     CURVES,
@@ -28,7 +28,7 @@ from fakd.runs.folder import (
     readable,
 )
 from fakd.runs.images import ImageCounts, read_images
-from fakd.runs.naming import ALONE, method_of, student_of
+from fakd.runs.naming import ALONE, method_of, student_of, with_default_arguments
 
 Curve = list[tuple[float, float]]
 """Steps and values of a logged quantity."""
@@ -190,13 +190,30 @@ def read_grid(folder: str | Path) -> Outcome:
         for path in folder.glob(f"*/*/*{FAILED}")
         if (place := place_in_grid(path.with_suffix(""))) and path.with_suffix("") not in finished
     ]
+    grid = read_yaml(folder / GRID)
     runs = []
     for path in finished:
         try:
-            runs.append(read_run(path))
+            run = read_run(path)
+            if _is_foreign(run, grid):
+                raise InputError(
+                    f"{path} has another distillation than {run.method} in {GRID}; it is a copy of "
+                    "another run"
+                )
+            runs.append(run)
         except InputError as error:
             failures.append(Failure(path, *(place_in_grid(path) or ("", "", 0)), str(error)))
     return Outcome(sorted(runs, key=_order), sorted(failures, key=_order))
+
+
+def _is_foreign(run: Run, grid: Mapping[str, Any]) -> bool:
+    """Tell whether a run has another loss than its method in the grid."""
+    methods = grid.get("methods")
+    method = methods.get(run.method) if isinstance(methods, Mapping) else None
+    if not isinstance(method, Mapping) or "distillation" not in method:
+        return False
+    planned, found = method["distillation"], run.recipe.get("distillation")
+    return bool(with_default_arguments(planned) != with_default_arguments(found))
 
 
 def read_folders(folders: Iterable[str | Path]) -> Outcome:
