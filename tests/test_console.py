@@ -40,6 +40,7 @@ def test_what_a_terminal_cannot_show_is_replaced(named, tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())["miou"] >= 0
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_costs_no_result(named, tmp_path):
     reading, writing = os.pipe()
     os.close(reading)

@@ -164,7 +164,8 @@ def test_the_picture_has_scores_where_all_are_known(scores, label, tmp_path, mon
     assert not save_latency(tmp_path / "l.png", [failed])
 
 
-@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_networks_run_as_files(runtime):
     for library in timing.LIBRARIES[runtime]:
         pytest.importorskip(library)

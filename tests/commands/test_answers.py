@@ -170,6 +170,7 @@ def test_an_unfinished_store_is_not_continued_with_changed_images(folder, capsys
     assert last.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_processes_share_the_work(folder, forked_commands):
     assert answer("--out=alone") == 0
     assert answer("--out=shared", "--parallel=2") == 0

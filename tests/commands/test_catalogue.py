@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 import fakd
@@ -5,6 +6,7 @@ from fakd.cli import main
 from fakd.models import pspnet, save
 
 
+@pytest.mark.slow
 def test_models_are_listed_in_numbers(capsys):
     assert main(["models", "--classes=19"]) == 0
     text = capsys.readouterr().out

@@ -89,6 +89,7 @@ def first_row(folder):
         return next(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_grid_of_real_processes(teacher, tmp_path, capsys):
     run = tmp_path / "grid"
     assert compare(teacher, run, "--methods=cwd", "--seeds=1") == 0

@@ -89,6 +89,7 @@ def test_a_network_does_not_differ_from_itself(folder):
     assert {row["teacher"] for row in rows(folder)} == {""}
 
 
+@pytest.mark.slow
 def test_stored_mapped_and_several_teachers_say_what_the_network_does(folder):
     assert disagree("--teacher=t.safetensors", run="s.safetensors", out="live") == 0
     images = {"train": {"images": "photos/{name}.png"}, "root": "."}

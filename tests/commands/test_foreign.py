@@ -32,6 +32,7 @@ def mine(tmp_path, monkeypatch):
     return "own_nets.net"
 
 
+@pytest.mark.slow
 def test_a_torchvision_network_is_trained_loaded_and_evaluated(tmp_path):
     run = tmp_path / "run"
     given = [f"--network={DEEPLAB}", "--network.weights_backbone=null", "--network.aux_loss=true"]

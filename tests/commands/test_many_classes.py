@@ -92,7 +92,10 @@ def test_a_step_is_trained_and_evaluated(root, trained, tmp_path):
     assert scores["class299"]["pixels"] == 2 * counts[299]
 
 
-@pytest.mark.parametrize("method", ["cwd-fa", "ifvd-cirkd", "cirkd"])
+@pytest.mark.parametrize(
+    "method",
+    ["cwd-fa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ifvd-cirkd", "cirkd"))],
+)
 def test_methods_that_look_at_labels_run(root, trained, tmp_path, method):
     student = [each.replace("network", "student", 1) for each in NETWORK]
     small = ["--schedule.steps=1", "--schedule.batch_size=2", "--augmentation.crop=[32,48]"]

@@ -704,7 +704,9 @@ def files():
         f"disagree run --teacher {SAVED} --images photos --out new/out --accelerator cpu",
         "convert --source paper.safetensors --target new.pth",
         pytest.param(f"export --network {SAVED} --data d --out e", marks=pytest.mark.slow),
-        f"export --network {SAVED} --data d --out e --to torch",
+        pytest.param(
+            f"export --network {SAVED} --data d --out e --to torch", marks=pytest.mark.slow
+        ),
         "latency net.safetensors --size 32,32 --runtimes torch --accelerator cpu --out old.json",
     ],
 )

@@ -101,7 +101,9 @@ def student(data):
             marks=pytest.mark.slow,
         ),
         {"output": "probabilities", "batch": 0, "inference": fakd.Inference(scale=0.7)},
-        {"batch": 2, "inference": fakd.Inference(base=(48, 32))},
+        pytest.param(
+            {"batch": 2, "inference": fakd.Inference(base=(48, 32))}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_file_scores_as_its_student(form, student, data, tmp_path):
@@ -130,6 +132,7 @@ def takes_memory(side):
         assert side["memory_mb"] > 10
 
 
+@pytest.mark.slow
 def test_torch_export_and_openvino(measured, student, data, tmp_path):
     made = fakd.export(student, "torch", data, out=tmp_path / "t")
     assert made["size"] is None
@@ -230,6 +233,7 @@ def test_answers_that_are_no_numbers_leave_nothing(student, data, tmp_path, monk
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_whether_the_guarantee_holds(measured, tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(NET)
     flags = ["--data=scenes", "--data.train=4", "--data.val=2", "--data.size=[64,96]"]
@@ -272,7 +276,9 @@ def test_the_older_exporter_follows_where_the_newer_is_wrong(student, data, tmp_
             (50, 70),
             marks=pytest.mark.slow,
         ),
-        ({"output": "logits", "input": "unit", "batch": 2}, (64, 96)),
+        pytest.param(
+            {"output": "logits", "input": "unit", "batch": 2}, (64, 96), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_runner_needs_no_torch_and_is_equal_to_the_pixel(form, size, student, data, tmp_path):

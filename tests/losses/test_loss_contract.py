@@ -93,8 +93,11 @@ def name_of(make):
     return " ".join([make.func.__name__, *(str(each) for each in make.args[:1]), settings])
 
 
-def cases(makes):
-    return pytest.mark.parametrize("make", makes, ids=map(name_of, makes))
+def cases(makes, slow=()):
+    marked = [
+        pytest.param(make, marks=pytest.mark.slow) if make in slow else make for make in makes
+    ]
+    return pytest.mark.parametrize("make", marked, ids=[*map(name_of, makes)])
 
 
 every_loss = cases(LOSSES)
@@ -331,7 +334,7 @@ def test_no_step_waits_for_the_device(make, monkeypatch):
         loss.measures(inputs)
 
 
-@every_loss
+@cases(LOSSES, slow=PUBLISHED)
 def test_nothing_is_kept_between_calls_but_declared_state(make):
     """The same state, inputs and draws give the same value, whatever was called in between."""
     loss, inputs = prepared(make), inputs_for(make(), *tensors())

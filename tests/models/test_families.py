@@ -21,7 +21,7 @@ from foreign_networks import (
 )
 
 SIZES = [(53, 75), (64, 97), (101, 70)]
-QUICK = ("segformer", "data2vec", "mobilevit", "mask2former", "eomt")
+QUICK = ("segformer", "mask2former", "eomt")
 """One of each kind: any size, multiples, one size, blue first, auxiliary heads, masks."""
 
 

@@ -74,6 +74,7 @@ class Never(Segmenter):
         raise AssertionError
 
 
+@pytest.mark.slow
 def test_the_largest_of_learner_and_teachers_counts_and_says_how_many_fit(monkeypatch):
     learner, teacher = (open_network(word, 5) for word in WORDS)
     kept = bytes_of_image(learner, (64, 96), learns=True)

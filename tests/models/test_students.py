@@ -136,6 +136,7 @@ def few(monkeypatch):
     monkeypatch.setattr(students, "installed", lambda: SOME[:3])
 
 
+@pytest.mark.slow
 def test_the_table_is_sorted_by_any_column(few, capsys, tmp_path):
     out = tmp_path / "students.json"
     assert main(["students", "--size=64,64", f"--out={out}"]) == 0

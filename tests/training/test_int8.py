@@ -110,6 +110,7 @@ def test_training_makes_a_network_bear_the_rounding():
     assert nn.functional.mse_loss(network(images), wanted).item() < before / 3
 
 
+@pytest.mark.slow
 def test_a_distilled_run_learns_with_it_and_goes_on(tiny_data, tmp_path):
     def run(name, steps, **more):
         torch.manual_seed(0)

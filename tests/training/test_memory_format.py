@@ -68,6 +68,7 @@ def test_clocks_run_and_what_is_given_is_not_timed(clocks, tmp_path):
     assert not timed
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_layout(tiny_data, tmp_path, clocks, monkeypatch):
     def train(run, layout, steps=2, existing="refuse"):
         torch.manual_seed(0)

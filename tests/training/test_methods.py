@@ -24,6 +24,14 @@ every_preset = pytest.mark.parametrize(
         for name in sorted(PRESETS)
     ],
 )
+RESUMED = ("cwd-fa-logits", "features-cosine", "skds-official")
+one_of_each_kind = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in RESUMED else pytest.mark.slow)
+        for name in sorted(PRESETS)
+    ],
+)
 
 
 def networks():
@@ -115,7 +123,7 @@ def test_what_a_loss_brings_learns(name):
     assert not before.keys() - brought or changed - brought
 
 
-@every_preset
+@one_of_each_kind
 def test_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path):
     whole = Sitting(name)
     for number in range(4):

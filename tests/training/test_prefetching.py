@@ -93,6 +93,7 @@ def test_batches_and_numbers_are_those_of_a_teacher_asked_in_its_step(
     assert equal(tmp_path / "ahead", tmp_path / "in turn")
 
 
+@pytest.mark.slow
 def test_the_batch_ahead_of_one_that_was_stopped_is_learnt_from_once(
     teacher, tmp_path, steps, monkeypatch
 ):

@@ -159,12 +159,12 @@ def teachers(tmp_path_factory):
     ("more", "stored"),
     [
         ("", False),
-        ("--int8=true", True),
         *(
             pytest.param(more, stored, marks=pytest.mark.slow)
             for more, stored in [
                 ("", True),
                 ("--int8=true", False),
+                ("--int8=true", True),
                 ("--task.class_weights=auto", False),
                 ("--task.class_weights=auto", True),
             ]

@@ -64,7 +64,8 @@ def told(script, *arguments, **environment):
     return done.stdout
 
 
-@pytest.mark.parametrize("sizes", ["small", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", ["small", "all"])
 def test_the_kernel_gives_what_the_plain_path_gives(sizes):
     pytest.importorskip("triton")
     assert told(SCRIPT, "cpu", sizes, TRITON_INTERPRET="1") == "equal\n"

@@ -165,10 +165,11 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(Task(), marks=pytest.mark.slow),
+        Task(),
         Task(hardest=0.7, label_smoothing=0.1),
     ],
 )
+@pytest.mark.slow
 def test_what_is_held_does_not_grow_with_the_labels_but_for_them(settings, monkeypatch):
     monkeypatch.setattr(bilinear, "TILE_NUMBERS", {"cpu": 50 * 16})
     found = []
