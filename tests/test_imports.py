@@ -103,6 +103,7 @@ def stranger(tmp_path, monkeypatch):
             "nets.Loss",
         ),
         ("train --network=pspnet", "data: nets.net", "nets.net"),
+        ("train --network=pspnet", "data: net.py:net", "net.py"),
         ("check", "network: net.py:net", "net.py"),
         ("distill", "teacher: net.py:net", "net.py"),
         ("distill", TEACHERS.replace("teachers", "teacher: {teachers", 1) + "}", "net.py"),

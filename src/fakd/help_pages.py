@@ -16,13 +16,14 @@ from fakd.imports import nearest
 _NETWORKS = (
     "pspnet, deeplabv3plus, isanet, fcn_hrnet, hypercolumns (with .backbone: any of timm); "
     "hf:ID-OR-FOLDER, smp:Unet, torchvision:NAME, timm:NAME, FILE.py:FUNCTION, "
-    "package.module:FUNCTION, FILE.onnx, FILE.pt2; a finished run, FILE.safetensors or "
-    "mmsegmentation's FILE.pth"
+    "package.module:FUNCTION; a finished run, FILE.safetensors or mmsegmentation's FILE.pth"
 )
+_FILES = "FILE.onnx, FILE.pt or FILE.pt2, which cannot learn"
 _DATA = (
     "a folder with train/images, train/masks, val/images, val/masks and dataset.yaml; a .yaml file "
     "that describes another layout; scenes (built in); ade20k, cityscapes, pascal_context or "
-    "voc2012 with .root FOLDER"
+    "voc2012 with .root FOLDER; FILE.py:FUNCTION or package.module.function that returns "
+    "SegmentationData"
 )
 OVERVIEW = """\
 Distil any semantic-segmentation model into a small, fast one, and know whether it helped.
@@ -235,7 +236,7 @@ def page(name: str, parser: ArgumentParser, topic: str | None = None) -> str:
             lines += ["", *_wrapped(f"{group.title}:", ""), *_rows(group._group_actions)]
         return "\n".join(lines)
     for key in short.listed:
-        lines += ["", f"--{key} takes:", *_wrapped(_values(key), "  ")]
+        lines += ["", f"--{key} takes:", *_wrapped(_values(name, key), "  ")]
     lines += ["", *(_more(name, described) if described else [])]
     return "\n".join(lines).rstrip()
 
@@ -244,7 +245,7 @@ def listing(name: str, key: str) -> str:
     """List the values of a flag such as ``--student``, and how to see their arguments."""
     example = {"data": "folder", "distillation": "ChannelKL"}.get(key, "pspnet")
     ending = f"fakd {name} --{key}.help {example} explains its arguments."
-    return "\n".join([f"--{key} takes:", *_wrapped(_values(key), "  "), "", ending])
+    return "\n".join([f"--{key} takes:", *_wrapped(_values(name, key), "  "), "", ending])
 
 
 def arguments(heading: str, description: str, parser: ArgumentParser) -> str:
@@ -257,11 +258,14 @@ def _choices(titles: Iterable[str]) -> str:
     return f"; choose one of {', '.join(['all', *titles])}"
 
 
-def _values(key: str) -> str:
+def _values(command: str, key: str) -> str:
     if key == "data":
         return _DATA
     if key not in ("distillation", "methods"):
-        return _NETWORKS + ("; a folder of stored answers" if key == "teacher" else "")
+        if key == "teacher":
+            return f"{_NETWORKS}; {_FILES}; a folder of stored answers"
+        learns = key == "student" or command in ("train", "check")
+        return _NETWORKS if learns else f"{_NETWORKS}; {_FILES}"
     # Imported here because only this flag needs it.
     from fakd import losses
 

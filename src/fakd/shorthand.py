@@ -98,7 +98,8 @@ def _expand(flag: str, value: str) -> str | dict[str, Any]:
     if hint and not is_path and "/" not in value and not value.isupper():
         raise InputError(f"--{flag}: there is no {value}{hint}")
     if flag == "data":
-        return make_spec("fakd.data.folder", root=value)
+        own = IN_FILE.fullmatch(value) and not there
+        return value if own else make_spec("fakd.data.folder", root=value)
     try:
         return resolve(value)
     except InputError as error:

@@ -67,6 +67,14 @@ def test_a_bare_help_of_a_part_lists_what_it_takes(key, capsys):
     assert f"--{key}.help" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "key", "exported"),
+    [("distill", "student", False), ("distill", "teacher", True), ("evaluate", "network", True)],
+)
+def test_exported_files_are_listed_where_nothing_is_trained(command, key, exported, capsys):
+    assert ("FILE.onnx" in shown(capsys, f"{command} --{key}.help")) == exported
+
+
 def test_a_topic_that_there_is_none_of_is_refused(capsys):
     assert main(["distill", "--help", "schedul"]) == 2
     assert "did you mean schedule?" in capsys.readouterr().err

@@ -33,6 +33,26 @@ def pixels(path):
         return np.array(picture)
 
 
+OWN = """
+import fakd
+
+def mine(size: int):
+    return fakd.data.scenes(train=4, val=3, size=(32, size))
+"""
+
+
+def test_data_may_be_a_function_in_a_file(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_data.py").write_text(OWN)
+    given = ["evaluate", f"--network={weights}"]
+    assert main([*given, "--data=own_data.py:mine", "--data.size=48"]) == 0
+    assert main([*given, *DATA]) == 0
+    first, second = capsys.readouterr().out.split("mIoU")[1:]
+    assert first.split()[0] == second.split()[0]
+    assert main([*given, "--data=own_data.py:main"]) == 2
+    assert "did you mean mine?" in capsys.readouterr().err
+
+
 def test_evaluate_prints_and_writes_the_scores_of_one_matrix(weights, tmp_path, capsys):
     out = tmp_path / "scores.json"
     assert main(["evaluate", f"--network={weights}", *DATA, f"--out={out}"]) == 0

@@ -167,7 +167,7 @@ def doctor(
         loss = default_loss(data.train.labelled) if distillation is None else distillation
         if not data.train.labelled:
             doubts += doubts_without_labels(loss)
-        objective = Distillation(answers.network, learner, loss, by_labels)
+        objective = Distillation(answers.network, learner, loss, by_labels, task.confidence)
     quiet = Console(quiet=True)
     training = Training(fabric, learner, objective, data, settings, quiet, "check", answers)
     if int8:

@@ -9,6 +9,7 @@ from fakd.errors import InputError
 from fakd.exporting.kinds import Input, Order, Output, Precision, Target
 from fakd.files import expand_user
 from fakd.settings import InferenceOverrides
+from fakd.sources import REJECTED
 from fakd.training.progress import StepProgress
 
 
@@ -120,7 +121,9 @@ def export(
     console.print(made["verdict"], soft_wrap=True)
     if made["float_layers"]:
         console.print(f"left in float: {', '.join(made['float_layers'])}", soft_wrap=True)
-    console.print(f"written to {made['path']}, with card.md and run.py", soft_wrap=True)
+    held = not made["path"].endswith(REJECTED)
+    beside = "card.md and run.py" if held else f"card.md{REJECTED}"
+    console.print(f"written to {made['path']}, with {beside}", soft_wrap=True)
     return made
 
 

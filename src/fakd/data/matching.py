@@ -221,7 +221,8 @@ class _Matcher:
 
     def _unlabelled(self) -> None:
         """Note that these images have no labels, so that only a teacher can supply classes."""
-        said, end = self._listing.remarks, "without them only fakd distill can train on it"
+        use = "only fakd distill can train on it" if self._split == "train" else "it has no scores"
+        said, end = self._listing.remarks, f"without them {use}"
         text = f"{self._description.path} gives none"
         if self._part.masks:
             folder = self._root / self._part.masks[0].pattern.folder
