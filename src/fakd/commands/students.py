@@ -24,8 +24,8 @@ def students(
 
     Each is a value for --student. ImageNet weights of a backbone are "here" (an installed package,
     or the hub's cache), at the "hub", or nowhere; add ?weights=imagenet to start from them
-    (&encoder_weights=imagenet for smp). GFLOPs are for one image, two per multiply-accumulate,
-    without the auxiliary head; parameters include it.
+    (& instead of ? after other arguments; encoder_weights for smp). GFLOPs are for one image, two
+    per multiply-accumulate, without the auxiliary head; parameters include it.
 
     Args:
         sort: the column to sort by; -COLUMN sorts in descending order.

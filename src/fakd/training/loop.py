@@ -68,7 +68,7 @@ class Training:
 
     The weights after step n depend only on settings, seed and data: batches, augmentation and
     dropout are drawn from (seed, step, sample). A run that is killed at any moment and resumed
-    therefore ends with the same weights.
+    therefore ends with the same weights, up to kernels that add in any order, as some on GPUs do.
     """
 
     def __init__(
