@@ -85,7 +85,8 @@ class Step:
                 student, optimizer, max_norm=limit, error_if_nonfinite=False
             )
         else:
-            norm = norm_of(learning)
+            # With a scaler it may be infinite, which the scaler itself looks for.
+            norm = None if scaler.is_enabled() else norm_of(learning)
         if schedule.clip_value is not None:
             nn.utils.clip_grad_value_(learning, schedule.clip_value)
         optimizer.step()
