@@ -23,6 +23,7 @@ LEVELS = [
         "files",
         "hardware",
         "imports",
+        "membership",
         "memory",
         "console",
         "processes",

@@ -303,7 +303,7 @@ def test_a_device_that_must_not_be_asked_finds_the_same(kind, last, monkeypatch)
         features = features.contiguous(memory_format=torch.channels_last)
     found = []
     for free in (True, False):
-        monkeypatch.setattr("fakd.covariance.is_on_host", lambda values, free=free: free)
+        monkeypatch.setattr("fakd.membership.is_on_host", lambda values, free=free: free)
         covariance = ClassCovariance(9, 6, kind=kind).double()
         covariance.update(features, labels)
         variance = covariance.logit_variance(weight, labels)
@@ -356,7 +356,7 @@ def test_the_features_are_read_image_by_image():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_in_a_step_waits_for_the_device(kind, monkeypatch):
-    monkeypatch.setattr("fakd.covariance.is_on_host", lambda values: False)
+    monkeypatch.setattr("fakd.membership.is_on_host", lambda values: False)
     # A fake tensor has no values: whatever asks for one, such as `.item()`, raises.
     with FakeTensorMode():
         covariance = ClassCovariance(4, 6, kind=kind, momentum=0.9)

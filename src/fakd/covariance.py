@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from fakd.errors import require_choice
+from fakd.membership import Membership, look_up
 from fakd.processes import all_sum
 
 _CACHED = 2**18
@@ -31,41 +31,6 @@ def class_rows(
 ) -> Int[Tensor, "*shape"]:
     """Convert labels to rows of a table by class; ``classes``, one past the end, if ignored."""
     return labels.long().masked_fill(labels == ignore_index, classes)
-
-
-def is_on_host(values: Tensor) -> bool:
-    """Return whether values can be read without synchronising with a device."""
-    return values.device.type == "cpu"
-
-
-def look_up(
-    table: Float[Tensor, "classes channels"], rows: Int[Tensor, " batch *pixels"]
-) -> Float[Tensor, " batch channels *pixels"]:
-    """Look up the table's row of every pixel's class; zeros for pixels without one."""
-    padded = F.pad(table, (0, 0, 0, 1))
-    if not is_on_host(rows):
-        return F.embedding(rows, padded).movedim(-1, 1).contiguous()
-    # A product with a membership matrix of few classes is faster than an embedding in both passes.
-    shown, members = _members(rows.flatten(1), len(table), table.dtype)
-    return (padded[shown].mT @ members).view(len(rows), -1, *rows.shape[1:])
-
-
-def _members(
-    rows: Int[Tensor, "batch pixels"], classes: int, dtype: torch.dtype
-) -> tuple[Int[Tensor, "batch shown"], Float[Tensor, "batch shown pixels"]]:
-    """List the classes of each image, with a membership matrix: 1 where a pixel is of a class.
-
-    On a CPU only the classes it contains; elsewhere finding these would synchronise the device.
-    """
-    if is_on_host(rows):
-        found = [image.unique(return_inverse=True) for image in rows]
-        shown = pad_sequence([ids for ids, _ in found], batch_first=True, padding_value=classes)
-        places = torch.stack([places for _, places in found])
-    else:
-        shown = torch.arange(classes + 1, device=rows.device).expand(len(rows), -1)
-        places = rows
-    members = torch.zeros(*shown.shape, rows.shape[1], dtype=dtype, device=rows.device)
-    return shown, members.scatter_(1, places[:, None], 1.0)
 
 
 def class_moments(
@@ -89,7 +54,8 @@ def class_moments(
     """
     dtype = dtype or torch.promote_types(features.dtype, torch.float32)
     rows = class_rows(labels, classes, ignore_index).flatten(1)
-    shown, members = _members(rows, classes, dtype)
+    membership = Membership(rows, classes, dtype)
+    shown, members = membership.shown, membership.members
     counts = members.sum(2)
 
     def over_images(shares: Tensor) -> Tensor:
@@ -97,7 +63,7 @@ def class_moments(
         return add_ranks(total.index_add_(0, shown.flatten(), shares.flatten(0, 1))[:classes])
 
     sums, squares = members.new_zeros(2, *shown.shape, features.shape[1])
-    width = max(1, _CACHED // rows.shape[1]) if is_on_host(rows) else features.shape[1]
+    width = max(1, _CACHED // rows.shape[1]) if membership.on_host else features.shape[1]
     images = features.flatten(2).mT
     for own, count, *wide in zip(members, counts, images, sums, squares, strict=True):
         for part, total, square in zip(*(each.split(width, 1) for each in wide), strict=True):

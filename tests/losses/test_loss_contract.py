@@ -321,7 +321,7 @@ def test_no_step_waits_for_the_device(make, monkeypatch):
 
     All but the memory, whose labels decide how many rows are written: it waits once a batch.
     """
-    monkeypatch.setattr("fakd.covariance.is_on_host", lambda values: False)
+    monkeypatch.setattr("fakd.membership.is_on_host", lambda values: False)
     with FakeTensorMode():
         loss = make()
         loss.prepare(Shown(CHANNELS, CLASSES), Shown(WIDER, CLASSES))

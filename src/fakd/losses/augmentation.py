@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fakd.covariance import CovarianceKind, LogitStatistics, check_momentum, look_up
+from fakd.covariance import CovarianceKind, LogitStatistics, check_momentum
 from fakd.errors import require_above_zero, require_at_least
 from fakd.losses.margin import margin_counts, median_of
+from fakd.membership import Membership
 from fakd.types import ClassWeighing, ClassWeights, DistillationLoss, LossInputs, Segmenter, Weight
 
 StrengthUnit = Literal["lambda", "margin"]
@@ -176,17 +177,18 @@ def difference_bound(
         class_rows: The row of ``covariance`` for each pixel; an index past the end means no noise.
     """
     variance = covariance.diagonal(dim1=1, dim2=2)
+    membership = Membership(class_rows, len(covariance), covariance.dtype)
     total = torch.zeros_like(target[:, 0])
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     for c in range(logits.shape[1]):
         spread = variance + variance[:, c : c + 1] - 2 * covariance[:, :, c]
-        arguments = logits, spread, class_rows, c
+        arguments = logits, spread, membership, c
         total = total + target[:, c] * again(_partition_against, *arguments)
     return total
 
 
-def _partition_against(logits: Tensor, spread: Tensor, class_rows: Tensor, c: int) -> Tensor:
-    return (logits - logits[:, c : c + 1] + look_up(spread / 2, class_rows)).logsumexp(1)
+def _partition_against(logits: Tensor, spread: Tensor, membership: Membership, c: int) -> Tensor:
+    return (logits - logits[:, c : c + 1] + membership.look_up(spread / 2)).logsumexp(1)
 
 
 def tilted_bound(
@@ -209,24 +211,25 @@ def tilted_bound(
     large, so each pixel keeps the best a of all iterations, 0 included. a is a constant in the
     gradient. ``steps`` is the number of iterations; see `difference_bound` for the other arguments.
     """
-    raised = logits + look_up(covariance.diagonal(dim1=1, dim2=2) / 2, class_rows)
+    membership = Membership(class_rows, len(covariance), covariance.dtype)
+    raised = logits + membership.look_up(covariance.diagonal(dim1=1, dim2=2) / 2)
     with torch.no_grad():
         best, least = torch.zeros_like(raised), raised.logsumexp(1)
         tilt = logits.softmax(1)
         for _ in range(steps + 1):
-            shift = _covariance_times(covariance, tilt, class_rows)
+            shift = _covariance_times(covariance, tilt, membership)
             bound = (raised - shift).logsumexp(1) + (tilt * shift).sum(1) / 2
             best = torch.where((bound < least)[:, None], tilt, best)
             least = torch.minimum(bound, least)
             tilt = (raised - shift).softmax(1)
-    shift = _covariance_times(covariance, best, class_rows)
+    shift = _covariance_times(covariance, best, membership)
     partition = (raised - shift).logsumexp(1) + (best * shift).sum(1) / 2
     return partition - (target * logits).sum(1)
 
 
-def _covariance_times(covariance: Tensor, tilt: Tensor, class_rows: Tensor) -> Tensor:
+def _covariance_times(covariance: Tensor, tilt: Tensor, membership: Membership) -> Tensor:
     """Compute G a at each pixel, one class at a time, in memory for ``pixels * classes``."""
     product = torch.zeros_like(tilt)
     for c in range(tilt.shape[1]):
-        product = product + look_up(covariance[:, :, c], class_rows) * tilt[:, c : c + 1]
+        product = product + membership.look_up(covariance[:, :, c]) * tilt[:, c : c + 1]
     return product
