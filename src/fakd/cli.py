@@ -324,7 +324,9 @@ def _build_objects(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _build_flag(key: str, spec: specs.Spec, data: Any, trained: bool) -> Any:
     if key == "data":
-        return _require_kind("fakd.data.SegmentationData", key, specs.build(spec))
+        made = _require_kind("fakd.data.SegmentationData", key, specs.build(spec))
+        made.config = made.config or specs.to_plain(spec)
+        return made
     if key == "distillation":
         return _require_kind("fakd.types.DistillationLoss", key, specs.build(spec))
     if spec["class_path"].startswith("fakd.answers."):

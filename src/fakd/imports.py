@@ -50,6 +50,8 @@ OPENERS = ARCHITECTURES | {
 _OF_RECIPES = ("fakd.answers.", "fakd.losses.", "fakd.settings.", "torchvision.transforms.")
 """Modules of the parts of a recipe besides networks and data."""
 _allowed: set[str] = set()
+_files: dict[str, str] = {}
+"""Names of modules that were imported from a file -> the file, as it was given."""
 _only_named = False
 
 
@@ -259,13 +261,20 @@ def _file_module(file: str) -> ModuleType:
         raise InputError(f"{file} cannot be imported; give a .py file")
     module = module_from_spec(spec)
     _append_search_path(str(whole.parent))
-    sys.modules[name] = module
+    sys.modules[name], _files[name] = module, file
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise InputError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def class_path_of(kind: type) -> str:
+    """Return the class path that imports a class again: of its module, or of its file."""
+    file = _files.get(kind.__module__)
+    owner = f"{kind.__module__}." if file is None else f"{file}:"
+    return f"{owner}{kind.__qualname__}"
 
 
 def _append_search_path(folder: str) -> None:

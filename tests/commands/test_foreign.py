@@ -72,6 +72,51 @@ def test_ones_own_network_learns_from_it_and_is_loaded_when_allowed(mine, tmp_pa
     assert main(["evaluate", f"--network={run}", "--code=own_nets.net", *DATA]) == 0
 
 
+OWN = """
+import fakd
+from torch import nn
+
+class LogitL1(fakd.DistillationLoss):
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+
+    def forward(self, inputs: fakd.LossInputs):
+        return (inputs.student.logits - inputs.teacher.logits).abs().mean()
+
+def net(classes: int, width: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, width, 3, 4, 1), nn.ReLU(), nn.Conv2d(width, classes, 1))
+
+def data(number: int):
+    found = fakd.data.scenes(train=number, val=2, size=(32, 48))
+    return fakd.data.SegmentationData(
+        "own", found.class_names, found.palette, found.train, found.val
+    )
+"""
+
+
+def test_a_recipe_of_ones_own_loss_network_and_data_in_a_file_can_be_repeated(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("own_things.py").write_text(OWN)
+    given = ["--teacher=own_things.py:net", "--student=own_things.py:net", "--student.width=6"]
+    given += ["--data=own_things.py:data", "--data.number=4", "--check_teacher=false"]
+    given += ["--distillation=own_things.py:LogitL1", "--distillation.weight=2"]
+    assert main(["distill", *given, *SHORT, "--run=run"]) == 0
+    recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
+    assert recipe["distillation"] == {
+        "class_path": "own_things.py:LogitL1", "init_args": {"weight": 2.0},
+    }  # fmt: skip
+    assert recipe["data"] == {"class_path": "own_things.py:data", "init_args": {"number": 4}}
+    imports._allowed.clear()
+    again = ["distill", "--recipe=run/recipe.yaml", "--run=again"]
+    assert main(again) == 2
+    assert "add --code own_things.py" in capsys.readouterr().err
+    assert main([*again, "--code=own_things.py"]) == 0
+    files = [Path(folder, "final.safetensors").read_bytes() for folder in ("run", "again")]
+    assert files[0] == files[1]
+
+
 def test_a_run_of_ones_own_network_converts_to_plain_weights(mine, tmp_path, capsys):
     run, target = tmp_path / "run", tmp_path / "plain.pth"
     assert main(["train", f"--network={mine}", *DATA, *SHORT, f"--run={run}"]) == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from fakd.answers.sources import Source
 from fakd.data import SegmentationData
+from fakd.imports import class_path_of
 from fakd.types import DistillationLoss, Segmenter
 
 
@@ -49,7 +50,6 @@ def describe(value: Any) -> Any:
 def _name(value: object) -> str:
     """Name a public class by the package that exports it, not its module."""
     kind = type(value)
-    module = kind.__module__
-    if module.startswith("fakd."):
-        module = ".".join(module.split(".")[:2])
-    return f"{module}.{kind.__qualname__}"
+    if not kind.__module__.startswith("fakd."):
+        return class_path_of(kind)
+    return ".".join([*kind.__module__.split(".")[:2], kind.__qualname__])
