@@ -67,7 +67,7 @@ def test_problems_are_listed_by_importance(root, tmp_path, capsys):
     result = check(root, out=tmp_path / "new" / "p.png")
     printed = capsys.readouterr().out
     assert not result["usable"]
-    assert [each["weight"] for each in result["fix"]] == ["stops", "harms"]
+    assert [each["severity"] for each in result["fix"]] == ["stops", "harms"]
     assert printed.index("val1.png") < printed.index("train0.png")
     assert (tmp_path / "new" / "p.png").is_file()
 
@@ -102,7 +102,7 @@ def test_findings_are_about_the_data_as_it_is_saved(tmp_path, monkeypatch, capsy
     assert "dataset.yaml" in check(tmp_path / "raw")["fix"][0]["text"]
     result = check(tmp_path / "raw", save=tmp_path / "described")
     assert result["usable"]
-    assert not [each for each in result["fix"] if each["weight"] == "stops"]
+    assert not [each for each in result["fix"] if each["severity"] == "stops"]
     assert "every fifth image is proposed" in capsys.readouterr().out
 
 

@@ -80,8 +80,8 @@ def checked(data, **given):
     )
 
 
-def texts(result, weight):
-    return [each["text"] for each in result["change"] if each["weight"] == weight]
+def texts(result, severity):
+    return [each["text"] for each in result["change"] if each["severity"] == severity]
 
 
 def test_what_is_right_is_ready_and_left_as_it_was(data, tmp_path, capsys):

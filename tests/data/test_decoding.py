@@ -108,6 +108,12 @@ def test_a_tiff_is_turned_as_its_orientation_says(tmp_path):
             assert np.array_equal(turned, expected)
 
 
+def test_exif_that_cannot_be_parsed_says_nothing(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path, exif=b"Exif\0\0x")
+    assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), RGB)
+
+
 FOUR = np.arange(6 * 8 * 4, dtype=np.uint8).reshape(6, 8, 4)
 
 

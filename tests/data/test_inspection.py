@@ -11,7 +11,7 @@ from PIL import Image
 
 from fakd.data import folder, scenes
 from fakd.errors import InputError
-from fakd.inspection import Weight, inspect_data, spread_evenly
+from fakd.inspection import Severity, inspect_data, spread_evenly
 from fakd.types import IGNORE
 
 ROAD_CAR = np.tile(np.array([0, 1], np.uint8), (6, 4))
@@ -31,16 +31,16 @@ def sound(made_up):
     return made_up
 
 
-def texts(data, weight=None, **options) -> list[str]:
+def texts(data, severity=None, **options) -> list[str]:
     found = inspect_data(data.root, **options).findings
     assert all("\n" not in finding.text for finding in found)
-    return [each.text for each in found if weight is None or each.weight is weight]
+    return [each.text for each in found if severity is None or each.severity is severity]
 
 
-def single(data, *parts: str, weight=Weight.STOPS) -> str:
+def single(data, *parts: str, severity=Severity.STOPS) -> str:
     """The one finding there is, which must hold all parts."""
     (finding,) = inspect_data(data.root).findings
-    assert finding.weight is weight
+    assert finding.severity is severity
     for part in parts:
         assert part in finding.text
     return finding.text
@@ -65,7 +65,7 @@ def test_an_image_without_a_mask(sound):
 
 def test_a_mask_without_an_image(sound):
     (sound.root / "val/images/val_b.png").unlink()
-    single(sound, "val: 1 mask without an image", "val/masks/val_b.png", weight=Weight.HARMS)
+    single(sound, "val: 1 mask without an image", "val/masks/val_b.png", severity=Severity.HARMS)
     assert inspect_data(sound.root).usable
 
 
@@ -112,7 +112,7 @@ def test_a_mask_of_another_size(sound):
 
 def test_an_id_that_nothing_describes(sound):
     sound.mask("val/masks/val_a.png", ROAD_CAR + 6)
-    found = texts(sound, Weight.STOPS)
+    found = texts(sound, Severity.STOPS)
     assert len(found) == 1
     assert "val: masks hold ids 6, 7 unknown to" in found[0]
     assert "val_a.png" in found[0]
@@ -138,7 +138,7 @@ def test_binary_masks_whose_object_would_be_ignored(sound):
     for split in ("train", "val"):
         for name in "abcd":
             sound.mask(f"{split}/masks/{split}_{name}.png", ROAD_CAR * 255)
-    found = texts(sound, Weight.STOPS)
+    found = texts(sound, Severity.STOPS)
     assert len(found) == 2
     assert "ids: {0: road, 255: car}" in found[0]
     sound.describe("classes: [road, car]\nids: {0: road, 255: car}\n")
@@ -157,7 +157,7 @@ def test_much_that_is_ignored(sound):
     mostly[0] = ROAD_CAR[0]
     for name in "abcd":
         sound.mask(f"train/masks/train_{name}.png", mostly)
-    single(sound, "train: 83% of the pixels are ignored", weight=Weight.HARMS)
+    single(sound, "train: 83% of the pixels are ignored", severity=Severity.HARMS)
 
 
 def test_a_class_that_is_never_there_and_one_that_is_rare(sound):
@@ -179,7 +179,7 @@ def test_what_headers_tell(sound):
     sound.image("train/images/train_a.png", np.full((6, 8), 7, np.uint8))
     sound.image("train/images/train_b.png", np.full((6, 8, 4), 8, np.uint8))
     sound.mask("train/masks/train_c.png", ROAD_CAR.astype(np.uint16))
-    found = texts(sound, Weight.TELLS)
+    found = texts(sound, Severity.TELLS)
     assert len(found) == 3
     for part, name in (("16 bits", "train_c"), ("in grey", "train_a"), ("transpar", "train_b")):
         assert any(part in text and name in text for text in found)
@@ -188,7 +188,7 @@ def test_what_headers_tell(sound):
 def test_masks_in_jpeg(sound):
     (sound.root / "val/masks/val_a.png").unlink()
     sound.mask("val/masks/val_a.jpg", ROAD_CAR)
-    assert any("1 of 4 masks in JPEG" in text for text in texts(sound, Weight.STOPS))
+    assert any("1 of 4 masks in JPEG" in text for text in texts(sound, Severity.STOPS))
 
 
 def test_an_image_that_exif_turns(sound):
@@ -198,7 +198,7 @@ def test_an_image_that_exif_turns(sound):
     exif[0x0112] = 6
     # Stored 6 wide and 8 high, shown 8 wide and 6 high like its mask.
     Image.fromarray(np.full((8, 6, 3), 50, np.uint8)).save(path, exif=exif)
-    single(sound, "rotated by EXIF", "train_a.jpg", weight=Weight.TELLS)
+    single(sound, "rotated by EXIF", "train_a.jpg", severity=Severity.TELLS)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(6, (8, 8)), (3, (6, 8)), (2, (6, 8))])
@@ -218,7 +218,7 @@ def test_a_mask_of_a_photo_as_it_is_stored(sound):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.full((6, 8, 3), 50, np.uint8)).save(path, exif=exif)
-    found = texts(sound, Weight.STOPS)
+    found = texts(sound, Severity.STOPS)
     assert len(found) == 1
     assert "train_a.jpg is 6x8 after EXIF rotation); rotate the mask" in found[0]
 
@@ -230,16 +230,18 @@ def test_a_folder_of_masks_that_is_called_otherwise(sound):
         "train has no masks",
         "holds images, labels",
         "if the masks are there",
-        weight=Weight.HARMS,
+        severity=Severity.HARMS,
     )
     (sound.root / "train/labels").rename(sound.root / "labels")
-    single(sound, "train has no masks", "only fakd distill can train on it", weight=Weight.TELLS)
+    single(
+        sound, "train has no masks", "only fakd distill can train on it", severity=Severity.TELLS
+    )
 
 
 def test_masks_that_show_one_class_of_several(sound):
     for name in "abcd":
         sound.mask(f"train/masks/train_{name}.png", ROAD_CAR * 0)
-    found = texts(sound, Weight.HARMS)
+    found = texts(sound, Severity.HARMS)
     assert "train: every labelled pixel is road" in found[0]
 
 
@@ -247,7 +249,10 @@ def test_images_in_both_splits(sound):
     source = (sound.root / "train/images/train_a.png").read_bytes()
     (sound.root / "val/images/val_a.png").write_bytes(source)
     single(
-        sound, "1 image of val with an identical copy in train", "val_a.png", weight=Weight.HARMS
+        sound,
+        "1 image of val with an identical copy in train",
+        "val_a.png",
+        severity=Severity.HARMS,
     )
 
 
@@ -255,7 +260,7 @@ def test_names_in_both_splits(sound):
     for kind in ("images", "masks"):
         path = sound.root / "val" / kind / "val_a.png"
         path.rename(path.with_name("train_a.png"))
-    single(sound, "1 name in both train and val (train_a)", weight=Weight.TELLS)
+    single(sound, "1 name in both train and val (train_a)", severity=Severity.TELLS)
 
 
 def test_an_image_listed_for_both_splits(made_up):
@@ -263,7 +268,7 @@ def test_an_image_listed_for_both_splits(made_up):
     made_up.mask("truth/a.png", ROAD_CAR)
     section = "{images: 'photos/{name}.png', masks: 'truth/{name}.png'}"
     made_up.describe(f"classes: [road, car]\ntrain: {section}\nval: {section}\n")
-    single(made_up, "1 image in both train and val", weight=Weight.HARMS)
+    single(made_up, "1 image in both train and val", severity=Severity.HARMS)
 
 
 def test_the_sample_is_even_and_as_large_as_asked(sound):
@@ -475,7 +480,7 @@ def test_a_png_that_exif_turns(sound):
     exif[0x0112] = 8
     path = sound.root / "val/images/val_a.png"
     Image.fromarray(np.full((8, 6, 3), 50, np.uint8)).save(path, exif=exif)
-    single(sound, "rotated by EXIF", "val_a.png", weight=Weight.TELLS)
+    single(sound, "rotated by EXIF", "val_a.png", severity=Severity.TELLS)
 
 
 def test_a_mask_with_an_orientation_of_its_own(sound):
@@ -488,7 +493,7 @@ def test_a_mask_with_an_orientation_of_its_own(sound):
         pixels.save(path, exif=exif)
         if code == 3:
             single(sound, "val_a.png is a mask with an EXIF orientation of its own", "exiftool")
-    assert texts(sound, Weight.STOPS) == []
+    assert texts(sound, Severity.STOPS) == []
 
 
 def test_mistakes_are_found_before_pytorch_is_imported(sound):
@@ -533,7 +538,7 @@ train:
 val: {images: "val/images/{name}.png", masks: "val/masks/{name}.png", list: gone.txt}
 """
     )
-    stops = texts(sound, Weight.STOPS)
+    stops = texts(sound, Severity.STOPS)
     for part in (
         "train_a.png is in two parts of train",
         "expected a folder",
@@ -546,7 +551,7 @@ def test_a_list_that_is_no_text_is_said_once(sound):
     where = "images: 'train/images/{name}.png', masks: 'train/masks/{name}.png', list: l.txt"
     sound.describe(f"classes: [road, car]\ntrain: {{{where}}}\n")
     (sound.root / "l.txt").write_bytes(b"\xff\xfe\x00")
-    stops = [text for text in texts(sound, Weight.STOPS) if "l.txt" in text]
+    stops = [text for text in texts(sound, Severity.STOPS) if "l.txt" in text]
     assert len(stops) == 1
     assert "it is not text" in stops[0]
 
@@ -560,5 +565,5 @@ def test_images_none_of_which_has_a_mask_are_said_once(sound):
 def test_a_mask_whose_name_differs_in_case_is_named(sound):
     mask = sound.root / "val/masks/val_b.png"
     mask.rename(mask.with_name("VAL_B.PNG"))
-    found = texts(sound, Weight.STOPS)
+    found = texts(sound, Severity.STOPS)
     assert any("VAL_B.PNG differs from val_b in upper and lower case" in text for text in found)

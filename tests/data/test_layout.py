@@ -6,7 +6,7 @@ import pytest
 
 from fakd.data import folder
 from fakd.data.layout import Pattern
-from fakd.inspection import Weight, inspect_data
+from fakd.inspection import Severity, inspect_data
 from stand_ins import message
 
 IDS = np.array([[0, 1], [1, 255]], np.uint8)
@@ -377,7 +377,7 @@ def test_pictures_that_no_pattern_takes_are_counted_and_said(made_up):
         f"train leaves out 1 image ({root}/photos/b.JPG), since photos/{{name}}.jpg does not match "
         ".JPG; end it in .* for any suffix"
     )
-    found = [each for each in inspect_data(root).findings if each.weight is Weight.HARMS]
+    found = [each for each in inspect_data(root).findings if each.severity is Severity.HARMS]
     assert "leaves out 1 image" in found[0].text
     assert not any("without an image" in each.text for each in found), "b.png has its image"
     (root / "photos/b.JPG").rename(root / "photos/b.heic")

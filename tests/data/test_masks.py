@@ -4,7 +4,7 @@ import tifffile
 from PIL import Image
 
 from fakd.data import folder
-from fakd.inspection.findings import Weight, inspect_data
+from fakd.inspection.findings import Severity, inspect_data
 from stand_ins import message, write_png
 
 IDS = np.array([[0, 1, 2, 2], [2, 1, 0, 0]], np.uint8)
@@ -138,7 +138,7 @@ def test_palettes_that_differ_between_masks_are_refused_without_described_colour
     ):
         assert words in text
     found = inspect_data(made_up.root).findings
-    assert any("shows id" in text and weight is Weight.STOPS for weight, text in found)
+    assert any("shows id" in text and severity is Severity.STOPS for severity, text in found)
     made_up.describe(plain + "masks: ids\n")
     data = folder(made_up.root)
     assert data.val[1].labels.tolist() == np.argsort([1, 2, 0])[IDS].tolist()
@@ -197,7 +197,7 @@ def test_a_proposal_for_black_and_white_palettes_can_be_read(made_up, tmp_path):
         "shows index 1 as grey 255" in text or "show index 1" in text for _, text in found.findings
     )
     assert "masks: ids" in found.opened.proposal.text
-    assert not [text for weight, text in found.findings if weight is Weight.STOPS]
+    assert not [text for severity, text in found.findings if severity is Severity.STOPS]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int16", "int32", "uint32", ">u2"])
@@ -206,7 +206,7 @@ def test_whole_numbers_of_any_type_are_ids(made_up, dtype):
         assert read(made_up, text, IDS.astype(dtype), "a.tif") == IDS.tolist()
     made_up.describe("classes: [ground, box, ball]\n")
     (findings,) = [inspect_data(made_up.root).findings]
-    assert not [text for weight, text in findings if weight is Weight.STOPS]
+    assert not [text for severity, text in findings if severity is Severity.STOPS]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,9 @@ def test_numbers_that_are_no_ids_are_refused(made_up, mask, words):
         assert "val/masks/a.tif" in error
         for word in words:
             assert word in error
-    stops = [text for weight, text in inspect_data(made_up.root).findings if weight is Weight.STOPS]
+    stops = [
+        text for severity, text in inspect_data(made_up.root).findings if severity is Severity.STOPS
+    ]
     assert any(words[0] in text for text in stops)
 
 

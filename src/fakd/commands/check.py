@@ -115,16 +115,16 @@ def _print(console: Console, inspection: "Inspection") -> None:
 
 def print_findings(console: Console, findings: "list[Finding]") -> None:
     """Print what to fix, most important first."""
-    from fakd.inspection import Weight
+    from fakd.inspection import Severity
 
     if not findings:
         console.print("\nnothing to fix", style="bold green")
         return
-    colours = {Weight.STOPS: "red", Weight.HARMS: "yellow", Weight.TELLS: "cyan"}
-    words = {Weight.STOPS: "must", Weight.HARMS: "should", Weight.TELLS: "note"}
+    colours = {Severity.STOPS: "red", Severity.HARMS: "yellow", Severity.TELLS: "cyan"}
+    words = {Severity.STOPS: "must", Severity.HARMS: "should", Severity.TELLS: "note"}
     console.print("\nwhat to fix", style="bold")
     for finding in findings:
-        console.print(f"{words[finding.weight]:>6}", style=colours[finding.weight], end="  ")
+        console.print(f"{words[finding.severity]:>6}", style=colours[finding.severity], end="  ")
         console.print(finding.text, soft_wrap=True)
 
 
@@ -162,7 +162,7 @@ def _summary(inspection: "Inspection", picture: Path | None) -> dict[str, Any]:
         "origin": opened.origin,
         "usable": inspection.usable,
         "fix": [
-            {"weight": finding.weight.name.lower(), "text": finding.text}
+            {"severity": finding.severity.name.lower(), "text": finding.text}
             for finding in inspection.findings
         ],
         "splits": {split.listing.split: _numbers(split, names) for split in inspection.splits},

@@ -105,7 +105,7 @@ def doctor(
     """
     # Imported here to keep `fakd check --help` fast.
     from fakd.fitting import settle
-    from fakd.inspection import Finding, Weight
+    from fakd.inspection import Finding, Severity
     from fakd.inspection.readiness import require_labels
     from fakd.training import trial
     from fakd.training.compiling import require_compilers
@@ -185,7 +185,7 @@ def doctor(
         tried = trial.try_steps(training, _STEP_SECONDS)
     except MemoryError as error:
         tried = None
-        findings.insert(0, Finding(Weight.STOPS, str(error)))
+        findings.insert(0, Finding(Severity.STOPS, str(error)))
     findings += trial.judge_steps(tried, learner, schedule, optimizer) if tried else []
     findings += [
         trial.note_finding(f"{role}: {each}")
@@ -194,11 +194,13 @@ def doctor(
     ]
     console.print(_measurement_table(known, tried, wanted, data))
     picture = _draw(console, out, data, known)
-    findings.sort(key=lambda each: each.weight)
+    findings.sort(key=lambda each: each.severity)
     ready = _print_conclusion(console, findings)
     return {
         "ready": ready,
-        "change": [{"weight": each.weight.name.lower(), "text": each.text} for each in findings],
+        "change": [
+            {"severity": each.severity.name.lower(), "text": each.text} for each in findings
+        ],
         "teacher_miou": None if known is None else 100 * known.scores.miou,
         **(_numbers(tried, wanted, data) if tried else {}),
         "picture": picture,
@@ -219,12 +221,12 @@ def _numbers(tried: "Trial", settings: Settings, data: "SegmentationData") -> di
 def _inspect_data(data: "SegmentationData", doubts: list[str]) -> "list[Finding]":
     """Inspect the data's files for a few seconds; generated data have none."""
     from fakd.data.samples import PairedSplit
-    from fakd.inspection import Finding, Weight, inspect_data
+    from fakd.inspection import Finding, Severity, inspect_data
 
-    found = [Finding(Weight.HARMS, each) for each in doubts]
+    found = [Finding(Severity.HARMS, each) for each in doubts]
     if all(isinstance(each, PairedSplit) for each in (data.train, data.val)):
         with_time = inspect_data(data, seconds=_DATA_SECONDS).findings
-        found += [each for each in with_time if each.weight is not Weight.TELLS]
+        found += [each for each in with_time if each.severity is not Severity.TELLS]
     return found
 
 
@@ -232,7 +234,7 @@ def _score_teacher(
     teacher: "Teacher | None", data: "SegmentationData", settings: Settings, findings: list
 ) -> "TeacherScores | None":
     """Score the teacher on a few images, and append findings."""
-    from fakd.inspection import Finding, Weight
+    from fakd.inspection import Finding, Severity
     from fakd.training import trial
     from fakd.training.teacher_check import find_better_inputs, score_teacher
     from fakd.training.validation import refuse_degenerate_teacher
@@ -259,7 +261,7 @@ def _score_teacher(
         )
     except InputError as error:
         # Unless there is more specific advice.
-        findings += [] if fed or ordered else [Finding(Weight.STOPS, str(error))]
+        findings += [] if fed or ordered else [Finding(Severity.STOPS, str(error))]
     return known
 
 
@@ -342,9 +344,9 @@ def _draw(
 def _print_conclusion(console: Console, findings: "list[Finding]") -> bool:
     """Print the findings and the conclusion; return whether nothing must be changed."""
     from fakd.commands.check import print_findings
-    from fakd.inspection import Weight
+    from fakd.inspection import Severity
 
-    ready = not any(each.weight is Weight.STOPS for each in findings)
+    ready = not any(each.severity is Severity.STOPS for each in findings)
     print_findings(console, findings)
     style = "bold green" if ready else "bold red"
     console.print("ready" if ready else "not ready", style=style)

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import IO, Any, NamedTuple
 
@@ -218,8 +218,11 @@ def _from_pillow(image: Image.Image, path: Place, upright: bool) -> RawImage:
     tiles = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else None
     packing = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    code = 1
+    # EXIF that cannot be parsed says nothing; Pillow's parser raises any exception on it.
+    with suppress(Exception):
+        code = image.getexif().get(_ORIENTATION, 1)
     # Pillow rotates TIFF by itself, and drops the orientation.
-    code = image.getexif().get(_ORIENTATION, 1)
     if code in range(2, 9) and not upright and image.format != "TIFF":
         raise InputError(
             f"{path} is a mask with an EXIF orientation of its own, so that its pixels may be "
@@ -235,7 +238,7 @@ def _from_pillow(image: Image.Image, path: Place, upright: bool) -> RawImage:
             "A" in packing,
             orientation=code,
         )
-    if upright:
+    if upright and code in range(2, 9):
         ImageOps.exif_transpose(image, in_place=True)
     return _pillow_pixels(image, packing)._replace(orientation=code)
 

@@ -1,4 +1,4 @@
-from .findings import RARE, Finding, Inspection, Weight, inspect_data
+from .findings import RARE, Finding, Inspection, Severity, inspect_data
 from .opening import OpenedData
 from .survey import Header, SplitFacts, spread_evenly
 
@@ -8,8 +8,8 @@ __all__ = [
     "Header",
     "Inspection",
     "OpenedData",
+    "Severity",
     "SplitFacts",
-    "Weight",
     "inspect_data",
     "spread_evenly",
 ]

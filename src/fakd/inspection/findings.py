@@ -42,7 +42,7 @@ _MUCH = 0.5
 _LISTED = 8
 
 
-class Weight(IntEnum):
+class Severity(IntEnum):
     """Severity of a finding."""
 
     STOPS = 0
@@ -56,11 +56,11 @@ class Weight(IntEnum):
 class Finding(NamedTuple):
     """Something to fix or to know."""
 
-    weight: Weight
+    severity: Severity
     text: str
 
 
-_stops, _harms, _tells = (partial(Finding, weight) for weight in Weight)
+_stops, _harms, _tells = (partial(Finding, severity) for severity in Severity)
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Inspection:
     @property
     def usable(self) -> bool:
         """Whether training can run."""
-        return not any(finding.weight is Weight.STOPS for finding in self.findings)
+        return not any(finding.severity is Severity.STOPS for finding in self.findings)
 
 
 def inspect_data(
@@ -159,7 +159,7 @@ def _findings(
     for split in splits:
         found += _appearances(split, opened.description.encoding)
     found += _overlap(splits, twins)
-    return sorted(dict.fromkeys(found), key=lambda finding: finding.weight)
+    return sorted(dict.fromkeys(found), key=lambda finding: finding.severity)
 
 
 def _clips(names: Sequence[str], path: Path) -> Iterator[Finding]:
@@ -323,43 +323,43 @@ def _appearances(split: SplitFacts, encoding: Encoding) -> Iterator[Finding]:
         yield _harms(f"{split.listing.split}: {faint}")
     wide = any(raw > 255 for raw, target in encoding.ids.items() if target != IGNORE)
     headers = {"mask": split.mask_headers, "image": split.image_headers}
-    checks: tuple[tuple[Weight, str, Callable[[Header], bool], str], ...] = (
+    checks: tuple[tuple[Severity, str, Callable[[Header], bool], str], ...] = (
         (
-            Weight.STOPS,
+            Severity.STOPS,
             "mask",
             lambda header: header.format == "JPEG" and encoding.others != NEAREST,
             "in JPEG, whose compression changes ids and colours; save masks as PNG",
         ),
         (
-            Weight.TELLS,
+            Severity.TELLS,
             "mask",
             lambda header: header.mode.startswith(("I", "F")) and not wide,
             "with 16 bits or more; fakd reads their ids correctly, but 8 are smaller and faster",
         ),
         (
-            Weight.TELLS,
+            Severity.TELLS,
             "image",
             lambda header: header.turned and header.size != header.stored,
             "rotated by EXIF, which fakd applies; see in the picture whether masks are upright",
         ),
         (
-            Weight.TELLS,
+            Severity.TELLS,
             "image",
             lambda header: header.mode in ("1", "L", "LA") or header.mode[0] in "IF",
             "in grey, read as RGB with equal channels; fine if predictions get grey images too",
         ),
         (
-            Weight.TELLS,
+            Severity.TELLS,
             "image",
             lambda header: header.transparent,
             "with transparency, which is dropped; fill the background if it shows in the picture",
         ),
     )
-    for weight, noun, holds, text in checks:
+    for severity, noun, holds, text in checks:
         if those := [path for path, header in headers[noun].items() if holds(header)]:
             all_of_kind = count_noun(len(headers[noun]), noun)
             what = f"{len(those)} of {all_of_kind} {text} ({list_some(those, 1)})"
-            yield Finding(weight, f"{split.listing.split}: {what}")
+            yield Finding(severity, f"{split.listing.split}: {what}")
 
 
 def _overlap(

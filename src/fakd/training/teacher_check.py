@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fakd.data import Sample, SegmentationData
 from fakd.inference import to_unit
-from fakd.inspection import Finding, Weight, spread_evenly
+from fakd.inspection import Finding, Severity, spread_evenly
 from fakd.metrics import Scores, confusion_matrix
 from fakd.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from fakd.settings import Settings
@@ -125,7 +125,7 @@ def _judge_class_order(
     pairs = ", ".join(f"{data.class_names[i]} is {theirs[order[i]]}" for i in largest)
     return [
         Finding(
-            Weight.STOPS,
+            Severity.STOPS,
             f"the teacher's classes are in another order: it scores {100 * here:.1f} mIoU, and "
             f"{100 * best:.1f} if {len(moved)} classes are permuted ({pairs}); map them: fakd "
             "classes TEACHER DATA --out map.yaml, then --classes_from map.yaml",
@@ -188,7 +188,7 @@ def _try_normalizations(
         done.append("with red and blue swapped")
         flags.append(f"--teacher.order {order}")
     finding = Finding(
-        Weight.STOPS if there > 1.5 * here else Weight.HARMS,
+        Severity.STOPS if there > 1.5 * here else Severity.HARMS,
         f"the teacher scores {100 * here:.1f} mIoU on {images} images as they are fed to it, and "
         f"{100 * there:.1f} if they are {' and '.join(done)}; give {' '.join(flags)}",
     )

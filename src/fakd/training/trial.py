@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 from fakd.data import Batch, SegmentationData
 from fakd.errors import MORE_MEMORY, InputError, is_out_of_memory
 from fakd.inference import predict_classes, to_unit
-from fakd.inspection import Finding, Weight
+from fakd.inspection import Finding, Severity
 from fakd.memory import peak_memory
 from fakd.settings import Optimizer, Schedule, Settings
 from fakd.training.loop import Training
@@ -169,12 +169,12 @@ def judge_steps(
     if not math.isfinite(losses[0]):
         wrong = ", ".join(name for name, value in trial.terms.items() if not math.isfinite(value))
         text = f"the loss is not finite before any step ({wrong or 'in training mode'})"
-        found.append(Finding(Weight.STOPS, f"{text}; check the weights and the images"))
+        found.append(Finding(Severity.STOPS, f"{text}; check the weights and the images"))
     elif not finite or losses[-1] > _LOST * losses[0]:
         how = f"from {losses[0]:.3g} to {losses[-1]:.3g}" if finite else "to infinity or NaN"
         found.append(
             Finding(
-                Weight.HARMS if schedule.warmup else Weight.STOPS,
+                Severity.HARMS if schedule.warmup else Severity.STOPS,
                 f"at learning rate {rate:g} the loss of one batch rose {how} in {len(losses)} "
                 f"steps; lower --schedule.learning_rate, {usual}",
             )
@@ -182,12 +182,12 @@ def judge_steps(
     elif not low <= rate <= high:
         side = "above" if rate > high else "below"
         text = f"learning rate {rate:g} is {side} the usual range: {usual}"
-        found.append(Finding(Weight.HARMS, f"{text}; give --schedule.learning_rate"))
+        found.append(Finding(Severity.HARMS, f"{text}; give --schedule.learning_rate"))
     if optimizer.kind == "SGD" and is_transformer(network):
         warmup = min(1500, schedule.steps // 10)
         found.append(
             Finding(
-                Weight.HARMS,
+                Severity.HARMS,
                 "transformers learn poorly with SGD; give --optimizer AdamW "
                 f"--schedule.learning_rate 6e-5 --schedule.warmup {warmup}",
             )
@@ -196,7 +196,7 @@ def judge_steps(
         which, end = ("dominates", "lower") if ratio > 1 else ("hardly matters against", "raise")
         found.append(
             Finding(
-                Weight.HARMS,
+                Severity.HARMS,
                 f"the gradient of the distillation is {ratio:.2g} times that of the task, and so "
                 f"{which} it; {end} --distillation.weight",
             )
@@ -206,7 +206,7 @@ def judge_steps(
 
 def note_finding(text: str) -> Finding:
     """Create a finding that only informs."""
-    return Finding(Weight.TELLS, text)
+    return Finding(Severity.TELLS, text)
 
 
 def judge_names(network: Segmenter, data: SegmentationData) -> list[Finding]:
@@ -219,6 +219,6 @@ def judge_names(network: Segmenter, data: SegmentationData) -> list[Finding]:
     first = f"the first is {differing[0][0]!r} against {differing[0][1]!r}"
     if sorted(theirs) == sorted(ours):
         text = f"the teacher has the data's classes in another order ({first})"
-        return [Finding(Weight.STOPS, f"{text}; map them: fakd classes, then --classes_from")]
+        return [Finding(Severity.STOPS, f"{text}; map them: fakd classes, then --classes_from")]
     text = f"{len(differing)} of {len(ours)} class names of the teacher differ ({first})"
-    return [Finding(Weight.HARMS, f"{text}; if the meanings differ, map them with fakd classes")]
+    return [Finding(Severity.HARMS, f"{text}; if the meanings differ, map them with fakd classes")]
