@@ -23,7 +23,7 @@ from fakd.settings import (
     Task,
 )
 from fakd.training.loop import Training
-from fakd.training.objective import Supervised
+from fakd.training.objective import Outcome, Supervised
 from fakd.training.start import start
 from fakd.training.task import TaskLoss
 
@@ -180,17 +180,30 @@ def test_half_precision_without_a_gpu_is_refused():
         start(Hardware(accelerator="cpu", precision="16-mixed"), 0)
 
 
+class Bringing(Supervised):
+    """Learns a number beside the network, with a large gradient."""
+
+    def __init__(self, task):
+        super().__init__(task)
+        self.brought = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, *arguments, **options):
+        outcome = super().forward(*arguments, **options)
+        return Outcome({**outcome.terms, "brought": 100 * self.brought})
+
+
 def test_gradients_are_clipped_by_norm_and_by_value(tiny_data):
-    limits = {"steps": 1, "optimizer": Optimizer(weight_decay=0.0, arguments={"momentum": 0.0})}
-    rate = 0.05
+    rate, optimizer = 0.05, Optimizer(weight_decay=0.0, arguments={"momentum": 0.0})
     for clips in ({"clip": 1e-3}, {"clip_value": 1e-5}):
         schedule = Schedule(steps=1, batch_size=4, learning_rate=rate, **clips)
-        run = training(tiny_data, schedule=schedule, optimizer=limits["optimizer"])
-        before = [parameter.detach().clone() for parameter in run.network.parameters()]
+        objective = Bringing(TaskLoss(Task(), tiny_data.classes))
+        run = training(tiny_data, schedule=schedule, optimizer=optimizer, objective=objective)
+        learning = [*run.network.parameters(), objective.brought]
+        before = [parameter.detach().clone() for parameter in learning]
         run.run()
         moved = [
             (parameter - old).detach() / rate
-            for parameter, old in zip(run.network.parameters(), before, strict=True)
+            for parameter, old in zip(learning, before, strict=True)
         ]
         if "clip" in clips:
             norm = torch.stack([each.norm() for each in moved]).norm()

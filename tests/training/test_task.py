@@ -205,3 +205,15 @@ def test_training_takes_the_networks_way_of_enlarging(tiny_data, tmp_path, monke
         }
         train(network, tiny_data, tmp_path / str(aligned), **settings)
     assert asked == [False, True]
+
+
+def test_every_term_is_computed_in_32_bits_under_autocast():
+    logits = torch.randn(2, 3, 8, 8)
+    labels = torch.randint(0, 3, (2, 32, 32))
+    loss = TaskLoss(Task(dice=1.0, lovasz=1.0), 3)
+    expected = loss(Prediction(logits, auxiliary=logits), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(Prediction(logits, auxiliary=logits), labels)
+    for name, term in found.items():
+        assert term.dtype == torch.float32, name
+        assert torch.equal(term, expected[name]), name
