@@ -349,6 +349,13 @@ def scenes(plan: dict[str, Any], seeds: dict[str, Any]) -> dict[str, Recipe]:
         "methods": practice(),
         "seeds": 1,
     }
+    # The best two of them that are more than a loss, with seeds that had no part in anything else.
+    chosen = ("alone", "dist-w3", "dist-w3-fades", "cwd-fades")
+    files["scenes/compare-fading.yaml"] = files["scenes/compare-practice.yaml"] | {
+        "run": "runs/scenes/compare-fading",
+        "methods": {name: practice()[name] for name in chosen},
+        "seeds": [6, 7, 8, 9, 10],
+    }
     live |= {"run": "runs/scenes/compare-live", "methods": ["cwd"], "seeds": 3, "minutes": 0.5}
     files["scenes/compare-live.yaml"] = live
     return files
