@@ -104,7 +104,7 @@ def strengths(loss):
 def strength_in(name: str) -> float:
     """Read the strength off a file name, ``cwd-fa`` being 1."""
     found = re.search(r"-fa(?:-[a-z]+)*-([0-9.]+)", name)
-    return float(found[1]) if found else float("-fa" in name)
+    return float(found[1]) if found else float(re.search(r"-fa\b", name) is not None)
 
 
 def test_every_cell_of_the_papers_tables_has_a_recipe():
