@@ -121,9 +121,9 @@ def export(
     console.print(made["verdict"], soft_wrap=True)
     if made["float_layers"]:
         console.print(f"left in float: {', '.join(made['float_layers'])}", soft_wrap=True)
-    held = not made["path"].endswith(REJECTED)
-    beside = "card.md and run.py" if held else f"card.md{REJECTED}"
-    console.print(f"written to {made['path']}, with {beside}", soft_wrap=True)
+    rejected = made["path"].endswith(REJECTED)
+    others = f"card.md{REJECTED}" if rejected else "card.md and run.py"
+    console.print(f"written to {made['path']}, with {others}", soft_wrap=True)
     return made
 
 

@@ -26,11 +26,11 @@ def synchronize_batch_norms(module: nn.Module) -> None:
     anything beside, and keep the statistics of their own process.
     """
     # Imported here because only several GPUs need it, and timm is slow to import.
-    from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 
     for name, child in [*module.named_children()]:
         if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d):
-            module.add_module(name, convert_sync_batchnorm(child))
+            module.add_module(name, convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
         else:
             synchronize_batch_norms(child)
 
