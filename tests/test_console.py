@@ -34,6 +34,7 @@ def evaluated(flags, folder, **how):
     return subprocess.run(command, cwd=folder, env=environment, stderr=subprocess.PIPE, **how)
 
 
+@pytest.mark.slow
 def test_what_a_terminal_cannot_show_is_replaced(named, tmp_path):
     ended = evaluated(named, tmp_path, env={"PYTHONIOENCODING": "ascii"}, stdout=subprocess.PIPE)
     assert (ended.returncode, ended.stderr) == (0, b"")

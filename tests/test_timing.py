@@ -135,6 +135,7 @@ def test_files_run_in_their_own_runtime(tmp_path):
     assert found.median > 0
 
 
+@pytest.mark.slow
 def test_known_scores_stand_beside_times(made_up, tmp_path):
     network = pspnet("mobilenetv3_small_050", 5, channels=8)
     run = made_up.run(tmp_path / "run", "cwd", 0, [0.9] * 5)
@@ -255,6 +256,7 @@ def test_what_cannot_be_is_refused(flags, said, capsys, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_students_are_timed_by_the_same_code(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(students, "installed", lambda: [SMALL, OTHER])
     out = tmp_path / "s.json"

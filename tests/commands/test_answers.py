@@ -212,6 +212,7 @@ def test_a_worker_that_dies_loses_the_shard_it_was_at_and_no_other(folder):
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_that_fail_are_told_of_and_what_they_did_stays(folder, capsys, forked_commands):
     assert answer("--out=a") == 0
     gone = shards(folder / "a")[0]

@@ -120,6 +120,7 @@ def test_the_teacher_is_a_small_file_made_by_its_recipe():
     assert len(seeds) == 2, "the teacher has seen the demo's scenes"
 
 
+@pytest.mark.slow
 def test_what_is_shipped_is_the_run_in_half_precision(tiny_data, tmp_path):
     network = fakd.models.hypercolumns("mobilenetv3_small_050", tiny_data.classes, channels=8)
     result = fakd.train(network, tiny_data, run=tmp_path / "r", schedule=Schedule(1))

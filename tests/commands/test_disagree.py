@@ -114,6 +114,7 @@ def test_stored_mapped_and_several_teachers_say_what_the_network_does(folder):
         assert found == pytest.approx(expected, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_near_copies_wait_until_others_were_chosen(folder):
     assert disagree("--teacher=t.safetensors", run="s.safetensors", out="plain") == 0
     first = rows(folder, "plain")[0]["image"]

@@ -221,6 +221,7 @@ def test_rates_follow_the_batch_and_transformers_are_told():
     assert not is_transformer(nn.Sequential(nn.LayerNorm(3), nn.BatchNorm2d(3)))
 
 
+@pytest.mark.slow
 def test_a_transformer_is_to_be_trained_with_adamw(data):
     pytest.importorskip("transformers")
     result = checked(data, student=adapt(segformer(), 3, new_head=True))

@@ -317,6 +317,7 @@ def test_the_runner_needs_no_torch_and_is_equal_to_the_pixel(form, size, student
         assert np.array_equal(np.array(Image.open(tmp_path / "p/masks/photo.png")), np.array(mask))
 
 
+@pytest.mark.slow
 def test_what_a_file_of_classes_cannot_do_is_said(student, data, tmp_path):
     file = fakd.export(student, "onnx", data, out=tmp_path / "x", images=1)["path"]
     flipped = fakd.Inference(flip=True)

@@ -336,6 +336,7 @@ def noise_shots(count, layers, side):
     ]
 
 
+@pytest.mark.slow
 def test_a_report_stays_below_its_limit_whatever_the_pictures(grid, tmp_path):
     shots = noise_shots(8, 2, 720)
     palette = [(i, i, i) for i in range(20)]
