@@ -100,7 +100,7 @@ class Segmenter(nn.Module, ABC):
 class LossInputs:
     """Inputs of a distillation loss; all maps but features are on the student's logits' grid.
 
-    `on_grid_of` resamples the teacher's features to those of the student.
+    `fakd.losses.grid.on_grid_of` resamples the teacher's features to the student's grid.
     """
 
     student: Prediction

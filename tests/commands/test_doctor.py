@@ -1,5 +1,6 @@
 """`fakd check`: what is right is ready, and what is wrong is found before a long run."""
 
+import copy
 from itertools import permutations
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import nn
 from fakd.cli import main
 from fakd.commands.doctor import doctor
 from fakd.errors import InputError
-from fakd.models import adapt
-from fakd.settings import Augmentation, Hardware, Optimizer, Schedule
+from fakd.models import adapt, pspnet
+from fakd.settings import Augmentation, Hardware, Optimizer, Schedule, Task
+from fakd.training.objective import Distillation
 from fakd.training.teacher_check import best_class_order
 from fakd.training.trial import is_transformer, typical_learning_rates
 from foreign_networks import beit, segformer
@@ -78,6 +80,21 @@ def checked(data, **given):
         hardware=Hardware(accelerator="cpu"),
         **given,
     )
+
+
+def test_unlabelled_pixels_count_from_the_runs_confidence_on(tiny_data, monkeypatch):
+    asked = []
+
+    class Noting(Distillation):
+        def __init__(self, *arguments):
+            asked.append(arguments[-1])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("fakd.training.objective.Distillation", Noting)
+    network = pspnet("mobilenetv3_small_050", tiny_data.classes, channels=8)
+    given = {"teacher": network, "student": copy.deepcopy(network)}
+    checked(tiny_data, **given, task=Task(confidence=0.9))
+    assert asked == [0.9]
 
 
 def texts(result, severity):

@@ -234,7 +234,7 @@ def test_answers_that_are_no_numbers_leave_nothing(student, data, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_the_exit_code_says_whether_the_guarantee_holds(measured, tmp_path, monkeypatch):
+def test_the_exit_code_says_whether_the_guarantee_holds(measured, tmp_path, monkeypatch, capsys):
     (tmp_path / "net.py").write_text(NET)
     flags = ["--data=scenes", "--data.train=4", "--data.val=2", "--data.size=[64,96]"]
     command = ["export", f"{tmp_path}/net.py:net", *flags, f"--out={tmp_path / 'y'}", "--to=onnx"]
@@ -245,7 +245,9 @@ def test_the_exit_code_says_whether_the_guarantee_holds(measured, tmp_path, monk
     monkeypatch.setattr(Guarantee, "holds", lambda *_: False)
     monkeypatch.setattr(shipping, "measure_memory", lambda *_: (None, None))
     command[-2] = f"--out={tmp_path / 'z'}"
+    assert "with card.md and run.py" in capsys.readouterr().out
     assert main(command) == 1
+    assert "with card.md.rejected" in capsys.readouterr().out
     assert not (tmp_path / "z/run.py").exists()
 
 

@@ -68,10 +68,13 @@ class WeightedSum(DistillationLoss):
 
     def terms(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Compute each weighted loss, keyed by its name in ``losses``; 0 once it has faded."""
-        now, active = inputs.progress, self._active(inputs.progress)
-        faded = torch.zeros((), device=inputs.student.logits.device)
-        weighted = {name: loss.weight_at(now) * loss(inputs) for name, loss in active.items()}
-        return {name: weighted.get(name, faded) for name in self.losses}
+        now = inputs.progress
+        return {
+            name: torch.zeros((), device=inputs.student.logits.device)
+            if loss.over(now)
+            else loss.weight_at(now) * loss(inputs)
+            for name, loss in self._parts().items()
+        }
 
     def fading(self, progress: float) -> dict[str, float]:
         """Collect the fading weights of all losses."""

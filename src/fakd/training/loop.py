@@ -118,16 +118,16 @@ class Training:
     def _select(self, step: int) -> None:
         """Freeze parts and set up the optimiser over all parameters that learn from a step on."""
         until = self.settings.freeze.until
-        self._thawed = until is not None and step >= until
+        names = self.settings.freeze.names if until is None or step < until else ()
         self.frozen.thaw()
-        self.frozen = freeze(self.network, () if self._thawed else self.settings.freeze.names)
+        self.frozen = freeze(self.network, names)
         self.optimizer = build_optimizer(self.settings.optimizer, self.network, self.extra)
         self.optimizers = (self.optimizer, *self.objective.optimizers())
 
     def thaw(self, step: int) -> None:
         """Unfreeze all parameters if it is time; those already trained keep their state."""
         until = self.settings.freeze.until
-        if self._thawed or until is None or step < until:
+        if until is None or step < until or not any(self.frozen):
             return
         before = self.optimizer.state
         self._select(step)

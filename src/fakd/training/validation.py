@@ -105,6 +105,7 @@ def score_predictions(
     Every process gets the scores of the whole labelled split.
 
     Raises:
+        InputError: no pixel of the split has a class.
         Interrupted: a signal asked to stop.
     """
     share = range(fabric.global_rank, len(split), fabric.world_size)
